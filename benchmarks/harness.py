@@ -1,0 +1,119 @@
+"""How every benchmark here measures: each side in a child process of its own, warmed up, median time, peak memory.
+
+A benchmark defines `SIDES = {"ours": f, "peer": g}`, where each function takes a device name and returns
+(run, outputs): `run()` is what is timed, `outputs()` gives named arrays to compare. Peak memory is the growth of
+the process's highest resident size from just before the first run, so that imports and inputs do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Side = Callable[[str], tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]]
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _measure(side: Side, device: str, repeats: int, pipe: Any) -> None:
+    import torch
+
+    run, outputs = side(device)
+    cuda = device.startswith("cuda")
+
+    def wait() -> None:
+        if cuda:
+            torch.cuda.synchronize()
+
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() / 2**20 if cuda else _resident_mb()
+    run()  # warm-up, and the run whose memory counts
+    wait()
+    peak = (torch.cuda.max_memory_allocated() / 2**20 if cuda else _peak_mb()) - before
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        wait()
+        times.append(time.perf_counter() - start)
+    pipe.send((statistics.median(times), max(peak, 0.1), outputs()))
+    pipe.close()
+
+
+def measure(side: Side, device: str, repeats: int) -> tuple[float, float, dict[str, np.ndarray]]:
+    """(median seconds, peak MB, outputs) of one side, in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_measure, args=(side, device, repeats, theirs))
+    child.start()
+    theirs.close()
+    try:
+        answer = ours.recv()
+    except EOFError:
+        child.join()
+        raise SystemExit(f"the measured process ended with exit code {child.exitcode}") from None
+    child.join()
+    return answer
+
+
+def relative_error(ours: dict[str, np.ndarray], peer: dict[str, np.ndarray]) -> float:
+    """Largest |ours - peer| over the largest |peer|, over all outputs that both sides give."""
+    if set(ours) != set(peer):
+        raise SystemExit(f"the two sides give different outputs: {sorted(ours)} and {sorted(peer)}")
+    errors = []
+    for name, truth in peer.items():
+        error = float(np.abs(np.asarray(ours[name], np.float64) - truth).max())
+        errors.append(error / max(float(np.abs(truth).max()), 1e-30))
+    return max(errors) if errors else float("nan")
+
+
+def compare(name: str, ours: Side, peer: Side, *, peer_name: str, repeats: int = 3, **more: Any) -> dict[str, Any]:
+    """Measures both sides and prints the table and, as the last line, the JSON object.
+
+    A value of `more` that is callable is called with the device and its number or text is added to the object.
+    """
+    parser = argparse.ArgumentParser(description=name)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=repeats)
+    chosen = parser.parse_args()
+    time_s, peak, out = measure(ours, chosen.device, chosen.repeats)
+    peer_time, peer_peak, peer_out = measure(peer, chosen.device, chosen.repeats)
+    row = {
+        "name": name,
+        "peer": peer_name,
+        "device": chosen.device,
+        "time_s": time_s,
+        "peer_time_s": peer_time,
+        "time_ratio": peer_time / time_s,
+        "peak_mb": peak,
+        "peer_peak_mb": peer_peak,
+        "memory_ratio": peer_peak / peak,
+        "max_rel_error": relative_error(out, peer_out),
+    }
+    row |= {key: value(chosen.device) if callable(value) else value for key, value in more.items()}
+    print(f"{name} on {chosen.device}: ours against {peer_name}")
+    print(f"{'':10}{'time [s]':>12}{'peak [MB]':>12}")
+    print(f"{'ours':10}{time_s:12.4f}{peak:12.1f}")
+    print(f"{'peer':10}{peer_time:12.4f}{peer_peak:12.1f}")
+    print(f"{'ratio':10}{row['time_ratio']:12.2f}{row['memory_ratio']:12.2f}   largest relative error {row['max_rel_error']:.2e}")
+    sys.stdout.flush()
+    print(json.dumps({k: (float(f"{v:.6g}") if isinstance(v, float) else v) for k, v in row.items()}))
+    return row
