@@ -1,0 +1,193 @@
+"""Decoders from voxels to embeddings that every alignment is shown beside: linear ones, an MLP and a 3D CNN.
+
+The linear ones are solved in the sample space: with far fewer images (n) than voxels (V), one (n, n) kernel and one
+Cholesky factor per penalty cost n^2 V + n^3 / 3 products, where the voxel space would cost V^3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LinearDecoder:
+    """z = (x - mean) @ weights + intercept, with mean (V,), weights (V, d), intercept (d,)."""
+
+    mean: Tensor
+    weights: Tensor
+    intercept: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x.to(self.weights.dtype) - self.mean) @ self.weights + self.intercept
+
+
+@dataclass(frozen=True)
+class KernelRidge:
+    """A ridge decoder with the penalty that was chosen, its validation score, and its leave-one-out predictions (n, d)."""
+
+    decoder: LinearDecoder
+    alpha: float
+    score: float
+    left_out: Tensor
+
+
+def kernel_ridge(
+    x: Tensor, y: Tensor, alphas: Sequence[float], *, validation: Tensor, score: Callable[[Tensor], float]
+) -> KernelRidge:
+    """Ridge in its dual form, the penalty chosen by a score of the validation predictions (higher is better).
+
+    With centred X (n, V) and Y (n, d), K = X X^T and G = (K + alpha I)^-1 the dual weights are A = G Y, predictions
+    are x X^T A, and the leave-one-out residual of row i is A_i / G_ii, exactly and without refitting. `alphas` are
+    in units of the mean diagonal of K, so that one grid serves every scale of the data.
+    """
+    if not len(alphas):
+        raise ValueError("kernel_ridge: alphas is empty; give at least one penalty")
+    mean, centre = x.mean(0), y.mean(0)
+    xc, yc = x - mean, (y - centre).double()
+    kernel = (xc @ xc.T).double()
+    across = ((validation - mean) @ xc.T).double()
+    scale = kernel.diagonal().mean().item()
+    duals: dict[float, Tensor] = {}
+    scores: dict[float, float] = {}
+    for alpha in alphas:
+        damped = kernel.clone()
+        damped.diagonal().add_(alpha * scale)
+        duals[alpha] = torch.cholesky_solve(yc, torch.linalg.cholesky(damped))
+        scores[alpha] = score((across @ duals[alpha]).to(y.dtype) + centre)
+    alpha = max(scores, key=lambda a: scores[a])
+    kernel.diagonal().add_(alpha * scale)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel)).diagonal()
+    left_out = (yc - duals[alpha] / inverse[:, None]).to(y.dtype) + centre
+    decoder = LinearDecoder(mean, xc.T @ duals[alpha].to(x.dtype), centre)
+    return KernelRidge(decoder, float(alpha), scores[alpha], left_out)
+
+
+@dataclass(frozen=True)
+class WhitenedMetric:
+    """A metric in which the decoder's errors are round: query -> q @ root, gallery -> (g @ forward + shift) @ root."""
+
+    root: Tensor
+    forward: Tensor
+    shift: Tensor
+
+    def query(self, predicted: Tensor) -> Tensor:
+        """Predictions (n, d) in the whitened space."""
+        return predicted @ self.root
+
+    def gallery(self, embedding: Tensor) -> Tensor:
+        """Embeddings (m, d), first shrunk as the decoder shrinks them, in the whitened space."""
+        return (embedding @ self.forward + self.shift) @ self.root
+
+
+def whitened_metric(predicted: Tensor, target: Tensor, *, shrinkage: float = 0.05) -> WhitenedMetric:
+    """The metric of linear discriminant analysis for a decoder's out-of-sample predictions.
+
+    Predictions are modelled as P = Y B + b + E with errors E of covariance S; distances are then measured with
+    S^-1. `predicted` (n, d) must be out of sample (leave-one-out), else S is too small. S is shrunk towards its
+    mean diagonal by `shrinkage`.
+    """
+    ym, pm = target.mean(0), predicted.mean(0)
+    yc, pc = (target - ym).double(), (predicted - pm).double()
+    d = yc.shape[1]
+    identity = torch.eye(d, dtype=torch.float64)
+    ridge = 1e-6 * yc.square().sum() / d
+    forward = torch.linalg.solve(yc.T @ yc + ridge * identity, yc.T @ pc)
+    error = pc - yc @ forward
+    covariance = error.T @ error / len(error)
+    covariance = (1 - shrinkage) * covariance + shrinkage * covariance.diagonal().mean() * identity
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors / values.sqrt()) @ vectors.T
+    shift = pm.double() - ym.double() @ forward
+    dtype = predicted.dtype
+    return WhitenedMetric(root.to(dtype), forward.to(dtype), shift.to(dtype))
+
+
+def principal_axes(x: Tensor, count: int, *, generator: torch.Generator, rounds: int = 4) -> tuple[Tensor, Tensor]:
+    """Leading principal axes of centred rows: (V, k) axes scaled so that each component has variance 1, and (k,) scales.
+
+    Randomised subspace iteration on the centred data (Halko, Martinsson and Tropp 2011, algorithm 4.4): exact to
+    rounding where the spectrum falls, and the same to the bit for the same generator.
+    """
+    n = len(x)
+    count = min(count, n - 1, x.shape[1])
+    wide = min(count + 32, n, x.shape[1])
+    basis = torch.linalg.qr(x.T @ torch.randn(n, wide, generator=generator, dtype=x.dtype))[0]
+    for _ in range(rounds):
+        basis = torch.linalg.qr(x.T @ (x @ basis))[0]
+    _, scales, rotation = torch.linalg.svd(x @ basis, full_matrices=False)
+    scales = scales[:count] / n**0.5
+    return (basis @ rotation[:count].T) / scales, scales
+
+
+class ComponentDecoder(nn.Module):
+    """Dropout and one linear map from principal components (B, k) to the embedding (B, d)."""
+
+    def __init__(self, components: int, embed_dim: int, *, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(components, embed_dim)
+        nn.init.normal_(self.linear.weight, std=components**-0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.dropout(x))
+
+
+class ResidualMLP(nn.Module):
+    """Residual MLP on the voxels of chosen regions, in the manner of MindEye (Scotti et al. 2023): (B, V) -> (B, d)."""
+
+    voxels: Tensor
+
+    def __init__(
+        self, voxels: Tensor, embed_dim: int, *, width: int = 512, blocks: int = 2, dropout: float = 0.5, inner: float = 0.15
+    ) -> None:
+        super().__init__()
+        self.register_buffer("voxels", voxels)
+        self.enter = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(len(voxels), width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(inner)) for _ in range(blocks)
+        )
+        self.leave = nn.Linear(width, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.enter(x[:, self.voxels])
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.leave(hidden)
+
+
+class VolumeCNN(nn.Module):
+    """3D convolutions with stride 2 over the whole volume: masked voxels (B, V) -> (B, d).
+
+    The volume is put together from the masked voxels in `forward`, zero (the mean) outside the mask.
+    """
+
+    inside: Tensor
+
+    def __init__(self, mask: Tensor, embed_dim: int, *, width: int = 16, depth: int = 4, dropout: float = 0.3) -> None:
+        super().__init__()
+        if mask.ndim != 3 or mask.dtype != torch.bool:
+            raise ValueError(f"mask must be a 3-D bool tensor, got {mask.dtype} {tuple(mask.shape)}")
+        self.shape = tuple(mask.shape)
+        self.register_buffer("inside", mask.reshape(-1).nonzero().squeeze(1))
+        layers: list[nn.Module] = []
+        channels, size = 1, list(self.shape)
+        for level in range(depth):
+            wider = width * 2**level
+            layers += [nn.Conv3d(channels, wider, 3, stride=2, padding=1), nn.GroupNorm(min(8, wider), wider), nn.GELU()]
+            channels, size = wider, [(s + 1) // 2 for s in size]
+        self.convolutions = nn.Sequential(*layers)
+        self.leave = nn.Sequential(
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * size[0] * size[1] * size[2], embed_dim)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        volume = x.new_zeros(len(x), self.shape[0] * self.shape[1] * self.shape[2])
+        volume[:, self.inside] = x
+        return self.leave(self.convolutions(volume.view(len(x), 1, *self.shape)))
