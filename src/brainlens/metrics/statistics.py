@@ -1,0 +1,179 @@
+"""Intervals and p-values: bootstrap over stimuli, permutation, false discovery rate, area under the ROC curve.
+
+Every resample is a row of counts, so that a bootstrap of a mean over thousands of columns is one matrix product
+`counts @ values / n` instead of thousands of gathers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.stats import norm, rankdata
+
+from brainlens.types import DataError
+
+_BLOCK = 4_000_000  # counts made at a time, so that 2,000 resamples of many thousand units stay small in memory
+
+
+def bootstrap_counts(n: int, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """How often each of n units occurs in each resample with replacement: (resample, n) int32, rows sum to n.
+
+    Raises DataError for fewer than 2 units or fewer than 1 resample.
+    """
+    return np.concatenate(list(count_blocks(n, resamples, seed)))
+
+
+def count_blocks(n: int, resamples: int = 2000, seed: int = 0) -> Iterator[np.ndarray]:
+    """The rows of `bootstrap_counts` in blocks of bounded memory."""
+    if n < 2:
+        raise DataError(f"a bootstrap needs at least 2 units to resample, got {n}; give more stimuli or ask for no interval")
+    if resamples < 1:
+        raise DataError(f"resamples must be at least 1, got {resamples}")
+    rng = np.random.default_rng(seed)
+    size = max(1, _BLOCK // n)
+    for start in range(0, resamples, size):
+        rows = min(size, resamples - start)
+        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.int32)
+
+
+def bootstrap_means(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means of resampled rows: values (n, ...) -> (resample, ...), float64.
+
+    mean*_r = sum_i counts_ri values_i / n. Raises DataError on NaN or infinity: a missing score must be dropped by the caller.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
+        raise DataError(f"bootstrap: {bad} of {array.size} values are NaN or infinite; drop and count them first")
+    flat = array.reshape(len(array), -1)
+    parts = [counts @ flat for counts in count_blocks(len(flat), resamples, seed)]
+    return (np.concatenate(parts) / len(flat)).reshape(-1, *array.shape[1:])
+
+
+def bootstrap_mean(
+    values: np.ndarray, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of values (n,) with its percentile bootstrap interval: (mean, low, high).
+
+    Raises DataError on NaN, on fewer than 2 values and on more than one axis.
+    """
+    array = _vector(values, "values")
+    low, high = interval(bootstrap_means(array, resamples=resamples, seed=seed), level)
+    return float(array.mean()), float(low), float(high)
+
+
+def interval(null: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper percentile of resampled statistics (resample, ...) at a coverage in (0, 1)."""
+    if not 0 < level < 1:
+        raise DataError(f"level must lie between 0 and 1, got {level}")
+    tail = (1 - level) / 2
+    low, high = np.quantile(null, [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def paired_bootstrap(
+    a: np.ndarray, b: np.ndarray, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """Mean difference a - b over the same units, its interval, and a two-sided p: (difference, low, high, p).
+
+    p = (1 + #{|d* - d| >= |d|}) / (1 + resamples), the resampled differences centred on the observed one.
+    Raises DataError when a and b differ in length.
+    """
+    first, second = _vector(a, "a"), _vector(b, "b")
+    if first.shape != second.shape:
+        raise DataError(f"a paired test needs the same units on both sides, got {len(first)} and {len(second)}")
+    observed = float((first - second).mean())
+    drawn = bootstrap_means(first - second, resamples=resamples, seed=seed)
+    low, high = interval(drawn, level)
+    slack = 1e-12 * max(1.0, float(np.abs(drawn).max()))  # so that equal numbers count as equal after rounding
+    extreme = int((np.abs(drawn - observed) >= abs(observed) - slack).sum())
+    return observed, float(low), float(high), (1 + extreme) / (1 + resamples)
+
+
+def fdr(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg q-values of p (any shape): q_(i) = min over j >= i of p_(j) m / j, at most 1.
+
+    NaN stays NaN and does not count as a test. Raises DataError for p outside [0, 1].
+    Benjamini and Hochberg 1995.
+    """
+    array = np.asarray(p, dtype=np.float64)
+    tested = np.isfinite(array)
+    values = array[tested]
+    if ((values < 0) | (values > 1)).any() or np.isinf(array).any():
+        raise DataError(f"p-values lie in [0, 1], got {values.min() if values.size else 'infinity'} to {np.nanmax(array)}")
+    order = np.argsort(values)
+    ranked = values[order] * len(values) / np.arange(1, len(values) + 1)
+    q = np.empty_like(values)
+    q[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
+    out = np.full(array.shape, np.nan)
+    out[tested] = q
+    return out
+
+
+def permutation_p(observed: float | np.ndarray, null: np.ndarray, *, alternative: str = "greater") -> np.ndarray | float:
+    """p of an observed statistic against permuted ones (permutation, ...): (1 + #{null as extreme}) / (1 + permutations).
+
+    alternative: "greater", "less" or "two-sided" (twice the smaller tail, at most 1). Never 0 (Phipson and Smyth 2010).
+    """
+    drawn = np.asarray(null, dtype=np.float64)
+    if drawn.ndim < 1 or len(drawn) == 0 or not np.isfinite(drawn).all():
+        raise DataError(f"the null needs at least one permutation, all finite, got shape {drawn.shape}")
+    upper = (1 + (drawn >= observed).sum(axis=0)) / (1 + len(drawn))
+    lower = (1 + (drawn <= observed).sum(axis=0)) / (1 + len(drawn))
+    tails = {"greater": upper, "less": lower, "two-sided": np.minimum(1.0, 2 * np.minimum(upper, lower))}
+    if alternative not in tails:
+        raise DataError(f"alternative {alternative!r} is not one of {sorted(tails)}")
+    p = np.where(np.isnan(observed), np.nan, tails[alternative])
+    return float(p) if p.ndim == 0 else p
+
+
+def auroc(score: np.ndarray, truth: np.ndarray) -> float:
+    """P(score of a true unit > score of a false one) + P(tie) / 2, from ranks (Mann-Whitney).
+
+    Raises DataError when truth holds one class only or scores are NaN.
+    """
+    values, labels = _scored(score, truth)
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    ranks = rankdata(values)
+    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def auroc_interval(score: np.ndarray, truth: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Area under the ROC curve with DeLong's interval: (area, low, high).
+
+    With placements V_i = share of false units below true unit i and W_j = share of true units above false unit j,
+    var = var(V)/n_true + var(W)/n_false; the normal interval is cut to [0, 1]. n log n, so whole brains are cheap.
+    DeLong, DeLong and Clarke-Pearson 1988. Raises DataError with fewer than 2 units in a class.
+    """
+    values, labels = _scored(score, truth)
+    area = auroc(values, labels)
+    n_true, n_false = int(labels.sum()), int((~labels).sum())
+    if min(n_true, n_false) < 2:
+        raise DataError(f"an interval needs 2 units in each class, got {n_true} true and {n_false} false")
+    ranks = rankdata(values)
+    placed_true = (ranks[labels] - rankdata(values[labels])) / n_false
+    placed_false = 1 - (ranks[~labels] - rankdata(values[~labels])) / n_true
+    spread = np.sqrt(placed_true.var(ddof=1) / n_true + placed_false.var(ddof=1) / n_false)
+    reach = float(norm.ppf(0.5 + level / 2) * spread)
+    return area, max(0.0, area - reach), min(1.0, area + reach)
+
+
+def _vector(values: np.ndarray, what: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise DataError(f"{what} must have one axis, got shape {array.shape}")
+    return array
+
+
+def _scored(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values, labels = _vector(score, "score"), np.asarray(truth).astype(bool)
+    if labels.shape != values.shape:
+        raise DataError(f"score {values.shape} and truth {labels.shape} must have the same length")
+    if np.isnan(values).any():
+        raise DataError(f"{int(np.isnan(values).sum())} of {len(values)} scores are NaN; drop and count them first")
+    if labels.all() or not labels.any():
+        raise DataError(f"AUROC needs true and false units, got {int(labels.sum())} true of {len(labels)}")
+    return values, labels

@@ -1,0 +1,113 @@
+"""Bootstrap, permutation, false discovery rate and AUROC against plain loops, scipy and scikit-learn."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import false_discovery_control
+from sklearn.metrics import roc_auc_score
+
+from brainlens.metrics import statistics as s
+from brainlens.types import DataError
+
+
+def test_counts_are_resamples_and_blocks_do_not_change_them(monkeypatch):
+    counts = s.bootstrap_counts(50, 300, seed=3)
+    assert counts.shape == (300, 50)
+    assert (counts.sum(1) == 50).all()
+    assert abs(counts.var() - (1 - 1 / 50)) < 0.03  # multinomial: n p (1 - p)
+    monkeypatch.setattr(s, "_BLOCK", 50 * 7)
+    np.testing.assert_array_equal(s.bootstrap_counts(50, 300, seed=3), counts)
+
+
+def test_bootstrap_means_equal_a_plain_loop():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(30, 4))
+    counts = s.bootstrap_counts(30, 20, seed=5)
+    loop = [np.mean(np.repeat(values, row, axis=0), axis=0) for row in counts]
+    np.testing.assert_allclose(s.bootstrap_means(values, resamples=20, seed=5), loop, rtol=1e-12)
+
+
+def test_interval_covers_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for i in range(300):
+        mean, low, high = s.bootstrap_mean(rng.normal(size=60), resamples=300, seed=i)
+        assert low <= mean <= high
+        inside += low <= 0 <= high
+    assert 0.89 < inside / 300 < 0.98
+
+
+def test_paired_bootstrap_finds_a_difference_and_keeps_its_level():
+    rng = np.random.default_rng(2)
+    shared = rng.normal(size=80)
+    difference, low, high, p = s.paired_bootstrap(shared + 0.3 + 0.1 * rng.normal(size=80), shared, seed=1)
+    assert 0.25 < low < difference < high < 0.35
+    assert p < 0.001
+    null = [s.paired_bootstrap(rng.normal(size=40), rng.normal(size=40), resamples=200, seed=i)[3] for i in range(200)]
+    assert 0.01 < np.mean(np.array(null) < 0.05) < 0.11
+    assert s.paired_bootstrap(shared, shared)[3] == 1.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
+def test_fdr_is_benjamini_hochberg(p):
+    np.testing.assert_allclose(s.fdr(np.array(p)), false_discovery_control(p), atol=1e-12)
+
+
+def test_fdr_leaves_out_missing_tests():
+    q = s.fdr(np.array([[0.01, np.nan], [0.02, 0.5]]))
+    np.testing.assert_allclose(q, [[0.03, np.nan], [0.03, 0.5]])
+
+
+def test_permutation_p_by_hand():
+    null = np.array([0.0, 1.0, 2.0, 3.0])
+    assert s.permutation_p(2.5, null) == pytest.approx(2 / 5)
+    assert s.permutation_p(2.5, null, alternative="less") == pytest.approx(4 / 5)
+    assert s.permutation_p(2.5, null, alternative="two-sided") == pytest.approx(4 / 5)
+    np.testing.assert_allclose(s.permutation_p(np.array([9.0, np.nan]), np.stack([null, null], 1)), [0.2, np.nan])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=4, max_size=60))
+def test_auroc_equals_sklearn_with_ties(rows):
+    score, truth = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])
+    if truth.all() or not truth.any():
+        with pytest.raises(DataError, match="true and false"):
+            s.auroc(score, truth)
+    else:
+        assert s.auroc(score, truth) == pytest.approx(roc_auc_score(truth, score))
+
+
+def test_auroc_interval_agrees_with_a_bootstrap():
+    rng = np.random.default_rng(4)
+    truth = np.arange(200) < 60
+    score = rng.normal(size=200) + truth
+    area, low, high = s.auroc_interval(score, truth)
+    drawn = []
+    for _ in range(500):
+        rows = np.concatenate([rng.choice(np.flatnonzero(truth), 60), rng.choice(np.flatnonzero(~truth), 140)])
+        drawn.append(s.auroc(score[rows], truth[rows]))
+    assert area == pytest.approx(roc_auc_score(truth, score))
+    np.testing.assert_allclose([low, high], np.quantile(drawn, [0.025, 0.975]), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: s.bootstrap_counts(1), "at least 2 units"),
+        (lambda: s.bootstrap_counts(5, 0), "resamples"),
+        (lambda: s.bootstrap_mean(np.array([1.0, np.nan])), "NaN"),
+        (lambda: s.bootstrap_mean(np.ones((3, 3))), "one axis"),
+        (lambda: s.bootstrap_mean(np.ones(3), level=2), "level"),
+        (lambda: s.paired_bootstrap(np.ones(3), np.ones(4)), "same units"),
+        (lambda: s.fdr(np.array([0.5, 1.5])), "p-values"),
+        (lambda: s.permutation_p(1.0, np.array([])), "at least one permutation"),
+        (lambda: s.permutation_p(1.0, np.ones(3), alternative="up"), "alternative"),
+        (lambda: s.auroc(np.ones(3), np.ones(4)), "same length"),
+        (lambda: s.auroc(np.array([np.nan, 1]), np.array([0, 1])), "NaN"),
+        (lambda: s.auroc_interval(np.arange(3.0), np.array([1, 0, 0])), "2 units in each class"),
+    ],
+)
+def test_bad_input_is_one_line(call, message):
+    with pytest.raises(DataError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
