@@ -1,0 +1,243 @@
+"""Simulated fMRI trials of a subject whose layers, receptive fields, concepts and informative voxels are known.
+
+    y_tv = g_v(session) [ s_v(image) + sqrt(kappa) (feature noise)_tv + sqrt(r_v) (rest)_tv ] + offset_v(session, time)
+
+The signals s come from `readout`, the noise from `noise`. Feature noise: what is represented varies by eps_t with
+covariance kappa Cov(features), jointly over all layers, tokens and channels. Every voxel reads features linearly, so its
+share is w_v' eps_t, and all voxels together have covariance kappa Cov(s) over the images: it is drawn with that
+covariance directly, which is the same distribution without a feature-sized draw.
+
+This is a simulation. Haemodynamics, motion and misaligned anatomy are absent, and voxels that read a network's layers
+linearly favour decoders whose target is that network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from brainlens.phantom.anatomy import anatomy
+from brainlens.phantom.noise import (
+    KAPPA,
+    SESSION_TRIALS,
+    RestNoise,
+    draw_ncsnr,
+    rest_noise,
+    rest_variance,
+    session_effects,
+    trial_generator,
+)
+from brainlens.phantom.readout import TARGET, domain_table, readable_layers, readout_table, signals
+from brainlens.types import DataError, Features, Responses, Stimuli, Volume, as_ids, positions
+
+PRIVATE = 0.20  # q, not calibrated yet
+BLOCK = 128  # trials computed at a time
+
+
+@dataclass(frozen=True)
+class PhantomTruth:
+    """The generative model of one simulated subject.
+
+    ids (image,), signal (image, informative voxel) float32 with its true variance; units: the table of all voxels;
+    informative (voxel,): their numbers among the units; factor (k, voxel) with factor' factor = Cov(signal);
+    private (image, k): what no voxel reads, in units of standard deviation; rest: noise of parts (b) to (d).
+    """
+
+    ids: np.ndarray
+    signal: np.ndarray
+    units: pd.DataFrame
+    space: Volume
+    informative: np.ndarray
+    factor: np.ndarray
+    private: np.ndarray
+    rest: RestNoise
+    kappa: float
+    subject: int
+    seed: int
+
+    def rest_variance(self) -> np.ndarray:
+        """Variance (unit,) of noise parts (b) + (c) + (d)."""
+        return rest_variance(self.units["ncsnr"].to_numpy(), self.kappa)
+
+
+def phantom_truth(
+    stimuli: Stimuli,
+    features: Features,
+    *,
+    subject: int = 1,
+    grid: str = "4mm",
+    kappa: float = KAPPA,
+    private: float = PRIVATE,
+    seed: int = 0,
+) -> PhantomTruth:
+    """The generative model of one subject for these images and features.
+
+    features: any network; layers with tokens feed V1 to V4, global tokens the other regions, a layer named "embedding" is
+    the target of decoding that no voxel reads (without one, the last global layer is the target). private: the share q of
+    the target's variance that no voxel carries, see `private_part`. The truth depends on the set of images given, by the
+    means and variances over it.
+
+    Raises DataError where ids do not match, features are missing or not finite, private is outside [0, 1).
+    """
+    features = features if np.array_equal(features.ids, stimuli.ids) else features.take(stimuli.ids)
+    features.check_finite()
+    if len(features) < 20:
+        raise DataError(f"phantom: {len(features)} images are too few to scale its signals; give at least 20")
+    space, units = anatomy(grid, subject=subject, seed=seed)
+    domains = domain_table(stimuli)
+    units = readout_table(units, features, domains)
+    informative = np.flatnonzero(units["informative"])
+    ncsnr = np.zeros(len(units))
+    ncsnr[informative] = draw_ncsnr(len(informative), kappa, np.random.default_rng([seed, subject, 23]))
+    units["ncsnr"] = ncsnr
+    clean = signals(features, units, domains, subject=subject, seed=seed)
+    hidden, strength = private_part(_target(features), private, seed=seed)
+    clean -= hidden @ (strength[:, None] * (hidden.T @ clean) / len(clean))
+    clean /= clean.std(axis=0)
+    clean *= ncsnr[informative] / np.sqrt(1 + ncsnr[informative] ** 2)
+    signal = clean.astype(np.float32)
+    rest = rest_noise(space, subject=subject, seed=seed)
+    return PhantomTruth(
+        features.ids, signal, units, space, informative, _factor(clean), hidden.astype(np.float32), rest, kappa, subject, seed
+    )
+
+
+def private_part(target: np.ndarray, share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Components of the target embedding that no voxel carries: (image, k) uncorrelated, of variance 1, and their strength (k,).
+
+    With the whitened principal components z = (e - mean) V L^-1/2 of the embedding e and a random rotation Q, the
+    components are the first k of z Q. Component j holds sum_i L_i Q_ij^2 / sum L of the embedding's variance, these shares
+    add up, and k is where they reach `share`, the last one being removed in part (strength < 1). The phantom takes the
+    regression on them out of every signal, s <- s - h diag(strength) h's / n, so over the images given no linear
+    function of any voxel's signal, in any layer, is correlated with a fully private component.
+
+    target (image, d). Raises DataError for a share outside [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise DataError(f"private {share} is not in [0, 1): it is the share of the embedding that no voxel carries")
+    centred = np.asarray(target, dtype=np.float64) - np.mean(target, axis=0, dtype=np.float64)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    keep = values > 1e-5 * values[0]
+    variance = values[keep] ** 2 / (values[keep] ** 2).sum()
+    rotation, _ = np.linalg.qr(np.random.default_rng([seed, 29]).standard_normal((len(variance), len(variance))))
+    held = variance @ rotation**2
+    reached = np.cumsum(held)
+    k = int(np.searchsorted(reached, share - 1e-12)) + 1 if share > 0 else 0
+    strength = np.ones(k)
+    if k:
+        part = 1.0 - (reached[k - 1] - share) / held[k - 1]  # share of the last component's variance to take away
+        strength[-1] = 1.0 - np.sqrt(max(0.0, 1.0 - part))
+    return np.sqrt(len(centred)) * (left[:, keep] @ rotation[:, :k]), strength
+
+
+def make_trials(stimuli: Stimuli, *, subject: int = 1, repeats: int = 3, seed: int = 0) -> pd.DataFrame:
+    """Trials in the order of recording: every image `repeats` times, shuffled over sessions of about 750 trials.
+
+    Columns stimulus, subject ("1"), session, repeat (from 1) and split ("train" where the stimuli have no such column).
+    """
+    if repeats < 1:
+        raise DataError(f"repeats {repeats}: every image is shown at least once")
+    n = len(stimuli) * repeats
+    image = np.random.default_rng([seed, subject, 31]).permutation(np.repeat(np.arange(len(stimuli)), repeats))
+    sessions = np.array_split(np.arange(n), max(1, -(-n // SESSION_TRIALS)))
+    session = np.repeat(np.arange(1, len(sessions) + 1), [len(part) for part in sessions])
+    split = stimuli.table["split"].astype(str).to_numpy() if "split" in stimuli.table.columns else np.full(len(stimuli), "train")
+    trials = pd.DataFrame({"stimulus": stimuli.ids[image], "subject": str(subject), "session": session})
+    trials["repeat"] = trials.groupby("stimulus").cumcount() + 1
+    trials["split"] = split[image]
+    return trials
+
+
+def simulate(
+    truth: PhantomTruth,
+    trials: pd.DataFrame,
+    *,
+    noise: bool = True,
+    dtype: str = "float16",
+    out: np.ndarray | None = None,
+    block: int = BLOCK,
+) -> Responses:
+    """Responses to these trials; row t of the table is trial number t, whatever block it is computed in.
+
+    noise=False gives the clean signals, without session effects. out: an array or memory map (trial, unit) to fill.
+    """
+    image = positions(as_ids(trials["stimulus"], "trials.stimulus"), truth.ids)
+    n, units = len(trials), len(truth.units)
+    if out is None:
+        out = np.empty((n, units), dtype=dtype)
+    if out.shape != (n, units):
+        raise DataError(f"out has shape {out.shape}, {n} trials of {units} units are to be written")
+    place = _place_in_session(trials["session"].to_numpy()) if "session" in trials.columns else np.zeros(n)
+    session = trials["session"].to_numpy(dtype=int) if "session" in trials.columns else np.ones(n, dtype=int)
+    effect = session_effects(truth.seed, truth.subject, units)
+    spread = np.sqrt(truth.rest_variance()).astype(np.float32)
+    for start in range(0, n, block):
+        stop = min(start + block, n)
+        signal = truth.signal[image[start:stop]]
+        if not noise:
+            values = np.zeros((stop - start, units), dtype=np.float32)
+            values[:, truth.informative] = signal
+            out[start:stop] = values
+            continue
+        own = [trial_generator(truth.seed, truth.subject, 0, t) for t in range(start, stop)]
+        shared = [trial_generator(truth.seed, truth.subject, 1, t) for t in range(start, stop)]
+        values = truth.rest.draw(own)
+        values *= spread
+        draws = np.stack([g.standard_normal(len(truth.factor), dtype=np.float32) for g in shared])
+        values[:, truth.informative] += signal + np.float32(np.sqrt(truth.kappa)) * (draws @ truth.factor)
+        for row, t in enumerate(range(start, stop)):
+            gain, offset = effect(session[t], place[t])
+            values[row] *= gain
+            values[row] += offset
+        out[start:stop] = values
+    return Responses(out, trials, truth.units, space=truth.space, measure="z")
+
+
+def make_fmri(
+    stimuli: Stimuli,
+    features: Features,
+    *,
+    subject: int = 1,
+    grid: str = "4mm",
+    repeats: int = 3,
+    kappa: float = KAPPA,
+    private: float = PRIVATE,
+    seed: int = 0,
+) -> Responses:
+    """Simulated fMRI of one subject, every image `repeats` times: `phantom_truth`, `make_trials`, `simulate` in one.
+
+    Returns float16 responses (trial, voxel) of trial variance 1 before session effects (remove those with
+    `zscore(by="session")`); units: x y z roi hemisphere ncsnr layer rf_x rf_y rf_size is_global domain informative.
+    """
+    truth = phantom_truth(stimuli, features, subject=subject, grid=grid, kappa=kappa, private=private, seed=seed)
+    return simulate(truth, make_trials(stimuli, subject=subject, repeats=repeats, seed=seed))
+
+
+def _target(features: Features) -> np.ndarray:
+    """The embedding to be decoded: the layer "embedding", or else the last global layer."""
+    if TARGET in features.data:
+        return features.data[TARGET]
+    _, whole = readable_layers(features)
+    if whole:
+        return features.data[features.layer[whole[-1]]]
+    last = features.layer[-1]
+    return np.asarray(features.tokens[last], dtype=np.float32).mean(axis=1)
+
+
+def _factor(signal: np.ndarray) -> np.ndarray:
+    """A (k, voxel) float32 with A'A = Cov(signal), k the smaller of images and voxels."""
+    n, voxels = signal.shape
+    if n <= voxels:
+        return (signal / np.sqrt(n)).astype(np.float32)
+    values, vectors = np.linalg.eigh(signal.T @ signal / n)
+    return (np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T).astype(np.float32)
+
+
+def _place_in_session(session: np.ndarray) -> np.ndarray:
+    """Position of each trial in its session, from -1 at the start to 1 at the end."""
+    frame = pd.Series(session)
+    count = frame.groupby(frame).cumcount().to_numpy()
+    size = frame.groupby(frame).transform("size").to_numpy()
+    return (2 * count - (size - 1)) / np.maximum(size - 1, 1)
