@@ -1,0 +1,178 @@
+"""`align`: from brain responses to the embedding of the image that was seen and of the sentence that describes it.
+
+Every encoder is trained on the same split, against the same targets, and scored by the same retrieval; what a run
+chooses (a penalty, a checkpoint) it chooses on validation images, never on test images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from brainlens import store
+from brainlens.align.encoders import ENCODERS, Decoder, VolumeShape, fit_cnn, fit_linear, fit_mlp, fit_ridge, fit_volume
+from brainlens.align.split import Part, Split, split_tables
+from brainlens.align.training import Training
+from brainlens.metrics import retrieval as retrieval_metrics
+from brainlens.metrics.statistics import paired_bootstrap
+from brainlens.types import DataError, Features, Responses, Result
+
+__all__ = ["ENCODERS", "Alignment", "Decoder", "Split", "Training", "VolumeShape", "align", "fit", "score", "shuffle_pairs"]
+LINEAR = Training(steps=400, batch=512, lr=2e-3, average=0.98)
+Progress = Callable[[str, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A finished alignment: the Result to store, the fitted encoders by name, and the split they share."""
+
+    result: Result
+    decoders: dict[str, Decoder]
+    split: Split
+
+
+def align(
+    responses: Responses,
+    images: Features,
+    texts: Features | None = None,
+    *,
+    encoders: Iterable[str] = ("ridge", "ridge_whitened", "linear", "volume"),
+    training: Training | None = None,
+    shape: VolumeShape | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Alignment:
+    """Fits encoders on the training images and retrieves the test images and captions with each.
+
+    responses: trials with `stimulus` and `split` (train, test, and validation if it is fixed already), already
+    z-scored; images.data["image"] and texts.data["text"] (stimulus, d) are the targets. The last of `encoders` is
+    the main one: its retrieval stands under `retrieval/...`, that of each under `align/<encoder>/retrieval/...`.
+    The test rows are means over the repeats of an image. `folder` takes the checkpoints, and a second call with the
+    same arguments goes on from them.
+
+    Raises DataError for an unknown encoder, a stimulus in two parts of the split, stimuli without features, more than
+    20 % of voxels missing, or a loss that is not finite.
+    """
+    names = list(dict.fromkeys(encoders))
+    unknown = [name for name in names if name not in ENCODERS]
+    if unknown or not names:
+        raise DataError(f"encoder {unknown[0] if unknown else names!r} is not one of {list(ENCODERS)}")
+    started = time.time()
+    training, shape = training or Training(), shape or VolumeShape()
+    split = split_tables(responses, images, texts, seed=seed, device=device)
+    fitted: dict[str, Decoder] = {}
+    for name in names:
+        fitted[name] = fit(name, split, training, shape=shape, seed=seed, folder=folder, progress=progress, known=fitted)
+    result = _result(fitted, split, main=names[-1], seed=seed)
+    config = {"encoders": names, "training": asdict(training), "shape": asdict(shape), "seed": seed, "device": device}
+    config |= {"images": images.model, "texts": None if texts is None else texts.model}
+    data = [store.fingerprint(responses), store.fingerprint(images)]
+    provenance = store.provenance(seed, device, data, started)
+    return Alignment(replace(result, config=config, provenance=provenance), fitted, split)
+
+
+def fit(
+    name: str,
+    split: Split,
+    training: Training,
+    *,
+    shape: VolumeShape,
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    known: dict[str, Decoder] | None = None,
+) -> Decoder:
+    """One encoder; `known` holds those that are fitted already, which a volume encoder may start from."""
+
+    def tell(step: int, record: dict[str, float]) -> None:
+        if progress is not None:
+            progress(name, step, record)
+
+    place = None if folder is None else Path(folder) / name
+    if name in ("ridge", "ridge_whitened"):
+        return fit_ridge(split, whitened=name == "ridge_whitened")
+    if name == "linear":
+        return fit_linear(split, LINEAR, seed=seed, progress=tell)
+    if name == "mlp":
+        return fit_mlp(split, training, seed=seed, folder=place, progress=tell)
+    if name == "cnn":
+        return fit_cnn(split, training, seed=seed, folder=place, progress=tell)
+    start = None
+    if shape.start == "linear":
+        start = ((known or {}).get("linear") or fit_linear(split, LINEAR, seed=seed)).linear
+    return fit_volume(split, training, shape=shape, start_from=start, seed=seed, folder=place, progress=tell)
+
+
+def embeddings(decoder: Decoder, part: Part) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per modality: (brain embeddings, targets) of a part of the split, in the space in which cosines are taken."""
+    for_image, for_text = decoder.embed(part.mean())
+    pairs = {"image": (for_image, decoder.gallery(part.image, "image"))}
+    if part.text is not None:
+        pairs["text"] = (for_text, decoder.gallery(part.text, "text"))
+    return pairs
+
+
+def score(decoder: Decoder, part: Part, *, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Retrieval metrics of a decoder in the four named directions."""
+    metrics: dict[str, float] = {}
+    for which, (brain, target) in embeddings(decoder, part).items():
+        found = retrieval_metrics.retrieval(brain.cpu().numpy(), target.cpu().numpy(), resamples=resamples, seed=seed)
+        metrics |= {key.replace("image", which): value for key, value in found.items()}
+    return metrics
+
+
+def _result(fitted: dict[str, Decoder], split: Split, *, main: str, seed: int) -> Result:
+    metrics: dict[str, float] = {}
+    rows, hits, logs = [], {}, []
+    for name, decoder in fitted.items():
+        scores = score(decoder, split.test, seed=seed)
+        metrics |= {f"align/{name}/{key}": value for key, value in scores.items()}
+        if name == main:
+            metrics |= scores
+        rows.append({"encoder": name, "parameters": decoder.parameters, "seconds": decoder.seconds, **decoder.chosen, **scores})
+        brain, target = embeddings(decoder, split.test)["image"]
+        hits[name] = (retrieval_metrics.ranks(brain.cpu().numpy(), target.cpu().numpy()) < 5).astype(float)
+        logs += [{"encoder": name, **record} for record in decoder.log]
+    for name in fitted:
+        if name != main:
+            difference, low, high, p = paired_bootstrap(hits[main], hits[name], seed=seed)
+            key = f"align/{main}-{name}/retrieval/brain->image/top5"
+            metrics |= {key: difference, f"{key}.low": low, f"{key}.high": high, f"{key}.p": p}
+    metrics |= {f"data/{key}": float(value) for key, value in split.counts.items()}
+    metrics |= {f"data/{name}_images": float(len(getattr(split, name).ids)) for name in ("train", "validation", "test")}
+    tables = {"comparison": pd.DataFrame(rows), "log": pd.DataFrame(logs)}
+    return Result("align", metrics, _arrays(fitted[main], split.test), split.units, tables, space=split.space)
+
+
+def _arrays(decoder: Decoder, part: Part) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {"ids": part.ids}
+    for which, (brain, target) in embeddings(decoder, part).items():
+        query, gallery = brain.cpu().numpy(), target.cpu().numpy()
+        arrays[f"embedding/brain_for_{which}"], arrays[f"embedding/{which}"] = query, gallery
+        for direction, a, b in ((f"brain->{which}", query, gallery), (f"{which}->brain", gallery, query)):
+            arrays[f"ranks/{direction}"] = retrieval_metrics.ranks(a, b)
+            arrays[f"neighbours/{direction}"] = retrieval_metrics.neighbours(a, b, min(10, len(b)))[0]
+    arrays["embedding/brain"] = arrays.pop("embedding/brain_for_image")
+    return arrays
+
+
+def shuffle_pairs(responses: Responses, *, seed: int = 0, within: str = "train") -> Responses:
+    """The control: training responses keep their noise and their repeats, but belong to other images.
+
+    Stimulus names are permuted among the images of one part of the split, so that whatever is learnt from the pairs is wrong.
+    """
+    trials = responses.trials.copy()
+    rows = (trials["split"] == within).to_numpy()
+    names = pd.unique(trials.loc[rows, "stimulus"])
+    moved: dict[str, Any] = dict(zip(names, np.random.default_rng(seed).permutation(names), strict=True))
+    trials.loc[rows, "stimulus"] = [moved[name] for name in trials.loc[rows, "stimulus"]]
+    return replace(responses, trials=trials)

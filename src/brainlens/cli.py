@@ -1,0 +1,228 @@
+"""The command line: one command a verb. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainlens import __version__
+
+app = typer.Typer(
+    name="brainlens",
+    help="What a brain and a deep network see in each other: encode, align, attribute, and a report of it all.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Dataset = Annotated[str, typer.Option(help="Name of the recording; `brainlens datasets` lists them.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the recording; the phantom needs none.")]
+Model = Annotated[str | None, typer.Option(help="Network: a local folder or a hub name; default: the shipped miniature.")]
+Runs = Annotated[Path, typer.Option(help="Folder that takes the run folders.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Train = Annotated[int, typer.Option(help="Training images of the phantom.")]
+Test = Annotated[int, typer.Option(help="Test images of the phantom.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False
+) -> None:
+    """What a brain and a deep network see in each other."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the runs, report.html and result.json.")] = Path("demo"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
+) -> None:
+    """The whole chain on the built-in phantom: align, attribute, encode, report."""
+    from brainlens.pipeline import run_demo
+
+    with steps() as tell:
+        report, table = run_demo(out, n_train=train, n_test=test, seed=seed, device=device, tell=tell)
+    show(table, "Demo on the phantom (a simulation with known truth)")
+    typer.echo(f"report: {report}")
+
+
+@app.command()
+def datasets(name: Annotated[str | None, typer.Argument(help="One recording, for all its facts.")] = None) -> None:
+    """Lists the recordings that can be read, with size, licence and where they come from."""
+    from brainlens.datasets import DATASETS, facts
+
+    rows = []
+    for each in DATASETS if name is None else (name,):
+        known = facts(each)
+        if name is not None:
+            rows += [{"fact": key, "value": str(value)} for key, value in known.items()]
+        else:
+            rows.append({"name": each, "measure": str(known.get("modality", "")), "licence": str(known.get("licence", ""))})
+    show(rows, "Recordings" if name is None else name)
+
+
+@app.command()
+def features(
+    model: Annotated[str, typer.Argument(help="Network: a local folder or a hub name, or `miniature`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the features.")] = Path("features"),
+    dataset: Dataset = "phantom",
+    data: Data = None,
+    layer: Annotated[list[str] | None, typer.Option(help="Layer to keep; repeat for several. Default: all.")] = None,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
+) -> None:
+    """Extracts the layers of a network for the images of a recording, once, to disk."""
+    from brainlens.pipeline import Source, run_features
+
+    source = Source(dataset, data, model, n_train=train, n_test=test)
+    with steps() as tell:
+        found = run_features(source, out, layers=layer, device=device, tell=tell)
+    show([{"layer": name, **sizes} for name, sizes in found.items()], f"Features of {model}")
+
+
+@app.command()
+def encode(
+    dataset: Dataset = "phantom",
+    data: Data = None,
+    model: Model = None,
+    method: Annotated[str, typer.Option(help="factortopy, ridge, class_token, patch_token or gnet.")] = "factortopy",
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
+) -> None:
+    """Which part of a network predicts which part of the brain."""
+    from brainlens.pipeline import Source, run_encode
+
+    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
+    with steps() as tell:
+        folder, table = run_encode(source, runs, method=method, seed=seed, device=device, tell=tell)
+    show(table, f"encode: {method} on {dataset}")
+    typer.echo(f"run: {folder}")
+
+
+@app.command()
+def align(
+    dataset: Dataset = "phantom",
+    data: Data = None,
+    model: Model = None,
+    encoder: Annotated[list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.")] = None,
+    runs: Runs = Path("runs"),
+    steps_: Annotated[int, typer.Option("--steps", help="Training steps of the contrastive encoders.")] = 400,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
+) -> None:
+    """Which image or sentence was seen: brain responses into the space of images and captions, and retrieval there."""
+    from brainlens.pipeline import Source, run_align
+
+    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
+    with steps() as tell:
+        folder, table = run_align(source, runs, encoders=encoder, training_steps=steps_, seed=seed, device=device, tell=tell)
+    show(table, f"align: {dataset}")
+    typer.echo(f"run: {folder}")
+
+
+@app.command()
+def attribute(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished align run.")],
+    method: Annotated[str, typer.Option(help="bottleneck, rise, gradcam, chefer or integrated_gradients.")] = "bottleneck",
+    trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Which voxels carried it: an attribution map of an aligned brain encoder, saved as NIfTI too."""
+    from brainlens.pipeline import run_attribute
+
+    with steps() as tell:
+        folder, table = run_attribute(run, runs, method=method, n_trials=trials, seed=seed, device=device, tell=tell)
+    show(table, f"attribute: {method}")
+    typer.echo(f"run: {folder}")
+
+
+@app.command()
+def report(
+    runs: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "brainlens report",
+) -> None:
+    """One self-contained HTML page of what was run and found."""
+    from brainlens.report import build
+
+    typer.echo(f"report: {build(runs, out, title=title)}")
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, float | None], None]]:
+    """A progress bar on standard error; the function given takes a text and the share that is done (None: unknown)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        current: dict[str, Any] = {"text": None, "task": None}
+
+        def tell(text: str, share: float | None = None) -> None:
+            if text != current["text"]:
+                if current["task"] is not None:
+                    bar.update(current["task"], total=1.0, completed=1.0)
+                current.update(text=text, task=bar.add_task(text, total=None if share is None else 1.0))
+            bar.update(current["task"], total=None if share is None else 1.0, completed=share or 0.0)
+
+        yield tell
+        if current["task"] is not None:
+            bar.update(current["task"], total=1.0, completed=1.0)
+
+
+def show(rows: list[dict[str, Any]], title: str) -> None:
+    """A table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    for name in names:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(_text(row.get(name, "")) for name in names))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on."""
+    from brainlens.types import DataError
+
+    try:
+        app()
+    except DataError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
