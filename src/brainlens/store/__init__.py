@@ -1,0 +1,63 @@
+"""Everything that brainlens writes to disk, and the checked way back.
+
+Arrays are `.npy` memory maps beside a JSON manifest; results are run folders; weights are safetensors. Every file
+is whole or absent, hashed, and a missing or damaged piece is an error, never a fill value.
+"""
+
+from brainlens.store.arrays import ArrayWriter, ids_hash, manifest, npy_header, open_array, open_npy, remove_array, save_array
+from brainlens.store.features import cached_features, features_folder, load_features, save_features
+from brainlens.store.files import (
+    append_log,
+    check_file,
+    lock,
+    plain,
+    read_json,
+    read_log,
+    replacing,
+    save_figure,
+    save_image,
+    save_json,
+    save_nifti,
+    save_text,
+    sha256,
+)
+from brainlens.store.results import code_version, fingerprint, load_result, provenance, run_folder, save_result
+from brainlens.store.training import load_checkpoint, load_weights, save_checkpoint, save_weights
+
+__all__ = [
+    "ArrayWriter",
+    "append_log",
+    "cached_features",
+    "check_file",
+    "code_version",
+    "features_folder",
+    "fingerprint",
+    "ids_hash",
+    "load_checkpoint",
+    "load_features",
+    "load_result",
+    "load_weights",
+    "lock",
+    "manifest",
+    "npy_header",
+    "open_array",
+    "open_npy",
+    "plain",
+    "provenance",
+    "read_json",
+    "read_log",
+    "remove_array",
+    "replacing",
+    "run_folder",
+    "save_array",
+    "save_checkpoint",
+    "save_features",
+    "save_figure",
+    "save_image",
+    "save_json",
+    "save_nifti",
+    "save_result",
+    "save_text",
+    "save_weights",
+    "sha256",
+]

@@ -1,0 +1,273 @@
+"""Results, runs and their provenance on disk.
+
+A run folder holds `result.json`, one `.npy` an array, one `.csv` a table, weights as `.safetensors` and `log.jsonl`.
+`result.json` is written last and lists every file with its SHA-256, so that a folder without it is an unfinished run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens.store.arrays import ids_hash, manifest, open_array, save_array, save_bytes
+from brainlens.store.files import check_file, plain, read_json, save_json
+from brainlens.types import DataError, Features, Responses, Result, Sensors, Space, Stimuli, Surface, Volume, image_key
+
+FORMAT = 1
+SPACE = "space/"  # array names under which a space is stored
+VERSIONS = ("numpy", "pandas", "scipy", "torch", "transformers", "diffusers", "scikit-learn", "nibabel", "nilearn", "mne")
+
+
+def save_result(result: Result, folder: str | Path) -> Path:
+    """Writes a result into its run folder and returns the path of `result.json`, which is written last."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics, config, provenance_ = plain(dict(result.metrics)), plain(result.config), plain(result.provenance)
+    clash = [name for name in result.arrays if name.startswith(SPACE)]
+    if clash:
+        raise DataError(f"array name {clash[0]!r}: names that begin with {SPACE!r} are kept for the space")
+    space, space_arrays = _space_out(result.space)
+    for name, array in {**result.arrays, **space_arrays}.items():
+        save_array(folder, name, np.asarray(array))
+    listed = manifest(folder)
+    tables = {name: _save_table(folder, f"table/{name}", table) for name, table in result.tables.items()}
+    units = None if result.units is None else _save_table(folder, "units", result.units)
+    content = {
+        "task": result.task,
+        "metrics": metrics,
+        "config": config,
+        "provenance": provenance_,
+        "arrays": {name: listed[name] for name in result.arrays},
+        "units": units,
+        "tables": tables,
+        "space": space | {"arrays": {name: listed[name] for name in space_arrays}} if space else None,
+        "format": FORMAT,
+    }
+    save_json(folder / "result.json", content)
+    return folder / "result.json"
+
+
+def load_result(folder: str | Path) -> Result:
+    """A stored result; arrays are read-only memory maps. Raises DataError when a piece is missing or damaged."""
+    folder = Path(folder)
+    content = read_json(folder / "result.json")
+    missing = [key for key in ("task", "metrics", "config", "provenance", "arrays") if key not in content]
+    if missing:
+        raise DataError(f"{folder / 'result.json'} has no {missing[0]!r}; it was not written by this library")
+    if content.get("format", 0) > FORMAT:
+        raise DataError(
+            f"{folder / 'result.json'} has format {content['format']}, this version reads up to {FORMAT}; update brainlens"
+        )
+    arrays = {name: _listed_array(folder, name, entry) for name, entry in content["arrays"].items()}
+    units = content.get("units")
+    tables = {name: _load_table(folder, entry) for name, entry in (content.get("tables") or {}).items()}
+    return Result(
+        task=content["task"],
+        metrics={name: float("nan") if value is None else float(value) for name, value in content["metrics"].items()},
+        arrays=arrays,
+        units=None if units is None else _load_table(folder, units),
+        tables=tables,
+        config=content["config"],
+        provenance=content["provenance"],
+        space=_space_in(folder, content.get("space")),
+    )
+
+
+def run_folder(root: str | Path, task: str, config: Mapping[str, Any], data: Sequence[str]) -> Path:
+    """`root/<task>-<hash>`, the hash over config, data fingerprints and code; the same work gets the same folder."""
+    text = json.dumps([task, plain(dict(config)), list(data), code_version()], sort_keys=True)
+    return Path(root) / f"{task}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@cache
+def code_version() -> str:
+    """Version and a hash of the package's sources, without those that only show results."""
+    import brainlens
+
+    root = Path(brainlens.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        part = path.relative_to(root).as_posix()
+        if part.split("/")[0] not in ("plots", "report", "cli.py"):
+            digest.update(part.encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{brainlens.__version__}+{digest.hexdigest()[:12]}"
+
+
+def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str, str], started: float) -> dict[str, Any]:
+    """Versions, seed, device, data fingerprints, seconds since `started` (a `time.time()`), and peak memory in MB."""
+    versions = {"brainlens": code_version(), "python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    scale = 1 / 1024 if sys.platform != "darwin" else 1 / 2**20
+    out: dict[str, Any] = {
+        "versions": versions,
+        "seed": seed,
+        "device": str(device),
+        "data": dict(data) if isinstance(data, Mapping) else list(data),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "wall_s": round(time.time() - started, 3),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, 1),
+        "platform": platform.platform(),
+    }
+    torch = sys.modules.get("torch")
+    if str(device).startswith("cuda") and torch is not None:
+        out["device_name"] = torch.cuda.get_device_name(device)
+        out["device_peak_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return out
+
+
+def fingerprint(thing: np.ndarray | Stimuli | Responses | Features) -> str:
+    """SHA-256 in hex of all that a table or array holds: values, order, ids and labels."""
+    digest = hashlib.sha256()
+    if isinstance(thing, np.ndarray):
+        _add_array(digest, thing)
+    elif isinstance(thing, Stimuli):
+        digest.update(b"stimuli" + ids_hash(thing.ids).encode() + json.dumps(thing.captions).encode())
+        _add_table(digest, thing.table)
+        own = getattr(thing.images, "fingerprint", None)  # a lazy sequence may know its content without reading it
+        for key in [own.encode()] if isinstance(own, str) else map(image_key, thing.images):
+            digest.update(key)
+    elif isinstance(thing, Responses):
+        digest.update(b"responses" + thing.measure.encode())
+        for array in [thing.data, thing.times, *_space_out(thing.space)[1].values()]:
+            _add_array(digest, np.empty(0) if array is None else array)
+        _add_table(digest, thing.trials)
+        _add_table(digest, thing.units)
+        digest.update(json.dumps(_space_out(thing.space)[0]).encode())
+    elif isinstance(thing, Features):
+        digest.update(b"features" + thing.model.encode() + ids_hash(thing.ids).encode())
+        for kind, arrays in (("data", thing.data), ("tokens", thing.tokens)):
+            for layer, array in arrays.items():
+                digest.update(f"{kind}\0{layer}\0{thing.grid.get(layer)}".encode())
+                _add_array(digest, array)
+    else:
+        raise DataError(f"a fingerprint is of an array, Stimuli, Responses or Features, not of {type(thing).__name__}")
+    return digest.hexdigest()
+
+
+def _add_array(digest: Any, array: np.ndarray) -> None:
+    digest.update(repr((array.shape, array.dtype.str)).encode())
+    if array.dtype.hasobject:
+        raise DataError("an array of Python objects has no fingerprint; convert it to numbers or text")
+    if array.ndim == 0:
+        digest.update(array.tobytes())
+        return
+    step = max(1, (1 << 24) // max(array[:1].nbytes, 1))
+    for start in range(0, len(array), step):
+        digest.update(np.ascontiguousarray(array[start : start + step]).view(np.uint8).data if array.size else b"")
+
+
+def _add_table(digest: Any, table: pd.DataFrame) -> None:
+    content, dtypes = table_bytes(table)
+    digest.update(json.dumps([dtypes, len(table)]).encode() + content)
+
+
+def table_bytes(table: pd.DataFrame) -> tuple[bytes, dict[str, str]]:
+    """A table as CSV, and what each column is ("str", "bool", "int" or "float"), so that ids come back as text.
+
+    A missing text is written as \\N and a text that begins with a backslash gets one more.
+    """
+    out, dtypes = {}, {}
+    for column in table.columns:
+        values = table[column]
+        name = str(column)
+        if name in out:
+            raise DataError(f"a table has two columns named {name!r}; rename one")
+        kind = getattr(values.dtype, "kind", "O")
+        dtypes[name] = {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(kind, "str")
+        if isinstance(values.dtype, np.dtype) and dtypes[name] != "str":
+            out[name] = values.to_numpy()
+            continue
+        dtypes[name] = "str"
+        missing = values.isna().to_numpy()
+        texts = ["\\N" if gone else _escape(v) for v, gone in zip(values.astype(object), missing)]
+        out[name] = np.array(texts, dtype=object)
+    stream = io.StringIO()
+    pd.DataFrame(out, index=range(len(table))).to_csv(stream, index=False, na_rep="nan", quoting=2, lineterminator="\n")
+    return stream.getvalue().encode("utf-8", "surrogatepass"), dtypes
+
+
+def read_table(content: bytes, dtypes: Mapping[str, str]) -> pd.DataFrame:
+    """The table that `table_bytes` wrote."""
+    import csv
+
+    text = content.decode("utf-8", "surrogatepass")
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    if not dtypes:
+        return pd.DataFrame(index=range(max(len(rows) - 1, 0)))
+    if not rows or rows[0] != list(dtypes) or any(len(row) != len(dtypes) for row in rows[1:]):
+        raise DataError(f"a stored table does not have its columns {list(dtypes)}")
+    columns = list(zip(*rows[1:])) or [()] * len(dtypes)
+    out: dict[str, Any] = {}
+    for (name, kind), values in zip(dtypes.items(), columns):
+        if kind == "str":
+            out[name] = pd.Series([np.nan if v == "\\N" else v[1:] if v.startswith("\\") else v for v in values], dtype=object)
+        elif kind == "bool":
+            out[name] = np.array([v == "True" for v in values], dtype=bool)
+        else:
+            out[name] = np.array(values, dtype=np.int64 if kind == "int" else np.float64)
+    return pd.DataFrame(out)
+
+
+def _escape(value: Any) -> str:
+    text = str(value)
+    return "\\" + text if text.startswith("\\") else text
+
+
+def _save_table(folder: Path, name: str, table: pd.DataFrame) -> dict[str, Any]:
+    content, dtypes = table_bytes(table)
+    return {**save_bytes(folder, name, ".csv", content), "columns": dtypes, "rows": len(table)}
+
+
+def _load_table(folder: Path, entry: Mapping[str, Any]) -> pd.DataFrame:
+    path = folder / Path(entry["file"]).name
+    check_file(path, entry["sha256"])
+    table = read_table(path.read_bytes(), entry["columns"])
+    return table if entry["columns"] else pd.DataFrame(index=range(entry["rows"]))
+
+
+def _listed_array(folder: Path, name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    if manifest(folder).get(name, {}).get("sha256") != entry["sha256"]:
+        raise DataError(f"{folder}: array {name!r} is not the one that result.json lists; it was replaced or removed, run again")
+    return open_array(folder, name)
+
+
+def _space_out(space: Space | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if space is None:
+        return {}, {}
+    if isinstance(space, Volume):
+        return {"kind": "volume"}, {SPACE + "mask": space.mask, SPACE + "affine": np.asarray(space.affine)}
+    if isinstance(space, Surface):
+        left = np.asarray(space.hemisphere == "left")
+        return {"kind": "surface", "mesh": space.mesh}, {SPACE + "left": left, SPACE + "vertex": np.asarray(space.vertex)}
+    names = np.asarray(space.names).astype(np.str_)
+    return {"kind": "sensors"}, {SPACE + "names": names, SPACE + "positions": np.asarray(space.positions)}
+
+
+def _space_in(folder: Path, entry: Mapping[str, Any] | None) -> Space | None:
+    if not entry:
+        return None
+    arrays = {name[len(SPACE) :]: np.array(_listed_array(folder, name, e)) for name, e in entry["arrays"].items()}
+    if entry["kind"] == "volume":
+        return Volume(arrays["mask"], arrays["affine"])
+    if entry["kind"] == "surface":
+        return Surface(entry["mesh"], np.where(arrays["left"], "left", "right"), arrays["vertex"])
+    if entry["kind"] == "sensors":
+        return Sensors(arrays["names"], arrays["positions"])
+    raise DataError(f"{folder}: a space of kind {entry['kind']!r} is not known; update brainlens")

@@ -1,0 +1,156 @@
+"""Weights and checkpoints: tensors as safetensors, everything else as JSON; never a pickle.
+
+A checkpoint holds whatever a training loop needs to go on to the bit: nested dicts, lists and tuples of tensors,
+arrays, numbers and text, such as the state of a model, of AdamW and of random generators.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brainlens.store.arrays import entry_of, record
+from brainlens.store.files import check_file, file_name, read_json, replacing, save_text, sha256
+from brainlens.types import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEPT = 2  # checkpoints kept: the newest and the one before, in case the newest is damaged
+
+
+def save_weights(folder: str | Path, name: str, tensors: Mapping[str, Tensor]) -> Path:
+    """Writes named tensors as `<name>.safetensors` and lists them in the manifest with their SHA-256."""
+    path = Path(folder) / file_name(name, ".safetensors")
+    record_ = {"file": path.name, "sha256": _write_tensors(path, tensors), "tensors": len(tensors)}
+    record(folder, name, record_)
+    return path
+
+
+def load_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
+    """The tensors that `save_weights` wrote, on the CPU. Raises DataError when they are missing or damaged."""
+    entry = entry_of(folder, name)
+    path = Path(folder) / entry["file"]
+    check_file(path, entry["sha256"])
+    return _read_tensors(path)
+
+
+def save_checkpoint(folder: str | Path, state: Mapping[str, Any]) -> Path:
+    """Writes a checkpoint beside the last one and drops older ones; a kill at any moment leaves a whole one."""
+    folder = Path(folder)
+    tensors: dict[str, Tensor] = {}
+    structure = _encode(dict(state), tensors)
+    number = max(_numbers(folder), default=0) + 1
+    path = folder / f"checkpoint-{number:08d}.safetensors"
+    digest = _write_tensors(path, tensors)
+    note = folder / f"checkpoint-{number:08d}.json"
+    text = json.dumps({"sha256": digest, "state": structure}, separators=(",", ":"))
+    try:
+        save_text(note, text)
+    except DataError:
+        path.unlink(missing_ok=True)
+        raise
+    for old in folder.glob("checkpoint-*.safetensors"):  # also those whose note was never written
+        if int(old.stem.split("-")[1]) <= number - KEPT:
+            old.with_suffix(".json").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
+    return note
+
+
+def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint, None when there is none.
+
+    Falls back to the one before with a warning when the newest is damaged. Raises DataError when none is whole.
+    """
+    folder = Path(folder)
+    numbers = sorted(_numbers(folder), reverse=True)
+    for number in numbers:
+        path = folder / f"checkpoint-{number:08d}.safetensors"
+        try:
+            note = read_json(path.with_suffix(".json"))
+            check_file(path, note["sha256"])
+            return _decode(note["state"], _read_tensors(path))
+        except (DataError, KeyError, TypeError) as error:
+            warnings.warn(f"checkpoint {number} is not used: {error}", stacklevel=2)
+    if numbers:
+        raise DataError(f"{folder}: none of {len(numbers)} checkpoints is whole; remove them to train from the start")
+    return None
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(p.stem.split("-")[1]) for p in folder.glob("checkpoint-*.json") if p.stem.split("-")[1].isdigit()]
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Writes safetensors whole or not at all; tensors that share memory are written each on its own."""
+    from safetensors.torch import save
+
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous()
+        pointer = flat.untyped_storage().data_ptr()
+        own[name] = flat.clone() if pointer in seen or flat.untyped_storage().nbytes() != flat.nbytes else flat
+        seen.add(pointer)
+    with replacing(path) as handle:
+        handle.write(save(own))
+    return sha256(path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a whole safetensors file ({error}); write it again") from None
+
+
+def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A nested value as JSON with tensors put aside under numbers; every container says what it is."""
+    import torch
+
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, torch.Tensor):
+        tensors[str(len(tensors))] = value
+        return {"tensor": str(len(tensors) - 1)}
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"a checkpoint cannot hold an array of {array.dtype}; use a list of texts")
+        tensors[str(len(tensors))] = torch.from_numpy(np.array(array, order="C"))
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return {kind: str(len(tensors) - 1)}
+    if isinstance(value, Mapping):
+        return {"dict": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(v, tensors) for v in value]}
+    if isinstance(value, list):
+        return [_encode(v, tensors) for v in value]
+    hint = ", save its get_state()" if isinstance(value, torch.Generator) else ""
+    raise DataError(
+        f"a checkpoint cannot hold a {type(value).__name__}{hint}; it holds tensors, arrays, numbers, text and containers"
+    )
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "dict":
+        return {_decode(k, tensors): _decode(v, tensors) for k, v in content}
+    if kind == "tuple":
+        return tuple(_decode(v, tensors) for v in content)
+    if kind == "tensor":
+        return tensors[content]
+    array = tensors[content].numpy()
+    return array if kind == "array" else array[()]
