@@ -1,0 +1,115 @@
+"""Contrastive losses between brain, image and text embeddings."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from brainlens.nn.gather import gather, processes
+from brainlens.types import DataError
+
+CLIP_TEMPERATURE = 0.01  # the value that released CLIP models ended at (logit scale 100)
+
+
+def info_nce(
+    a: Tensor,
+    b: Tensor,
+    temperature: float = CLIP_TEMPERATURE,
+    *,
+    queue_a: Tensor | None = None,
+    queue_b: Tensor | None = None,
+    labels: Tensor | None = None,
+    queue_labels: Tensor | None = None,
+    repeats: str = "mask",
+) -> Tensor:
+    """Symmetric contrastive loss of paired rows a (n, d) and b (n, d), normalised here.
+
+    L = -1/n sum_i [ log p(b_i | a_i) + log p(a_i | b_i) ],  p(b_i | a_i) = exp(a_i.b_i/t) / sum_j exp(a_i.b_j/t)
+
+    (eq. 1 of "Bridging Vision, Language, and Brain": the two directions are added; CLIP takes half of it.) Queues
+    (q, d) add negatives to the sums and receive no gradient. Rows with equal integer `labels` show the same image, so
+    with repeats="mask" they leave each other's denominators, and with "positive" the log-probabilities of all of them
+    are averaged. In several processes the negatives of all of them count, with exact gradients (see `gather`): the
+    mean over processes is the loss of the joint batch.
+
+    Raises DataError for shapes that differ, a batch of fewer than 2 rows without a queue, a temperature <= 0.
+    """
+    _check(a, b, temperature, repeats)
+    rank, world = processes()
+    others = [x for x in (queue_a, queue_b) if x is not None and len(x)]
+    if len(a) * world < 2 and not others:
+        raise DataError(f"contrastive loss: a batch of {len(a)} has nothing to compare with; use at least 2 rows")
+    a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+    all_a, all_b = gather(a), gather(b)
+    every = None if labels is None else gather(labels)
+    place = torch.arange(len(a), device=a.device) + rank * len(a)
+    total = a.new_zeros(())
+    for query, gallery, queue in ((a, all_b, queue_b), (b, all_a, queue_a)):
+        same = None if labels is None or every is None else labels[:, None] == every[None]
+        if queue is not None and len(queue):
+            gallery = torch.cat([gallery, F.normalize(queue.detach(), dim=-1).to(gallery.dtype)])
+            if same is not None:
+                same = torch.cat([same, _queue_same(labels, queue_labels, len(queue))], 1)
+        total = total + _cross_entropy(query @ gallery.T / temperature, place, same, repeats)
+    return total
+
+
+def trimodal(
+    brain: Tensor,
+    image: Tensor | None,
+    text: Tensor | None,
+    *,
+    temperature: float = CLIP_TEMPERATURE,
+    queue: dict[str, Tensor] | None = None,
+    labels: Tensor | None = None,
+    weights: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
+    """L = w_image L(brain, image) + w_text L(brain, text); a modality that is None is left out.
+
+    queue: past embeddings under "brain", "image", "text" and their "labels" (see `MemoryQueue`).
+    """
+    if image is None and text is None:
+        raise DataError("contrastive loss: neither image nor text embeddings are given")
+    past = queue or {}
+    total = brain.new_zeros(())
+    for name, other, weight in (("image", image, weights[0]), ("text", text, weights[1])):
+        if other is None:
+            continue
+        loss = info_nce(
+            brain,
+            other,
+            temperature,
+            queue_a=past.get("brain"),
+            queue_b=past.get(name),
+            labels=labels,
+            queue_labels=past.get("labels"),
+        )
+        total = total + weight * loss
+    return total
+
+
+def _cross_entropy(logits: Tensor, place: Tensor, same: Tensor | None, repeats: str) -> Tensor:
+    if same is None:
+        return F.cross_entropy(logits, place)
+    own = torch.zeros_like(same).scatter_(1, place[:, None], True)
+    if repeats == "mask":
+        return F.cross_entropy(logits.masked_fill(same & ~own, -torch.inf), place)
+    right = same | own
+    log_p = logits.log_softmax(-1)
+    return -(log_p.masked_fill(~right, 0).sum(1) / right.sum(1)).mean()
+
+
+def _queue_same(labels: Tensor | None, queue_labels: Tensor | None, size: int) -> Tensor:
+    if labels is None or queue_labels is None or len(queue_labels) != size:
+        raise DataError(f"contrastive loss: labels are given but not the queue's {size} labels; pass queue_labels")
+    return labels[:, None] == queue_labels[None]
+
+
+def _check(a: Tensor, b: Tensor, temperature: float, repeats: str) -> None:
+    if a.shape != b.shape or a.ndim != 2:
+        raise DataError(f"contrastive loss: paired rows must have equal (n, d) shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if temperature <= 0:
+        raise DataError(f"contrastive loss: temperature {temperature} must be above 0; CLIP's is {CLIP_TEMPERATURE}")
+    if repeats not in ("mask", "positive"):
+        raise DataError(f"contrastive loss: repeats={repeats!r} is not one of ('mask', 'positive')")
