@@ -219,7 +219,7 @@ class _Truth:
         else:
             truth = np.asarray(truth)
             if truth.shape == (n, m) and truth.dtype == bool:
-                self.matrix, some = truth, truth.any(axis=1)
+                self.matrix, some = truth, np.asarray(truth.any(axis=1))
             elif truth.shape == (n,) and np.issubdtype(truth.dtype, np.integer):
                 self.index, some = truth, np.asarray((truth >= 0) & (truth < m))
             else:

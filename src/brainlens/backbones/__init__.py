@@ -1,0 +1,1 @@
+"""Pretrained networks as layered features: vision models, CLIP, diffusion models, captioners."""

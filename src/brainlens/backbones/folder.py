@@ -1,0 +1,160 @@
+"""Where a model's files are: a local folder or a hub name, both end as one folder that `from_pretrained` reads.
+
+Only safetensors weights and no code are taken from it. Nothing is fetched when the name is a folder, and without a
+network the answer is one line and not a wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from brainlens.types import DataError
+
+PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")  # what is fetched: configuration, vocabulary, weights
+REACH_S = 5.0  # seconds to wait for the hub before saying that it is not there
+
+
+def model_folder(name: str | Path, *, holding: str = "config.json") -> Path:
+    """The folder with the model's files, which contains the file `holding`.
+
+    name: a local folder, or a hub name such as "openai/clip-vit-large-patch14", looked up among the files fetched
+    before and then fetched.
+
+    Raises DataError naming the folder to provide where the model is not here and cannot be fetched.
+    """
+    local = Path(name).expanduser()
+    if local.is_dir():
+        if not (local / holding).is_file():
+            raise DataError(f"model folder {str(name)!r} has no {holding}; give the folder that save_pretrained wrote")
+        return local
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)) or str(name).startswith((".", "/")):
+        raise DataError(f"model {str(name)!r} is neither a folder nor a hub name like 'openai/clip-vit-large-patch14'")
+    found = _fetched(str(name), holding) or _fetch(str(name))
+    if not (found / holding).is_file():
+        raise DataError(f"model {str(name)!r} has no {holding} on the hub; give a local folder of another format instead")
+    return found
+
+
+def _fetched(name: str, holding: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except Exception:  # every reason for "not here" leads to the same next step, and their types change by version
+        return None
+    return folder if (folder / holding).is_file() and any(folder.rglob("*.safetensors")) else None
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    way_out = f"put its files (config.json, *.safetensors, ...) into a folder and give that folder instead of {name!r}"
+    if constants.HF_HUB_OFFLINE:
+        raise DataError(f"model {name!r} is not here and the hub is switched off; {way_out}")
+    address = urlsplit(constants.ENDPOINT)
+    if not any(os.environ.get(key) for key in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
+        try:
+            socket.create_connection((address.hostname or "", address.port or 443), timeout=REACH_S).close()
+        except OSError:
+            raise DataError(f"model {name!r} is not here and the hub cannot be reached; {way_out}") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(PATTERNS), etag_timeout=REACH_S))
+    except Exception as error:
+        said = " ".join(str(error).split())[:120]
+        raise DataError(f"model {name!r} cannot be fetched ({type(error).__name__}: {said}); {way_out}") from None
+
+
+def files_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a model's configuration, vocabulary and weights, in name order."""
+    digest = hashlib.sha256()
+    for path in sorted(p for pattern in PATTERNS for p in folder.rglob(pattern)):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises DataError naming the file if it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name} in {str(path.parent)!r} cannot be read as JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path.name} in {str(path.parent)!r} holds {type(value).__name__}, expected an object")
+    return value
+
+
+def library(name: str = "transformers") -> Any:
+    """The module `transformers` or `diffusers`, once it is certain that it can be used.
+
+    A torchvision that does not fit the installed torch makes both fail at import with an error that names neither.
+
+    Raises DataError with the way out in that case.
+    """
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is not None:
+        try:
+            importlib.import_module("torchvision")
+        except Exception as error:
+            said = " ".join(str(error).split())[:120]
+            raise DataError(
+                f"the installed torchvision is broken ({said}) and {name} cannot work beside it; brainlens does not need it: "
+                "run 'pip uninstall torchvision'"
+            ) from None
+    return importlib.import_module(name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load report; what it was told before holds again afterwards."""
+    log = library().utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def load_weights(kind: Any, folder: Path, **pieces: Any) -> Any:
+    """`kind.from_pretrained(folder)` from safetensors only, without remote code, and without weights left at random.
+
+    pieces: further arguments of the model's own constructor.
+
+    Raises DataError if the folder has no safetensors or lacks weights that the network needs.
+    """
+    if not any(folder.glob("*.safetensors")):
+        other = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"})
+        have = f"; it has {other}" if other else ""
+        raise DataError(
+            f"model folder {str(folder)!r} has no *.safetensors{have}; convert the weights with save_pretrained first"
+        )
+    try:
+        with quiet():
+            model, info = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **pieces
+            )
+    except DataError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:160]
+        raise DataError(f"model folder {str(folder)!r} cannot be loaded ({type(error).__name__}: {said})") from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise DataError(f"model folder {str(folder)!r} lacks {len(missing)} weights that the network needs, first {missing[0]!r}")
+    return model.eval().requires_grad_(False)
