@@ -83,6 +83,8 @@ def phantom_truth(
     """
     features = features if np.array_equal(features.ids, stimuli.ids) else features.take(stimuli.ids)
     features.check_finite()
+    if not 0 <= seed < 2**40:
+        raise DataError(f"seed {seed} is not in [0, 2**40)")
     if len(features) < 20:
         raise DataError(f"phantom: {len(features)} images are too few to scale its signals; give at least 20")
     space, units = anatomy(grid, subject=subject, seed=seed)
