@@ -17,14 +17,15 @@ import pandas as pd
 from torch import Tensor
 
 from brainlens import store
-from brainlens.align.encoders import ENCODERS, Decoder, VolumeShape, fit_cnn, fit_linear, fit_mlp, fit_ridge, fit_volume
+from brainlens.align.encoders import DESIGN, ENCODERS, Decoder, fit_cnn, fit_linear, fit_mlp, fit_ridge, fit_volume
 from brainlens.align.split import Part, Split, split_tables
 from brainlens.align.training import Training
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.metrics.statistics import paired_bootstrap
+from brainlens.nn.volume_encoder import Design
 from brainlens.types import DataError, Features, Responses, Result
 
-__all__ = ["ENCODERS", "Alignment", "Decoder", "Split", "Training", "VolumeShape", "align", "fit", "score", "shuffle_pairs"]
+__all__ = ["ENCODERS", "Alignment", "Decoder", "Split", "Training", "align", "fit", "score", "shuffle_pairs"]
 LINEAR = Training(steps=400, batch=512, lr=2e-3, average=0.98)
 Progress = Callable[[str, int, dict[str, float]], None]
 
@@ -44,8 +45,9 @@ def align(
     texts: Features | None = None,
     *,
     encoders: Iterable[str] = ("ridge", "ridge_whitened", "linear", "volume"),
-    training: Training | None = None,
-    shape: VolumeShape | None = None,
+    training: Training = Training(),
+    linear: Training = LINEAR,
+    design: Design = DESIGN,
     seed: int = 0,
     device: str = "cpu",
     folder: Path | None = None,
@@ -67,13 +69,21 @@ def align(
     if unknown or not names:
         raise DataError(f"encoder {unknown[0] if unknown else names!r} is not one of {list(ENCODERS)}")
     started = time.time()
-    training, shape = training or Training(), shape or VolumeShape()
     split = split_tables(responses, images, texts, seed=seed, device=device)
     fitted: dict[str, Decoder] = {}
     for name in names:
-        fitted[name] = fit(name, split, training, shape=shape, seed=seed, folder=folder, progress=progress, known=fitted)
+        fitted[name] = fit(
+            name, split, training, linear=linear, design=design, seed=seed, folder=folder, progress=progress, known=fitted
+        )
     result = _result(fitted, split, main=names[-1], seed=seed)
-    config = {"encoders": names, "training": asdict(training), "shape": asdict(shape), "seed": seed, "device": device}
+    config = {
+        "encoders": names,
+        "training": asdict(training),
+        "linear": asdict(linear),
+        "design": asdict(design),
+        "seed": seed,
+        "device": device,
+    }
     config |= {"images": images.model, "texts": None if texts is None else texts.model}
     data = [store.fingerprint(responses), store.fingerprint(images)]
     provenance = store.provenance(seed, device, data, started)
@@ -85,7 +95,8 @@ def fit(
     split: Split,
     training: Training,
     *,
-    shape: VolumeShape,
+    linear: Training = LINEAR,
+    design: Design = DESIGN,
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress | None = None,
@@ -101,15 +112,15 @@ def fit(
     if name in ("ridge", "ridge_whitened"):
         return fit_ridge(split, whitened=name == "ridge_whitened")
     if name == "linear":
-        return fit_linear(split, LINEAR, seed=seed, progress=tell)
+        return fit_linear(split, linear, seed=seed, progress=tell)
     if name == "mlp":
         return fit_mlp(split, training, seed=seed, folder=place, progress=tell)
     if name == "cnn":
         return fit_cnn(split, training, seed=seed, folder=place, progress=tell)
     start = None
-    if shape.start == "linear":
-        start = ((known or {}).get("linear") or fit_linear(split, LINEAR, seed=seed)).linear
-    return fit_volume(split, training, shape=shape, start_from=start, seed=seed, folder=place, progress=tell)
+    if design.per_patch and design.class_token == "sum":
+        start = ((known or {}).get("linear") or fit_linear(split, linear, seed=seed)).linear
+    return fit_volume(split, training, design=design, start_from=start, seed=seed, folder=place, progress=tell)
 
 
 def embeddings(decoder: Decoder, part: Part) -> dict[str, tuple[Tensor, Tensor]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from brainlens.align.split import Part, Split
 from brainlens.align.training import Progress, Training, reciprocal_rank, train_contrastive
 from brainlens.nn import decoders
-from brainlens.nn.volume_encoder import VolumeEncoder
+from brainlens.nn.volume_encoder import Design, VolumeEncoder
 from brainlens.types import DataError, Volume
 
 ENCODERS = ("ridge", "ridge_whitened", "linear", "mlp", "cnn", "volume")
@@ -41,17 +41,11 @@ class Decoder:
     linear: decoders.LinearDecoder | None = None
 
 
-@dataclass(frozen=True)
-class VolumeShape:
-    """Size of the volume encoder: cubic patches of `patch` voxels a side, `depth` blocks of `width` with `heads` heads."""
-
-    patch: int = 7
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    dropout: float = 0.1
-    patch_dropout: float = 0.1
-    start: str = "linear"
+# Patches of 28 mm at 4 mm voxels, each with a projection of its own, and a class token that carries their sum: the
+# form that can start from a linear decoder. A Design without these two starts from scratch.
+DESIGN = Design(
+    patch=7, width=128, depth=2, heads=4, per_patch=True, class_token="sum", zero_init=True, dropout=0.1, patch_dropout=0.1
+)
 
 
 def fit_ridge(split: Split, *, whitened: bool = False, alphas: tuple[float, ...] = ALPHAS) -> Decoder:
@@ -171,7 +165,7 @@ def fit_volume(
     split: Split,
     training: Training,
     *,
-    shape: VolumeShape = VolumeShape(),
+    design: Design = DESIGN,
     start_from: decoders.LinearDecoder | None = None,
     seed: int = 0,
     folder: Path | None = None,
@@ -182,21 +176,11 @@ def fit_volume(
     With `start_from` the patch projections start as that linear decoder, cut into patches, and the blocks start at
     zero, so that training begins where the linear decoder ends and adds what lies beyond it.
     """
-    mask = torch.from_numpy(_volume(split).mask)
+    space = _volume(split)
+    design = replace(design, embed_dim=split.train.image.shape[1])
 
     def build() -> nn.Module:
-        module = VolumeEncoder(
-            mask,
-            patch=shape.patch,
-            width=shape.width,
-            depth=shape.depth,
-            heads=shape.heads,
-            embed_dim=split.train.image.shape[1],
-            class_token="sum" if start_from is not None else "learned",
-            per_patch=start_from is not None,
-            dropout=shape.dropout,
-            patch_dropout=shape.patch_dropout,
-        )
+        module = VolumeEncoder(space.mask, design, seed=seed)
         if start_from is not None:
             module.load_linear(start_from.weights, start_from.intercept - start_from.mean @ start_from.weights)
         return module

@@ -65,7 +65,7 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs; batches and dropout are drawn from (seed, step), so no generator is stored."""
-        parts = {"module": self.module, "averaged": self.averaged, "optimiser": self.optimiser}
+        parts: dict[str, Any] = {"module": self.module, "averaged": self.averaged, "optimiser": self.optimiser}
         state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
         return state | {k: getattr(self, k) for k in ("best", "log", "step", "best_loss", "stale")}
 

@@ -1,0 +1,219 @@
+"""The alignment on small made-up recordings: splits, the loop, exact resume, controls, bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from brainlens.align import Training, align, shuffle_pairs
+from brainlens.align.encoders import DESIGN, fit_linear, fit_ridge, fit_volume
+from brainlens.align.split import gather_mean, split_tables
+from brainlens.align.training import draw_batch, learning_rate, repeat_weights, train_contrastive
+from brainlens.nn.decoders import ComponentDecoder
+from brainlens.types import DataError, Features, Responses, Volume
+
+SHAPE = replace(DESIGN, patch=3, width=32, depth=2, heads=2)
+QUICK = Training(steps=30, batch=32, evaluate_every=10, checkpoint_every=10, lr=1e-3)
+
+
+def recording(n: int = 120, repeats: int = 2, noise: float = 1.0) -> tuple[Responses, Features, Features]:
+    """Responses of a 6 x 6 x 6 brain, half of whose voxels read a 12-dimensional embedding linearly."""
+    rng = np.random.default_rng(5)
+    z = rng.normal(size=(n, 12)).astype(np.float32)
+    mask = np.zeros((6, 6, 6), dtype=bool)
+    mask[:5, :, :] = True
+    v = int(mask.sum())
+    weights = rng.normal(size=(12, v)) * (np.arange(v) < v // 2)
+    ids = np.array([f"i{i:03d}" for i in range(n)])
+    stimulus = np.repeat(ids, repeats)
+    data = np.repeat(z @ weights, repeats, axis=0) + noise * rng.normal(size=(n * repeats, v))
+    split = np.where(np.arange(n) < n - 30, "train", "test")
+    trials = pd.DataFrame({"stimulus": stimulus, "split": np.repeat(split, repeats), "repeat": np.tile(range(repeats), n)})
+    order = rng.permutation(len(trials))
+    units = pd.DataFrame({"roi": np.where(np.arange(v) < v // 2, "FFA", "")})
+    responses = Responses(data[order].astype(np.float32), trials.iloc[order], units, Volume(mask, np.diag([4.0, 4, 4, 1])))
+    text = (z + 0.1 * rng.normal(size=z.shape)).astype(np.float32)
+    return responses, Features({"image": z}, ids, "made up"), Features({"text": text}, ids, "made up")
+
+
+def test_every_encoder_finds_the_images_and_shuffled_pairs_do_not():
+    responses, images, texts = recording()
+    found = align(
+        responses,
+        images,
+        texts,
+        encoders=("ridge", "ridge_whitened", "linear", "mlp", "cnn", "volume"),
+        training=QUICK,
+        design=SHAPE,
+    )
+    metrics = found.result.metrics
+    for name in ("ridge", "ridge_whitened", "linear", "volume"):
+        for direction in ("brain->image", "image->brain", "brain->text", "text->brain"):
+            assert metrics[f"align/{name}/retrieval/{direction}/top5"] > 3 * 5 / 30, (name, direction)
+    assert metrics["retrieval/brain->image/chance1"] == pytest.approx(1 / 30)
+    assert set(found.result.tables["comparison"]["encoder"]) == {"ridge", "ridge_whitened", "linear", "mlp", "cnn", "volume"}
+    assert found.result.arrays["embedding/brain"].shape == (30, 12)
+    control = align(
+        shuffle_pairs(responses, seed=1),
+        images,
+        texts,
+        encoders=("ridge", "linear"),
+        training=QUICK,
+        linear=replace(QUICK, steps=100),
+        design=SHAPE,
+    )
+    for name in ("ridge", "linear"):
+        low = control.result.metrics[f"align/{name}/retrieval/brain->image/top5.low"]
+        assert low <= 5 / 30
+
+
+def test_volume_starts_where_the_linear_decoder_ends():
+    responses, images, texts = recording()
+    split = split_tables(responses, images, texts)
+    linear = fit_linear(split, QUICK, components=40)
+    started = fit_volume(split, replace(QUICK, steps=0), design=SHAPE, start_from=linear.linear)
+    x = split.test.mean()
+    a, b = linear.embed(x)[0], started.embed(x)[0]
+    cosine = torch.nn.functional.cosine_similarity(a, b)
+    assert cosine.min() > 0.98
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    responses, images, texts = recording()
+    split = split_tables(responses, images, texts)
+    v = split.train.x.shape[1]
+
+    def fresh() -> ComponentDecoder:
+        torch.manual_seed(0)
+        return ComponentDecoder(v, 12, dropout=0.5)
+
+    whole = fresh()
+    train_contrastive(whole, split, QUICK, seed=3)
+
+    class Killed(Exception):
+        pass
+
+    def stop_at_20(step: int, record: dict[str, float]) -> None:
+        if step == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_contrastive(fresh(), split, QUICK, seed=3, folder=tmp_path, progress=stop_at_20)
+    resumed = fresh()
+    steps = []
+    train_contrastive(resumed, split, QUICK, seed=3, folder=tmp_path, progress=lambda step, record: steps.append(step))
+    assert steps == [20, 30]
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_callers_random_state_is_left_alone():
+    responses, images, texts = recording(60)
+    before = torch.get_rng_state()
+    align(responses, images, texts, encoders=("linear", "volume"), training=replace(QUICK, steps=10), linear=QUICK, design=SHAPE)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_same_seed_same_numbers():
+    responses, images, texts = recording(80)
+    runs = [
+        align(responses, images, texts, encoders=("volume",), training=replace(QUICK, steps=10), linear=QUICK, design=SHAPE)
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(runs[0].result.arrays["embedding/brain"], runs[1].result.arrays["embedding/brain"])
+
+
+def test_means_and_batches_against_a_plain_loop():
+    responses, images, texts = recording(40, repeats=3)
+    part = split_tables(responses, images, texts).train
+    trials = responses.trials
+    for i in (0, 5):
+        rows = (trials["stimulus"] == part.ids[i]).to_numpy()
+        np.testing.assert_allclose(part.mean()[i].numpy(), responses.data[rows].mean(0), rtol=1e-5, atol=1e-5)
+    weights = torch.tensor([[1.0, 0.0, 1.0]])
+    got = gather_mean(part.x, torch.tensor([[0, -1, 2]]), weights)
+    torch.testing.assert_close(got[0], (part.x[0] + part.x[2]) / 2)
+    x, chosen = draw_batch(part, replace(QUICK, repeats="mean"), seed=1, step=4)
+    torch.testing.assert_close(x, part.mean()[chosen])
+
+
+def test_subsets_of_repeats_are_never_empty_and_never_hold_a_missing_one():
+    rows = torch.tensor([[0, 1, 2], [3, -1, -1], [4, 5, -1]])
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.stack([repeat_weights(rows, "subset", generator) for _ in range(200)])
+    assert (seen.sum(2) >= 1).all()
+    assert not seen[:, rows < 0].any()
+    assert set(seen[:, 0].sum(1).tolist()) == {1.0, 2.0, 3.0}
+
+
+def test_learning_rate_warms_up_and_falls():
+    training = Training(steps=100, warmup=0.1, lr=1.0, min_lr=0.01)
+    rates = [learning_rate(s, training) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.01, abs=2e-3)
+    assert (np.diff(rates[10:]) <= 0).all()
+
+
+def test_ridge_reports_what_it_chose():
+    responses, images, _ = recording(60)
+    decoder = fit_ridge(split_tables(responses, images), whitened=True)
+    assert set(decoder.chosen) == {"alpha_image"}
+    assert decoder.parameters == decoder.linear.weights.numel() + 12
+
+
+def spoil(kind: str, responses: Responses, images: Features) -> tuple[Responses, Features]:
+    trials = responses.trials.copy()
+    if kind == "leak":
+        trials.loc[trials.index[(trials["split"] == "test").to_numpy()][0], "stimulus"] = "i000"
+    if kind == "no split":
+        trials = trials.drop(columns="split")
+    if kind == "no test":
+        trials["split"] = "train"
+    if kind == "other ids":
+        images = Features({"image": images["image"]}, np.array([f"x{i}" for i in range(len(images))]), "made up")
+    if kind == "nan":
+        data = responses.data.copy()
+        data[0, :100] = np.nan
+        responses = replace(responses, data=data)
+    if kind == "layer":
+        images = Features({"pooled": images["image"]}, images.ids, "made up")
+    return replace(responses, trials=trials), images
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("leak", "more than one part of the split"),
+        ("no split", "no column 'split'"),
+        ("no test", "no trial has split 'test'"),
+        ("other ids", "ids are not there"),
+        ("nan", "NaN or infinite"),
+        ("layer", "no layer 'image'"),
+    ],
+)
+def test_bad_input_is_one_line(kind: str, message: str):
+    responses, images, _ = recording(60)
+    responses, images = spoil(kind, responses, images)
+    with pytest.raises(DataError, match=message) as error:
+        align(responses, images, encoders=("ridge",))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_encoder_lists_the_known_ones():
+    responses, images, _ = recording(60)
+    with pytest.raises(DataError, match="ridge_whitened"):
+        align(responses, images, encoders=("transformer",))
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_images():
+    responses, images, texts = recording(60)
+    split = split_tables(responses, images, texts)
+    module = ComponentDecoder(split.train.x.shape[1], 12)
+    torch.nn.init.constant_(module.linear.weight, float("nan"))
+    with pytest.raises(DataError, match="in a batch with"):
+        train_contrastive(module, split, QUICK)
