@@ -26,6 +26,7 @@ from brainlens.nn.volume_encoder import Design
 from brainlens.types import DataError, Features, Responses, Result
 
 __all__ = ["ENCODERS", "Alignment", "Decoder", "Split", "Training", "align", "fit", "score", "shuffle_pairs"]
+TRAINING = Training()
 LINEAR = Training(steps=400, batch=512, lr=2e-3, average=0.98)
 Progress = Callable[[str, int, dict[str, float]], None]
 
@@ -45,7 +46,7 @@ def align(
     texts: Features | None = None,
     *,
     encoders: Iterable[str] = ("ridge", "ridge_whitened", "linear", "volume"),
-    training: Training = Training(),
+    training: Training = TRAINING,
     linear: Training = LINEAR,
     design: Design = DESIGN,
     seed: int = 0,
