@@ -201,14 +201,17 @@ class TSConv(nn.Module):
             mean_window = moments[-1, :-1] / count
             covariance = moments[:-1, :-1] / count - torch.outer(mean_window, mean_window)
             mean, variance = weight @ mean_window + bias, torch.einsum("kt,ts,ks->k", weight, covariance, weight)
-            assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            assert norm.num_batches_tracked is not None
             with torch.no_grad():
                 rate = norm.momentum or 0.1
                 norm.running_mean.lerp_(mean.to(norm.running_mean), rate)
                 norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var), rate)
                 norm.num_batches_tracked.add_(1)
         else:
-            assert norm.running_mean is not None and norm.running_var is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             mean, variance = norm.running_mean.double(), norm.running_var.double()
         gain = norm.weight.double() / torch.sqrt(variance + norm.eps)
         shift = (bias - mean) * gain + norm.bias.double()
