@@ -25,10 +25,10 @@ def pictures(n: int, *, seed: int = 0) -> tuple[Stimuli, Features]:
     table = pd.DataFrame({"domain": domain, "objects": objects, "split": np.where(np.arange(n) < 0.8 * n, "train", "test")})
     hidden = rng.standard_normal((n, 24)) + 0.5 * (domain == "faces")[:, None]
     data = {name: hidden @ rng.standard_normal((24, 32)) for name in LAYERS}
-    data["embedding"] = hidden @ rng.standard_normal((24, 16))
+    data["image"] = hidden @ rng.standard_normal((24, 16))
     tokens = {name: rng.standard_normal((n, 16, 12)) for name in LAYERS}
     images = np.zeros((n, 4, 4, 3), dtype=np.uint8)
-    grid = {name: (4, 4) for name in LAYERS}
+    grid = dict.fromkeys(LAYERS, (4, 4))
     return Stimuli(ids, images, table=table), Features(data, ids, "small", tokens, grid)
 
 
@@ -91,7 +91,7 @@ def test_feature_noise_has_kappa_times_the_covariance_of_the_signals(truth) -> N
 def test_voxels_outside_the_regions_do_not_follow_the_images(stimuli_features, recording) -> None:
     z = recording.zscore()
     outside = np.flatnonzero(~z.units["informative"].to_numpy())[::20]
-    embedding = stimuli_features[1].data["embedding"]
+    embedding = stimuli_features[1].data["image"]
     row = {name: i for i, name in enumerate(stimuli_features[0].ids)}
     x = embedding[[row[name] for name in z.trials["stimulus"]]]
     x = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -194,7 +194,7 @@ def test_category_regions_prefer_their_domain(stimuli_features, truth) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.6])
 def test_the_private_share_is_what_is_asked_and_no_voxel_carries_it(stimuli_features, share: float) -> None:
-    embedding = stimuli_features[1].data["embedding"]
+    embedding = stimuli_features[1].data["image"]
     hidden, strength = private_part(embedding, share, seed=0)
     centred = embedding - embedding.mean(axis=0)
     kept = centred - hidden @ (strength[:, None] * (hidden.T @ centred)) / len(hidden)

@@ -88,7 +88,7 @@ def test_the_ideal_observer_is_not_worse_than_ridge() -> None:
     ids = np.array([f"p{i:04d}" for i in range(n)])
     hidden = rng.standard_normal((n, 20))
     layers = {"a": hidden @ rng.standard_normal((20, 40)), "b": hidden @ rng.standard_normal((20, 40))}
-    features = Features({**layers, "embedding": hidden @ rng.standard_normal((20, 12))}, ids, "linear")
+    features = Features({**layers, "image": hidden @ rng.standard_normal((20, 12))}, ids, "linear")
     table = pd.DataFrame({"split": np.where(np.arange(n) < 320, "train", "test")})
     stimuli = Stimuli(ids, np.zeros((n, 2, 2, 3), np.uint8), table=table)
     truth = phantom_truth(stimuli, features, private=0.2)
@@ -97,8 +97,8 @@ def test_the_ideal_observer_is_not_worse_than_ridge() -> None:
     names = test.trials["stimulus"].to_numpy(dtype=str)
     scores = ideal_scores(test.data, names, truth, repeats=test.trials["repeats"].to_numpy())
     ideal = (scores > np.diag(scores)[:, None]).sum(axis=1)
-    goal = features.take(train.trials["stimulus"].to_numpy(dtype=str)).data["embedding"]
-    gallery = features.take(names).data["embedding"]
+    goal = features.take(train.trials["stimulus"].to_numpy(dtype=str)).data["image"]
+    gallery = features.take(names).data["image"]
     ridges = [ridge_ranks(train.data, goal, test.data, gallery, alpha) for alpha in (0.01, 0.1, 1.0, 10.0)]
     best = max((ranks == 0).mean() for ranks in ridges)
     assert (ideal == 0).mean() >= best > 3 / len(names)

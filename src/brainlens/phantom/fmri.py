@@ -74,10 +74,10 @@ def phantom_truth(
 ) -> PhantomTruth:
     """The generative model of one subject for these images and features.
 
-    features: any network; layers with tokens feed V1 to V4, global tokens the other regions, a layer named "embedding" is
-    the target of decoding that no voxel reads (without one, the last global layer is the target). private: the share q of
-    the target's variance that no voxel carries, see `private_part`. The truth depends on the set of images given, by the
-    means and variances over it.
+    features: any network; layers with tokens feed V1 to V4, global tokens the other regions; a layer named "image" (as
+    `backbones` names the embedding) is the target of decoding that no voxel reads; without one the last global layer is
+    the target. private: the share q of the target's variance that no voxel carries, see `private_part`. The truth depends
+    on the set of images given, by the means and variances over it.
 
     Raises DataError where ids do not match, features are missing or not finite, private is outside [0, 1).
     """
@@ -218,7 +218,7 @@ def make_fmri(
 
 
 def _target(features: Features) -> np.ndarray:
-    """The embedding to be decoded: the layer "embedding", or else the last global layer."""
+    """The embedding to be decoded: the layer "image", or else the last global layer."""
     if TARGET in features.data:
         return features.data[TARGET]
     _, whole = readable_layers(features)

@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 from brainlens.phantom.noise import smooth_field
 from brainlens.types import DataError, Features, Stimuli
 
-TARGET = "embedding"  # a feature layer of this name is the embedding to be decoded; no voxel reads it
+TARGET = "image"  # a feature layer of this name is the embedding to be decoded; no voxel reads it
 RETINOTOPIC = ("V1", "V2V3", "V4")
 # relative depth in the network that the region spans, from its posterior to its anterior end
 DEPTH = {
@@ -46,12 +46,25 @@ HERMITE = np.polynomial.hermite_e.hermegauss(9)
 
 
 def readable_layers(features: Features) -> tuple[list[int], list[int]]:
-    """Numbers, into features.layer, of the layers with spatial tokens and of those with a global token."""
+    """Numbers, into features.layer, of the layers with spatial tokens and of those with a global token that varies.
+
+    The class token at the input of a transformer is the same for every image, so nothing can read it.
+    """
     names = [name for name in features.layer if name != TARGET]
     if not names:
         raise DataError(f"{features.model}: the only layer is {TARGET!r}, which no voxel reads; add a layer of the network")
     number = {name: i for i, name in enumerate(features.layer)}
-    return [number[n] for n in names if n in features.tokens], [number[n] for n in names if n in features.data]
+    varies = [n for n in names if n in features.data and _varies(features.data[n])]
+    spatial = [n for n in names if n in features.tokens]
+    if not spatial and not varies:
+        raise DataError(f"{features.model}: layer {names[0]!r} never changes over the images; give more images or other layers")
+    return [number[n] for n in spatial], [number[n] for n in varies]
+
+
+def _varies(array: np.ndarray) -> bool:
+    """Whether some channel differs between images by more than rounding."""
+    some = np.asarray(array[:256], dtype=np.float64)
+    return bool((some.std(axis=0) > 1e-3 * np.abs(some).mean() + 1e-12).any())
 
 
 def readout_table(units: pd.DataFrame, features: Features, domains: pd.DataFrame) -> pd.DataFrame:
