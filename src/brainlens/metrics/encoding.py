@@ -1,0 +1,207 @@
+"""How well predicted responses fit measured ones: R2, correlation, noise ceiling, intervals over test images.
+
+A unit whose score is not defined (constant responses, one repeat only) is NaN and counted, never 0: a zero would enter
+every mean as a bad prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from brainlens.metrics.statistics import bootstrap_counts, interval
+from brainlens.types import DataError
+
+MIN_IMAGES = 8  # with fewer, resamples that hold one image only are no longer negligible
+_BLOCK = 2048  # units scored at a time
+
+
+@dataclass(frozen=True)
+class NoiseCeiling:
+    """ncsnr (unit,) and ceiling (unit,), the largest R2 that any model can reach; all NaN with defined=False
+    when no stimulus was repeated."""
+
+    ncsnr: np.ndarray
+    ceiling: np.ndarray
+    defined: bool
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score per unit with its interval over test images, and of its mean over the chosen units.
+
+    value, low, high (unit,); mean, mean_low, mean_high; constant: units without variance, whose score is NaN;
+    drawn (resample,) the resampled means, for paired comparisons of models on the same resamples.
+    """
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    mean: float
+    mean_low: float
+    mean_high: float
+    constant: int
+    drawn: np.ndarray
+
+
+def r2(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """R2 = 1 - sum_m (y - yhat)^2 / sum_m (y - mean y)^2 over rows, per unit: (image, unit) x 2 -> (unit,).
+
+    Raw, not divided by the ceiling, negative for predictions worse than the mean; NaN for constant units.
+    Yang, Gee, Shi 2024 (Brain Decodes Deep Nets), section 4.1.
+    """
+    guess, target = _pair(prediction, truth)
+    error = ((target - guess) ** 2).sum(axis=0)
+    total = ((target - target.mean(axis=0)) ** 2).sum(axis=0)
+    return _divide(total - error, total, np.ptp(target, axis=0) > 0)
+
+
+def pearson(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Correlation over rows per unit, (image, unit) x 2 -> (unit,); NaN where either side is constant."""
+    guess, target = _pair(prediction, truth)
+    moves = (np.ptp(guess, axis=0) > 0) & (np.ptp(target, axis=0) > 0)
+    guess, target = guess - guess.mean(axis=0), target - target.mean(axis=0)
+    scale = np.sqrt((guess**2).sum(axis=0) * (target**2).sum(axis=0))
+    return _divide((guess * target).sum(axis=0), scale, moves)
+
+
+def noise_ceiling(data: np.ndarray, stimulus: Sequence[str] | np.ndarray, *, averaged: bool = True) -> NoiseCeiling:
+    """Noise ceiling of responses (trial, unit) to stimuli (trial,) seen once or more often.
+
+        sigma_n^2 = variance within a stimulus (ddof 1, pooled over stimuli by their degrees of freedom)
+        sigma_s^2 = max(variance of all trials - sigma_n^2, 0),   ncsnr = sigma_s / sigma_n
+        ceiling = ncsnr^2 / (ncsnr^2 + mean over stimuli of 1 / repeats)      (averaged; else 1 / 1)
+
+    The mean of 1/n is NSD's (A/3 + B/2 + C) / (A + B + C) for mixed repeats. With equal repeats the pooled variance is
+    NSD's mean over images. Allen et al. 2022 (NSD). Raises DataError when trials and stimuli do not match.
+    """
+    array, names = np.asarray(data), np.asarray(stimulus)
+    if array.ndim != 2 or len(array) != len(names):
+        raise DataError(f"noise ceiling needs (trial, unit) and one stimulus per trial, got {array.shape} and {len(names)}")
+    _, group, counts = np.unique(names, return_inverse=True, return_counts=True)
+    freedom = int((counts - 1).sum())
+    if freedom == 0 or len(counts) < 2:
+        undefined = np.full(array.shape[1], np.nan)
+        return NoiseCeiling(undefined, undefined.copy(), False)
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(len(counts)))
+    snr = np.empty(array.shape[1])
+    for start in range(0, array.shape[1], _BLOCK):
+        part = np.asarray(array[:, start : start + _BLOCK], dtype=np.float64)[order]
+        part = part - part.mean(axis=0)
+        sums = np.add.reduceat(part, starts, axis=0)
+        within = ((part**2).sum(axis=0) - (sums**2 / counts[:, None]).sum(axis=0)) / freedom
+        signal = np.maximum(part.var(axis=0) - within, 0)
+        snr[start : start + _BLOCK] = np.sqrt(_divide(signal, within, within > 1e-12 * np.maximum(part.var(axis=0), 1e-300)))
+    inverse = float((1 / counts).mean()) if averaged else 1.0
+    return NoiseCeiling(snr, snr**2 / (snr**2 + inverse), True)
+
+
+def of_ceiling(score: np.ndarray, ceiling: np.ndarray, *, least: float = 0.0) -> np.ndarray:
+    """R2 / ceiling per unit; NaN where the ceiling is undefined or not above `least`, since x / 0 says nothing."""
+    values, top = np.asarray(score, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
+    if values.shape != top.shape:
+        raise DataError(f"score {values.shape} and ceiling {top.shape} must have the same units")
+    return _divide(values, top, np.isfinite(top) & (np.where(np.isfinite(top), top, least) > least))
+
+
+def distance_to_best(scores: np.ndarray, *, reduce: str = "mean") -> np.ndarray:
+    """Distance of each model to the model-wise maximum: scores (model, unit) -> (model,).
+
+    sqrt(mean_i (max_m s_mi - s_mi)^2). The paper calls it the root *sum* of squares, but figures such as .005 over
+    hundreds of vertices are only possible for the mean; reduce="sum" gives what the title says. Units that are NaN for
+    any model are left out. Brain Decodes Deep Nets, table 1.
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or reduce not in ("mean", "sum"):
+        raise DataError(f"distance_to_best needs (model, unit) and reduce 'mean' or 'sum', got {table.shape} and {reduce!r}")
+    table = table[:, np.isfinite(table).all(axis=0)]
+    if not table.shape[1]:
+        raise DataError("distance_to_best: no unit has a score for every model")
+    squares = (table.max(axis=0) - table) ** 2
+    return np.sqrt(squares.mean(axis=1) if reduce == "mean" else squares.sum(axis=1))
+
+
+def bootstrap_score(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    score: str = "r2",
+    units: np.ndarray | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Scored:
+    """R2 or correlation of every unit with percentile intervals over resampled test images, as matrix products.
+
+    With counts C (resample, image), sums of a resample are C @ e^2, C @ y, C @ y^2 (and C @ yhat, C @ yhat^2,
+    C @ y yhat): three to five products instead of one gather per resample. `units` (bool) are those whose mean is taken.
+    Raises DataError for fewer than 8 test images.
+    """
+    if score not in ("r2", "pearson"):
+        raise DataError(f"score {score!r} is not one of 'r2', 'pearson'")
+    if prediction.shape != truth.shape or truth.ndim != 2:
+        raise DataError(f"prediction {prediction.shape} and truth {truth.shape} must both be (image, unit)")
+    n, n_units = truth.shape
+    if n < MIN_IMAGES:
+        raise DataError(f"intervals need at least {MIN_IMAGES} test images, got {n}; test on more images or use resamples=0")
+    chosen = np.ones(n_units, bool) if units is None else np.asarray(units)
+    if chosen.shape != (n_units,) or chosen.dtype != bool:
+        raise DataError(f"units must be a bool mask of {n_units} units, got {chosen.dtype} {chosen.shape}")
+    plain = r2 if score == "r2" else pearson
+    value, low, high = np.empty(n_units), np.full(n_units, np.nan), np.full(n_units, np.nan)
+    counts = bootstrap_counts(n, resamples, seed).astype(np.float32)
+    total, used = np.zeros(resamples), 0
+    for start in range(0, n_units, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        value[block] = plain(prediction[:, block], truth[:, block])
+        fine = np.flatnonzero(np.isfinite(value[block])) + start
+        if not len(fine):
+            continue
+        drawn = _resampled(prediction[:, fine], truth[:, fine], counts, score)
+        low[fine], high[fine] = interval(drawn, level)
+        total += drawn[:, chosen[fine]].sum(axis=1, dtype=np.float64)
+        used += int(chosen[fine].sum())
+    constant = int((~np.isfinite(value)).sum())
+    if not used:
+        return Scored(value, low, high, np.nan, np.nan, np.nan, constant, np.full(resamples, np.nan))
+    means = total / used
+    mean_low, mean_high = interval(means, level)
+    mean = float(value[chosen & np.isfinite(value)].mean())
+    return Scored(value, low, high, mean, float(mean_low), float(mean_high), constant, means)
+
+
+def _resampled(prediction: np.ndarray, truth: np.ndarray, counts: np.ndarray, score: str) -> np.ndarray:
+    """Scores of every resample: (resample, unit) float32. Truth is centred first, so that the sums do not cancel."""
+    n = np.float32(truth.shape[0])
+    scale = truth.std(axis=0, dtype=np.float64)
+    target = ((truth - truth.mean(axis=0, dtype=np.float64)) / scale).astype(np.float32)
+    spread = counts @ target**2 - (counts @ target) ** 2 / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if score == "r2":
+            error = ((prediction - truth) / scale).astype(np.float32)
+            return 1 - (counts @ error**2) / spread
+        guess = prediction - prediction.mean(axis=0, dtype=np.float64)
+        guess = (guess / guess.std(axis=0)).astype(np.float32)
+        shared = counts @ (guess * target) - (counts @ guess) * (counts @ target) / n
+        return shared / np.sqrt(spread * (counts @ guess**2 - (counts @ guess) ** 2 / n))
+
+
+def _pair(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    guess, target = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if guess.shape != target.shape or guess.ndim != 2:
+        raise DataError(f"prediction {guess.shape} and truth {target.shape} must both be (image, unit)")
+    if len(guess) < 2:
+        raise DataError(f"a score needs at least 2 test images, got {len(guess)}")
+    for name, array in (("prediction", guess), ("truth", target)):
+        if not np.isfinite(array).all():
+            raise DataError(f"{name} holds {int((~np.isfinite(array)).sum())} NaN or infinite values; drop such units first")
+    return guess, target
+
+
+def _divide(top: np.ndarray, bottom: np.ndarray, where: np.ndarray) -> np.ndarray:
+    out = np.full(np.shape(top), np.nan)
+    np.divide(top, bottom, out=out, where=where)
+    return out

@@ -1,0 +1,119 @@
+"""Encoding scores against scikit-learn, plain loops and simulated noise ceilings."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import r2_score
+
+from brainlens.metrics import encoding as e
+from brainlens.metrics.statistics import bootstrap_counts
+from brainlens.types import DataError
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.normal(size=(40, 7)) + 5
+GUESS = TRUTH + RNG.normal(size=(40, 7)) * np.linspace(0.1, 2, 7)
+
+
+def test_r2_and_pearson_per_unit():
+    np.testing.assert_allclose(e.r2(GUESS, TRUTH), r2_score(TRUTH, GUESS, multioutput="raw_values"))
+    loop = [np.corrcoef(GUESS[:, i], TRUTH[:, i])[0, 1] for i in range(7)]
+    np.testing.assert_allclose(e.pearson(GUESS, TRUTH), loop)
+
+
+def test_constant_units_are_nan_and_counted():
+    truth = TRUTH.copy()
+    truth[:, 2] = 5.0
+    assert np.isnan(e.r2(GUESS, truth)[2])
+    assert np.isnan(e.pearson(GUESS, truth)[2])
+    scored = e.bootstrap_score(GUESS, truth, resamples=50)
+    assert scored.constant == 1
+    assert np.isnan(scored.low[2])
+    np.testing.assert_allclose(scored.mean, np.nanmean(e.r2(GUESS, truth)))
+
+
+@pytest.mark.parametrize("score", ["r2", "pearson"])
+def test_bootstrap_equals_a_plain_loop(score, monkeypatch):
+    monkeypatch.setattr(e, "_BLOCK", 3)
+    units = np.array([1, 1, 0, 1, 0, 1, 1], bool)
+    scored = e.bootstrap_score(GUESS, TRUTH, score=score, units=units, resamples=100, seed=4)
+    plain = e.r2 if score == "r2" else e.pearson
+    rows = [np.repeat(np.arange(40), c) for c in bootstrap_counts(40, 100, 4)]
+    drawn = np.array([plain(GUESS[r], TRUTH[r]) for r in rows])
+    np.testing.assert_allclose(scored.low, np.quantile(drawn, 0.025, axis=0), atol=1e-5)
+    np.testing.assert_allclose(scored.high, np.quantile(drawn, 0.975, axis=0), atol=1e-5)
+    np.testing.assert_allclose(scored.drawn, drawn[:, units].mean(1), atol=1e-5)
+    np.testing.assert_allclose(scored.mean, plain(GUESS, TRUTH)[units].mean())
+    assert scored.mean_low < scored.mean < scored.mean_high
+
+
+def simulate(snr, repeats, seed=0):
+    rng = np.random.default_rng(seed)
+    names = np.repeat([f"i{i}" for i in range(len(repeats))], repeats)
+    signal = np.repeat(rng.normal(size=(len(repeats), 200)), repeats, axis=0) * snr
+    return signal + rng.normal(size=signal.shape), names
+
+
+@pytest.mark.parametrize("repeats", [np.full(400, 3), np.tile([1, 2, 3, 3], 150)])
+def test_noise_ceiling_recovers_the_truth(repeats):
+    data, names = simulate(0.8, repeats)
+    shuffled = np.random.default_rng(1).permutation(len(names))
+    found = e.noise_ceiling(data[shuffled], names[shuffled])
+    assert found.defined
+    assert np.mean(found.ncsnr) == pytest.approx(0.8, abs=0.02)
+    share = (1 / repeats).mean()
+    assert np.mean(found.ceiling) == pytest.approx(0.64 / (0.64 + share), abs=0.01)
+    single = e.noise_ceiling(data, names, averaged=False)
+    assert np.mean(single.ceiling) == pytest.approx(0.64 / 1.64, abs=0.01)
+
+
+def test_noise_ceiling_is_what_the_best_model_reaches():
+    rng = np.random.default_rng(2)
+    signal = rng.normal(size=(2000, 50)) * 0.6
+    trials = signal[:, None] + rng.normal(size=(2000, 3, 50))
+    reached = e.r2(signal, trials.mean(1)).mean()
+    ceiling = e.noise_ceiling(trials.reshape(6000, 50), np.repeat(np.arange(2000).astype(str), 3)).ceiling.mean()
+    assert reached == pytest.approx(ceiling, abs=0.01)
+
+
+def test_noise_ceiling_by_hand():
+    data = np.array([[1.0], [3.0], [5.0], [7.0]])  # within variance 2, total variance 5, signal 3
+    found = e.noise_ceiling(data, ["a", "a", "b", "b"])
+    np.testing.assert_allclose(found.ncsnr, np.sqrt(3 / 2))
+    np.testing.assert_allclose(found.ceiling, 1.5 / (1.5 + 0.5))
+
+
+def test_one_repeat_leaves_the_ceiling_undefined():
+    found = e.noise_ceiling(TRUTH, np.arange(40).astype(str))
+    assert not found.defined
+    assert np.isnan(found.ceiling).all()
+    assert np.isnan(e.of_ceiling(np.ones(7), found.ceiling)).all()
+
+
+def test_of_ceiling_never_divides_by_nothing():
+    np.testing.assert_allclose(e.of_ceiling([0.1, 0.1, 0.1], [0.2, 0.0, np.nan]), [0.5, np.nan, np.nan])
+
+
+def test_distance_to_best_by_hand():
+    scores = np.array([[0.3, 0.1, np.nan], [0.1, 0.2, 0.5]])
+    np.testing.assert_allclose(e.distance_to_best(scores), [np.sqrt(0.01 / 2), np.sqrt(0.04 / 2)])
+    np.testing.assert_allclose(e.distance_to_best(scores, reduce="sum"), [0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: e.r2(GUESS.T, TRUTH), "both be"),
+        (lambda: e.r2(GUESS[:1], TRUTH[:1]), "at least 2"),
+        (lambda: e.r2(np.where(GUESS > 6, np.nan, GUESS), TRUTH), "NaN"),
+        (lambda: e.noise_ceiling(TRUTH, ["a"]), "one stimulus per trial"),
+        (lambda: e.of_ceiling(np.ones(3), np.ones(4)), "same units"),
+        (lambda: e.distance_to_best(np.full((2, 3), np.nan)), "no unit"),
+        (lambda: e.distance_to_best(np.ones((2, 3)), reduce="max"), "'mean' or 'sum'"),
+        (lambda: e.bootstrap_score(GUESS[:5], TRUTH[:5]), "at least 8 test images"),
+        (lambda: e.bootstrap_score(GUESS, TRUTH, score="x"), "not one of"),
+        (lambda: e.bootstrap_score(GUESS, TRUTH, units=np.ones(3, bool)), "mask of 7"),
+    ],
+)
+def test_bad_input_is_one_line(call, message):
+    with pytest.raises(DataError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
