@@ -1,0 +1,192 @@
+"""Attribution on what was attributed: pixels over the picture, words in the sentence, voxels beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from scipy.ndimage import zoom
+
+from brainlens.plots import cortex, mesh, style
+from brainlens.types import DataError, Result, Volume
+
+OVERLAY = 0.75  # opacity of the hottest pixel
+
+
+def pixel_maps(
+    images: np.ndarray,
+    maps: np.ndarray,
+    *,
+    captions: Sequence[str] = (),
+    masks: np.ndarray | None = None,
+    result: Result | None = None,
+) -> Figure:
+    """Pictures, and below them the same with their heat map; with masks, the outline of the true object.
+
+    images (n, h, w, 3) uint8; maps (n, rows, columns), each scaled to its own largest value and enlarged bilinearly;
+    masks (n, h, w) bool.
+
+    Raises DataError for numbers that do not match.
+    """
+    images, maps = np.asarray(images), np.asarray(maps, dtype=np.float64)
+    if images.ndim != 4 or maps.ndim != 3 or len(images) != len(maps) or not len(maps) or not np.isfinite(maps).all():
+        raise DataError(
+            f"pixel maps: images {images.shape} and maps {maps.shape} must be (n, h, w, 3) and finite (n, rows, columns)"
+        )
+    figure, axes = style.canvas(1.7 * len(images) + 0.9, 4.2, nrows=2, ncols=len(images))
+    colours = matplotlib.colormaps[style.SEQUENTIAL]
+    for i, (image, heat) in enumerate(zip(images, maps, strict=True)):
+        hot = np.clip(heat, 0, None) / (heat.max() if heat.max() > 0 else 1.0)
+        hot = np.clip(
+            zoom(hot, (image.shape[0] / heat.shape[0], image.shape[1] / heat.shape[1]), order=1, grid_mode=True, mode="nearest"),
+            0,
+            1,
+        )
+        overlay = image / 255 * (1 - OVERLAY * hot[..., None]) + OVERLAY * hot[..., None] * colours(hot)[..., :3]
+        for ax, picture in ((axes[0, i], image), (axes[1, i], overlay)):
+            ax.imshow(picture, interpolation="antialiased")
+            ax.set_axis_off()
+        if masks is not None:
+            axes[1, i].contour(masks[i].astype(float), levels=[0.5], colors="white", linewidths=1.2)
+        if i < len(captions):
+            axes[0, i].set_title(style.printable(_wrap(captions[i])), fontsize=7.5, color=style.INK, parse_math=False)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours), ax=list(axes.ravel()), shrink=0.6)
+    bar.set_label("attribution / its maximum", fontsize=9)
+    return style.head(figure, f"What in the picture the brain response supports, n = {len(images)}", result)
+
+
+def word_strip(
+    words: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], *, result: Result | None = None, signed: bool = False
+) -> Figure:
+    """Captions with every word on a background as strong as its attribution, each caption scaled to its own maximum.
+
+    Raises DataError where a caption has another number of weights than of words.
+    """
+    if (
+        not words
+        or len(words) != len(weights)
+        or any(len(a) != len(b) or not len(a) for a, b in zip(words, weights, strict=True))
+    ):
+        raise DataError("word strip: one weight a word is needed for every caption, and no caption may be empty")
+    colours = matplotlib.colormaps[style.DIVERGING if signed else "Oranges"]
+    scale = Normalize(-1 if signed else 0, 1)
+    lines = [_lines(w, v) for w, v in zip(words, weights, strict=True)]
+    height = sum(len(block) for block in lines)
+    figure, axes = style.canvas(7.6, 0.36 * height + 0.12 * len(lines) + 1.0)
+    ax = axes[0, 0]
+    ax.set_axis_off()
+    y = 0.0
+    for block in lines:
+        for line in block:
+            x = 0.0
+            for word, value in line:
+                tone = colours(scale(value))
+                dark = np.dot(tone[:3], [0.299, 0.587, 0.114]) < 0.5
+                box = {"boxstyle": "round,pad=0.22", "fc": tone, "ec": "none"}
+                ax.text(
+                    x,
+                    -y,
+                    word,
+                    fontsize=9.5,
+                    family="monospace",
+                    bbox=box,
+                    color="white" if dark else style.INK,
+                    va="center",
+                    parse_math=False,
+                )
+                x += len(word) + 1.6
+            y += 1.0
+        y += 0.35
+    ax.set_xlim(-0.5, LINE + 2)
+    ax.set_ylim(-y + 0.2, 0.7)
+    bar = figure.colorbar(ScalarMappable(scale, colours), ax=ax, shrink=0.8, fraction=0.04)
+    bar.set_label("attribution / maximum", fontsize=8.5)
+    return style.head(figure, f"Words that the brain response supports, n = {len(words)} captions", result)
+
+
+LINE = 70  # characters
+
+
+def brain_beside_truth(
+    result: Result,
+    *,
+    found: str = "map/brain_mean",
+    truth: str | np.ndarray = "truth/informative",
+    control: str = "map/random_mean",
+    scores: dict[str, float] | None = None,
+) -> Figure:
+    """The found map, the truth and the random control in the same views, each with its area under the ROC curve.
+
+    The three rows show ventral, lateral and medial cortex of both hemispheres; a map is scaled to its own 99.5 % quantile,
+    since methods differ in unit. Rows whose array does not exist are left out. scores: {array name: AUROC}.
+
+    Raises DataError if the found map is not there or is not in space.
+    """
+    style.need(result, found)
+    rows: list[tuple[str, np.ndarray]] = [("found", np.asarray(result.arrays[found]))]
+    if not isinstance(truth, str):
+        rows.append(("truth", np.asarray(truth)))
+    elif truth in result.arrays:
+        rows.append(("truth", np.asarray(result.arrays[truth])))
+    if control in result.arrays:
+        rows.append(("random control", np.asarray(result.arrays[control])))
+    views = (
+        ("lateral", "left"),
+        ("medial", "left"),
+        ("ventral", "right"),
+        ("ventral", "left"),
+        ("medial", "right"),
+        ("lateral", "right"),
+    )
+    figure, axes = style.canvas(11.0, 1.75 * len(rows) + 1.0, nrows=len(rows), ncols=len(views))
+    colours = matplotlib.colormaps[style.SEQUENTIAL]
+    for line, (name, values) in zip(axes, rows, strict=True):
+        finite = values[np.isfinite(values)].astype(float)
+        top = float(np.quantile(finite, 0.995)) if len(finite) else 1.0
+        scale = Normalize(0, (float(finite.max()) or 1.0) if name == "truth" else (top if top > 0 else 1.0))
+        surface = mesh.on_surface(values.astype(float), result.space)
+        for ax, (side, hemisphere) in zip(line, views, strict=True):
+            titled = line is axes[0]
+            cortex.draw(ax, surface[hemisphere], side, hemisphere=hemisphere, scale=scale, colours=colours, titled=titled)
+        score = (scores or {}).get(name)
+        line[0].text(
+            -0.08,
+            0.5,
+            name + ("" if score is None else f"\nAUROC {score:.3f}"),
+            transform=line[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=9.5,
+        )
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), colours), ax=list(axes.ravel()), location="bottom", shrink=0.3, aspect=34, pad=0.03
+    )
+    bar.set_label("map / its 99.5 % quantile", fontsize=9)
+    n = int(np.isfinite(rows[0][1]).sum())
+    noun = "voxels" if isinstance(result.space, Volume) else "vertices"
+    return style.head(figure, f"Attribution on the cortex, n = {n:,} {noun}", result)
+
+
+def _wrap(text: str, width: int = 24, lines: int = 3) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(" ".join(text.split()), width, max_lines=lines, placeholder=" …"))
+
+
+def _lines(words: Sequence[str], weights: Sequence[float]) -> list[list[tuple[str, float]]]:
+    """Words with weight / largest |weight|, broken into lines."""
+    top = max((abs(float(w)) for w in weights), default=0.0) or 1.0
+    out: list[list[tuple[str, float]]] = [[]]
+    length = 0.0
+    for word, weight in zip(words, weights, strict=True):
+        text = style.printable(word)[:LINE]
+        if length + len(text) > LINE and out[-1]:
+            out.append([])
+            length = 0.0
+        out[-1].append((text, float(weight) / top))
+        length += len(text) + 1.6
+    return out

@@ -1,0 +1,166 @@
+"""Embeddings of brain, image and text: maps in two dimensions and similarity matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from brainlens.plots import style
+from brainlens.types import DataError, Result
+
+METHODS = ("pca", "tsne", "umap")
+MODALITIES = ("brain", "image", "text")
+MARKERS = {"brain": "o", "image": "s", "text": "^"}
+MAX_LEGEND = 12
+
+
+def embedding_map(
+    result: Result,
+    *,
+    method: str = "pca",
+    groups: np.ndarray | None = None,
+    modalities: Sequence[str] = MODALITIES,
+    seed: int = 0,
+) -> Figure:
+    """Brain, image and text embeddings in two common dimensions, coloured by group (category, domain), one panel a modality.
+
+    Rows are scaled to unit length and each modality is centred, since contrastive training leaves the modalities apart by
+    a constant (the modality gap) that would otherwise be all the map shows; then PCA, t-SNE or UMAP is fitted on all together.
+    groups (stimulus,): by default the array `groups`, or no colours.
+
+    Raises DataError for an unknown method, absent embeddings, groups that do not fit, and UMAP where it is not installed.
+    """
+    present = [m for m in modalities if f"embedding/{m}" in result.arrays]
+    if not present:
+        style.need(result, *(f"embedding/{m}" for m in modalities))
+    parts = [_unit(np.asarray(result.arrays[f"embedding/{m}"], dtype=np.float64)) for m in present]
+    n = len(parts[0])
+    groups = result.arrays.get("groups") if groups is None else np.asarray(groups)
+    if any(p.shape != parts[0].shape for p in parts) or (groups is not None and len(groups) != n):
+        raise DataError(
+            f"embedding map: {present} are {[p.shape for p in parts]} and groups {None if groups is None else len(groups)}"
+        )
+    flat, axis = reduce(np.concatenate([p - p.mean(axis=0) for p in parts]), method=method, seed=seed)
+    figure, axes = style.canvas(3.4 * len(present) + 0.4, 3.9, ncols=len(present), sharex=True, sharey=True)
+    names = sorted({str(g) for g in groups}) if groups is not None else []
+    for i, (ax, modality) in enumerate(zip(axes[0], present, strict=True)):
+        _scatter(ax, flat[i * n : (i + 1) * n], groups, names, MARKERS.get(modality, "o"))
+        style.label(ax, title=modality, x=f"{axis} 1", y=f"{axis} 2" if i == 0 else "")
+    if 0 < len(names) <= MAX_LEGEND:
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(names), 6), fontsize=8.5, frameon=False, markerscale=1.6
+        )
+    return style.head(figure, f"{_NAMES[method]} of the aligned embeddings, n = {n:,} stimuli", result)
+
+
+def similarity_matrices(
+    result: Result, *, groups: np.ndarray | None = None, modalities: Sequence[str] = MODALITIES, most: int = 400
+) -> Figure:
+    """Cosine similarity of all pairs of stimuli within each modality, rows sorted by group, on one colour scale.
+
+    Beyond `most` stimuli every k-th of the sorted rows is shown, which the title says.
+    """
+    present = [m for m in modalities if f"embedding/{m}" in result.arrays]
+    if not present:
+        style.need(result, *(f"embedding/{m}" for m in modalities))
+    n = len(result.arrays[f"embedding/{present[0]}"])
+    groups = result.arrays.get("groups") if groups is None else np.asarray(groups)
+    if groups is not None and len(groups) != n:
+        raise DataError(f"similarity matrices: {n} stimuli but {len(groups)} groups")
+    order = np.arange(n) if groups is None else np.argsort(np.asarray(groups).astype(str), kind="stable")
+    order = order[np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))]
+    matrices = []
+    for modality in present:
+        z = np.asarray(result.arrays[f"embedding/{modality}"], dtype=np.float64)
+        z = _unit(z - z.mean(axis=0))[order]
+        matrices.append(z @ z.T)
+    off = ~np.eye(len(order), dtype=bool)
+    reach = max(float(np.quantile(np.abs(m[off]), 0.99)) for m in matrices) or 1.0
+    figure, axes = style.canvas(3.3 * len(present) + 0.9, 3.9, ncols=len(present))
+    image: Any = None
+    for ax, modality, matrix in zip(axes[0], present, matrices, strict=True):
+        image = ax.imshow(matrix, cmap=style.DIVERGING, vmin=-reach, vmax=reach, interpolation="nearest")
+        _group_ticks(ax, None if groups is None else np.asarray(groups).astype(str)[order])
+        style.label(ax, title=modality)
+    bar = figure.colorbar(image, ax=list(axes[0]), shrink=0.75)
+    bar.set_label("cosine similarity (centred)", fontsize=9)
+    part = "" if len(order) == n else f", every {n / len(order):.0f}th shown"
+    return style.head(figure, f"Representational similarity, n = {n:,} stimuli{part}", result)
+
+
+def reduce(rows: np.ndarray, *, method: str = "pca", seed: int = 0) -> tuple[np.ndarray, str]:
+    """Rows (n, d) in two dimensions by PCA (SVD), t-SNE (perplexity 30, PCA start) or UMAP, and the name of the axes.
+
+    Raises DataError for an unknown method, fewer than 4 rows, missing values, and UMAP without its extra.
+    """
+    if method not in METHODS:
+        raise DataError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if rows.ndim != 2 or len(rows) < 4 or rows.shape[1] < 2 or not np.isfinite(rows).all():
+        raise DataError(f"a map in two dimensions needs 4 rows and 2 columns of finite numbers, got shape {rows.shape}")
+    if method == "umap":
+        try:
+            import umap
+        except ImportError as error:
+            raise DataError("method 'umap' needs umap-learn: pip install 'brainlens[umap]', or take 'pca' or 'tsne'") from error
+        return np.asarray(umap.UMAP(n_components=2, random_state=seed).fit_transform(rows)), "UMAP"
+    if method == "tsne":
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(rows) - 1) / 3)
+        return TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows), "t-SNE"
+    centred = rows - rows.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    flat = u[:, :2] * s[:2]
+    return flat * np.where(flat[np.abs(flat).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0), "PC"  # the sign is free: fix it
+
+
+_NAMES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not (length > 0).all():
+        raise DataError("an embedding row is zero or missing, so it has no direction; drop that stimulus")
+    return rows / length
+
+
+def _scatter(ax: Axes, flat: np.ndarray, groups: np.ndarray | None, names: list[str], marker: str) -> None:
+    size = float(np.clip(4000 / len(flat), 6, 26))
+    if groups is None or not names:
+        ax.scatter(flat[:, 0], flat[:, 1], s=size, c=style.BLUE, marker=marker, alpha=0.75, linewidths=0)
+        return
+    labels = np.asarray(groups).astype(str)
+    hues = style.hue_map()
+    for i, name in enumerate(names):
+        tone = style.PALETTE[i] if len(names) <= len(style.PALETTE) else hues(i / (len(names) - 1))
+        chosen = labels == name
+        ax.scatter(
+            flat[chosen, 0],
+            flat[chosen, 1],
+            s=size,
+            color=tone,
+            marker=marker,
+            alpha=0.8,
+            linewidths=0,
+            label=style.printable(name),
+        )
+
+
+def _group_ticks(ax: Axes, sorted_groups: np.ndarray | None) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if sorted_groups is None:
+        return
+    starts = np.flatnonzero(np.append(True, sorted_groups[1:] != sorted_groups[:-1]))
+    for start in starts[1:]:
+        ax.axhline(start - 0.5, color="white", lw=0.6)
+        ax.axvline(start - 0.5, color="white", lw=0.6)
+    if len(starts) <= MAX_LEGEND:
+        middle = (starts + np.append(starts[1:], len(sorted_groups))) / 2 - 0.5
+        ax.set_yticks(middle, [style.printable(sorted_groups[s]) for s in starts], fontsize=7.5)
+        ax.tick_params(length=0)

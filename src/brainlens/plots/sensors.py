@@ -1,0 +1,163 @@
+"""EEG and MEG: scalp maps, accuracy over time windows, loss weights, and the stages of the saliency extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from brainlens.plots import style
+from brainlens.types import DataError, Result, Sensors
+
+
+def topomaps(
+    space: Sensors, maps: np.ndarray, *, titles: Sequence[str] = (), unit: str = "contribution", title: str = "Scalp maps",
+    result: Result | None = None,
+) -> Figure:  # fmt: skip
+    """Scalp maps (map, channel), or one (channel,), drawn by MNE on one colour scale; channels are the dots.
+
+    Raises DataError for maps that do not fit the sensors or hold missing values.
+    """
+    maps = np.atleast_2d(np.asarray(maps, dtype=np.float64))
+    if maps.ndim != 2 or maps.shape[1] != len(space) or not np.isfinite(maps).all():
+        raise DataError(f"scalp maps are finite (map, channel) with {len(space)} channels, got shape {maps.shape}")
+    import mne
+
+    columns = min(len(maps), 6)
+    rows = -(-len(maps) // columns)
+    figure, axes = style.canvas(max(1.9 * columns + 0.9, 4.2), 2.25 * rows + 0.6, nrows=rows, ncols=columns)
+    info, sphere = _info(space)
+    reach = float(np.abs(maps).max()) or 1.0
+    signed = bool((maps < 0).any())
+    image: Any = None
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    for i, (ax, values) in enumerate(zip(axes.ravel(), maps, strict=False)):
+        image, _ = mne.viz.plot_topomap(
+            values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else style.SEQUENTIAL, sphere=sphere,
+            vlim=(-reach if signed else 0.0, reach), contours=4, sensors=True, extrapolate="head",
+        )  # fmt: skip
+        if i < len(titles):
+            ax.set_title(style.printable(titles[i]), fontsize=9, color=style.INK)
+    bar = figure.colorbar(image, ax=list(axes.ravel()), shrink=0.7)
+    bar.set_label(style.printable(unit), fontsize=9)
+    return style.head(figure, f"{title}, {len(space)} channels", result)
+
+
+def time_windows(
+    table: pd.DataFrame, *, metric: str = "top1", chance: float | None = None, result: Result | None = None
+) -> Figure:
+    """Accuracy in growing, shrinking and sliding time windows.
+
+    table: columns `kind` (growing: from the first sample to `end`; shrinking: from `start` to the last; sliding: placed
+    at its centre), `start`, `end` in s, the metric, and its `.low` and `.high` where known.
+
+    Raises DataError for missing columns or an unknown kind.
+    """
+    for column in ("kind", "start", "end", metric):
+        if column not in table.columns:
+            raise DataError(f"time windows have no column {column!r}; they have {', '.join(map(str, table.columns))}")
+    kinds = [str(k) for k in pd.unique(table["kind"])]
+    unknown = sorted(set(kinds) - {"growing", "shrinking", "sliding"})
+    if unknown:
+        raise DataError(f"time windows: kind {unknown[0]!r} is not one of growing, shrinking, sliding")
+    figure, axes = style.canvas(6.0, 3.6)
+    ax = axes[0, 0]
+    for i, kind in enumerate(kinds):
+        part = table[table["kind"] == kind]
+        at = {"growing": part["end"], "shrinking": part["start"], "sliding": (part["start"] + part["end"]) / 2}[kind].to_numpy(
+            dtype=float
+        )
+        order = np.argsort(at)
+        tone = style.PALETTE[i]
+        text = {"growing": "from onset of the epoch until t", "shrinking": "from t to the end", "sliding": "window centred on t"}[
+            kind
+        ]
+        ax.plot(1000 * at[order], part[metric].to_numpy(dtype=float)[order], color=tone, marker=".", lw=1.7, label=text)
+        if {f"{metric}.low", f"{metric}.high"} <= set(table.columns):
+            low, high = (part[f"{metric}.{side}"].to_numpy(dtype=float)[order] for side in ("low", "high"))
+            ax.fill_between(1000 * at[order], low, high, color=tone, alpha=0.18, linewidth=0)
+    if chance is not None:
+        ax.axhline(chance, color=style.VERMILION, ls="--", lw=1.2, label=f"chance {chance:.2%}")
+    ax.axvline(0, color=style.GREY, lw=0.8)
+    ax.set_ylim(0, None)
+    ax.legend(fontsize=8.5, frameon=False)
+    style.label(ax, x="t after picture onset (ms)", y=f"{metric} accuracy")
+    return style.head(figure, "Accuracy by time window", result)
+
+
+def generalisation(matrix: np.ndarray, times: np.ndarray, *, chance: float, result: Result | None = None) -> Figure:
+    """Time-generalised decoding: trained at one time (rows), tested at another (columns); the scale is centred on chance."""
+    matrix, times = np.asarray(matrix, dtype=np.float64), np.asarray(times, dtype=np.float64)
+    if matrix.shape != (len(times), len(times)):
+        raise DataError(f"time generalisation is (time, time) with {len(times)} times, got shape {matrix.shape}")
+    figure, axes = style.canvas(5.0, 4.2)
+    ax = axes[0, 0]
+    reach = float(np.abs(matrix - chance).max()) or 1.0
+    ms = 1000 * times
+    image = ax.imshow(
+        matrix, origin="lower", cmap=style.DIVERGING, vmin=chance - reach, vmax=chance + reach,
+        extent=(ms[0], ms[-1], ms[0], ms[-1]), interpolation="nearest",
+    )  # fmt: skip
+    ax.plot(ms[[0, -1]], ms[[0, -1]], color=style.INK, lw=0.7)
+    bar = figure.colorbar(image, ax=ax)
+    bar.set_label(f"accuracy (chance {chance:.3g} is white)", fontsize=9)
+    style.label(ax, x="tested at (ms)", y="trained at (ms)")
+    return style.head(figure, "Generalisation over time", result)
+
+
+def loss_weights(table: pd.DataFrame, *, result: Result | None = None) -> Figure:
+    """Weights of the losses by step: every column `weight_<loss>` of a training log.
+
+    Raises DataError for a log without such columns.
+    """
+    columns = [c for c in table.columns if str(c).startswith("weight_")]
+    if not columns or "step" not in table.columns:
+        raise DataError(f"loss weights: needs step and weight_<loss> columns; the log has {', '.join(map(str, table.columns))}")
+    figure, axes = style.canvas(5.6, 3.4)
+    ax = axes[0, 0]
+    for i, column in enumerate(columns):
+        known = table[[column, "step"]].dropna()
+        ax.plot(
+            known["step"],
+            known[column],
+            color=style.PALETTE[i % 8],
+            lw=1.7,
+            label=style.printable(column.removeprefix("weight_").replace("_", " ")),
+        )
+    ax.set_ylim(0, None)
+    ax.legend(fontsize=8.5, frameon=False)
+    style.label(ax, x="step", y="weight")
+    return style.head(figure, "Weights of the losses", result)
+
+
+def stages(image: np.ndarray, maps: dict[str, np.ndarray], *, result: Result | None = None) -> Figure:
+    """A picture and the maps of each stage of its saliency (h, w) or (h, w, 3), each on its own grey scale."""
+    if not maps or any(np.asarray(m).ndim not in (2, 3) for m in maps.values()):
+        raise DataError(f"saliency stages are (h, w) or (h, w, 3) maps; got { {k: np.shape(v) for k, v in maps.items()} }")
+    columns = min(len(maps) + 1, 5)
+    rows = -(-(len(maps) + 1) // columns)
+    figure, axes = style.canvas(1.95 * columns, 2.2 * rows + 0.4, nrows=rows, ncols=columns)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    for ax, (name, values) in zip(axes.ravel(), [("picture", image), *maps.items()], strict=False):
+        ax.imshow(np.asarray(values), cmap="gray" if np.ndim(values) == 2 else None)
+        ax.set_title(style.printable(name.replace("_", " ")), fontsize=9, color=style.INK)
+    return style.head(figure, "Stages of the saliency extraction, each scaled to its own range", result)
+
+
+def _info(space: Sensors) -> tuple[Any, tuple[float, float, float, float]]:
+    """MNE's description of the sensors, and the head sphere (centre and radius in m) that the positions lie on."""
+    import mne
+
+    names = [str(n) for n in space.names]
+    info = mne.create_info(names, sfreq=1.0, ch_types="eeg", verbose="error")
+    montage = mne.channels.make_dig_montage(dict(zip(names, space.positions, strict=True)), coord_frame="head")
+    info.set_montage(montage, verbose="error")
+    radius = float(np.median(np.linalg.norm(space.positions, axis=1)))
+    if not 0.03 < radius < 0.3:
+        raise DataError(f"sensor positions lie {radius:.3g} m from the head's centre; positions are in metres in the head frame")
+    return info, (0.0, 0.0, 0.0, radius)
