@@ -34,6 +34,7 @@ FACTS = {
 
 
 def load(
+    cache: str | Path | None = None,
     *,
     n_train: int = 1200,
     n_validation: int = 0,
@@ -42,7 +43,6 @@ def load(
     subject: int = 1,
     seed: int = 0,
     kappa: float = KAPPA,
-    cache: str | Path | None = None,
 ) -> tuple[Responses, Stimuli]:
     """Trials of one simulated subject, every scene three times, and the scenes.
 
