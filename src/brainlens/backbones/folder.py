@@ -158,3 +158,30 @@ def load_weights(kind: Any, folder: Path, **pieces: Any) -> Any:
     if missing:
         raise DataError(f"model folder {str(folder)!r} lacks {len(missing)} weights that the network needs, first {missing[0]!r}")
     return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: Path, *, vocabulary: int) -> Any:
+    """The tokenizer of a model folder, for a network that knows token numbers below `vocabulary`.
+
+    Raises DataError if its files are absent (transformers would make an empty one) or it does not fit the network.
+    """
+    transformers = library()
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")):
+        raise DataError(
+            f"model folder {str(folder)!r} has no tokenizer files; copy tokenizer.json (or vocab.json and merges.txt) there"
+        )
+    try:
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        said = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"model folder {str(folder)!r} has a tokenizer that cannot be read ({said}); copy its files again"
+        ) from None
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if not 0 <= highest < vocabulary:
+        raise DataError(
+            f"model folder {str(folder)!r}: its tokenizer has numbers up to {highest}, its network {vocabulary}; "
+            "they belong to different models"
+        )
+    return tokenizer
