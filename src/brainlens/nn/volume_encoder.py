@@ -211,15 +211,22 @@ class VolumeEncoder(nn.Module):
         pieces = zip(x[:, self.order].split(self.sizes, 1), self.projection.split(self.sizes))
         return torch.stack([voxels @ weights for voxels, weights in pieces], 1)
 
+    def embedded(self, x: Tensor) -> Tensor:
+        """Projected patches with their positions (B, P, width): all that the encoder knows of its input."""
+        return self.patches(x) + self.position
+
     def tokens(self, x: Tensor) -> Tensor:
         """Tokens before the first block (B, 1 + P, width), class token first."""
-        patches = self.patches(x) + self.position
+        return self.assemble(self.embedded(x))
+
+    def assemble(self, patches: Tensor) -> Tensor:
+        """Embedded patches (B, P, width) -> tokens (B, 1 + P, width), class token first."""
         total = self.n_patches
         if self.training and self.design.patch_dropout:
             kept = max(1, round(total * (1 - self.design.patch_dropout)))
-            chosen = torch.rand(patches.shape[:2], device=x.device).argsort(1)[:, :kept]
+            chosen = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :kept]
             patches = patches.gather(1, chosen[..., None].expand(-1, -1, patches.shape[2]))
-        first = self.class_token.to(patches.dtype).expand(len(x), 1, -1)
+        first = self.class_token.to(patches.dtype).expand(len(patches), 1, -1)
         if self.design.class_token == "sum":  # the mean times sqrt(P): unbiased under patch dropout
             first = first + patches.mean(1, keepdim=True) * total**0.5
             return torch.cat([first, self.pre(patches)], 1)

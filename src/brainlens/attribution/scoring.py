@@ -1,0 +1,50 @@
+"""The score that is attributed: cosine between an embedding and its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brainlens.types import DataError
+
+Tail = Callable[[Tensor], Tensor]
+
+
+def cosine(z: Tensor, targets: Tensor) -> Tensor:
+    """sum_k cos(z_i, e_ik) for z (B, d) and targets (B, d) or (B, k, d): (B,)."""
+    z = F.normalize(z, dim=-1)
+    targets = F.normalize(targets.to(z.dtype), dim=-1)
+    return (z * targets).sum(-1) if targets.ndim == 2 else (z[:, None] * targets).sum((-1, -2))
+
+
+def check_targets(n: int, targets: Tensor) -> None:
+    """DataError unless there is one row of targets per sample, finite and not zero."""
+    if targets.ndim not in (2, 3) or len(targets) != n:
+        raise DataError(f"attribution: targets {tuple(targets.shape)} are not ({n}, d) or ({n}, k, d) for {n} samples")
+    norms = targets.norm(dim=-1)
+    bad = ~torch.isfinite(norms) | (norms == 0)
+    if bad.any():
+        row = int(bad.reshape(n, -1).any(1).nonzero()[0])
+        raise DataError(f"attribution: target {row} is zero or not finite, so no cosine to it exists; drop that sample")
+
+
+def scores(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 256) -> Tensor:
+    """Cosines (B,) of model(x) to the targets, without gradients, in batches."""
+    with torch.no_grad():
+        return torch.cat([cosine(model(part), aim) for part, aim in zip(x.split(batch), targets.split(batch))])
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode with no parameter asking for a gradient; both are put back afterwards."""
+    training, asked = model.training, [p.requires_grad for p in model.parameters()]
+    try:
+        yield model.eval().requires_grad_(False)
+    finally:
+        model.train(training)
+        for parameter, state in zip(model.parameters(), asked):
+            parameter.requires_grad_(state)
