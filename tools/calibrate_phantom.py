@@ -145,7 +145,7 @@ def main() -> None:
     if chosen.clip is None:
         network = phantom.features(stimuli, cache=chosen.work / "features")
     else:
-        network = vision.extract(vision.load(chosen.clip), stimuli, batch=128, dtype=np.float32)
+        network = vision.extract(vision.load(chosen.clip), stimuli, batch=128)
     key = f"{train}_{validation}_{test}"
     if chosen.search:
         q = search(stimuli, network, chosen.work, key)

@@ -72,11 +72,11 @@ def scenes(*, n_train: int = 1200, n_validation: int = 0, n_test: int = 200, see
 
 
 def features(stimuli: Stimuli, *, cache: str | Path | None = None) -> Features:
-    """The miniature CLIP's vision layers of these scenes, float32: global and spatial tokens; layer "image" is the embedding."""
+    """The miniature CLIP's vision layers of these scenes, float16: global and spatial tokens; layer "image" is the embedding."""
     from brainlens import miniatures
     from brainlens.backbones import vision
 
-    return vision.extract(vision.load(miniatures.folder("clip")), stimuli, batch=128, dtype=np.float32, cache=cache)
+    return vision.extract(vision.load(miniatures.folder("clip")), stimuli, batch=128, cache=cache)
 
 
 def truth(
