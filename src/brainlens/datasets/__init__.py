@@ -1,0 +1,46 @@
+"""Where recordings come from: one file a dataset, each with `load(folder, ...) -> (Responses, Stimuli)` and `FACTS`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from brainlens.types import DataError, Responses, Stimuli
+
+DATASETS = (
+    "phantom",
+    "haxby2001",
+    "images92",
+    "nsd",
+    "algonauts2023",
+    "things_eeg2",
+    "things_meg",
+    "nod",
+    "eeglab_visual",
+)
+
+
+def module(name: str) -> ModuleType:
+    """The module of a dataset. Raises DataError listing the known names."""
+    if name not in DATASETS:
+        raise DataError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
+    return importlib.import_module(f"brainlens.datasets.{name}")
+
+
+def facts(name: str) -> dict[str, Any]:
+    """Name, licence, citation, address and sizes of a dataset."""
+    return dict(module(name).FACTS)
+
+
+def load(name: str, folder: str | Path, **options: Any) -> tuple[Responses, Stimuli]:
+    """A dataset by name, with the options of its own `load`. Raises DataError for unknown names and options."""
+    import inspect
+
+    chosen = module(name).load
+    known = [p for p in inspect.signature(chosen).parameters if p != "folder"]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise DataError(f"dataset {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    return chosen(folder, **options)

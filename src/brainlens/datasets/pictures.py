@@ -1,0 +1,82 @@
+"""Images opened only when they are asked for, and the honest stand-in where a dataset has none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainlens.types import DataError
+
+MAX_PIXELS = 64_000_000
+
+
+class NoImages(Sequence[np.ndarray]):
+    """As many images as there are stimuli, none of which can be opened; `reason` says what to do."""
+
+    def __init__(self, n: int, reason: str) -> None:
+        self._n, self._reason = n, reason
+        self.fingerprint = f"no images {n}"
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: Any) -> Any:
+        raise DataError(self._reason)
+
+
+class ImageFiles(Sequence[np.ndarray]):
+    """Image files as (h, w, 3) uint8: turned upright by EXIF, grey and palette to RGB, transparency onto white.
+
+    Raises DataError naming the file when one is damaged or larger than 64 megapixels.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.paths = [Path(p) for p in paths]
+        missing = [p for p in self.paths if not p.exists()]
+        if missing:
+            raise DataError(f"{len(missing)} of {len(self.paths)} images are missing, first {missing[0]}")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the bytes of all files, in order."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return ImageFiles(self.paths[index])
+        return read_image(self.paths[index])
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """One image file as (h, w, 3) uint8."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{path} claims {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}; reduce it first"
+                )
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
+                deep = np.asarray(upright, dtype=np.float64)
+                grey = np.clip(deep / (257.0 if deep.max(initial=0) > 255 else 1.0), 0, 255)
+                return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                clear = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+            return np.array(upright.convert("RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # PIL raises many kinds for damaged files
+        raise DataError(f"{path} cannot be opened as an image ({type(error).__name__}: {error})") from None
