@@ -6,15 +6,18 @@ gradient of a bias in front of batch norm is zero in exact arithmetic and only r
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import sys
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+sys.modules["bottleneck"] = None  # type: ignore[assignment]  # pandas would take bottleneck.py here for the package
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
 
-from brainlens.nn.sensor_encoder import TSConv, box_filter, window_moments
-from harness import compare
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from brainlens.nn.sensor_encoder import TSConv, box_filter, window_moments  # noqa: E402
+from harness import compare  # noqa: E402
 
 BATCH, CHANNELS, SAMPLES = 256, 63, 250
 PARTS = {"temporal": 0, "norm1": 2, "spatial": 4, "norm2": 5, "mix": 8}

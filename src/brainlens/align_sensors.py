@@ -460,4 +460,5 @@ def without(training: SensorTraining, part: str) -> SensorTraining:
     """The ablation that leaves out "saliency", "guidance" or "adjustment" (Table 4)."""
     if part not in ("saliency", "guidance", "adjustment"):
         raise DataError(f"ablation {part!r} is not one of ['saliency', 'guidance', 'adjustment']")
-    return replace(training, **{part: False})
+    changed: dict[str, Any] = {part: False}
+    return replace(training, **changed)

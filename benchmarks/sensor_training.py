@@ -1,0 +1,169 @@
+"""A whole subject, 16,540 averaged trials of 63 x 250, 200 epochs of the NICE objective at batch 1,000: ours against its loop.
+
+The peer is a straightforward port: layers one after the other, Adam, image features computed beforehand. On
+the CPU a few batches of each are timed and scaled to 200 epochs (`epochs_timed` says how much was run; the preparation of
+the data, done once, is added); on a GPU both run in full. Both start from the same weights, see the same batches and have
+dropout off, so that their losses can be compared. For a fair count neither evaluates a validation set.
+"""
+
+from __future__ import annotations
+
+import sys
+
+sys.modules["bottleneck"] = None  # type: ignore[assignment]  # pandas would take bottleneck.py here for the package
+import argparse  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+from dataclasses import replace  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from brainlens.align_sensors import NICE, SensorDecoder, _build, _part, _step  # noqa: E402
+from brainlens.nn.sensor_encoder import Head, TSConv  # noqa: E402
+from brainlens.types import Responses  # noqa: E402
+from harness import measure, relative_error  # noqa: E402
+
+TRIALS, CHANNELS, SAMPLES, WIDTH, BATCH, EPOCHS = 16_540, 63, 250, 768, 1000, 200
+TIMED = 2_000  # trials run on the CPU
+
+
+def trials(device: str) -> int:
+    return TRIALS if device.startswith("cuda") else TIMED
+
+
+def epochs(device: str) -> int:
+    return EPOCHS if device.startswith("cuda") else 1
+
+
+def data(n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    recordings = np.empty((n, CHANNELS, SAMPLES), dtype=np.float16)
+    for start in range(0, n, 500):
+        size = (min(500, n - start), CHANNELS, SAMPLES)
+        recordings[start : start + 500] = rng.standard_normal(size, dtype=np.float32)
+    return recordings, rng.standard_normal((n, WIDTH), dtype=np.float32)
+
+
+def batches(n: int) -> list[Tensor]:
+    return [rows for rows in torch.randperm(n, generator=torch.Generator().manual_seed(1)).split(BATCH) if len(rows) > 1]
+
+
+def weights() -> tuple[TSConv, Head]:
+    torch.manual_seed(2)
+    return TSConv(CHANNELS, SAMPLES, dropout=0.0), Head(1440, WIDTH, dropout=0.0)
+
+
+def ours(device: str) -> Any:
+    recordings, features = data(trials(device))
+    n, kept = len(recordings), {}
+    begin = time.perf_counter()
+    table = pd.DataFrame({"stimulus": [f"{i:05d}" for i in range(n)]})
+    units = pd.DataFrame({"channel": range(CHANNELS)})
+    responses = Responses(recordings, table, units, times=np.arange(SAMPLES) / 250, measure="uV")
+    scale = (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
+    decoder: SensorDecoder = _build("nice", responses, WIDTH, None, NICE, 0, device, scale)
+    part = _part(recordings, np.arange(n), np.arange(n), decoder)
+    image = torch.as_tensor(features).to(device)
+    kept["setup"] = time.perf_counter() - begin
+    body, head = weights()
+    state = {f"encoder.{k}": v for k, v in body.state_dict().items()} | {f"head.{k}": v for k, v in head.state_dict().items()}
+
+    def run() -> None:
+        decoder.model.load_state_dict(state)
+        decoder.model.train()
+        for module in decoder.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        optimiser = torch.optim.AdamW(decoder.model.parameters(), lr=NICE.lr, betas=NICE.betas, weight_decay=0.0)
+        losses = []
+        for _ in range(epochs(device)):
+            for rows in batches(n):
+                optimiser.zero_grad(set_to_none=True)
+                batch = part.batch(rows.to(part.x.device), device)
+                loss, _ = _step(decoder, batch, image, None, replace(NICE), None)
+                optimiser.step()
+                losses.append(loss)
+        kept["losses"] = losses[:4]
+
+    return run, lambda: {"losses": np.array(kept["losses"]), "setup": np.array(kept["setup"])}
+
+
+class Port(nn.Module):
+    """Encoder and projection as in the NICE code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        body, self.head = weights()
+        self.body = nn.Sequential(
+            body.temporal, nn.AvgPool2d((1, 51), (1, 5)), body.norm1, nn.ELU(), body.spatial, body.norm2, nn.ELU(), body.mix
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).permute(0, 2, 3, 1).flatten(1))
+
+
+def peer(device: str) -> Any:
+    recordings, features = data(trials(device))
+    x = torch.as_tensor(recordings.astype(np.float32))[:, None]
+    model, kept = Port().to(device), {}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    image = torch.as_tensor(features)
+
+    def run() -> None:
+        model.load_state_dict(state)
+        model.train()
+        optimiser = torch.optim.Adam(model.parameters(), lr=NICE.lr, betas=NICE.betas)
+        losses = []
+        for _ in range(epochs(device)):
+            for rows in batches(len(x)):
+                shown, response = image[rows].to(device), model(x[rows].to(device))
+                score = F.normalize(response, dim=-1) @ F.normalize(shown, dim=-1).T / NICE.temperature
+                label = torch.arange(len(rows), device=device)
+                loss = (F.cross_entropy(score, label) + F.cross_entropy(score.T, label)) / 2
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                losses.append(loss.item())
+        kept["losses"] = losses[:4]
+
+    return run, lambda: {"losses": np.array(kept["losses"])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="sensor_training")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=1)
+    chosen = parser.parse_args()
+    device = chosen.device
+    part = trials(device) * epochs(device) / TRIALS
+    one, peak, found = measure(ours, device, chosen.repeats)
+    other, peer_peak, truth = measure(peer, device, chosen.repeats)
+    setup = float(found.pop("setup")) * TRIALS / trials(device)
+    row = {
+        "name": "sensor_training",
+        "peer": "port of the NICE training loop",
+        "device": device,
+        "time_s": setup + one * EPOCHS / part,
+        "peer_time_s": other * EPOCHS / part,
+        "time_ratio": other * EPOCHS / part / (setup + one * EPOCHS / part),
+        "peak_mb": peak,
+        "peer_peak_mb": peer_peak,
+        "memory_ratio": peer_peak / peak,
+        "max_rel_error": relative_error(found, truth),
+        "epochs_timed": part,
+        "epochs": EPOCHS,
+        "trials": TRIALS,
+        "setup_s": setup,
+    }
+    print(f"a subject of {TRIALS} trials, {EPOCHS} epochs on {device}; {part:.2f} epochs were run and scaled")
+    print(f"ours {row['time_s']:9.1f} s   peer {row['peer_time_s']:9.1f} s   ratio {row['time_ratio']:.1f}")
+    print(json.dumps({k: (float(f"{v:.6g}") if isinstance(v, float) else v) for k, v in row.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is done to pictures and words before a network or a brain model sees them."""

@@ -1,0 +1,144 @@
+"""Visual saliency extraction of NeuroAlign: edges gated by low-level contrast, then centre-surround antagonism.
+
+    E_d = sqrt((dI/dx)^2 + (dI/dy)^2)                                            eq. 10, Sobel on the grey image I_g
+    S_l = |I_g - mean|,  S_d = |I_g - std|,  S_c = sum_{i != j} |C_i - C_j|      eq. 11
+    E_x = alpha_l S_l + alpha_d S_d + alpha_c S_c
+    S_a = [sigmoid(N(E_d)) - sigmoid(N(E_x))] + eta                              eq. 1
+    R_a = N(|1/n_s sum_s [G_c(S_a) - lambda G_s(S_a)]|^gamma)                    eq. 2, G of sigma s and 2 s: eqs. 12, 13
+    I_a = I R_a                                                                  eq. 3
+
+All of it is convolutions on batches. Where the paper gives two values or none: the scales are (1, 2, 4) as in Table 3, not
+{1, 2} as in A.2.1; N maps each picture to [0, 1]; alpha_j = 1/3; eta = 0.5, which keeps S_a above zero (Algorithm 1 prints
+gamma in its place).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from brainlens.types import DataError, Stimuli
+
+GREY = (0.299, 0.587, 0.114)  # luminance weights of R, G, B (ITU-R 601), as in common image libraries
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Every stage of the filter (n, h, w), and the weighted pictures `image` (n, h, w, 3) in [0, 1]."""
+
+    edges: np.ndarray
+    luminance: np.ndarray
+    contrast: np.ndarray
+    colour: np.ndarray
+    exogenous: np.ndarray
+    gate: np.ndarray
+    antagonism: np.ndarray
+    attention: np.ndarray
+    image: np.ndarray
+
+
+def saliency(
+    images: np.ndarray,
+    *,
+    sobel: int = 7,
+    alphas: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3),
+    eta: float = 0.5,
+    scales: Sequence[float] = (1.0, 2.0, 4.0),
+    surround: float = 0.5,
+    gamma: float = 1.2,
+    device: str = "cpu",
+) -> Saliency:
+    """All stages for pictures (n, h, w, 3), uint8 or floats in [0, 1]; equations in the module.
+
+    sobel: odd kernel size; scales: sigma_c in pixels, sigma_s is twice that; surround: lambda.
+    Raises DataError for another shape, values outside [0, 1], an even or too small kernel, no scale.
+    """
+    rgb = _as_rgb(images).to(device)
+    if sobel < 3 or sobel % 2 == 0:
+        raise DataError(f"saliency: sobel {sobel} must be odd and at least 3; the paper's is 7")
+    if not len(scales) or min(scales) <= 0:
+        raise DataError(f"saliency: scales {tuple(scales)} must be above 0; the paper's are (1, 2, 4)")
+    grey = (rgb * torch.tensor(GREY, device=rgb.device)[:, None, None]).sum(1, keepdim=True)
+    smooth, slope = _sobel_taps(sobel, rgb)
+    edges = (_separable(grey, smooth, slope).square() + _separable(grey, slope, smooth).square()).sqrt()
+    mean, spread = grey.mean((2, 3), keepdim=True), grey.std((2, 3), keepdim=True, correction=0)
+    luminance, contrast = (grey - mean).abs(), (grey - spread).abs()
+    colour = 2 * (rgb[:, [0, 0, 1]] - rgb[:, [1, 2, 2]]).abs().sum(1, keepdim=True)
+    exogenous = alphas[0] * luminance + alphas[1] * contrast + alphas[2] * colour
+    gate = torch.sigmoid(_unit_range(edges)) - torch.sigmoid(_unit_range(exogenous)) + eta
+    responses = []
+    for scale in scales:
+        centre, around = _gauss_taps(scale, rgb), _gauss_taps(2 * scale, rgb)
+        responses.append(_separable(gate, centre, centre) - surround * _separable(gate, around, around))
+    antagonism = torch.stack(responses).mean(0).abs().pow(gamma)
+    attention = _unit_range(antagonism)
+    stages = (edges, luminance, contrast, colour, exogenous, gate, antagonism, attention)
+    maps = [np.asarray(stage[:, 0].cpu()) for stage in stages]
+    return Saliency(*maps, (rgb * attention).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def saliency_stimuli(stimuli: Stimuli, *, block: int = 64, device: str = "cpu") -> Stimuli:
+    """The same stimuli with each picture I replaced by I R_a, uint8, constants at their defaults, in blocks of `block`."""
+    found = []
+    for start in range(0, len(stimuli), block):
+        pictures = [np.asarray(stimuli.images[i]) for i in range(start, min(start + block, len(stimuli)))]
+        if len({picture.shape for picture in pictures}) > 1:
+            found += [_filtered(picture[None], device)[0] for picture in pictures]
+        else:
+            found += list(_filtered(np.stack(pictures), device))
+    return Stimuli(stimuli.ids, found, stimuli.captions, stimuli.table)
+
+
+def stage_names() -> list[str]:
+    """The stages in the order of computation, for a figure of all of them."""
+    return [each.name for each in fields(Saliency)]
+
+
+def _filtered(pictures: np.ndarray, device: str) -> np.ndarray:
+    return np.rint(saliency(pictures, device=device).image * 255).astype(np.uint8)
+
+
+def _as_rgb(images: np.ndarray) -> Tensor:
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise DataError(f"saliency: pictures are (n, h, w, 3), got {images.shape}")
+    values = torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    values = values.float() / 255 if images.dtype == np.uint8 else values.float()
+    if not torch.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+        raise DataError(f"saliency: pictures are uint8 or floats in [0, 1], got {images.dtype} up to {float(values.max()):.3g}")
+    return values.contiguous()
+
+
+def _sobel_taps(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Binomial smoothing and its derivative: [1 6 15 20 15 6 1] and [-1 -4 -5 0 5 4 1] for size 7."""
+    smooth = np.array([1.0])
+    for _ in range(size - 1):
+        smooth = np.convolve(smooth, [1.0, 1.0])
+    slope = np.array([1.0])
+    for _ in range(size - 3):
+        slope = np.convolve(slope, [1.0, 1.0])
+    slope = np.convolve(slope, [-1.0, 0.0, 1.0])
+    return torch.as_tensor(smooth).to(like), torch.as_tensor(slope).to(like)
+
+
+def _gauss_taps(sigma: float, like: Tensor) -> Tensor:
+    radius = int(np.ceil(4 * sigma))
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return torch.as_tensor(taps / taps.sum()).to(like)
+
+
+def _separable(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Correlation of (n, 1, h, w) with down' across, borders repeated."""
+    high, wide = len(down) // 2, len(across) // 2
+    x = F.conv2d(F.pad(x, (0, 0, high, high), mode="replicate"), down[None, None, :, None])
+    return F.conv2d(F.pad(x, (wide, wide, 0, 0), mode="replicate"), across[None, None, None, :])
+
+
+def _unit_range(x: Tensor) -> Tensor:
+    """N: each picture to [0, 1]; a map without any contrast becomes zeros."""
+    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    return (x - low) / (high - low).clamp_min(1e-12)
