@@ -79,6 +79,14 @@ def features(stimuli: Stimuli, *, cache: str | Path | None = None) -> Features:
     return vision.extract(vision.load(miniatures.folder("clip")), stimuli, batch=128, cache=cache)
 
 
+def texts(stimuli: Stimuli) -> Features:
+    """The miniature CLIP's caption embeddings, layer "text": the mean over the phrasings of each scene, of length 1."""
+    from brainlens import miniatures
+    from brainlens.backbones import clip
+
+    return clip.embed_texts(clip.load_clip(miniatures.folder("clip")), stimuli.captions, stimuli.ids)
+
+
 def truth(
     stimuli: Stimuli,
     network: Features | None = None,

@@ -15,7 +15,7 @@ them; they are no atlas, and a few mm of error change nothing that the phantom m
   (J. Neurosci. 27:6141).
 - VWFA, left only: Cohen et al. 2000 (Brain 123:291); Dehaene & Cohen 2011 (Trends Cogn. Sci. 15:254).
 - FOOD: the ventral patches of Jain et al. 2023 (Commun. Biol. 6:175) and Khosla et al. 2022 (Curr. Biol. 32:4159), which
-  print maps and no centre; placed medial to the FFA as in their figures.
+  print maps and no centre; placed behind and medial to the FFA as in their figures.
 - LANG, left only: the inferior frontal language region of Fedorenko et al. 2010 (J. Neurophysiol. 104:1177).
 
 Centres first printed in Talairach space were moved towards MNI by a few mm and rounded, so read them as +- 5 mm.
@@ -41,11 +41,11 @@ REGIONS: dict[str, tuple[tuple[tuple[int, int, int], ...], float, tuple[str, ...
     "V2V3": (((16, -92, 18), (16, -78, -10)), 10.8, ("left", "right")),
     "V4": (((30, -78, -14),), 10.2, ("left", "right")),
     "EBA": (((48, -72, 4),), 10.2, ("left", "right")),
-    "FFA": (((42, -52, -20),), 9.8, ("left", "right")),
+    "FFA": (((40, -52, -20),), 9.8, ("left", "right")),
     "OPA": (((34, -80, 22),), 9.8, ("left", "right")),
     "PPA": (((26, -44, -12),), 9.6, ("left", "right")),
     "RSC": (((16, -56, 12),), 9.6, ("left", "right")),
-    "VWFA": (((46, -62, -8),), 10.2, ("left",)),
+    "VWFA": (((46, -58, -12),), 10.2, ("left",)),
     "FOOD": (((32, -62, -12),), 9.2, ("left", "right")),
     "LANG": (((48, 22, 14),), 11.8, ("left",)),
 }
