@@ -144,10 +144,12 @@ def load_weights(kind: Any, folder: Path, **pieces: Any) -> Any:
         raise DataError(
             f"model folder {str(folder)!r} has no *.safetensors{have}; convert the weights with save_pretrained first"
         )
+    if kind.__module__.startswith("transformers"):  # diffusers' single networks never run code from their folder
+        pieces["trust_remote_code"] = False
     try:
         with quiet():
             model, info = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **pieces
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **pieces
             )
     except DataError:
         raise

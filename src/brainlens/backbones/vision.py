@@ -12,7 +12,7 @@ timm-to-ViT conversion does and calling `ViTModel.save_pretrained`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,15 +108,51 @@ def extract(
         raise DataError("extract: there are no stimuli")
     if device is not None:
         backbone.model.to(device)
+    key = {
+        "model": backbone.files,
+        "name": backbone.name,
+        "precision": str(backbone.dtype),
+        "preprocess": plain_fields(backbone.preprocess),
+        "layers": list(wanted),
+    }
+    return stream(
+        stimuli,
+        lambda images, ids: _forward(backbone, backbone.preprocess.batch(images), wanted),
+        key,
+        pool_grid=pool_grid,
+        batch=batch,
+        dtype=np.dtype(dtype),
+        cache=cache,
+    )
+
+
+Layer = tuple[str, torch.Tensor, torch.Tensor | None]  # name, (batch, channel), (batch, channel, row, column) or None
+
+
+def stream(
+    stimuli: Stimuli,
+    forward: Callable[[list[np.ndarray], np.ndarray], Iterator[Layer]],
+    key: dict[str, Any],
+    *,
+    pool_grid: tuple[int, int] | None,
+    batch: int,
+    dtype: np.dtype,
+    cache: str | Path | None,
+) -> Features:
+    """`forward(images, ids)` over all stimuli, batch by batch, into arrays or the cache.
+
+    key: what the values depend on beside the pictures and the grid; its "name" names the features.
+    """
     if cache is None:
-        return _compute(backbone, stimuli, range(len(stimuli)), wanted, pool_grid, batch, np.dtype(dtype))
+        return _compute(stimuli, range(len(stimuli)), forward, str(key["name"]), pool_grid, batch, dtype)
+    grid = None if pool_grid is None else list(pool_grid)
     return cached_features(
         cache,
-        _cache_key(backbone, stimuli, wanted, pool_grid),
-        lambda start, stop: _compute(backbone, stimuli, range(start, stop), wanted, pool_grid, batch, np.dtype(dtype)),
+        key | {"pool_grid": grid, "images": _pictures_hash(stimuli)},
+        lambda start, stop: _compute(stimuli, range(start, stop), forward, str(key["name"]), pool_grid, batch, dtype),
         ids=[str(name) for name in stimuli.ids],
         block=-(-BLOCK // batch) * batch,
-        dtype=np.dtype(dtype).name,
+        dtype=dtype.name,
     )
 
 
@@ -130,27 +166,23 @@ def _wanted(backbone: Backbone, layers: Sequence[str] | None) -> tuple[str, ...]
     return tuple(layer for layer in backbone.layers if layer in asked)
 
 
-def _cache_key(backbone: Backbone, stimuli: Stimuli, layers: tuple[str, ...], grid: tuple[int, int] | None) -> dict[str, Any]:
-    """What the values depend on: the model's files and precision, preprocessing, layers, and the pixels themselves."""
+def plain_fields(settings: Any) -> dict[str, Any]:
+    """The fields of a settings dataclass as JSON would give them back."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()}
+
+
+def _pictures_hash(stimuli: Stimuli) -> str:
     digest = hashlib.sha256()
-    for i, images in enumerate(_read(stimuli, range(k, k + 1)) for k in range(len(stimuli))):
-        digest.update(str(stimuli.ids[i]).encode() + b"\0" + image_key(images[0]))
-    return {
-        "model": backbone.files,
-        "name": backbone.name,
-        "precision": str(backbone.dtype),
-        "preprocess": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(backbone.preprocess).items()},
-        "layers": list(layers),
-        "pool_grid": None if grid is None else list(grid),
-        "images": digest.hexdigest(),
-    }
+    for i in range(len(stimuli)):
+        digest.update(str(stimuli.ids[i]).encode() + b"\0" + image_key(_read(stimuli, range(i, i + 1))[0]))
+    return digest.hexdigest()
 
 
 def _compute(
-    backbone: Backbone,
     stimuli: Stimuli,
     rows: range,
-    layers: tuple[str, ...],
+    forward: Callable[[list[np.ndarray], np.ndarray], Iterator[Layer]],
+    name: str,
     grid: tuple[int, int] | None,
     batch: int,
     dtype: np.dtype,
@@ -160,14 +192,14 @@ def _compute(
     grids: dict[str, tuple[int, int]] = {}
     for start in range(0, len(rows), batch):
         here = rows[start : start + batch]
-        images = _read(stimuli, here)
-        for layer, whole, parts in _forward(backbone, backbone.preprocess.batch(images), layers):
-            if parts is not None:
-                parts = parts if grid is None else torch.nn.functional.interpolate(parts, grid, mode="bilinear")
-                grids[layer] = (int(parts.shape[2]), int(parts.shape[3]))
-                _put(tokens, layer, parts.flatten(2).transpose(1, 2), start, len(rows), dtype)
-            _put(data, layer, whole, start, len(rows), dtype)
-    features = Features(data, stimuli.ids[rows.start : rows.stop], backbone.name, tokens, grids)
+        with torch.inference_mode():
+            for layer, whole, parts in forward(_read(stimuli, here), stimuli.ids[here.start : here.stop]):
+                if parts is not None:
+                    parts = parts if grid is None else torch.nn.functional.interpolate(parts, grid, mode="bilinear")
+                    grids[layer] = (int(parts.shape[2]), int(parts.shape[3]))
+                    _put(tokens, layer, parts.flatten(2).transpose(1, 2), start, len(rows), dtype)
+                _put(data, layer, whole, start, len(rows), dtype)
+    features = Features(data, stimuli.ids[rows.start : rows.stop], name, tokens, grids)
     try:
         return features.check_finite()
     except DataError as error:
@@ -215,21 +247,17 @@ def _probe_size(backbone: Backbone) -> tuple[int, int]:
     return (64, 64) if backbone.preprocess.crop is None else backbone.preprocess.crop
 
 
-def _forward(
-    backbone: Backbone, pixels: np.ndarray, layers: tuple[str, ...]
-) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
-    """(layer, global token (batch, channel), spatial tokens (batch, channel, row, column) or None), layer by layer."""
-    with torch.inference_mode():
-        hidden, embedding = _run(backbone, pixels)
-        for layer, state in zip(backbone.layers, [*hidden, None], strict=True):
-            if layer not in layers:
-                continue
-            if state is None:
-                yield layer, embedding, None
-            elif state.ndim == 4:
-                yield layer, state.float().mean(dim=(2, 3)), state.float()
-            else:
-                yield layer, *_split_tokens(backbone, state.float(), pixels.shape[2:])
+def _forward(backbone: Backbone, pixels: np.ndarray, layers: tuple[str, ...]) -> Iterator[Layer]:
+    hidden, embedding = _run(backbone, pixels)
+    for layer, state in zip(backbone.layers, [*hidden, None], strict=True):
+        if layer not in layers:
+            continue
+        if state is None:
+            yield layer, embedding, None
+        elif state.ndim == 4:
+            yield layer, state.float().mean(dim=(2, 3)), state.float()
+        else:
+            yield layer, *_split_tokens(backbone, state.float(), pixels.shape[2:])
 
 
 def _run(backbone: Backbone, pixels: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
