@@ -27,7 +27,21 @@ def test_every_scene_is_seen_three_times_in_its_split(loaded) -> None:
 
 def test_units_carry_the_truth(loaded) -> None:
     units = loaded[0].units
-    expected = "x y z roi hemisphere ncsnr layer rf_x rf_y rf_size is_global domain informative".split()
+    expected = [
+        "x",
+        "y",
+        "z",
+        "roi",
+        "hemisphere",
+        "ncsnr",
+        "layer",
+        "rf_x",
+        "rf_y",
+        "rf_size",
+        "is_global",
+        "domain",
+        "informative",
+    ]
     assert set(expected) <= set(units.columns)
     assert set(units["domain"]) == {"", "bodies", "faces", "places", "words", "food"}
 
