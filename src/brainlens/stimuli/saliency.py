@@ -78,8 +78,9 @@ def saliency(
     antagonism = torch.stack(responses).mean(0).abs().pow(gamma)
     attention = _unit_range(antagonism)
     stages = (edges, luminance, contrast, colour, exogenous, gate, antagonism, attention)
-    maps = [np.asarray(stage[:, 0].cpu()) for stage in stages]
-    return Saliency(*maps, (rgb * attention).permute(0, 2, 3, 1).cpu().numpy())
+    found = {name: stage[:, 0].cpu().numpy() for name, stage in zip(stage_names(), stages, strict=False)}
+    found["image"] = (rgb * attention).permute(0, 2, 3, 1).cpu().numpy()
+    return Saliency(**found)
 
 
 def saliency_stimuli(stimuli: Stimuli, *, block: int = 64, device: str = "cpu") -> Stimuli:

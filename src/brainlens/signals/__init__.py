@@ -1,0 +1,1 @@
+"""Sensor recordings before a model sees them: epochs from continuous data, checks of their units, noise whitening."""
