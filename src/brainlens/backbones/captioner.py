@@ -1,0 +1,217 @@
+"""Captions of images by a vision-language model (BLIP, Qwen2.5-VL), resumable; and how good captions are under a CLIP.
+
+The prompt asks for what the whole-brain alignment paper found useful: what is there, how it looks, what it does, where
+things are to each other, in as much text as CLIP's text encoder can read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from brainlens.backbones.clip import Clip, embed_images, embed_texts, token_counts
+from brainlens.backbones.folder import files_hash, library, load_tokenizer, load_weights, model_folder, read_json
+from brainlens.backbones.preprocess import Preprocess, as_rgb, read_preprocess
+from brainlens.metrics.retrieval import retrieval
+from brainlens.store import append_log, read_log
+from brainlens.types import DataError, Stimuli, image_key
+
+log = logging.getLogger(__name__)
+
+KINDS = ("blip", "qwen2_5_vl")
+PROMPT = (
+    "Describe this picture in one or two plain sentences of at most 50 words: the main things in it, their colours and "
+    "what they do, where they are to each other, and the place. Say only what can be seen."
+)
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A loaded vision-language model: `model`, `tokenizer`, preprocessing (BLIP) or patch settings (Qwen), kind, name, files."""
+
+    model: Any
+    tokenizer: Any
+    preprocess: Preprocess | None
+    patches: dict[str, Any]
+    kind: str
+    name: str
+    files: str
+
+
+def load_captioner(name_or_folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
+    """BLIP or Qwen2.5-VL from a local folder or by hub name, from safetensors, without remote code.
+
+    Raises DataError if the folder is of another kind or incomplete.
+    """
+    transformers = library()
+    folder = model_folder(name_or_folder)
+    kind = str(read_json(folder / "config.json").get("model_type"))
+    if kind not in KINDS:
+        raise DataError(f"model folder {str(folder)!r} is of type {kind!r}; captioners are {', '.join(KINDS)}")
+    if kind == "blip":
+        model = load_weights(transformers.BlipForConditionalGeneration, folder)
+        settings, steps = {}, read_preprocess(folder)
+    else:
+        model = load_weights(transformers.Qwen2_5_VLForConditionalGeneration, folder)
+        settings, steps = read_json(folder / "preprocessor_config.json"), None
+    tokenizer = load_tokenizer(folder, vocabulary=int(model.config.text_config.vocab_size))
+    model = model.to(device=device, dtype=dtype)
+    return Captioner(model, tokenizer, steps, settings, kind, Path(name_or_folder).name, files_hash(folder))
+
+
+def caption_images(
+    captioner: Captioner,
+    stimuli: Stimuli,
+    *,
+    prompt: str | None = None,
+    max_new_tokens: int = 70,
+    batch: int = 8,
+    folder: str | Path | None = None,
+) -> list[str]:
+    """One caption per image, decoded greedily, in the order of the stimuli.
+
+    prompt: for Qwen an instruction (default PROMPT), for BLIP the beginning of the caption (default none).
+    folder: captions are noted there one by one in log.jsonl, and those noted before for the same pixels, model and
+    prompt are not made again. An empty caption is kept as it came and counted in the log of the process.
+
+    Raises DataError for an image that cannot be read and a batch below 1.
+    """
+    if batch < 1 or max_new_tokens < 1:
+        raise DataError(f"captions: batch {batch} and max_new_tokens {max_new_tokens} must be 1 or more")
+    asked = (PROMPT if captioner.kind == "qwen2_5_vl" else "") if prompt is None else prompt
+    setting = json.dumps([captioner.files, str(captioner.model.dtype), asked, max_new_tokens])
+    noted = {} if folder is None else {r["key"]: str(r["caption"]) for r in read_log(folder) if {"key", "caption"} <= set(r)}
+    keys = [hashlib.sha256(setting.encode() + image_key(stimuli.images[i])).hexdigest() for i in range(len(stimuli))]
+    todo = [i for i in range(len(stimuli)) if keys[i] not in noted]
+    say = _blip if captioner.kind == "blip" else _qwen_each
+    for start in range(0, len(todo), batch):
+        here = todo[start : start + batch]
+        with torch.inference_mode():
+            found = say(captioner, [stimuli.images[i] for i in here], asked, max_new_tokens)
+        for i, caption in zip(here, found, strict=True):
+            noted[keys[i]] = " ".join(caption.split())
+            if folder is not None:
+                append_log(folder, {"stimulus": str(stimuli.ids[i]), "key": keys[i], "caption": noted[keys[i]]})
+    captions = [noted[key] for key in keys]
+    if not all(captions):
+        log.warning("%s gave no text for %d of %d images", captioner.name, sum(not c for c in captions), len(captions))
+    return captions
+
+
+def caption_quality(
+    clip: Clip, stimuli: Stimuli, sources: Mapping[str, Sequence[Sequence[str]]], *, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """How well the captions of each source find their image, and each other's captions, under one CLIP.
+
+    One row per source and gallery: source, gallery ("image" or another source), gallery -> source and source ->
+    gallery top-1, top-5 with intervals and chance (the paper's Fig. 11), n, captions, and `cut`, those beyond the text
+    limit.
+
+    Raises DataError for a source with missing or empty captions.
+    """
+    image = embed_images(clip, stimuli)["image"]
+    text = {name: embed_texts(clip, several, stimuli.ids)["text"] for name, several in sources.items()}
+    rows = []
+    for number, (name, several) in enumerate(sources.items()):
+        flat = [caption for captions in several for caption in captions]
+        cut = int((token_counts(clip, flat) > clip.max_tokens).sum())
+        galleries = {"image": image} | {other: text[other] for other in list(sources)[number + 1 :]}
+        for gallery, embedded in galleries.items():
+            found = retrieval(text[name], embedded, ks=(1, 5), resamples=resamples, seed=seed)
+            row: dict[str, Any] = {"source": name, "gallery": gallery, "captions": len(flat), "cut": cut, "n": len(stimuli)}
+            for direction, way in (("brain->image", "source->gallery"), ("image->brain", "gallery->source")):
+                for score in ("top1", "top1.low", "top1.high", "chance1", "top5", "top5.low", "top5.high", "chance5"):
+                    row[f"{way}/{score}"] = found[f"retrieval/{direction}/{score}"]
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _blip(captioner: Captioner, images: list[np.ndarray], prompt: str, length: int) -> list[str]:
+    model, tokenizer = captioner.model, captioner.tokenizer
+    assert captioner.preprocess is not None
+    pixels = torch.from_numpy(captioner.preprocess.batch(images)).to(device=model.device, dtype=model.dtype)
+    start = {}
+    if prompt:  # the tokenizer's end token is taken off again by the model
+        numbers = torch.tensor([tokenizer(prompt)["input_ids"]] * len(images), device=model.device)
+        start = {"input_ids": numbers, "attention_mask": torch.ones_like(numbers)}
+    out = model.generate(pixel_values=pixels, max_new_tokens=length, do_sample=False, **start)
+    return tokenizer.batch_decode(out, skip_special_tokens=True)
+
+
+def _qwen_each(captioner: Captioner, images: list[np.ndarray], prompt: str, length: int) -> list[str]:
+    """One at a time, since pictures of different size have different numbers of tokens."""
+    return [_qwen(captioner, image, prompt, length) for image in images]
+
+
+def _qwen(captioner: Captioner, image: np.ndarray, prompt: str, length: int) -> str:
+    model, tokenizer = captioner.model, captioner.tokenizer
+    patches, grid = qwen_patches(image, captioner.patches)
+    merge = int(captioner.patches.get("merge_size", 2))
+    picture = "<|vision_start|>" + "<|image_pad|>" * (math.prod(grid) // merge**2) + "<|vision_end|>"
+    chat = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\n{picture}{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    numbers = torch.tensor([tokenizer(chat, add_special_tokens=False)["input_ids"]], device=model.device)
+    is_image = (numbers == model.config.image_token_id).int()
+    if int(is_image.sum()) != math.prod(grid) // merge**2:
+        raise DataError(
+            f"{captioner.name}: its tokenizer does not know <|image_pad|> as the network's image token; copy its files"
+        )
+    out = model.generate(
+        input_ids=numbers,
+        attention_mask=torch.ones_like(numbers),
+        pixel_values=torch.from_numpy(patches).to(device=model.device, dtype=model.dtype),
+        image_grid_thw=torch.tensor([grid], device=model.device),
+        mm_token_type_ids=is_image,
+        max_new_tokens=length,
+        do_sample=False,
+    )
+    return tokenizer.decode(out[0, numbers.shape[1] :], skip_special_tokens=True)
+
+
+def qwen_patches(image: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Qwen2.5-VL's input of one image: patches (patch, channel x time x p x p) and the grid (1, rows, columns).
+
+    The picture is resized so that its sides are multiples of p x merge and its area lies between the bounds of the
+    preprocessor configuration, with its shape kept as nearly as that allows; patches that merge stand together.
+    """
+    p, merge, times = (int(settings.get(k, d)) for k, d in (("patch_size", 14), ("merge_size", 2), ("temporal_patch_size", 2)))
+    size = settings.get("size") or {}
+    low = int(settings.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or 56 * 56)
+    high = int(settings.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or 28 * 28 * 1280)
+    picture = as_rgb(image)
+    height, width = _whole_cells(picture.shape[0], picture.shape[1], p * merge, low, high)
+    resample = Image.Resampling(int(settings.get("resample") or Image.Resampling.BICUBIC))
+    if (height, width) != picture.shape[:2]:
+        picture = np.asarray(Image.fromarray(picture).resize((width, height), resample=resample))
+    scale = float(settings.get("rescale_factor", 1 / 255))
+    x = Preprocess(None, rescale=scale, mean=tuple(settings["image_mean"]), std=tuple(settings["image_std"]))(picture)
+    rows, columns = height // p, width // p
+    cells = x.reshape(3, rows // merge, merge, p, columns // merge, merge, p).transpose(1, 4, 2, 5, 0, 3, 6)
+    cells = np.repeat(cells[:, :, :, :, :, None], times, axis=5)  # a still picture is a film of equal frames
+    return np.ascontiguousarray(cells.reshape(rows * columns, -1)), (1, rows, columns)
+
+
+def _whole_cells(height: int, width: int, cell: int, low: int, high: int) -> tuple[int, int]:
+    if max(height, width) > 200 * min(height, width):
+        raise DataError(f"image of {height} x {width} is longer than 200 times its width; crop it first")
+    rows, columns = round(height / cell) * cell, round(width / cell) * cell
+    if rows * columns > high:
+        shrink = math.sqrt(height * width / high)
+        return max(cell, math.floor(height / shrink / cell) * cell), max(cell, math.floor(width / shrink / cell) * cell)
+    if rows * columns < low:
+        grow = math.sqrt(low / (height * width))
+        return math.ceil(height * grow / cell) * cell, math.ceil(width * grow / cell) * cell
+    return rows, columns

@@ -1,0 +1,188 @@
+"""Captioners on random models of the size of a thumb: the calls are right, and nothing is made twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from brainlens.backbones import captioner as K
+from brainlens.types import DataError, Stimuli
+
+WORDS = [f"word{i}" for i in range(20)]
+MEAN, STD = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]
+
+
+def build_blip(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    tokenizer.save_pretrained(folder)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    marks = {"bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
+    text = {**size, **marks, "vocab_size": len(vocabulary), "encoder_hidden_size": 16, "max_position_embeddings": 32}
+    config = transformers.BlipConfig(
+        text_config=text, vision_config={**size, "image_size": 16, "patch_size": 8}, projection_dim=8, image_text_hidden_size=8
+    )
+    torch.manual_seed(1)
+    model = transformers.BlipForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    transformers.BlipImageProcessorPil(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    return folder
+
+
+def build_qwen(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    marks = ["<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    vocabulary = {word: i for i, word in enumerate([*marks, "Describe", *WORDS])}
+    bare = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bare, unk_token="<unk>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": marks[1:]})
+    tokenizer.save_pretrained(folder)
+    text = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 16,
+    }
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    numbers = {"vocab_size": len(vocabulary), "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 2}
+    vision = {"depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**text, **numbers, "rope_parameters": rope, "max_position_embeddings": 256},
+        vision_config={**vision, "fullatt_block_indexes": [1], "window_size": 56},
+        image_token_id=5,
+        video_token_id=6,
+        vision_start_token_id=3,
+        vision_end_token_id=4,
+    )
+    torch.manual_seed(2)
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    settings = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "image_mean": MEAN, "image_std": STD}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "min_pixels": 784, "max_pixels": 28 * 28 * 6}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> K.Captioner:
+    return K.load_captioner(build_blip(tmp_path_factory.mktemp("blip") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> K.Captioner:
+    return K.load_captioner(build_qwen(tmp_path_factory.mktemp("qwen") / "tiny"))
+
+
+def stimuli(n: int = 5) -> Stimuli:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, size=(30 + 20 * i, 60, 3), dtype=np.uint8) // (1 + i) for i in range(n)]
+    return Stimuli(np.array([f"s{i}" for i in range(n)]), images)
+
+
+def test_blip_equals_the_model_called_by_hand_for_any_batch(blip: K.Captioner) -> None:
+    expected = []
+    for image in stimuli().images:
+        with torch.no_grad():
+            out = blip.model.generate(
+                pixel_values=torch.from_numpy(blip.preprocess(image))[None], max_new_tokens=6, do_sample=False
+            )
+        expected.append(blip.tokenizer.decode(out[0], skip_special_tokens=True))
+    for batch in (1, 2, 5):
+        assert K.caption_images(blip, stimuli(), batch=batch, max_new_tokens=6) == expected
+    assert all("word" in caption for caption in expected)
+    prompted = K.caption_images(blip, stimuli(), prompt="word3 word4", max_new_tokens=6)
+    assert all(caption.startswith("word3 word4") for caption in prompted)
+
+
+def test_a_stopped_run_goes_on_and_nothing_is_made_twice(
+    blip: K.Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = K.caption_images(blip, stimuli(), max_new_tokens=4)
+    made: list[int] = []
+    plain = K._blip
+
+    def counted(captioner: K.Captioner, images: list[np.ndarray], prompt: str, length: int) -> list[str]:
+        if sum(made) == 4:
+            raise KeyboardInterrupt
+        made.append(len(images))
+        return plain(captioner, images, prompt, length)
+
+    monkeypatch.setattr(K, "_blip", counted)
+    with pytest.raises(KeyboardInterrupt):
+        K.caption_images(blip, stimuli(), max_new_tokens=4, batch=2, folder=tmp_path)
+    made.clear()
+    assert K.caption_images(blip, stimuli(), max_new_tokens=4, batch=2, folder=tmp_path) == whole
+    assert made == [1]
+    assert K.caption_images(blip, stimuli().take(["s3", "s0"]), max_new_tokens=4, folder=tmp_path) == [whole[3], whole[0]]
+    assert made == [1]
+    K.caption_images(blip, stimuli(2), prompt="word1", max_new_tokens=4, folder=tmp_path)
+    assert made == [1, 2]  # another prompt is another caption
+
+
+@pytest.mark.parametrize("shape", [(30, 60), (200, 50), (28, 28), (10, 10), (61, 143)])
+def test_qwen_patches_equal_the_processor_of_transformers(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(3).integers(0, 256, size=(*shape, 3), dtype=np.uint8)
+    for low, high in ((784, 28 * 28 * 6), (56 * 56, 28 * 28 * 1280)):
+        processor = transformers.Qwen2VLImageProcessorPil(
+            size={"shortest_edge": low, "longest_edge": high}, image_mean=MEAN, image_std=STD
+        )
+        expected = processor(image, return_tensors="np")
+        patches, grid = K.qwen_patches(image, {"min_pixels": low, "max_pixels": high, "image_mean": MEAN, "image_std": STD})
+        assert grid == tuple(expected["image_grid_thw"][0])
+        np.testing.assert_allclose(patches, expected["pixel_values"], atol=1e-5)
+
+
+def test_qwen_reads_the_picture(qwen: K.Captioner) -> None:
+    captions = K.caption_images(qwen, stimuli(), max_new_tokens=8)
+    assert captions == K.caption_images(qwen, stimuli(), max_new_tokens=8, batch=1)
+    assert len(set(captions)) > 1  # a text alone would give one and the same
+    assert not any("<|" in caption for caption in captions)
+
+
+def test_quality_table_ranks_true_captions_above_shuffled_ones(tmp_path: Path) -> None:
+    class Toy:
+        max_tokens = 4
+
+    images = np.eye(6, dtype=np.float32)
+
+    def by_number(clip: object, captions: list[list[str]], ids: object) -> dict[str, np.ndarray]:
+        return {"text": np.stack([images[int(c[0])] + 0.01 for c in captions])}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(K, "embed_images", lambda clip, stimuli: {"image": images})
+        patch.setattr(K, "embed_texts", by_number)
+        patch.setattr(K, "token_counts", lambda clip, flat: np.array([3, 9, 3, 3, 3, 3]))
+        sources = {"human": [[str(i)] for i in range(6)], "shifted": [[str((i + 1) % 6)] for i in range(6)]}
+        table = K.caption_quality(Toy(), stimuli(6), sources, resamples=20).set_index(["source", "gallery"])
+    assert list(table.index) == [("human", "image"), ("human", "shifted"), ("shifted", "image")]
+    assert table.loc[("human", "image"), "source->gallery/top1"] == 1.0
+    assert table.loc[("shifted", "image"), "gallery->source/top1"] == 0.0
+    assert table.loc[("human", "image"), "cut"] == 1
+
+
+def test_bad_input_is_one_clear_line(blip: K.Captioner, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(DataError, match="of type 'vit'; captioners are blip, qwen2_5_vl"):
+        K.load_captioner(tmp_path)
+    with pytest.raises(DataError, match="batch 0"):
+        K.caption_images(blip, stimuli(), batch=0)
+    with pytest.raises(DataError, match="200 times"):
+        K.qwen_patches(np.zeros((1, 300, 3), np.uint8), {"image_mean": MEAN, "image_std": STD})
