@@ -34,12 +34,17 @@ def facts(name: str) -> dict[str, Any]:
     return dict(module(name).FACTS)
 
 
-def load(name: str, folder: str | Path, **options: Any) -> tuple[Responses, Stimuli]:
-    """A dataset by name, with the options of its own `load`. Raises DataError for unknown names and options."""
+def load(name: str, folder: str | Path | None = None, **options: Any) -> tuple[Responses, Stimuli]:
+    """A dataset by name, from its folder (the phantom needs none), with the options of its own `load`.
+
+    Raises DataError for unknown names and options, and for a folder that does not exist.
+    """
     import inspect
 
     chosen = module(name).load
-    known = [p for p in inspect.signature(chosen).parameters if p != "folder"]
+    if name != "phantom" and (folder is None or not Path(folder).exists()):
+        raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
+    known = list(inspect.signature(chosen).parameters)[1:]
     unknown = [option for option in options if option not in known]
     if unknown:
         raise DataError(f"dataset {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")

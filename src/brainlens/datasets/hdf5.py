@@ -1,0 +1,98 @@
+"""HDF5 datasets opened only when they lie in the file itself, whole, and within a budget."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainlens.types import DataError
+
+BUDGET = 64e9
+
+
+@contextmanager
+def open_dataset(path: str | Path, name: str, *, max_bytes: float = BUDGET) -> Iterator[Any]:
+    """The h5py dataset `name` of a file, for reading slices.
+
+    Raises DataError for a missing, truncated or locked file, for links to other files, and for a dataset that claims
+    more than `max_bytes` or of which a chunk is missing (the library would fill in zeros).
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} is missing")
+    try:
+        handle = h5py.File(path, "r", locking="best-effort")
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({str(error).splitlines()[0]}); it is cut short or being written") from None
+    with handle:
+        place: Any = handle
+        for part in [p for p in name.split("/") if p]:
+            link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
+            if link is None:
+                raise DataError(f"{path} has no dataset {name!r}; it has {sorted(handle)[:20]}")
+            if not isinstance(link, h5py.HardLink):
+                raise DataError(f"{path}: {part!r} is a link to elsewhere, which is not followed; copy the data into the file")
+            place = place[part]
+        if not isinstance(place, h5py.Dataset):
+            raise DataError(f"{path}: {name!r} is a group; it holds {sorted(place)[:20]}")
+        _check(place, path, name, max_bytes)
+        yield place
+
+
+def _check(data: Any, path: Path, name: str, max_bytes: float) -> None:
+    if data.is_virtual or data.external:
+        raise DataError(f"{path}: {name!r} keeps its values in other files, which are not opened; copy the data into the file")
+    if data.dtype.kind not in "biuf":
+        raise DataError(f"{path}: {name!r} holds {data.dtype}, numbers are expected")
+    claim = math.prod(data.shape) * data.dtype.itemsize
+    if claim > max_bytes:
+        raise DataError(
+            f"{path}: {name!r} claims {data.shape} {data.dtype}, {claim / 1e9:.3g} GB; the limit is {max_bytes / 1e9:.3g} GB"
+        )
+    if data.chunks is None:
+        if claim and data.id.get_storage_size() < claim:
+            raise DataError(f"{path}: {name!r} was never written in full; fetch it again")
+        return
+    expected = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks))
+    if data.id.get_num_chunks() != expected:
+        raise DataError(f"{path}: {name!r} lacks {expected - data.id.get_num_chunks()} of {expected} chunks; fetch it again")
+
+
+def slow_rows(data: Any) -> bool:
+    """Whether reading one row decompresses many: chunks span rows and do not span the rest."""
+    return bool(data.chunks and data.compression and data.chunks[0] > 1 and data.chunks[1:] != data.shape[1:])
+
+
+def warn_if_slow(data: Any, path: str | Path) -> None:
+    """A warning with the way out for compressed files whose chunks cut across rows."""
+    if slow_rows(data):
+        warnings.warn(f"{path}: chunks {data.chunks} make random rows slow; pass cache= to convert it once", stacklevel=3)
+
+
+class Hdf5Images(Sequence[np.ndarray]):
+    """Rows of an HDF5 image brick (n, h, w, 3) uint8, one read at a time; the file is opened at each access."""
+
+    def __init__(self, path: str | Path, name: str, rows: np.ndarray) -> None:
+        self.path, self.name, self.rows = Path(path), name, np.asarray(rows)
+        with open_dataset(self.path, name, max_bytes=1e12) as data:
+            if data.ndim != 4 or data.shape[3] != 3 or data.dtype != np.uint8:
+                raise DataError(f"{path}: {name!r} is {data.dtype} {data.shape}, images (n, h, w, 3) uint8 are expected")
+            if len(self.rows) and int(self.rows.max()) >= data.shape[0]:
+                raise DataError(f"{path}: image {int(self.rows.max())} is asked for, the file has {data.shape[0]}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Hdf5Images(self.path, self.name, self.rows[index])
+        with open_dataset(self.path, self.name, max_bytes=1e12) as data:
+            return data[int(self.rows[index])]

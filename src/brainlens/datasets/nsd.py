@@ -1,0 +1,313 @@
+"""Natural Scenes Dataset (7 tesla fMRI, 8 subjects), read from the folders of its own bucket, session by session."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from brainlens.datasets.hdf5 import Hdf5Images, open_dataset
+from brainlens.datasets.pictures import NoImages
+from brainlens.datasets.volumes import coordinates_table, read_header, read_masked, read_volume
+from brainlens.store import ArrayWriter, open_array
+from brainlens.types import DataError, Responses, Stimuli, Surface, Volume
+
+SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
+TRIALS = 750  # a session
+RUN_TRIALS = (63, 62) * 6
+SCALE = 300.0  # the volume betas are int16, percent signal change times this
+VERTICES = 163_842
+
+FACTS = {
+    "name": "nsd",
+    "title": "A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial intelligence",
+    "measure": "fMRI betas",
+    "licence": "NSD terms and conditions; access form",
+    "citation": "Allen et al. (2022), Nature Neuroscience 25, 116-126",
+    "url": "https://naturalscenesdataset.org",
+    "access": "form",
+    "subjects": 8,
+    "sessions": SESSIONS,
+    "trials_a_session": TRIALS,
+    "images": 73000,
+    "images_a_subject": 10000,
+    "shared_images": 1000,
+}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which units of which files are read."""
+
+    betas: Path
+    space: Volume | Surface
+    units: pd.DataFrame
+
+
+def fetch(folder: str | Path) -> Path:
+    """Raises DataError: access is given to persons, by the form on the project's page."""
+    raise DataError(f"nsd is not downloaded by programs: fill the form at {FACTS['url']}, then copy nsddata* into {folder}")
+
+
+def load(
+    folder: str | Path,
+    *,
+    subject: int = 1,
+    n_sessions: int | None = None,
+    resolution: str = "func1pt8mm",
+    betas: str = "betas_fithrf_GLMdenoise_RR",
+    mask: str = "nsdgeneral",
+    zscore: str = "strict",
+    cache: str | Path | None = None,
+) -> tuple[Responses, Stimuli]:
+    """Responses (trial, unit) and the images seen, ids "nsd-00000" to "nsd-72999" (0-based).
+
+    n_sessions: the first ones (default: all of the subject, 30 to 40; many papers used 37 of 40, which gives another
+    test set). resolution: "func1pt8mm", "func1mm", or "fsaverage". mask: the atlas whose labels above 0 are kept.
+    zscore, per session and unit: "strict" (statistics without the shared test images), "session" (with them, as some
+    released preparations do), "none" (percent signal change). cache: a folder where the betas are kept as a float16
+    memory map, resumable; without it they are held in memory as float32.
+    split is "test" for the 1,000 shared images. Units with NaN betas stay NaN, are counted in a warning, and are
+    left to `clean`. Raises DataError for missing files, other grids, and sessions that do not hold 750 trials.
+    """
+    if not 1 <= subject <= 8:
+        raise DataError(f"subject {subject} is not one of 1 to 8")
+    if zscore not in ("strict", "session", "none"):
+        raise DataError(f"zscore={zscore!r} is not known; choose strict, session or none")
+    folder = Path(folder)
+    count = SESSIONS[subject - 1] if n_sessions is None else n_sessions
+    if not 1 <= count <= SESSIONS[subject - 1]:
+        raise DataError(f"n_sessions={count}: subject {subject} has 1 to {SESSIONS[subject - 1]}")
+    plan = (
+        _surface_plan(folder, subject, betas, mask)
+        if resolution == "fsaverage"
+        else _volume_plan(folder, subject, resolution, betas, mask)
+    )
+    trials = design(folder, subject, count)
+    data = _gather(plan, trials, count, zscore, cache)
+    bad = _missing(data, count)
+    if bad:
+        warnings.warn(
+            f"nsd subject {subject}: {bad} of {len(plan.units)} units hold missing betas; clean() drops them", stacklevel=2
+        )
+    measure = "psc" if zscore == "none" else "z"
+    return Responses(data, trials, plan.units, plan.space, measure=measure), _stimuli(folder, trials)
+
+
+def design(folder: str | Path, subject: int, n_sessions: int) -> pd.DataFrame:
+    """The trials in order: stimulus, subject, session, run, repeat (from 1), split, nsd (0-based row of the images).
+
+    Three tables of the experiment count from 1: masterordering gives the 10k image of a trial, subjectim its 73k
+    image, and an image is shared by all subjects where masterordering is at most 1,000.
+    """
+    from scipy.io import loadmat
+
+    path = Path(folder) / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat"
+    if not path.exists():
+        raise DataError(f"{path} is missing; it says which image each trial showed")
+    try:
+        content = loadmat(path, variable_names=["masterordering", "subjectim", "sharedix"])
+        order, images = content["masterordering"].ravel().astype(int), content["subjectim"].astype(int)
+        shared = content["sharedix"].ravel().astype(int) - 1
+    except Exception as error:  # the reader raises many kinds for damaged files
+        raise DataError(f"{path} is damaged or of another version ({type(error).__name__}: {error})") from None
+    total = n_sessions * TRIALS
+    if len(order) < total or images.shape[0] < subject or order.min() < 1 or order.max() > images.shape[1]:
+        raise DataError(f"{path}: masterordering {order.shape} and subjectim {images.shape} do not give {total} trials")
+    tenk = order[:total] - 1
+    nsd = images[subject - 1, tenk] - 1
+    test = tenk < 1000
+    if not np.array_equal(test, np.isin(nsd, shared)):
+        raise DataError(f"{path}: masterordering <= 1000 and sharedix name different shared images; the file is not the original")
+    trials = pd.DataFrame({"stimulus": [f"nsd-{i:05d}" for i in nsd], "subject": str(subject), "nsd": nsd})
+    trials["session"] = [str(i + 1) for i in np.repeat(np.arange(n_sessions), TRIALS)]
+    trials["run"] = [str(i + 1) for i in np.tile(np.repeat(np.arange(12), RUN_TRIALS), n_sessions)]
+    trials["repeat"] = trials.groupby("stimulus").cumcount() + 1
+    trials["split"] = np.where(test, "test", "train")
+    return trials
+
+
+def _volume_plan(folder: Path, subject: int, resolution: str, betas: str, mask: str) -> _Plan:
+    place = folder / "nsddata" / "ppdata" / f"subj{subject:02d}" / resolution / "roi"
+    labels = folder / "nsddata" / "freesurfer" / f"subj{subject:02d}" / "label"
+    atlases = {p.name.removesuffix(".nii.gz"): p for p in sorted(place.glob("*.nii.gz")) if not p.name.startswith(("lh.", "rh."))}
+    if mask not in atlases:
+        raise DataError(f"{place} has no roi {mask!r}; it has {sorted(atlases)}")
+    values, affine = read_volume(atlases[mask])
+    space = Volume(values > 0, affine)
+    if len(space) == 0:
+        raise DataError(f"{atlases[mask]}: no voxel is above 0")
+    units = pd.DataFrame(coordinates_table(space))
+    for name, path in atlases.items():
+        units[name] = _names(read_volume(path, like=space)[0][space.mask], labels / f"{name}.mgz.ctab")
+    source = folder / "nsddata_betas" / "ppdata" / f"subj{subject:02d}" / resolution / betas
+    if (source / "ncsnr.nii.gz").exists():
+        units["ncsnr"] = read_volume(source / "ncsnr.nii.gz", like=space)[0][space.mask].astype(np.float64)
+    units["roi"] = _roi_column(units, list(atlases))
+    return _Plan(source, space, units)
+
+
+def _surface_plan(folder: Path, subject: int, betas: str, mask: str) -> _Plan:
+    labels = folder / "nsddata" / "freesurfer" / "fsaverage" / "label"
+    atlases = sorted(p.name.removeprefix("lh.").removesuffix(".mgz") for p in labels.glob("lh.*.mgz"))
+    if mask not in atlases:
+        raise DataError(f"{labels} has no roi {mask!r}; it has {atlases}")
+    inside = np.concatenate([_mgh(labels / f"{h}.{mask}.mgz")[:, 0] for h in ("lh", "rh")]) > 0
+    hemisphere = np.repeat(["left", "right"], VERTICES)[inside]
+    space = Surface("fsaverage", hemisphere, np.tile(np.arange(VERTICES), 2)[inside])
+    units = pd.DataFrame({"hemisphere": hemisphere, "vertex": space.vertex})
+    for name in atlases:
+        if (labels / f"rh.{name}.mgz").exists():
+            values = np.concatenate([_mgh(labels / f"{h}.{name}.mgz")[:, 0] for h in ("lh", "rh")])[inside]
+            units[name] = _names(values, labels / f"{name}.mgz.ctab")
+    source = folder / "nsddata_betas" / "ppdata" / f"subj{subject:02d}" / "fsaverage" / betas
+    if (source / "lh.ncsnr.mgh").exists():
+        units["ncsnr"] = np.concatenate([_mgh(source / f"{h}.ncsnr.mgh")[:, 0] for h in ("lh", "rh")])[inside].astype(float)
+    units["roi"] = _roi_column(units, atlases)
+    return _Plan(source, space, units)
+
+
+def _names(values: np.ndarray, table: Path) -> np.ndarray:
+    """Label names of label values; "" for 0 and below, the number where no table names it."""
+    names: dict[int, str] = {}
+    if table.exists():
+        for line in table.read_text(encoding="utf-8").splitlines():
+            parts = line.split()
+            if len(parts) >= 2 and parts[0].isdigit():
+                names[int(parts[0])] = parts[1]
+    return np.array(["" if v <= 0 else names.get(int(v), str(int(v))) for v in values], dtype=object)
+
+
+def _roi_column(units: pd.DataFrame, atlases: list[str]) -> np.ndarray:
+    """One name a unit: retinotopic first, then category regions, as each says more than the streams do."""
+    order = ["prf-visualrois", "floc-faces", "floc-bodies", "floc-places", "floc-words", "streams"]
+    out = np.full(len(units), "", dtype=object)
+    for name in [a for a in order if a in atlases]:
+        empty = out == ""
+        out[empty] = units[name].to_numpy()[empty]
+    return out
+
+
+def _sessions(plan: _Plan, count: int) -> Iterator[np.ndarray]:
+    """The betas (750, unit) float32 of each session in percent signal change."""
+    for session in range(1, count + 1):
+        if isinstance(plan.space, Surface):
+            parts = []
+            for name, side in (("lh", "left"), ("rh", "right")):
+                values = _mgh(plan.betas / f"{name}.betas_session{session:02d}.mgh")
+                parts.append(values[plan.space.vertex[plan.space.hemisphere == side]].T)
+            block, where = np.concatenate(parts, axis=1).astype(np.float32), plan.betas
+        else:
+            where = plan.betas / f"betas_session{session:02d}.nii.gz"
+            other = where.with_name(f"betas_session{session:02d}.hdf5")
+            if not where.exists() and not other.exists():
+                raise DataError(f"{where} is missing, and so is its .hdf5; lower n_sessions or fetch it")
+            stored = _nifti(where, plan.space) if where.exists() else _hdf5(other, plan.space)
+            block = (stored / np.float32(SCALE)).astype(np.float32, copy=False)
+        if len(block) != TRIALS:
+            raise DataError(f"{where}: session {session} has {len(block)} betas, {TRIALS} trials are expected")
+        yield block
+
+
+def _nifti(path: Path, space: Volume) -> np.ndarray:
+    header = read_header(path)
+    if header.dtype.kind not in "iu":
+        raise DataError(f"{path} holds {header.dtype}, the volume betas are int16 (percent signal change x {SCALE:.0f})")
+    return read_masked(path, space)
+
+
+def _hdf5(path: Path, space: Volume) -> np.ndarray:
+    """Betas under the mask; the file was written in column order, so its axes come back as (trial, z, y, x)."""
+    with open_dataset(path, "betas") as data:
+        turned = data.shape[1:] == space.mask.shape[::-1]
+        if not turned or data.dtype.kind not in "iu":
+            raise DataError(
+                f"{path}: betas are {data.dtype} {data.shape}, integers (trial, {space.mask.shape[::-1]}) are expected"
+            )
+        out = np.empty((data.shape[0], len(space)), dtype=np.float32)
+        number = np.full(space.mask.shape, -1)
+        number[space.mask] = np.arange(len(space))
+        for z in np.flatnonzero(space.mask.any(axis=(0, 1))):
+            slab = data[:, z]  # (trial, y, x)
+            x, y = np.nonzero(space.mask[:, :, z])
+            out[:, number[x, y, z]] = slab[:, y, x]
+    return out
+
+
+def _mgh(path: Path) -> np.ndarray:
+    """A surface file as (vertex, frame) float32."""
+    import nibabel as nib
+
+    if not path.exists():
+        raise DataError(f"{path} is missing")
+    try:
+        image = nib.freesurfer.mghformat.MGHImage.from_filename(str(path))
+        if int(np.prod(image.shape, dtype=object)) * 4 > 4e9:
+            raise DataError(f"{path} claims {image.shape}, more than 4 GB")
+        values = np.asarray(image.dataobj, dtype=np.float32)
+    except DataError:
+        raise
+    except Exception as error:  # the reader raises many kinds for damaged files
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again") from None
+    if values.shape[:3] != (VERTICES, 1, 1):
+        raise DataError(f"{path} has {values.shape[0]} vertices, fsaverage has {VERTICES}")
+    return values.reshape(VERTICES, -1)
+
+
+def _gather(plan: _Plan, trials: pd.DataFrame, count: int, zscore: str, cache: str | Path | None) -> np.ndarray:
+    train = (trials["split"] == "train").to_numpy()
+    shape = (len(trials), len(plan.units))
+    if cache is None:
+        out = np.empty(shape, dtype=np.float32)
+        for i, block in enumerate(_sessions(plan, count)):
+            out[i * TRIALS : (i + 1) * TRIALS] = _standard(block, train[i * TRIALS : (i + 1) * TRIALS], zscore)
+        return out
+    unit_key = "-".join(map(str, shape)) + f"-{zscore}-{plan.betas}"
+    folder = Path(cache) / f"nsd-subj{trials['subject'].iloc[0]}-{plan.betas.parent.name}-{count}-{zscore}"
+    try:
+        kept = open_array(folder, "betas", ids=trials["stimulus"])
+        if kept.shape == shape:
+            return kept
+    except DataError:
+        pass  # not there yet, unfinished or of other units: written now
+    with ArrayWriter(folder, "betas", shape, "float16", ids=trials["stimulus"], key=unit_key) as writer:
+        for i, block in enumerate(_sessions(plan, count)):
+            if writer.done < (i + 1) * TRIALS:
+                writer.write(i * TRIALS, _standard(block, train[i * TRIALS : (i + 1) * TRIALS], zscore))
+                writer.sync()
+    return open_array(folder, "betas", ids=trials["stimulus"])
+
+
+def _standard(block: np.ndarray, train: np.ndarray, zscore: str) -> np.ndarray:
+    if zscore == "none":
+        return block
+    base = (block[train] if zscore == "strict" else block).astype(np.float64)
+    spread = base.std(axis=0)
+    return ((block - base.mean(axis=0)) / np.where(spread == 0, np.nan, spread)).astype(np.float32)
+
+
+def _missing(data: np.ndarray, count: int) -> int:
+    """How many units hold a missing value, read one session at a time."""
+    bad = np.zeros(data.shape[1], bool)
+    for i in range(count):
+        bad |= ~np.isfinite(data[i * TRIALS : (i + 1) * TRIALS]).all(axis=0)
+    return int(bad.sum())
+
+
+def _stimuli(folder: Path, trials: pd.DataFrame) -> Stimuli:
+    table = trials.drop_duplicates("stimulus")[["stimulus", "nsd", "split"]].reset_index(drop=True)
+    path = folder / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
+    images: Hdf5Images | NoImages
+    if path.exists():
+        images = Hdf5Images(path, "imgBrick", table["nsd"].to_numpy())
+    else:
+        images = NoImages(len(table), f"{path} is missing; copy nsd_stimuli.hdf5 there to open the images")
+    info = folder / "nsddata" / "experiments" / "nsd" / "nsd_stim_info_merged.csv"
+    if info.exists():
+        coco = pd.read_csv(info, usecols=["nsdId", "cocoId"]).set_index("nsdId")["cocoId"]
+        table["coco"] = [str(coco.get(i, "")) for i in table["nsd"]]
+    return Stimuli(table["stimulus"].to_numpy(), images, [], table[[c for c in table.columns if c != "stimulus"]])

@@ -1,0 +1,205 @@
+"""THINGS-EEG2: 10 subjects, 1,654 training concepts with 10 images each, 200 test images, rapid serial presentation."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens.datasets.pictures import ImageFiles, NoImages
+from brainlens.datasets.unpickle import load_dictionary
+from brainlens.store import ArrayWriter, open_array
+from brainlens.types import DataError, Responses, Sensors, Stimuli
+
+# fmt: off
+CHANNELS = (
+    "Fp1", "Fp2", "AF7", "AF3", "AFz", "AF4", "AF8", "F7", "F5", "F3", "F1", "F2", "F4", "F6", "F8", "FT9", "FT7",
+    "FC5", "FC3", "FC1", "FCz", "FC2", "FC4", "FC6", "FT8", "FT10", "T7", "C5", "C3", "C1", "Cz", "C2", "C4", "C6",
+    "T8", "TP9", "TP7", "CP5", "CP3", "CP1", "CPz", "CP2", "CP4", "CP6", "TP8", "TP10", "P7", "P5", "P3", "P1", "Pz",
+    "P2", "P4", "P6", "P8", "PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2",
+)
+# fmt: on
+MEMORY = 2e9  # bytes that may be held where no cache is named
+PIECE = 1 << 25  # bytes converted at a time
+
+FACTS = {
+    "name": "things_eeg2",
+    "title": "A large and rich EEG dataset for modeling human visual object recognition",
+    "measure": "EEG",
+    "licence": "CC BY 4.0",
+    "citation": "Gifford et al. (2022), NeuroImage 264, 119754",
+    "url": "https://osf.io/3jk45/",
+    "access": "public",
+    "subjects": 10,
+    "channels": 63,
+    "training_images": 16540,
+    "training_repeats": 4,
+    "test_images": 200,
+    "test_repeats": 80,
+}
+
+
+def fetch(folder: str | Path) -> Path:
+    """Raises DataError with the address: the preprocessed files are 100 GB and are chosen by the user."""
+    raise DataError(f"things_eeg2 is at {FACTS['url']}: put sub-01 ... sub-10 (preprocessed) and image_set into {folder}")
+
+
+def load(
+    folder: str | Path,
+    *,
+    subject: int = 1,
+    channels: tuple[str, ...] | None = None,
+    parts: tuple[str, ...] = ("training", "test"),
+    dtype: str = "float16",
+    cache: str | Path | None = None,
+) -> tuple[Responses, Stimuli]:
+    """Responses (trial, channel, time) of the preprocessed, noise-normalised epochs, and the images seen.
+
+    Every repeat is a trial: rows are (training images x repeats), then (test images x repeats). channels: names, in
+    the order wanted (default: those of the file). dtype and cache: the epochs are converted piece by piece from the
+    pickled files to a memory map in `cache`; without one they are held in memory, up to 2 GB.
+    Both releases are read: dictionaries stored by np.save, and pickles under the name .npy; nothing in them is run.
+    Where `times` is longer than the data (known in released files), its last values count, with a warning.
+    Raises DataError listing channels that are missing, and for files that do not match each other.
+    """
+    folder = Path(folder)
+    contents = {part: _open(folder, subject, part) for part in parts}
+    first = contents[parts[0]]
+    names = list(channels) if channels is not None else first["ch_names"]
+    times = first["times"]
+    for part, content in contents.items():
+        missing = [name for name in names if name not in content["ch_names"]]
+        if missing:
+            raise DataError(f"{part} epochs of subject {subject} lack channels {missing}; they have {content['ch_names']}")
+        if len(content["times"]) != len(times) or np.abs(content["times"] - times).max() > 1e-6:
+            raise DataError(f"subject {subject}: {part} and {parts[0]} epochs have other times; they were not cut alike")
+    tables = {part: _image_table(folder, part, len(content["data"])) for part, content in contents.items()}
+    trials = pd.concat([_trials(tables[p], contents[p]["data"].shape[1], p, subject) for p in parts], ignore_index=True)
+    shape = (len(trials), len(names), len(times))
+    data = _convert(
+        contents, names, shape, dtype, trials, None if cache is None else Path(cache) / f"things_eeg2-sub-{subject:02d}"
+    )
+    table = pd.concat(list(tables.values()), ignore_index=True)
+    return Responses(data, trials, pd.DataFrame({"channel": names}), _sensors(names), times, "z"), _stimuli(folder, table)
+
+
+def _find(folder: Path, subject: int, part: str) -> Path:
+    name = f"sub-{subject:02d}"
+    places = [folder / name, folder / "Preprocessed_data_250Hz" / name, folder / "preprocessed_data" / name]
+    for place in places:
+        if (place / f"preprocessed_eeg_{part}.npy").exists():
+            return place / f"preprocessed_eeg_{part}.npy"
+    raise DataError(f"{places[0] / f'preprocessed_eeg_{part}.npy'} is missing; see {FACTS['url']}")
+
+
+def _open(folder: Path, subject: int, part: str) -> dict[str, Any]:
+    path = _find(folder, subject, part)
+    content = load_dictionary(path, ("preprocessed_eeg_data", "ch_names", "times"))
+    data = content["preprocessed_eeg_data"]
+    if not isinstance(data, np.ndarray) or data.ndim != 4 or data.dtype.kind != "f":
+        raise DataError(f"{path}: preprocessed_eeg_data should be numbers (image, repeat, channel, time), got {np.shape(data)}")
+    names = [str(name) for name in content["ch_names"] if str(name) != "stim"]
+    if len(names) != data.shape[2]:
+        raise DataError(f"{path}: {len(names)} channel names but {data.shape[2]} channels")
+    times = np.asarray(content["times"], dtype=np.float64).ravel()
+    if len(times) > data.shape[3]:
+        warnings.warn(f"{path}: {len(times)} times for {data.shape[3]} samples; the last {data.shape[3]} are used", stacklevel=3)
+        times = times[-data.shape[3] :]
+    if len(times) != data.shape[3]:
+        raise DataError(f"{path}: {len(times)} times for {data.shape[3]} samples")
+    typical = float(np.median(np.abs(np.asarray(data[:1], dtype=np.float64))))
+    if 0 < typical < 1e-3:
+        warnings.warn(f"{path}: typical magnitude {typical:.1e} looks like volts, not noise-normalised units", stacklevel=3)
+    return {"data": data, "ch_names": names, "times": times, "path": path}
+
+
+def _image_table(folder: Path, part: str, count: int) -> pd.DataFrame:
+    """One row an image: stimulus, concept, file, split. Without the metadata file, rows are numbered."""
+    short = "train" if part == "training" else part
+    path = folder / "image_set" / "image_metadata.npy"
+    if not path.exists():
+        ids = [f"{short}-{i:05d}" for i in range(count)]
+        return pd.DataFrame({"stimulus": ids, "concept": "", "file": "", "split": short})
+    content = load_dictionary(path, (f"{short}_img_files", f"{short}_img_concepts", f"{short}_img_concepts_THINGS"))
+    files, concepts, folders = (list(map(str, content[f"{short}_img_{k}"])) for k in ("files", "concepts", "concepts_THINGS"))
+    if not len(files) == len(concepts) == len(folders) == count:
+        raise DataError(f"{path}: {len(files)} {short} images, the epochs have {count}; they are of another release")
+    places = [f"{part}_images/{place}/{file}" for place, file in zip(folders, files)]
+    return pd.DataFrame({"stimulus": [Path(f).stem for f in files], "concept": concepts, "file": places, "split": short})
+
+
+def _trials(table: pd.DataFrame, repeats: int, part: str, subject: int) -> pd.DataFrame:
+    rows = np.repeat(np.arange(len(table)), repeats)
+    out = table.iloc[rows][["stimulus", "concept", "split"]].reset_index(drop=True)
+    return out.assign(subject=str(subject), repeat=np.tile(np.arange(1, repeats + 1), len(table)))
+
+
+def _convert(
+    contents: dict[str, dict[str, Any]],
+    names: list[str],
+    shape: tuple[int, int, int],
+    dtype: str,
+    trials: pd.DataFrame,
+    place: Path | None,
+) -> np.ndarray:
+    ids = trials["stimulus"]
+    key = repr((names, [(str(c["path"]), c["path"].stat().st_size, c["path"].stat().st_mtime_ns) for c in contents.values()]))
+    if place is None:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size > MEMORY:
+            raise DataError(f"the epochs need {size / 1e9:.1f} GB; name a folder, cache=, where they are kept as a memory map")
+        out = np.empty(shape, dtype=dtype)
+        for start, rows in _pieces(contents, names):
+            out[start : start + len(rows)] = rows
+        return out
+    name = f"epochs-{len(names)}ch-{dtype}"
+    try:
+        kept = open_array(place, name, ids=ids)
+        if kept.shape == shape:
+            return kept
+    except DataError:
+        pass  # not there yet, unfinished or of other images: written now
+    with ArrayWriter(place, name, shape, dtype, ids=ids, key=key) as writer:
+        for start, rows in _pieces(contents, names, writer.done):
+            writer.write(start, rows)
+    return open_array(place, name, ids=ids)
+
+
+def _pieces(contents: dict[str, dict[str, Any]], names: list[str], done: int = 0) -> Any:
+    """(first row, rows (n, channel, time)) of all parts in order, a few megabytes at a time, from row `done` on."""
+    start = 0
+    for content in contents.values():
+        data = content["data"]
+        order = [content["ch_names"].index(name) for name in names]
+        plain = order == list(range(data.shape[2]))
+        repeats = data.shape[1]
+        step = max(1, PIECE // max(data[:1].nbytes, 1))
+        for at in range(0, len(data), step):
+            block = data[at : at + step]
+            if start + len(block) * repeats > done:
+                rows = block.reshape(-1, *data.shape[2:])
+                yield start, rows if plain else rows[:, order]
+            start += len(block) * repeats
+
+
+def _sensors(names: list[str]) -> Sensors | None:
+    """Positions of the 10-20 names in metres; None when a name is not one of them."""
+    import mne
+
+    known = mne.channels.make_standard_montage("standard_1020").get_positions()["ch_pos"]
+    if any(name not in known for name in names):
+        return None
+    return Sensors(np.array(names), np.array([known[name] for name in names]))
+
+
+def _stimuli(folder: Path, table: pd.DataFrame) -> Stimuli:
+    files = [folder / "image_set" / file for file in table["file"]]
+    images: ImageFiles | NoImages
+    if table["file"].all() and all(file.exists() for file in files):
+        images = ImageFiles(files)
+    else:
+        images = NoImages(len(table), f"the images are not in {folder / 'image_set'}; see {FACTS['url']}")
+    return Stimuli(table["stimulus"].to_numpy(), images, [], table[["concept", "split"]])
