@@ -217,6 +217,15 @@ class TSConv(nn.Module):
         shift = (bias - mean) * gain + norm.bias.double()
         return torch.cat([(weight * gain[:, None]).t(), shift[None]])
 
+    def layers(self) -> nn.Sequential:
+        """The same network as separate layers that share these weights, (B, 1, C, T) -> (B, filters, 1, W).
+
+        For methods that look at every layer. In time-major order its output is that of `forward`.
+        """
+        pool = nn.AvgPool2d((1, self.pool), (1, self.stride))
+        parts = (self.temporal, pool, self.norm1, nn.ELU(), self.spatial, self.norm2, nn.ELU(), self.dropout, self.mix)
+        return nn.Sequential(*parts)
+
     def forward(self, x: Tensor, moments: Tensor | None = None) -> Tensor:
         """x (B, C, T); moments (B, kernel + 1, kernel + 1) of the same trials, from `window_moments`, or None to compute them."""
         expected = self.samples - self.pool + 1 if self.filtered else self.samples

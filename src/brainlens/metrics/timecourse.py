@@ -1,0 +1,125 @@
+"""When the information is there: decoding in growing, shrinking and sliding time windows, and across times.
+
+Ridge regression from recordings (trial, channel, time) to any target (trial, d), closed form, so that hundreds of windows
+cost seconds; the penalty is a fixed share of the mean variance, so nothing is chosen on test data. NeuroAlign Fig. 3 trains
+its network anew for each window; here the question is the data's, not the network's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from brainlens.types import DataError
+
+KINDS = ("growing", "shrinking", "sliding")
+Scores = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Samples with start <= time < stop (s); kind is growing [first, t), shrinking [t, last] or sliding."""
+
+    kind: str
+    start: float
+    stop: float
+    mask: np.ndarray
+
+
+def time_windows(times: np.ndarray, *, step: float = 0.1, kinds: tuple[str, ...] = KINDS) -> list[Window]:
+    """All windows of some kinds in steps of `step` seconds, each with at least one sample.
+
+    Raises DataError for an unknown kind or a step that is not above 0.
+    """
+    if step <= 0 or any(kind not in KINDS for kind in kinds):
+        raise DataError(f"time windows: step {step} must be above 0 and kinds {kinds} among {list(KINDS)}")
+    first, end = float(times[0]), float(times[-1]) + float(np.median(np.diff(times)))
+    edges = np.append(np.arange(first, end - 1e-9, step), end)
+    found = []
+    for low, high in zip(edges[:-1], edges[1:]):
+        for kind in kinds:
+            start, stop = (low if kind != "growing" else first), (high if kind != "shrinking" else end)
+            mask = (times >= start - 1e-9) & (times < stop - 1e-9)
+            if mask.any():
+                found.append(Window(kind, float(start), float(stop), mask))
+    return found
+
+
+def ridge_fit(x: np.ndarray, y: np.ndarray, *, penalty: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """weights (p, d), intercept (d,) of min |y - x w - c|^2 + penalty tr(X'X)/p |w|^2, X centred; the smaller kernel is solved."""
+    mean, centre = x.mean(0), y.mean(0)
+    a, b = x - mean, y - centre
+    n, p = a.shape
+    size = penalty * float((a**2).sum()) / p
+    if n <= p:
+        weights = a.T @ np.linalg.solve(a @ a.T + size * np.eye(n), b)
+    else:
+        weights = np.linalg.solve(a.T @ a + size * np.eye(p), a.T @ b)
+    return weights, centre - mean @ weights
+
+
+def window_scores(
+    train: np.ndarray, target: np.ndarray, test: np.ndarray, windows: list[Window], score: Scores, *,
+    test_target: np.ndarray, width: int = 5, penalty: float = 1.0,
+) -> np.ndarray:  # fmt: skip
+    """score(prediction, test_target) for each window, (window,).
+
+    Recordings are averaged over `width` neighbouring samples inside the window first, which bounds the size of the problem.
+    """
+    found = []
+    for window in windows:
+        a, b = _binned(train, window.mask, width), _binned(test, window.mask, width)
+        weights, intercept = ridge_fit(a, target, penalty=penalty)
+        found.append(score(b @ weights + intercept, test_target))
+    return np.array(found)
+
+
+def time_generalisation(
+    train: np.ndarray, target: np.ndarray, test: np.ndarray, score: Scores, *, test_target: np.ndarray, width: int = 5, penalty: float = 0.1
+) -> np.ndarray:  # fmt: skip
+    """Decoders trained at one time and tested at every time: scores (train time, test time), times in bins of `width` samples.
+
+    The diagonal is time-resolved decoding.
+    """
+    everything = np.ones(train.shape[2], bool)
+    a = _binned(train, everything, width).reshape(len(train), -1, train.shape[1])
+    b = _binned(test, everything, width).reshape(len(test), -1, test.shape[1])
+    out = np.empty((a.shape[1], b.shape[1]))
+    for i in range(a.shape[1]):
+        weights, intercept = ridge_fit(a[:, i], target, penalty=penalty)
+        for j in range(b.shape[1]):
+            out[i, j] = score(b[:, j] @ weights + intercept, test_target)
+    return out
+
+
+def mean_correlation(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over columns of the correlation over rows; a column that never changes counts as 0."""
+    a, b = prediction - prediction.mean(0), truth - truth.mean(0)
+    norm = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    return float(np.divide((a * b).sum(0), norm, out=np.zeros_like(norm), where=norm > 0).mean())
+
+
+def half_height(windows: list[Window], scores: np.ndarray, *, kind: str = "growing") -> float:
+    """Time (s) at which the curve of growing windows first reaches half of its last value, above its first: an onset.
+
+    Raises DataError where the curve does not rise.
+    """
+    chosen = [(window.stop, value) for window, value in zip(windows, scores) if window.kind == kind]
+    if not chosen or chosen[-1][1] <= 0:
+        raise DataError(f"no {kind} window rises above 0; there is nothing to date")
+    for stop, value in chosen:
+        if value >= chosen[-1][1] / 2:
+            return stop
+    return chosen[-1][0]
+
+
+def _binned(data: np.ndarray, mask: np.ndarray, width: int) -> np.ndarray:
+    """(trial, bins x channel) float64: means over `width` samples of the masked part, time-major."""
+    index = np.flatnonzero(mask)
+    starts = np.arange(0, len(index), width)
+    out = np.empty((len(data), len(starts), data.shape[1]))
+    for i, start in enumerate(starts):
+        out[:, i] = np.asarray(data[:, :, index[start : start + width]], dtype=np.float64).mean(axis=2)
+    return out.reshape(len(data), -1)
