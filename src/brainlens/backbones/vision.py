@@ -5,8 +5,7 @@ Layers in network order. A transformer of L blocks has `vision.0` (what enters t
 both end with `image`, the network's own embedding of the whole picture: CLIP's projected embedding, the class token
 after the last normalisation (ViT, DINOv2, MAE), or the mean over the last map (SAM, MobileNetV2).
 
-MoCo v3 is a plain ViT: its published checkpoint becomes a folder by renaming the weights as transformers'
-timm-to-ViT conversion does and calling `ViTModel.save_pretrained`.
+MoCo v3 is a plain ViT; `convert.vit_weights` brings its published weights under the names of `ViTModel`.
 """
 
 from __future__ import annotations
