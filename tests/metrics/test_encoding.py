@@ -43,6 +43,8 @@ def test_bootstrap_equals_a_plain_loop(score, monkeypatch):
     np.testing.assert_allclose(scored.drawn, drawn[:, units].mean(1), atol=1e-5)
     np.testing.assert_allclose(scored.mean, plain(GUESS, TRUTH)[units].mean())
     assert scored.mean_low < scored.mean < scored.mean_high
+    halves = e.bootstrap_score(GUESS, TRUTH, score=score, units=units * 0.5, resamples=100, seed=4)
+    np.testing.assert_allclose(halves.drawn, scored.drawn / 2, rtol=1e-6)
 
 
 def simulate(snr, repeats, seed=0):
@@ -110,7 +112,7 @@ def test_distance_to_best_by_hand():
         (lambda: e.distance_to_best(np.ones((2, 3)), reduce="max"), "'mean' or 'sum'"),
         (lambda: e.bootstrap_score(GUESS[:5], TRUTH[:5]), "at least 8 test images"),
         (lambda: e.bootstrap_score(GUESS, TRUTH, score="x"), "not one of"),
-        (lambda: e.bootstrap_score(GUESS, TRUTH, units=np.ones(3, bool)), "mask of 7"),
+        (lambda: e.bootstrap_score(GUESS, TRUTH, units=np.ones(3, bool)), "of 7 units"),
     ],
 )
 def test_bad_input_is_one_line(call, message):

@@ -137,7 +137,8 @@ def bootstrap_score(
     """R2 or correlation of every unit with percentile intervals over resampled test images, as matrix products.
 
     With counts C (resample, image), sums of a resample are C @ e^2, C @ y, C @ y^2 (and C @ yhat, C @ yhat^2,
-    C @ y yhat): three to five products instead of one gather per resample. `units` (bool) are those whose mean is taken.
+    C @ y yhat): three to five products instead of one gather per resample. `units` are those whose mean is taken: a bool
+    mask, or a factor per unit (such as 1 / ceiling) that multiplies its score before the mean, 0 for units left out.
     Raises DataError for fewer than 8 test images.
     """
     if score not in ("r2", "pearson"):
@@ -147,9 +148,10 @@ def bootstrap_score(
     n, n_units = truth.shape
     if n < MIN_IMAGES:
         raise DataError(f"intervals need at least {MIN_IMAGES} test images, got {n}; test on more images or use resamples=0")
-    chosen = np.ones(n_units, bool) if units is None else np.asarray(units)
-    if chosen.shape != (n_units,) or chosen.dtype != bool:
-        raise DataError(f"units must be a bool mask of {n_units} units, got {chosen.dtype} {chosen.shape}")
+    factor = np.ones(n_units) if units is None else np.asarray(units, dtype=np.float64)
+    if factor.shape != (n_units,) or not np.isfinite(factor).all():
+        raise DataError(f"units must be a bool mask or finite factors of {n_units} units, got shape {factor.shape}")
+    chosen = factor != 0
     plain = r2 if score == "r2" else pearson
     value, low, high = np.empty(n_units), np.full(n_units, np.nan), np.full(n_units, np.nan)
     counts = bootstrap_counts(n, resamples, seed).astype(np.float32)
@@ -162,14 +164,15 @@ def bootstrap_score(
             continue
         drawn = _resampled(prediction[:, fine], truth[:, fine], counts, score)
         low[fine], high[fine] = interval(drawn, level)
-        total += drawn[:, chosen[fine]].sum(axis=1, dtype=np.float64)
+        total += drawn.astype(np.float64) @ factor[fine]
         used += int(chosen[fine].sum())
     constant = int((~np.isfinite(value)).sum())
     if not used:
         return Scored(value, low, high, np.nan, np.nan, np.nan, constant, np.full(resamples, np.nan))
     means = total / used
     mean_low, mean_high = interval(means, level)
-    mean = float(value[chosen & np.isfinite(value)].mean())
+    fine = chosen & np.isfinite(value)
+    mean = float((value[fine] * factor[fine]).mean())
     return Scored(value, low, high, mean, float(mean_low), float(mean_high), constant, means)
 
 

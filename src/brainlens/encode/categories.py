@@ -1,0 +1,123 @@
+"""Recordings with categories in place of images: ridge on one-hot categories, and decoding, one run left out at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens import store
+from brainlens.metrics.encoding import noise_ceiling, r2
+from brainlens.metrics.statistics import bootstrap_mean
+from brainlens.nn.ridge import fold_labels, ridge_cv, ridge_predict
+from brainlens.types import DataError, Responses, Result
+
+ALPHAS = tuple(float(a) for a in np.logspace(-2, 4, 13))
+
+
+def haxby2001_encode(
+    responses: Responses,
+    *,
+    target: str = "stimulus",
+    group: str = "run",
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Result:
+    """How much of each voxel the category explains: ridge on one-hot categories, tested on the run that is left out.
+
+    R2 over the pooled predictions of all runs, each made without its run, the penalty chosen inside by leaving out the
+    other runs in turn. Chance is at or a little below 0. The noise ceiling takes the runs of a category as repeats.
+    Raises DataError without the columns, with one run or one category, and with more than 20 % of voxels missing.
+    """
+    started = time.time()
+    clean, counts = responses.clean()
+    x, y, runs, names = _categories(clean, target, group)
+    guess = np.zeros_like(y)
+    for run in dict.fromkeys(runs):
+        test = runs == run
+        inner = fold_labels(int((~test).sum()), groups=runs[~test], folds=None)
+        fit = ridge_cv(x[~test], y[~test], alphas, fold=inner, device=device)
+        guess[test] = ridge_predict(fit, x[test]).numpy()
+    value = r2(guess, y)
+    ceiling = noise_ceiling(y, clean.trials[target].to_numpy(), averaged=False)
+    fine = value[np.isfinite(value)]
+    metrics = {
+        "encoding/r2_mean": float(fine.mean()),
+        "encoding/r2_median": float(np.median(fine)),
+        "encoding/r2_max": float(fine.max()),
+        "encoding/r2_share_positive": float((fine > 0).mean()),
+        "encoding/units": float(len(value)),
+    } | {f"encoding/{name}": float(n) for name, n in counts.items()}
+    drawn = bootstrap_mean((fine > 0).astype(float), seed=seed)
+    metrics |= {"encoding/r2_share_positive.low": drawn[1], "encoding/r2_share_positive.high": drawn[2]}
+    arrays = {"r2": value, "ceiling": ceiling.ceiling, "ncsnr": ceiling.ncsnr}
+    config: dict[str, Any] = {
+        "method": "ridge_onehot",
+        "target": target,
+        "group": group,
+        "alphas": list(alphas),
+        "categories": names,
+    }
+    config |= {"seed": seed, "device": device}
+    provenance = store.provenance(seed, device, [store.fingerprint(responses)], started)
+    return Result("encode", metrics, arrays, clean.units, {}, config, provenance, clean.space)
+
+
+def decode(responses: Responses, target: str = "stimulus", group: str = "run", *, penalty: float = 0.01, seed: int = 0) -> Result:
+    """Which category was seen, from the pattern over all voxels: linear support vectors (one against the rest), one group left out.
+
+    Voxels are standardised on the training runs of each fold; C = penalty is fixed beforehand. metrics: decode/accuracy
+    (mean over groups, .low, .high by bootstrap over groups), decode/chance, decode/groups. tables: by_group, and
+    confusion (share of each true category's samples by predicted category).
+    Raises DataError without the columns and with fewer than two groups or categories.
+    """
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    started = time.time()
+    clean, counts = responses.clean()
+    _, y, runs, names = _categories(clean, target, group)
+    labels = clean.trials[target].astype(str).to_numpy()
+    guess = np.empty_like(labels, dtype=object)
+    for run in dict.fromkeys(runs):
+        test = runs == run
+        model = make_pipeline(StandardScaler(), LinearSVC(C=penalty, random_state=seed, max_iter=10_000))
+        guess[test] = model.fit(y[~test], labels[~test]).predict(y[test])
+    right = guess == labels
+    groups = list(dict.fromkeys(runs))
+    by_group = pd.DataFrame([{group: g, "accuracy": float(right[runs == g].mean())} for g in groups])
+    accuracy, low, high = bootstrap_mean(by_group["accuracy"].to_numpy(), seed=seed)
+    metrics = {
+        "decode/accuracy": accuracy,
+        "decode/accuracy.low": low,
+        "decode/accuracy.high": high,
+        "decode/chance": 1 / len(names),
+        "decode/groups": float(len(groups)),
+        "decode/units": float(y.shape[1]),
+    } | {f"decode/{name}": float(n) for name, n in counts.items()}
+    confusion = pd.crosstab(labels, guess.astype(str), normalize="index").reindex(index=names, columns=names, fill_value=0.0)
+    config = {"method": "svm", "target": target, "group": group, "penalty": penalty, "seed": seed, "categories": names}
+    provenance = store.provenance(seed, "cpu", [store.fingerprint(responses)], started)
+    tables = {"by_group": by_group, "confusion": confusion.rename_axis("true").reset_index()}
+    return Result("decode", metrics, {}, None, tables, config, provenance)
+
+
+def _categories(responses: Responses, target: str, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """One-hot categories (trial, category), responses (trial, unit) float32, groups (trial,), and the category names."""
+    for column in (target, group):
+        if column not in responses.trials.columns:
+            raise DataError(f"trials have no column {column!r}; they have {sorted(map(str, responses.trials.columns))}")
+    if responses.data.ndim != 2:
+        raise DataError(f"categories need (trial, unit), got {responses.data.shape}; average over time first")
+    labels = responses.trials[target].astype(str).to_numpy()
+    runs = responses.trials[group].astype(str).to_numpy()
+    names = list(dict.fromkeys(labels))
+    if len(names) < 2 or len(set(runs)) < 3:
+        raise DataError(f"leaving one {group} out needs 2 categories and 3 groups, got {len(names)} and {len(set(runs))}")
+    onehot = (labels[:, None] == np.array(names)[None]).astype(np.float32)
+    return onehot, np.asarray(responses.data, dtype=np.float32), runs, names

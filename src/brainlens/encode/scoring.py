@@ -1,0 +1,114 @@
+"""Scores of test predictions: every unit, the chosen units' mean, every region, each with its interval and ceiling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from brainlens.encode.tables import Tables
+from brainlens.metrics import selectors
+from brainlens.metrics.encoding import bootstrap_score, of_ceiling, pearson, r2
+from brainlens.metrics.statistics import fdr
+from brainlens.types import DataError
+
+SIGNIFICANT = 0.05
+LEAST_CEILING = 0.01  # R2 over a smaller ceiling is noise over noise and is left undefined
+
+
+def score_part(
+    guess: np.ndarray,
+    data: Tables,
+    arrays: dict[str, np.ndarray],
+    *,
+    least: float,
+    resamples: int,
+    seed: int,
+) -> tuple[dict[str, float], dict[str, np.ndarray], pd.DataFrame]:
+    """(metrics, arrays per unit, table of regions) of predictions (image, unit) for the test part.
+
+    metrics `encoding/...`: r2_mean, r_mean, r2_of_ceiling with .low and .high (bootstrap over test images), ceiling_mean,
+    r2_max, r2_share_positive, share_significant (r > 0 at q = .05), the numbers of units and images, and, where the arrays
+    hold layer weights and the units the regions, hierarchy_slope, _b0, _b1 and .p. resamples=0 leaves intervals out.
+    """
+    truth, units = data.test.y, data.scored(least)
+    value, r = r2(guess, truth), pearson(guess, truth)
+    fine = np.isfinite(value)
+    if not (fine & units).any():
+        raise DataError(f"encode: none of {int(units.sum())} units varies over the test images; test on more images")
+    metrics: dict[str, float] = {"encoding/r2_mean": float(value[fine & units].mean())}
+    more = {"r2": value, "r": r, "ceiling": data.ceiling, "ncsnr": data.ncsnr}
+    share = of_ceiling(value, data.ceiling, least=LEAST_CEILING)
+    inside = units & np.isfinite(share)
+    more["r2_of_ceiling"] = share
+    if resamples:
+        scored = bootstrap_score(guess, truth, units=units, resamples=resamples, seed=seed)
+        more |= {"r2_low": scored.low, "r2_high": scored.high}
+        _interval(metrics, "encoding/r2_mean", scored.mean_low, scored.mean_high)
+        correlated = bootstrap_score(guess[:, units], truth[:, units], score="pearson", resamples=resamples, seed=seed)
+        _interval(metrics, "encoding/r_mean", correlated.mean_low, correlated.mean_high)
+        if inside.any():
+            part = bootstrap_score(
+                guess[:, inside], truth[:, inside], units=1 / data.ceiling[inside], resamples=resamples, seed=seed
+            )
+            _interval(metrics, "encoding/r2_of_ceiling", part.mean_low, part.mean_high)
+    moving = np.isfinite(r) & units
+    metrics["encoding/r_mean"] = float(r[moving].mean()) if moving.any() else float("nan")
+    metrics["encoding/r2_of_ceiling"] = float(share[inside].mean()) if inside.any() else float("nan")
+    metrics["encoding/ceiling_mean"] = float(data.ceiling[inside].mean()) if inside.any() else float("nan")
+    metrics["encoding/r2_max"] = float(value[fine].max())
+    metrics["encoding/r2_share_positive"] = float((value[fine] > 0).mean())
+    metrics["encoding/share_significant"] = _significant(r, len(truth))
+    metrics["encoding/units"] = float(len(value))
+    metrics["encoding/units_scored"] = float((fine & units).sum())
+    metrics["encoding/units_constant_in_test"] = float((~fine).sum())
+    metrics |= {f"encoding/{name}": float(count) for name, count in data.counts.items()}
+    if not data.ceiling_defined:
+        metrics["encoding/ceiling_undefined"] = 1.0
+    if "roi" in data.units.columns and "layer_weights" in arrays:
+        metrics |= _hierarchy(arrays["layer_weights"], data.units["roi"], seed)
+    return metrics, more, _regions(data, more | arrays, guess, resamples, seed)
+
+
+def _interval(metrics: dict[str, float], name: str, low: float, high: float) -> None:
+    metrics[f"{name}.low"], metrics[f"{name}.high"] = low, high
+
+
+def _significant(r: np.ndarray, n: int) -> float:
+    """Share of units whose correlation is above 0 at a false discovery rate of .05 (one-sided t test)."""
+    if n < 4:
+        return float("nan")
+    safe = np.clip(r, -1 + 1e-12, 1 - 1e-12)
+    p = student.sf(safe * np.sqrt((n - 2) / (1 - safe**2)), n - 2)
+    return float((fdr(p) < SIGNIFICANT).sum() / len(r))
+
+
+def _hierarchy(omega: np.ndarray, roi: pd.Series, seed: int) -> dict[str, float]:
+    """The slope under its metric names; empty where fewer than two of its regions hold units."""
+    names = roi.astype(str)
+    if len(set(names) & set(selectors.HIERARCHY)) < 2 or omega.shape[1] < 2:
+        return {}
+    found = selectors.hierarchy_slope(omega, names.to_numpy(), seed=seed)
+    named = {key.replace("slope", "hierarchy_slope", 1): value for key, value in found.items() if key.startswith("slope")}
+    named |= {"hierarchy_b0": found["b0"], "hierarchy_b1": found["b1"], "hierarchy_slope.p": found["p"]}
+    named |= {"hierarchy_slope.p_regions": found["p_regions"], "hierarchy_units": found["units"]}
+    return {f"encoding/{key}": value for key, value in named.items()}
+
+
+def _regions(data: Tables, arrays: dict[str, np.ndarray], guess: np.ndarray, resamples: int, seed: int) -> pd.DataFrame:
+    """One row a region: units, mean scores with the interval of R2 over test images, mean layer, confidence and scale."""
+    if "roi" not in data.units.columns:
+        return pd.DataFrame()
+    roi = data.units["roi"].astype(str).to_numpy()
+    named = ("r2", "r", "ceiling", "r2_of_ceiling", "confidence", "scale")
+    columns: dict[str, np.ndarray] = {name: arrays[name] for name in named if name in arrays}
+    if "layer_weights" in arrays:
+        columns["layer_position"] = selectors.layer_position(arrays["layer_weights"])
+    table = selectors.region_table(roi, columns)
+    if resamples:
+        for i, name in enumerate(table["roi"]):
+            inside = np.flatnonzero((roi == name) & np.isfinite(arrays["r2"]))
+            if len(inside):
+                scored = bootstrap_score(guess[:, inside], data.test.y[:, inside], resamples=resamples, seed=seed)
+                table.loc[i, ["r2_low", "r2_high"]] = scored.mean_low, scored.mean_high
+    return table
