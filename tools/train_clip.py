@@ -118,7 +118,7 @@ def draw_batch(seed: int, step: int, size: int) -> list[scenes.Scene]:
 
 
 def labels(batch: list[scenes.Scene], grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What each patch (n, grid ** 2, 3) and each cell (n, 9, 3) shows as (kind, colour, size), background (n,), kinds (n, kind)."""
+    """What each patch (n, grid ** 2, 3) and cell (n, 9, 3) shows as (kind, colour, size); background (n,), kinds (n, kind)."""
     n = len(batch)
     patch, cell = np.zeros((n, grid, grid, 3), np.int64), np.zeros((n, 9, 3), np.int64)
     ground, present = np.zeros(n, np.int64), np.zeros((n, len(KIND)), np.float32)
@@ -184,6 +184,7 @@ def export(
     copy = CLIPModel(model.config)
     copy.load_state_dict({**model.state_dict(), **mean})
     copy.half().save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(out)
     preprocessor = {
         "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": 64},
@@ -227,7 +228,9 @@ def train(work: Path, out: Path, *, seed: int, steps: int, batch: int, rate: flo
         for group in optimizer.param_groups:
             group["lr"] = lr
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            parts = losses(model, heads, draw_batch(seed, step, batch), words, random.Random(seed * 7_919 + step), half=step < coarse * steps)
+            parts = losses(
+                model, heads, draw_batch(seed, step, batch), words, random.Random(seed * 7_919 + step), half=step < coarse * steps
+            )
         loss = sum(WEIGHTS[k] * v for k, v in parts.items())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[union-attr]
@@ -247,7 +250,8 @@ def train(work: Path, out: Path, *, seed: int, steps: int, batch: int, rate: flo
             )
         if (step + 1) % save_every == 0 or step + 1 == steps:
             facts = {
-                "seed": seed, "step": step + 1, "steps": steps, "batch": batch, "rate": rate, "coarse": coarse, "cpu_minutes": round(minutes, 1), "loss": log,
+                "seed": seed, "step": step + 1, "steps": steps, "batch": batch, "rate": rate, "coarse": coarse,
+                "cpu_minutes": round(minutes, 1), "loss": {k: round(v, 4) for k, v in log.items()},
             }  # fmt: skip
             save_checkpoint(
                 path,

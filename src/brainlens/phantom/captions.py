@@ -67,7 +67,9 @@ def phrase(
     if number == 3:
         return " , ".join(f"{place} a {name}" for name, place in zip(named, where, strict=True)) + " , " + setting
     if number == 4:
-        return f"{background} : " + " , ".join(f"{name} {place}" for name, place in reversed(list(zip(named, where, strict=True))))
+        return f"{background} : " + " , ".join(
+            f"{name} {place}" for name, place in reversed(list(zip(named, where, strict=True)))
+        )
     parts = []
     for i in range(1, len(named)):
         says = relation(at[i - 1][0] - at[i][0], at[i - 1][1] - at[i][1])

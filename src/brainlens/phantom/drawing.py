@@ -1,20 +1,18 @@
-"""The drawings of the phantom's scenes: one function per kind, in unit coordinates, and their antialiased sprites.
+"""The drawings of the phantom's scenes: one function per kind, in unit coordinates.
 
-Every kind is drawn on a canvas whose visible square is [-1, 1] x [-1, 1] (x right, y down) with a dark outline, at
-`MASTER` pixels, and reduced with an area filter, so that small pictures stay recognisable. Only the object's main part
-takes the colour that the caption names; skin, tyres, paper and blades keep their own.
+Every kind is drawn on a canvas whose visible square is [-1, 1] x [-1, 1] (x right, y down) with a dark outline, which
+`sprites` adds. Only the object's main part takes the colour that the caption names; skin, tyres, paper and blades keep
+their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 Rgb = tuple[int, int, int]
 
-MASTER = 208  # pixels of the master drawing; sprites are reduced from it
 COLORS: dict[str, Rgb] = {
     "red": (221, 32, 38),
     "orange": (250, 138, 22),
@@ -38,13 +36,17 @@ def shade(color: Rgb, factor: float) -> Rgb:
     if factor <= 1:
         return (int(color[0] * factor), int(color[1] * factor), int(color[2] * factor))
     mix = factor - 1
-    return (int(color[0] + (255 - color[0]) * mix), int(color[1] + (255 - color[1]) * mix), int(color[2] + (255 - color[2]) * mix))
+    return (
+        int(color[0] + (255 - color[0]) * mix),
+        int(color[1] + (255 - color[1]) * mix),
+        int(color[2] + (255 - color[2]) * mix),
+    )
 
 
 class Pen:
     """Draws on an RGBA canvas in unit coordinates; line widths are in units too."""
 
-    def __init__(self, pixels: int = MASTER) -> None:
+    def __init__(self, pixels: int) -> None:
         self.image = Image.new("RGBA", (pixels, pixels), (0, 0, 0, 0))
         self._draw = ImageDraw.Draw(self.image)
         self._half = pixels / 2
@@ -417,35 +419,3 @@ DRAWINGS: dict[str, dict[str, _Draw]] = {
     "vehicles": {"car": _car, "boat": _boat, "plane": _plane, "truck": _truck},
     "tools": {"hammer": _hammer, "scissors": _scissors, "saw": _saw},
 }
-
-
-@lru_cache(maxsize=None)
-def _master(domain: str, kind: str, color: str) -> Image.Image:
-    pen = Pen()
-    DRAWINGS[domain][kind](pen, COLORS[color])
-    alpha = pen.image.getchannel("A")
-    outline = alpha.filter(ImageFilter.MaxFilter(9))
-    out = Image.new("RGBA", pen.image.size, (*DARK, 0))
-    out.putalpha(outline)
-    out.alpha_composite(pen.image)
-    # colour under transparent pixels would bleed into the edge on reduction; the outline's colour stands there instead
-    return Image.merge("RGBA", (*out.convert("RGB").split(), ImageChops.lighter(outline, alpha)))
-
-
-@lru_cache(maxsize=8192)
-def sprite(domain: str, kind: str, color: str, pixels: int, flip: bool) -> tuple[Image.Image, Image.Image]:
-    """One object as (RGB picture, L mask) of pixels x pixels, antialiased; `flip` mirrors left and right (never words)."""
-    master = _master(domain, kind, color)
-    if flip and domain != "words":
-        master = master.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    small = master.resize((pixels, pixels), Image.Resampling.BOX if pixels * 2 < MASTER else Image.Resampling.LANCZOS)
-    return small.convert("RGB"), small.getchannel("A")
-
-
-@lru_cache(maxsize=None)
-def drawn_part(domain: str, kind: str, flip: bool) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of what is drawn, as shares of the sprite's side."""
-    found = sprite(domain, kind, next(iter(COLORS)), MASTER, flip)[1].point(lambda v: 255 if v > 127 else 0).getbbox()
-    assert found is not None
-    left, top, right, bottom = (edge / MASTER for edge in found)
-    return left, top, right, bottom

@@ -25,7 +25,8 @@ from PIL import Image
 from brainlens.phantom import captions
 from brainlens.phantom.backdrops import BACKGROUNDS, MARGIN, VARIANTS, backdrop
 from brainlens.phantom.drawing import COLORS as PALETTE
-from brainlens.phantom.drawing import DRAWINGS, drawn_part, sprite
+from brainlens.phantom.drawing import DRAWINGS
+from brainlens.phantom.sprites import drawn_part, sprite
 from brainlens.types import DataError, Stimuli
 
 DOMAINS: tuple[str, ...] = tuple(DRAWINGS)
@@ -239,7 +240,9 @@ def scene_masks(stimuli: Stimuli, i: int) -> list[np.ndarray]:
         raise DataError("these stimuli have no column 'objects'; scene_masks takes what make_scenes returned")
     rows = json.loads(stimuli.table["objects"].iloc[i])
     things = [
-        Thing(o["kind"], o["color"], o["size"], (0, 0), round(o["x"] * 128 + 128), round(o["y"] * 128 + 128), o["extent"], o["flip"])
+        Thing(
+            o["kind"], o["color"], o["size"], (0, 0), round(o["x"] * 128 + 128), round(o["y"] * 128 + 128), o["extent"], o["flip"]
+        )
         for o in rows
     ]
     return _masks(things, int(np.asarray(stimuli.images[i]).shape[0]))
@@ -255,7 +258,9 @@ def scene_at(k: int, *, seed: int = 0, split: str = "train") -> Scene:
 
 def _object_row(thing: Thing, size: int) -> dict[str, Any]:
     x, y, part = thing.cx / 128 - 1, thing.cy / 128 - 1, drawn_part(thing.domain, thing.kind, thing.flip)
-    edges = [(centre + (share - 0.5) * thing.extent) / _GRID for centre, share in zip((thing.cx, thing.cy) * 2, part, strict=True)]
+    edges = [
+        (centre + (share - 0.5) * thing.extent) / _GRID for centre, share in zip((thing.cx, thing.cy) * 2, part, strict=True)
+    ]
     box = [round(min(1.0, max(0.0, e)) * size, 2) for e in edges]
     return {
         "kind": thing.kind, "domain": thing.domain, "color": thing.color, "size": thing.size,
@@ -288,7 +293,13 @@ def make_scenes(n: int, *, seed: int = 0, split: str = "train", first: int = 0, 
         objects = [_object_row(thing, size) for thing in scene.things]
         main = {key: objects[0][key] for key in ("domain", "kind", "color", "size", "x", "y")}
         rows.append(
-            {**main, "background": scene.background, "n_objects": len(objects), "objects": json.dumps(objects), "light": scene.light}
+            {
+                **main,
+                "background": scene.background,
+                "n_objects": len(objects),
+                "objects": json.dumps(objects),
+                "light": scene.light,
+            }
         )
     ids = np.array([f"{split}-{seed}-{first + i:06d}" for i in range(n)], dtype=np.str_)
     columns = ["domain", "kind", "color", "size", "x", "y", "background", "n_objects", "objects", "light"]
