@@ -1,9 +1,10 @@
 """Voxel values on the cortical surface, on its flat map, and on slices of the MNI152 template; layer maps in two dimensions.
 
-A map is drawn as it was given: nothing is smoothed, and a threshold hides values, it does not change them. Values near 0
-fade into the anatomy (opacity in proportion to |value|, full from 40 % of the scale), so that weak effects are neither
-hidden nor shouted. What was not measured keeps the grey of the anatomy. Ventral views are seen from below with the front
-up, so the right hemisphere is on the reader's left there; slices show the subject's left on the left.
+A map is drawn as it was given: nothing is smoothed, and a threshold hides values, it does not change them. Values
+near 0 fade into the anatomy (opacity in proportion to |value|, full from 40 % of the scale), so that weak effects are
+neither hidden nor shouted; on a scale that starts at 0, negative values are not drawn. What was not measured keeps
+the grey of the anatomy. Ventral views are seen from below with the front up, so the right hemisphere is on the
+reader's left there; slices show the subject's left on the left.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def cortex_map(
 
     Raises DataError for an unknown array, values without a spatial layout, and maps without one finite value on cortex.
     """
-    array, name = _values(result, values)
-    scale, colours = _scale(array, limits)
+    array, name = values_of(result, values)
+    scale, colours = scale_of(array, limits)
     surface = mesh.on_surface(array, result.space)
     if not any(np.isfinite(v).any() for v in surface.values()):
         raise DataError(f"map {name!r} has no finite value on the cortical surface; check the affine, or draw it with slices")
@@ -78,9 +79,9 @@ def slices(
 
     Raises DataError for an unknown array or a result whose units are not voxels.
     """
-    array, name = _values(result, values)
+    array, name = values_of(result, values)
     space = _volume(result)
-    scale, colours = _scale(array, limits)
+    scale, colours = scale_of(array, limits)
     shown = np.isfinite(array) & (np.abs(array) >= (threshold or 0))
     opacity = np.where(shown, _opacity(array, scale), 0.0)
     rgba = np.concatenate([colours(scale(np.where(shown, array, 0.0)))[:, :3], opacity[:, None]], axis=1)
@@ -157,7 +158,8 @@ def draw(
     _panel(ax, _over(_anatomy(side, hemisphere), rgb, opacity), f"{hemisphere} {side}" if titled else "")
 
 
-def _values(result: Result, values: str | np.ndarray) -> tuple[np.ndarray, str]:
+def values_of(result: Result, values: str | np.ndarray) -> tuple[np.ndarray, str]:
+    """A map (unit,) as float64 and its name; DataError if it is not there, not one value a unit, or nowhere finite."""
     name = values if isinstance(values, str) else "values"
     array = style.need(result, values)[0] if isinstance(values, str) else np.asarray(values)
     if array.ndim != 1:
@@ -177,13 +179,13 @@ def _noun(result: Result) -> str:
     return "voxels" if isinstance(result.space, Volume) else "vertices"
 
 
-def _scale(array: np.ndarray, limits: tuple[float, float] | None) -> tuple[Normalize, Colormap]:
-    """Colour scale of a map: diverging around 0 where more than 2 % of the range lies below 0."""
+def scale_of(array: np.ndarray, limits: tuple[float, float] | None) -> tuple[Normalize, Colormap]:
+    """Colour scale of a map: diverging around 0 where more than a tenth of the range lies below 0, else sequential from 0."""
     finite = array[np.isfinite(array)]
     low, high = limits or (float(v) for v in np.quantile(finite, [0.005, 0.995]))
     if not low < high:
         low, high = (low - 0.5, high + 0.5) if limits is None else (low, low + 1.0)
-    if low < 0 < high and -low > 0.02 * (high - low):
+    if low < 0 < high and -low > 0.1 * (high - low):
         reach = max(-low, high)
         return TwoSlopeNorm(0.0, -reach, reach), matplotlib.colormaps[style.DIVERGING]
     near_zero = limits is None and high > 0 and low < 0.3 * high  # a scale that nearly reaches 0 starts there
@@ -208,11 +210,13 @@ def _anatomy(side: str, hemisphere: str) -> np.ndarray:
 
 
 def _opacity(values: np.ndarray, scale: Normalize) -> np.ndarray:
-    """How opaque a value is: in proportion to its size where the scale holds 0, always 1 where it does not."""
+    """How opaque a value is: in proportion to its size where the scale holds 0 (nothing below a scale that starts there)."""
     low, high = float(scale.vmin or 0.0), float(scale.vmax or 0.0)
     if low > 0 or high < 0:
         return np.ones(np.shape(values))
-    return np.clip(np.abs(np.where(np.isfinite(values), values, 0.0)) / (FULL_FROM * max(-low, high)), 0, 1)
+    size = np.where(np.isfinite(values), values, 0.0)
+    size = np.abs(size) if low < 0 else np.maximum(size, 0.0)
+    return np.clip(size / (FULL_FROM * max(-low, high)), 0, 1)
 
 
 def _over(base: np.ndarray, rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:
@@ -289,7 +293,7 @@ def _slice(ax: Axes, axis: str, place: float, number: np.ndarray, rgba: np.ndarr
 def _layer_colours(
     result: Result, layer: str | np.ndarray, confidence: str | np.ndarray, names: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
-    numbers, certain = _values(result, layer)[0], _values(result, confidence)[0]
+    numbers, certain = values_of(result, layer)[0], values_of(result, confidence)[0]
     if numbers.shape != certain.shape:
         raise DataError(f"layer map: {len(numbers)} layers but {len(certain)} confidences")
     if names is None:

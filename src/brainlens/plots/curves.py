@@ -16,6 +16,7 @@ def training(result: Result, *, log: str | pd.DataFrame = "log") -> Figure:
     """Loss by step, and each validation score by step in its own panel; the step of the best validation score is marked.
 
     log: a table with `step`, `loss` and any columns `validation_<score>`; scores named loss or rank are better when lower.
+    A column `encoder` gives one line an encoder.
 
     Raises DataError for a table without steps or without anything to draw.
     """
@@ -26,38 +27,31 @@ def training(result: Result, *, log: str | pd.DataFrame = "log") -> Figure:
     losses = [c for c in table.columns if c == "loss" or str(c).startswith("loss_")]
     if not losses and not scores:
         raise DataError(f"training log has no loss and no validation column; it has {', '.join(map(str, table.columns))}")
-    panels = ([losses] if losses else []) + [[c] for c in scores[:3]]
-    figure, axes = style.canvas(3.6 * len(panels) + 0.6, 3.2, ncols=len(panels))
-    for number, (ax, columns) in enumerate(zip(axes[0], panels, strict=True)):
-        for i, column in enumerate(columns):
-            step, value = _numeric(table, "step", column)
-            ax.plot(
-                step,
-                value,
-                color=style.PALETTE[(number + i) % 8],
-                lw=1.6,
-                marker="." if len(step) < 60 else "",
-                label=style.printable(column),
-            )
-            if str(column).startswith("validation_"):
-                best = int(np.argmin(value) if any(w in column for w in ("loss", "rank")) else np.argmax(value))
-                ax.plot(
-                    step[best],
-                    value[best],
-                    "*",
-                    color=style.INK,
-                    ms=11,
-                    label=f"best: {value[best]:.3g} at step {step[best]:.0f}",
-                )
+    panels = [("loss", losses)] if losses else []
+    panels += [(str(c).removeprefix("validation_").replace("_", " ") + " (validation)", [c]) for c in scores[:3]]
+    parts = list(table.groupby("encoder", sort=False)) if "encoder" in table.columns else [("", table)]
+    figure, axes = style.canvas(3.7 * len(panels) + 0.6, 3.3, ncols=len(panels))
+    for ax, (text, columns) in zip(axes[0], panels, strict=True):
+        for i, (name, part) in enumerate(parts):
+            for j, column in enumerate(columns):
+                tone = style.colour(str(name), i) if len(parts) > 1 else style.PALETTE[j % 8]
+                _run(ax, part, str(column), tone, str(name))
         ax.legend(fontsize=8, frameon=False)
-        style.label(
-            ax,
-            x="step",
-            y="loss"
-            if columns is losses and losses
-            else columns[0].removeprefix("validation_").replace("_", " ") + " (validation)",
-        )
+        style.label(ax, x="step", y=text)
     return style.head(figure, f"Training, {int(pd.to_numeric(table['step']).max()):,} steps", result)
+
+
+def _run(ax: Axes, part: pd.DataFrame, column: str, tone: str, name: str) -> None:
+    """One line of a training log; a star and its value mark the best validation."""
+    step, value = _numeric(part, "step", column)
+    if not len(step):
+        return
+    text = style.printable(name.replace("_", " ") or column.replace("_", " "))
+    if column.startswith("validation_"):
+        best = int(np.argmin(value) if any(word in column for word in ("loss", "rank")) else np.argmax(value))
+        text += f": best {value[best]:.3g} at step {step[best]:.0f}"
+        ax.plot(step[best], value[best], "*", color=tone, mec=style.INK, mew=0.6, ms=11, zorder=3)
+    ax.plot(step, value, color=tone, lw=1.6, marker="." if len(step) < 60 else "", label=text)
 
 
 def learning_curve(
@@ -83,7 +77,7 @@ def learning_curve(
         part = part.sort_values(x)
         _band(ax, part, x, metric, style.colour(str(label), i), str(label).replace("_", " "))
     if chance is not None:
-        ax.axhline(chance, color=style.VERMILION, ls="--", lw=1.2, label="chance")
+        ax.axhline(chance, label="chance", **style.CHANCE)
     ax.set_xscale("log")
     values = sorted(set(table[x].astype(float)))
     ax.set_xticks(values, [f"{v:,.0f}" for v in values], fontsize=8.5)

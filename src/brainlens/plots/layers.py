@@ -106,6 +106,10 @@ def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str 
     ends = np.array([place.min(), place.max()])
     ax.plot(ends, start + slope * ends, color=style.VERMILION, lw=2, label="least squares")
     ax.set_xticks(range(len(order)), [style.printable(r) for r in order], fontsize=8.5, rotation=30, ha="right")
+    weights = result.arrays.get("layer_weights")
+    names = layer_names(result, int(np.ceil(found.max())) + 1 if weights is None else weights.shape[1])
+    step = max(1, len(names) // 8)
+    ax.set_yticks(range(0, len(names), step), [style.printable(v) for v in names[::step]], fontsize=8.5)
     style.label(ax, x="region, early to late", y="expected layer")
     ax.legend(fontsize=8.5, frameon=False)
     return style.head(figure, f"Hierarchy: slope {slope:+.2f} layers a region{_slope(result)}, n = {len(found):,} voxels", result)
@@ -143,7 +147,7 @@ def model_bars(
         ax.errorbar(values[known], np.flatnonzero(known), xerr=reach, fmt="none", ecolor=style.INK, lw=1.1, capsize=2.5)
     for level, text, line in ((chance, "chance", "--"), (ceiling, "ceiling", "-")):
         if level is not None and np.isfinite(level):
-            ax.axvline(level, color=style.VERMILION if text == "chance" else style.INK, ls=line, lw=1.4, label=text)
+            ax.axvline(level, color=style.INK, ls=line, lw=1.4, label=text)
     ax.set_yticks(range(len(table)), [style.printable(n.replace("_", " ")) for n in names], fontsize=9)
     style.label(ax, x=metric)
     if ax.get_legend_handles_labels()[0]:

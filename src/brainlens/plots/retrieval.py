@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result
@@ -86,7 +87,7 @@ def topk_bars(scores: Scores, *, k: int = 1, title: str = "", result: Result | N
         _line(ax, j, [scores.get("ideal", {}).get(f"retrieval/{direction}/top{k}")], "ideal observer", j == 0)
     ax.set_xticks(range(len(present)), [d.replace("->", " → ") for d in present], fontsize=9.5)
     ax.set_ylim(0, None)
-    ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     style.label(ax, y=f"top-{k} accuracy")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
     return style.head(figure, title or f"Retrieval, top-{k}, 95 % intervals" + _gallery_size(scores), result)
@@ -110,8 +111,10 @@ def rank_curve(result: Result, *, directions: Sequence[str] = DIRECTIONS) -> Fig
             color=style.PALETTE[i],
             label=direction.replace("->", " → "),
         )
-    ax.plot([1, n], [1 / n, 1], "--", color=style.GREY, lw=1, label="chance")
+    ks = np.arange(1, n + 1)
+    ax.plot(ks, ks / n, label="chance", **style.CHANCE)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
     ax.set_ylim(0, 1.02)
     ax.legend(fontsize=8.5, frameon=False)
     style.label(ax, x="k (first k of the gallery)", y="share found")
@@ -148,13 +151,5 @@ def _bars(ax: Axes, x: np.ndarray, names: list[str], metrics: dict[str, float], 
 def _line(ax: Axes, place: int, values: list[float | None], text: str, first: bool) -> None:
     known = [v for v in values if v is not None]
     if known:
-        colour = style.VERMILION if text == "chance" else style.INK
-        ax.hlines(
-            known[0],
-            place - 0.45,
-            place + 0.45,
-            color=colour,
-            lw=1.6,
-            linestyles="--" if text == "chance" else "-",
-            label=text if first else "",
-        )
+        dash = "--" if text == "chance" else "-"
+        ax.hlines(known[0], place - 0.45, place + 0.45, color=style.INK, lw=1.5, linestyles=dash, label=text if first else "")  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def topomaps(
         ax.set_axis_off()
     for i, (ax, values) in enumerate(zip(axes.ravel(), maps, strict=False)):
         image, _ = mne.viz.plot_topomap(
-            values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else style.SEQUENTIAL, sphere=sphere,
+            values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else "YlOrRd", sphere=sphere,
             vlim=(-reach if signed else 0.0, reach), contours=4, sensors=True, extrapolate="head",
         )  # fmt: skip
         if i < len(titles):
@@ -81,7 +81,7 @@ def time_windows(
             low, high = (part[f"{metric}.{side}"].to_numpy(dtype=float)[order] for side in ("low", "high"))
             ax.fill_between(1000 * at[order], low, high, color=tone, alpha=0.18, linewidth=0)
     if chance is not None:
-        ax.axhline(chance, color=style.VERMILION, ls="--", lw=1.2, label=f"chance {chance:.2%}")
+        ax.axhline(chance, label=f"chance {chance:.2%}", **style.CHANCE)
     ax.axvline(0, color=style.GREY, lw=0.8)
     ax.set_ylim(0, None)
     ax.legend(fontsize=8.5, frameon=False)

@@ -8,6 +8,7 @@ with the common forms of colour blindness.
 from __future__ import annotations
 
 import io
+import textwrap
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +29,7 @@ PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, YELLOW, GREY)
 INK, FAINT = "#1d2430", "#667080"
 SEQUENTIAL, DIVERGING = "inferno", "RdBu_r"
 SIMULATION = "simulation (phantom)"
+CHANCE = {"color": "#3d4654", "linestyle": "--", "linewidth": 1.3}  # every chance line
 _SHARED = (  # names that never stand in one figure share a colour
     (BLUE, "volume bottleneck factortopy neuroalign"),
     (GREEN, "linear gradcam gnet nice"),
@@ -88,7 +90,8 @@ def label(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
 def head(figure: Figure, title: str, result: Result | None = None) -> Figure:
     """The figure with its title, and with the word "simulation" in it where the data are simulated."""
     mark = f"  ·  {SIMULATION}" if result is not None and is_simulation(result) else ""
-    figure.suptitle(printable(title) + mark, fontsize=11.5, color=INK, fontweight="bold", parse_math=False)
+    text = textwrap.fill(printable(title) + mark, max(24, int(figure.get_figwidth() * 10.5)))
+    figure.suptitle(text, fontsize=11.5, color=INK, fontweight="bold", parse_math=False)
     return figure
 
 

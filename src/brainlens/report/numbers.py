@@ -1,0 +1,176 @@
+"""Metrics as rows of a table: value, interval, chance, ceiling and n, found by their names.
+
+A metric `group/name` brings its neighbours along: `group/name.low`, `.high`, `.p`, `.chance`, `.ceiling`; for retrieval
+`group/chanceK` and the ideal observer's score; `group/n` and `group/gallery`. Where no neighbour states chance, it is the
+one that follows from the definition: .5 for an area under the ROC curve, 1/n for n-way accuracy, 0 for r and R2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDES = (".low", ".high", ".p", ".chance", ".ceiling", ".n", ".sd")
+COUNTS = ("n", "gallery", "parameters", "seconds")
+SILENT = ("retrieval", "encoding", "attribution", "align", "attribute", "encode")  # groups that the heading names already
+NAMES = {
+    "truth_auroc": "area under the ROC curve against the truth",
+    "r2_mean": "mean R²",
+    "r2_max": "largest R²",
+    "r2_median": "median R²",
+    "r2_share_positive": "share of units with R² > 0",
+    "r2_of_ceiling": "R² / noise ceiling",
+    "layer_spearman": "found against true layer, Spearman",
+    "rf_error_median": "receptive-field centre error, median",
+    "scale_auroc": "global against local units, AUROC",
+    "hierarchy_slope": "hierarchy slope (layers a region)",
+    "mrr": "mean reciprocal rank",
+    "mean_rank": "mean rank (0 = best)",
+    "median_rank": "median rank (0 = best)",
+    "two_way_clip": "two-way identification",
+}
+KEY = re.compile(  # what a reader looks for first
+    r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|rf_error_median"
+    r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
+    r"|map_area)$"
+)
+SHARE = re.compile(
+    r"(top\d+|nway\d+|accuracy|share\w*|\w+_share\w*|pointing_game|two_way_\w+|kind_top\d|domain_top\d|\w*_area|noise_significant)$"
+)
+LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|undefined|left_out|duplicate)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric for the page, already as text; empty where there is nothing to say."""
+
+    key: str
+    label: str
+    value: str
+    interval: str
+    chance: str
+    ceiling: str
+    n: str
+    main: bool
+
+
+def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = None) -> list[Row]:
+    """One row a metric, in the order given; neighbours stand in the row of their metric. ideal: the ideal observer's metrics."""
+    rivals = any(key.startswith("retrieval/") for key in metrics)  # then align/<encoder>/retrieval/... has its own table
+    out = []
+    for key, value in metrics.items():
+        group, _, name = key.rpartition("/")
+        if key.endswith(SIDES) or name in COUNTS or re.fullmatch(r"chance\d*|ceiling(_low|_high)?", name) or group == "data":
+            continue
+        level = chance(key, metrics)
+        n = metrics.get(f"{key}.n", metrics.get(_join(group, "n")))
+        row = Row(
+            key=key,
+            label=label(key),
+            value=number(value, name),
+            interval=_interval(key, metrics),
+            chance="" if level is None else number(level, name),
+            ceiling=_ceiling(key, metrics, ideal or {}),
+            n="" if n is None else f"{n:,.0f}",
+            main=bool(KEY.match(name)) and not (rivals and re.match(r"align/[^-/]+/retrieval/", key)),
+        )
+        out.append(row)
+    return out
+
+
+def chance(key: str, metrics: Mapping[str, float]) -> float | None:
+    """Chance level of a metric: as stated by a neighbour, else by definition, else None."""
+    group, _, name = key.rpartition("/")
+    if _is_difference(key):
+        return 0.0
+    top, ways = re.fullmatch(r"top(\d+)", name), re.fullmatch(r"nway(\d+)", name)
+    for other in [f"{key}.chance", *([_join(group, f"chance{top[1]}")] if top else []), _join(group, "chance")]:
+        if other in metrics:
+            return float(metrics[other])
+    if ways:
+        return 1 / int(ways[1])
+    if name in ("mean_rank", "median_rank"):
+        size = metrics.get(_join(group, "gallery"))
+        return None if size is None else (size - 1) / 2
+    if name.endswith("auroc") or name.startswith("two_way"):
+        return 0.5
+    if (name.startswith("r2") and "share" not in name) or name.endswith(("spearman", "_correlation", "hierarchy_slope")):
+        return 0.0
+    return None
+
+
+def number(value: float, name: str = "") -> str:
+    """A number as text: shares as per cent, counts with separators, others to three digits; NaN is "undefined"."""
+    if np.isnan(value):
+        return "undefined"
+    if np.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if SHARE.match(name):
+        text = f"{100 * value:.1f} %"
+    elif (float(value).is_integer() and abs(value) >= 10) or abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def label(key: str) -> str:
+    """A metric's name in words, with what stands before it."""
+    parts = key.split("/")
+    if _is_difference(key):
+        parts[1] = parts[1].replace("-", " minus ")
+    name = parts[-1]
+    top, ways = re.fullmatch(r"top(\d+)", name), re.fullmatch(r"nway(\d+)", name)
+    if top:
+        text = f"top-{top[1]}"
+    elif ways:
+        text = f"{ways[1]}-way"
+    else:
+        text = NAMES.get(name, name.replace("_", " "))
+    before = [p.replace("->", " → ").replace("_", " ") for p in parts[:-1] if p not in SILENT]
+    return f"{', '.join(before)}: {text}" if before else text
+
+
+def losses(metrics: Mapping[str, float]) -> list[str]:
+    """Sentences on what was dropped, masked or truncated, from the counts that are above 0."""
+    out = []
+    for key, value in metrics.items():
+        name = key.rpartition("/")[2]
+        if LOST.search(name) and value > 0 and not key.endswith(SIDES):
+            share = f"{100 * value:.1f} %" if "share" in name else f"{value:,.0f}"
+            out.append(f"{label(key)}: {share}")
+    return out
+
+
+def _is_difference(key: str) -> bool:
+    """Whether a key is `align/<encoder>-<encoder>/...`, the paired difference of two encoders."""
+    parts = key.split("/")
+    return parts[0] == "align" and len(parts) > 2 and "-" in parts[1] and "->" not in parts[1]
+
+
+def _interval(key: str, metrics: Mapping[str, float]) -> str:
+    name = key.rpartition("/")[2]
+    low, high, p = (metrics.get(key + side) for side in (".low", ".high", ".p"))
+    parts = [] if low is None or high is None else [f"[{number(low, name)}, {number(high, name)}]"]
+    return " ".join(parts + ([] if p is None else [f"p = {p:.2g}"]))
+
+
+def _ceiling(key: str, metrics: Mapping[str, float], ideal: Mapping[str, float]) -> str:
+    group, _, name = key.rpartition("/")
+    if f"{key}.ceiling" in metrics:
+        return number(metrics[f"{key}.ceiling"], name)
+    short = key[key.index("retrieval/") :] if "retrieval/" in key else key
+    if short in ideal and not _is_difference(key) and not key.startswith("align/ideal/"):
+        return f"{number(ideal[short], name)} (ideal)"
+    low, high = metrics.get(_join(group, "ceiling_low")), metrics.get(_join(group, "ceiling_high"))
+    if low is not None and high is not None:
+        return f"{number(low, name)} to {number(high, name)}"
+    level = metrics.get(_join(group, "ceiling")) if re.match(r"r2_(?!of|share)|r$|accuracy", name) else None
+    return "" if level is None else number(level, name)
+
+
+def _join(group: str, name: str) -> str:
+    return f"{group}/{name}" if group else name
