@@ -71,6 +71,7 @@ def full() -> dict[str, float]:
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=_full, args=(send,))
     child.start()
+    send.close()  # or a child that dies would leave this one waiting
     seconds, peak, top1 = receive.recv()
     child.join()
     print(f"{FULL} x {FULL}, d = {D}: {seconds:.1f} s, {peak:.0f} MB with the embeddings, top-1 {top1:.3f}")

@@ -178,11 +178,19 @@ def test_quality_table_ranks_true_captions_above_shuffled_ones(tmp_path: Path) -
     assert table.loc[("human", "image"), "cut"] == 1
 
 
+class Torn(list):
+    def __getitem__(self, index: int) -> np.ndarray:
+        raise OSError("truncated")
+
+
 def test_bad_input_is_one_clear_line(blip: K.Captioner, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(DataError, match="of type 'vit'; captioners are blip, qwen2_5_vl"):
         K.load_captioner(tmp_path)
     with pytest.raises(DataError, match="batch 0"):
         K.caption_images(blip, stimuli(), batch=0)
+    torn = Stimuli(np.array(["torn"]), Torn([0]))
+    with pytest.raises(DataError, match="stimulus 'torn' cannot be read: truncated"):
+        K.caption_images(blip, torn)
     with pytest.raises(DataError, match="200 times"):
         K.qwen_patches(np.zeros((1, 300, 3), np.uint8), {"image_mean": MEAN, "image_std": STD})

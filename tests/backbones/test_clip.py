@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from brainlens import miniatures
 from brainlens.backbones import clip as C
 from brainlens.backbones import vision
 from brainlens.types import DataError, Stimuli
@@ -69,6 +70,18 @@ def test_images_equal_the_model_and_stand_beside_its_layers(clip: C.Clip, folder
     np.testing.assert_allclose(unit, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
     layers = vision.extract(clip.backbone, stimuli(), ["vision.1", "image"], dtype=np.float32)
     np.testing.assert_allclose(layers["image"], got["image"], atol=1e-6)
+
+
+def test_the_shipped_miniature_goes_the_same_way() -> None:
+    small = C.load_clip(miniatures.folder("clip"))
+    assert small.backbone.layers == (*(f"vision.{i}" for i in range(7)), "image")
+    scenes = Stimuli(stimuli(6).ids, np.random.default_rng(1).integers(0, 256, size=(6, 64, 64, 3), dtype=np.uint8))
+    one, six = (vision.extract(small.backbone, scenes, batch=b, dtype=np.float32) for b in (1, 6))
+    for layer in small.backbone.layers:
+        np.testing.assert_allclose(one[layer], six[layer], atol=1e-5 * max(1.0, float(np.abs(six[layer]).max())))
+    assert six.grid["vision.6"] == (8, 8)
+    text = C.embed_texts(small, [["a red dog on grass"], ["two blue cars"]], ["a", "b"])
+    assert text["text"].shape == (2, six["image"].shape[1])
 
 
 def test_texts_equal_the_model_for_any_batch_and_order(clip: C.Clip, folder: Path) -> None:

@@ -50,6 +50,20 @@ def test_a_hub_model_that_is_not_there_names_the_folder_to_provide(monkeypatch: 
     assert time.monotonic() - start < 5
 
 
+def test_a_hub_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, local_files_only: bool = False, **__: object) -> None:
+        raise OSError("401 Client Error.\nRepository not found")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(place.socket, "create_connection", lambda *_, **__: place.socket.socket())
+    with pytest.raises(
+        DataError, match=r"cannot be fetched \(OSError: 401 Client Error. Repository not found\); put its"
+    ) as error:
+        vision.load("nobody/no-such-model")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["a/b/c", "no such/model", "../models", "/nowhere/at/all", "hub:model"])
 def test_a_name_that_is_neither_folder_nor_hub_name(name: str) -> None:
     with pytest.raises(DataError, match="neither a folder nor a hub name"):

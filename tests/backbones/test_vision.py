@@ -62,6 +62,12 @@ BUILD: dict[str, Callable[[], torch.nn.Module]] = {
     "mae": build_mae,
     "sam": build_sam,
     "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL, **PICTURE)),
+    "siglip": lambda: transformers.SiglipModel(
+        transformers.SiglipConfig(vision_config={**SMALL, **PICTURE}, text_config={**SMALL, "vocab_size": 40})
+    ),
+    "resnet": lambda: transformers.ResNetModel(
+        transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    ),
     "mobilenet_v2": lambda: transformers.MobileNetV2Model(transformers.MobileNetV2Config(image_size=32, depth_multiplier=0.35)),
     "convnext": lambda: transformers.ConvNextModel(
         transformers.ConvNextConfig(image_size=32, hidden_sizes=[8, 12], depths=[1, 1], num_stages=2, patch_size=4)
@@ -98,7 +104,7 @@ def test_every_kind_gives_global_and_spatial_tokens(folders: dict[str, Path], ki
     assert tuple(got.layer) == backbone.layers
     assert backbone.layers[-1] == "image"
     assert "image" not in got.tokens
-    if kind not in ("mobilenet_v2", "convnext"):
+    if kind not in ("mobilenet_v2", "convnext", "resnet"):
         assert backbone.layers == ("vision.0", "vision.1", "vision.2", "vision.3", "image")
         assert all(got.grid[layer] == (4, 4) for layer in got.tokens)
         assert got["vision.2"].shape == (5, 24)
@@ -181,6 +187,8 @@ def test_registers_and_missing_class_tokens(folders: dict[str, Path]) -> None:
     sam = vision.extract(vision.load(folders["sam"]), stimuli, dtype=np.float32)
     np.testing.assert_allclose(sam["vision.2"], sam.tokens["vision.2"].mean(axis=1), atol=1e-6)
     assert sam["image"].shape == (5, 12)
+    siglip = vision.extract(vision.load(folders["siglip"]), stimuli, dtype=np.float32)
+    np.testing.assert_allclose(siglip["vision.2"], siglip.tokens["vision.2"].mean(axis=1), atol=1e-6)
 
 
 def test_pooled_grid_is_the_bilinear_resize(folders: dict[str, Path]) -> None:

@@ -23,6 +23,7 @@ from PIL import Image
 from brainlens.backbones.clip import Clip, embed_images, embed_texts, token_counts
 from brainlens.backbones.folder import files_hash, library, load_tokenizer, load_weights, model_folder, read_json
 from brainlens.backbones.preprocess import Preprocess, as_rgb, read_preprocess
+from brainlens.backbones.vision import read_images
 from brainlens.metrics.retrieval import retrieval
 from brainlens.store import append_log, read_log
 from brainlens.types import DataError, Stimuli, image_key
@@ -92,13 +93,13 @@ def caption_images(
     asked = (PROMPT if captioner.kind == "qwen2_5_vl" else "") if prompt is None else prompt
     setting = json.dumps([captioner.files, str(captioner.model.dtype), asked, max_new_tokens])
     noted = {} if folder is None else {r["key"]: str(r["caption"]) for r in read_log(folder) if {"key", "caption"} <= set(r)}
-    keys = [hashlib.sha256(setting.encode() + image_key(stimuli.images[i])).hexdigest() for i in range(len(stimuli))]
+    keys = [hashlib.sha256(setting.encode() + image_key(read_images(stimuli, [i])[0])).hexdigest() for i in range(len(stimuli))]
     todo = [i for i in range(len(stimuli)) if keys[i] not in noted]
     say = _blip if captioner.kind == "blip" else _qwen_each
     for start in range(0, len(todo), batch):
         here = todo[start : start + batch]
         with torch.inference_mode():
-            found = say(captioner, [stimuli.images[i] for i in here], asked, max_new_tokens)
+            found = say(captioner, read_images(stimuli, here), asked, max_new_tokens)
         for i, caption in zip(here, found, strict=True):
             noted[keys[i]] = " ".join(caption.split())
             if folder is not None:

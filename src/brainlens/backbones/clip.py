@@ -38,7 +38,7 @@ def load_clip(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = t
     """
     place = model_folder(folder)
     backbone = vision.load(place, device=device, dtype=dtype)
-    if not (hasattr(backbone.model, "text_model") and hasattr(backbone.model, "get_text_features")):
+    if backbone.model.config.model_type != "clip":  # others pad and pool their text in other ways
         raise DataError(f"{str(folder)!r} holds a {backbone.model.config.model_type} model, not CLIP; it cannot embed captions")
     tokenizer = load_tokenizer(place, vocabulary=int(backbone.model.config.text_config.vocab_size))
     return Clip(backbone, tokenizer, int(backbone.model.config.text_config.max_position_embeddings))

@@ -11,7 +11,7 @@ MoCo v3 is a plain ViT; `convert.vit_weights` brings its published weights under
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def plain_fields(settings: Any) -> dict[str, Any]:
 def _pictures_hash(stimuli: Stimuli) -> str:
     digest = hashlib.sha256()
     for i in range(len(stimuli)):
-        digest.update(str(stimuli.ids[i]).encode() + b"\0" + image_key(_read(stimuli, range(i, i + 1))[0]))
+        digest.update(str(stimuli.ids[i]).encode() + b"\0" + image_key(read_images(stimuli, range(i, i + 1))[0]))
     return digest.hexdigest()
 
 
@@ -192,7 +192,7 @@ def _compute(
     for start in range(0, len(rows), batch):
         here = rows[start : start + batch]
         with torch.inference_mode():
-            for layer, whole, parts in forward(_read(stimuli, here), stimuli.ids[here.start : here.stop]):
+            for layer, whole, parts in forward(read_images(stimuli, here), stimuli.ids[here.start : here.stop]):
                 if parts is not None:
                     parts = parts if grid is None else torch.nn.functional.interpolate(parts, grid, mode="bilinear")
                     grids[layer] = (int(parts.shape[2]), int(parts.shape[3]))
@@ -206,7 +206,8 @@ def _compute(
         raise DataError(f"{error}{hint}") from None
 
 
-def _read(stimuli: Stimuli, rows: range) -> list[np.ndarray]:
+def read_images(stimuli: Stimuli, rows: Iterable[int]) -> list[np.ndarray]:
+    """The pictures at these rows. Raises DataError naming the stimulus whose picture cannot be read."""
     images = []
     for i in rows:
         try:
