@@ -2,7 +2,7 @@
 
 Released recordings come as pickles under the name `.npy`. Python's unpickler calls whatever the file names. The
 small reader here knows plain values, containers and numpy arrays and nothing else: a name that the file would call
-is only a word, looked up in a table of six. Large arrays are not read but mapped where they lie in the file, so that
+is only a word, looked up in a table of seven. Large arrays are not read but mapped where they lie in the file, so that
 a dictionary of 8 GB opens in milliseconds and can be converted row by row.
 """
 
@@ -158,6 +158,8 @@ class _Reader:
             return out
         if (module, attribute) == ("_codecs", "encode") and arguments[1] == "latin1":
             return arguments[0].encode("latin1")
+        if name in ("__builtin__.bytes", "builtins.bytes") and not arguments:
+            return b""
         if (module, attribute) == ("collections", "OrderedDict") and not arguments:
             return {}
         raise DataError(f"{self.path}: blocked, the file would call {name}; nothing was run, do not trust this file")
