@@ -21,12 +21,17 @@ METHODS = ("gradient_x_input", "integrated_gradients")
 
 
 def similarity_score(embed: Callable[[Tensor], Tensor], target: Tensor, *, against: Tensor | None = None) -> Score:
-    """cos(embed(x_i), target_i), less the mean cosine with the gallery `against` (m, d): what sets the right item apart."""
+    """cos(embed(x_i), target_i), less the mean cosine with the gallery `against` (m, d): what sets the right item apart.
+
+    The norm of the embedding counts as a constant: a cosine does not change with the size of the embedding, so its gradient
+    has no part along the input, and gradient x input would explain nothing where the input does all the work.
+    """
     target = F.normalize(target, dim=-1)
     others = None if against is None else F.normalize(against, dim=-1).mean(0)
 
     def score(x: Tensor) -> Tensor:
-        e = F.normalize(embed(x), dim=-1)
+        e = embed(x)
+        e = e / e.detach().norm(dim=-1, keepdim=True).clamp_min(1e-12)
         right = (e * target.repeat(len(e) // len(target), 1)).sum(-1)
         return right if others is None else right - e @ others
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def time_windows(times: np.ndarray, *, step: float = 0.1, kinds: tuple[str, ...]
     first, end = float(times[0]), float(times[-1]) + float(np.median(np.diff(times)))
     edges = np.append(np.arange(first, end - 1e-9, step), end)
     found = []
-    for low, high in zip(edges[:-1], edges[1:]):
+    for low, high in pairwise(edges):
         for kind in kinds:
             start, stop = (low if kind != "growing" else first), (high if kind != "shrinking" else end)
             mask = (times >= start - 1e-9) & (times < stop - 1e-9)
@@ -48,7 +49,7 @@ def time_windows(times: np.ndarray, *, step: float = 0.1, kinds: tuple[str, ...]
 
 
 def ridge_fit(x: np.ndarray, y: np.ndarray, *, penalty: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """weights (p, d), intercept (d,) of min |y - x w - c|^2 + penalty tr(X'X)/p |w|^2, X centred; the smaller kernel is solved."""
+    """weights (p, d), intercept (d,) of min |y - x w - c|^2 + penalty tr(X'X)/p |w|^2, X centred; the smaller side is solved."""
     mean, centre = x.mean(0), y.mean(0)
     a, b = x - mean, y - centre
     n, p = a.shape
@@ -77,7 +78,8 @@ def window_scores(
 
 
 def time_generalisation(
-    train: np.ndarray, target: np.ndarray, test: np.ndarray, score: Scores, *, test_target: np.ndarray, width: int = 5, penalty: float = 0.1
+    train: np.ndarray, target: np.ndarray, test: np.ndarray, score: Scores, *,
+    test_target: np.ndarray, width: int = 5, penalty: float = 0.1,
 ) -> np.ndarray:  # fmt: skip
     """Decoders trained at one time and tested at every time: scores (train time, test time), times in bins of `width` samples.
 

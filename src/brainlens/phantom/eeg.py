@@ -226,16 +226,18 @@ def make_eeg(
     The split of an image is stimuli.table["split"] ("train" without it). units: channel, x y z (mm), and the first
     subject's true topographies truth_rms, truth_early, truth_late (uV).
     """
+    if not len(subjects):
+        raise DataError("phantom EEG: no subject is named; give subjects=(1,)")
     tables = [eeg_trials(stimuli, subject=subject, repeats=repeats, rows=rows) for subject in subjects]
     trials = pd.concat(tables, ignore_index=True)
     data = np.empty((len(trials), len(CHANNELS), int(RATE)), dtype=dtype)
-    start, first = 0, None
+    start, known = 0, []
     for subject, table in zip(subjects, tables):
         truth = eeg_truth(stimuli, features, subject=subject, amplitude=amplitude, seed=seed)
         simulate_eeg(truth, table, out=data[start : start + len(table)])
-        start, first = start + len(table), first or truth
-    if first is None:
-        raise DataError("phantom EEG: no subject is named; give subjects=(1,)")
+        start = start + len(table)
+        known.append(truth)
+    first = known[0]
     return Responses(data, trials, first.units, space=first.space, times=first.times, measure="uV")
 
 

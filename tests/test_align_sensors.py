@@ -1,0 +1,156 @@
+"""NeuroAlign and its rivals on a small EEG phantom: above chance with the pairs, at chance without, nothing leaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from brainlens.align_sensors import NICE, Protocol, SensorTraining, align_sensors, fit_sensors, held_out, split_subjects, without
+from brainlens.phantom.eeg import make_eeg
+from brainlens.types import DataError, Features, Responses, Stimuli
+
+QUICK = SensorTraining(epochs=4, batch=64, lr=1e-3, validation=40)
+QUICK_NICE = replace(NICE, epochs=4, batch=64, lr=1e-3, validation=40)
+
+
+def world(n: int = 360, test: int = 40) -> tuple[Stimuli, Features, Features]:
+    rng = np.random.default_rng(0)
+    ids = np.array([f"s{i:04d}" for i in range(n)])
+    z = rng.normal(size=(n, 8))
+    data = {f"layer{k}": (z @ rng.normal(size=(8, 20))).astype(np.float32) for k in range(4)}
+    data["image"] = (z @ rng.normal(size=(8, 24))).astype(np.float32)
+    data["saliency"] = data["image"] + 0.2 * rng.normal(size=data["image"].shape).astype(np.float32)
+    data["concept"] = data["image"] + 1.0 * rng.normal(size=data["image"].shape).astype(np.float32)
+    text = {"text": (data["image"] @ rng.normal(size=(24, 18))).astype(np.float32)}
+    table = pd.DataFrame({"split": ["train"] * (n - test) + ["test"] * test})
+    stimuli = Stimuli(ids, np.zeros((n, 2, 2, 3), np.uint8), table=table)
+    return stimuli, Features(data, ids, "random"), Features(text, ids, "text")
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[Responses, Features, Features]:
+    stimuli, images, texts = world()
+    responses = make_eeg(stimuli, images, subjects=(1, 2), rows=(1, 4), amplitude=8.0)
+    few = responses.columns(np.arange(40, 63))  # the channels at the back, for speed
+    return few, images, texts
+
+
+ONE = Protocol(subject="1")
+
+
+def top5(result: object) -> float:
+    return result.metrics["retrieval/brain->image/top5"]  # type: ignore[attr-defined]
+
+
+def test_neuroalign_is_above_chance_and_reports_what_it_did(tables: tuple) -> None:
+    result = align_sensors(*tables, training=QUICK, protocol=ONE)
+    assert top5(result) > 0.3  # chance 0.125
+    assert result.metrics["retrieval/brain->image/chance5"] == pytest.approx(5 / 40)
+    assert "retrieval/brain->text/top1" in result.metrics
+    log = result.tables["log"]
+    assert np.allclose(log[["w1", "w2", "w3"]].sum(axis=1), 1)
+    curve = result.tables["repeats"]
+    assert curve["repeats"].tolist() == [20, 40, 80]
+    assert curve["top5"].iloc[-1] == pytest.approx(top5(result), abs=0.051)
+    assert result.config["gallery_layer"] == "saliency"
+    assert len(result.arrays["ids"]) == 40
+
+
+def test_same_seed_same_bits_and_the_global_generator_is_left(tables: tuple) -> None:
+    quick, before = replace(QUICK, epochs=1), torch.random.get_rng_state()
+    a, b = (align_sensors(*tables, training=quick, protocol=ONE, seed=3) for _ in range(2))
+    assert np.array_equal(a.arrays["embedding/brain"], b.arrays["embedding/brain"])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_shuffled_pairs_are_at_chance(tables: tuple) -> None:
+    responses, images, texts = tables
+    trials = responses.trials.copy()
+    rows = np.flatnonzero((trials["split"] == "train") & (trials["subject"] == "1"))
+    trials.loc[rows, "stimulus"] = np.random.default_rng(0).permutation(trials.loc[rows, "stimulus"].to_numpy())
+    result = align_sensors(replace(responses, trials=trials), images, texts, training=QUICK, protocol=ONE)
+    assert top5(result) < 0.3
+    assert result.metrics["retrieval/brain->image/top1"] < 0.15
+
+
+@pytest.mark.parametrize("encoder", ["nice", "linear"])
+def test_rivals_and_across_subjects(tables: tuple, encoder: str) -> None:
+    assert top5(align_sensors(*tables, encoder=encoder, training=QUICK_NICE, protocol=ONE)) > 0.3
+    across = align_sensors(*tables, encoder=encoder, training=QUICK_NICE, protocol=Protocol("across", "1"))
+    assert top5(across) > 0.2
+
+
+@pytest.mark.parametrize("part", ["saliency", "guidance", "adjustment"])
+def test_ablations_train(tables: tuple, part: str) -> None:
+    result = align_sensors(*tables, training=without(replace(QUICK, epochs=1), part), protocol=ONE)
+    log = result.tables["log"].iloc[0]
+    if part == "saliency":
+        assert result.config["gallery_layer"] == "image"
+    if part == "guidance":
+        assert log["w3"] == 0
+    if part == "adjustment":
+        assert log["w1"] == log["w2"] == log["w3"] == pytest.approx(1 / 3)
+
+
+def test_a_users_module_and_the_concept_gallery(tables: tuple) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(23 * 250, 24))
+    result = align_sensors(*tables, encoder=module, training=QUICK_NICE, protocol=replace(ONE, gallery="concept"))
+    assert result.config["encoder"] == "Sequential"
+    assert result.config["gallery_layer"] == "concept"
+
+
+def test_test_trials_change_nothing_that_is_learnt(tables: tuple) -> None:
+    responses, images, texts = tables
+    data = responses.data.copy()
+    data[(responses.trials["split"] == "test").to_numpy()] *= 3
+    quick = replace(QUICK, epochs=1)
+    a, _ = fit_sensors(responses, images, texts, training=quick, protocol=ONE)
+    b, _ = fit_sensors(replace(responses, data=data), images, texts, training=quick, protocol=ONE)
+    assert all(torch.equal(x, y) for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+    assert torch.equal(a.scale[1], b.scale[1])
+
+
+def test_across_leaves_the_tested_subject_out_and_validation_is_by_image(tables: tuple) -> None:
+    train, test = split_subjects(tables[0], Protocol("across", "2"))
+    assert set(train.trials["subject"]) == {"1"}
+    assert set(test.trials["subject"]) == {"2"}
+    held = held_out(320, 740, 0)
+    assert held.sum() == 64
+    assert np.array_equal(held, held_out(320, 740, 0))
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        (lambda r, i, t: align_sensors(r, i, t), "name one of"),
+        (lambda r, i, t: align_sensors(r, i, t, protocol=Protocol(subject="7")), "name one of"),
+        (lambda r, i, t: align_sensors(r.where(subject="1"), i, t, protocol=Protocol("across")), "2 subjects"),
+        (lambda r, i, t: align_sensors(r, i, None, protocol=ONE), "needs texts"),
+        (lambda r, i, t: align_sensors(r, i, t, protocol=ONE, encoder="cnn"), "not one of"),
+        (lambda r, i, t: align_sensors(r, i.take(i.ids[:50]), t, protocol=ONE), "not there"),
+        (lambda r, i, t: align_sensors(r.where(split="train"), i, t, protocol=ONE), "0 test trials"),
+        (lambda r, i, t: Protocol("between"), "within"),
+        (lambda r, i, t: without(QUICK, "attention"), "saliency"),
+    ],
+)
+def test_mistakes_are_one_line(tables: tuple, change: object, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        change(*tables)  # type: ignore[operator]
+
+
+def test_flat_channels_and_leaks_are_errors(tables: tuple) -> None:
+    responses, images, texts = tables
+    flat = responses.data.copy()
+    flat[:, 3] = 0
+    with pytest.raises(DataError, match="flat"):
+        align_sensors(replace(responses, data=flat), images, texts, training=QUICK, protocol=ONE)
+    trials = responses.trials.copy()
+    trials.loc[trials.index[-1], "split"] = "train"
+    trials["subject"] = "1"
+    with pytest.raises(DataError, match="test images are in the training set"):
+        align_sensors(replace(responses, trials=trials), images, texts, training=QUICK)
