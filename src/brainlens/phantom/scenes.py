@@ -231,7 +231,13 @@ def _masks(things: list[Thing], size: int) -> list[np.ndarray]:
         _, mask = sprite(thing.domain, thing.kind, thing.color, round(thing.extent * scale), thing.flip)
         canvas.paste(number, _corner(thing, scale, mask.width), mask.point(lambda v: 255 if v > 127 else 0))
     front = np.asarray(canvas).reshape(size, big // size, size, big // size)
-    return [(front == number).mean(axis=(1, 3)) >= 0.5 for number in range(1, len(things) + 1)]
+    masks: list[np.ndarray] = []
+    taken = np.zeros((size, size), dtype=bool)
+    for number in range(len(things), 0, -1):  # a pixel that two objects share by halves belongs to the nearer one
+        mask = ((front == number).mean(axis=(1, 3)) >= 0.5) & ~taken
+        taken |= mask
+        masks.insert(0, mask)
+    return masks
 
 
 def scene_masks(stimuli: Stimuli, i: int) -> list[np.ndarray]:
