@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,13 +31,14 @@ POSTERIOR = ("P", "O")  # channel names that begin so lie over the back of the h
 METHODS = ("neuroalign", "nice", "linear", "no_saliency", "no_guidance", "no_adjustment", "shuffled")
 
 
-def training_of(method: str, epochs: int, patience: int | None) -> tuple[str, SensorTraining]:
-    """Encoder name and training of a method; all see the same number of epochs."""
+def training_of(method: str, arguments: argparse.Namespace) -> tuple[str, SensorTraining]:
+    """Encoder name and training of a method; all see the same batches for the same number of epochs."""
+    same = {"epochs": arguments.epochs, "patience": arguments.patience, "batch": arguments.batch}
     if method in ("neuroalign", "shuffled"):
-        return "neuroalign", replace(THINGS_EEG2, epochs=epochs, patience=patience)
+        return "neuroalign", replace(THINGS_EEG2, **same)
     if method.startswith("no_"):
-        return "neuroalign", without(replace(THINGS_EEG2, epochs=epochs, patience=patience), method.removeprefix("no_"))
-    return method, replace(NICE, epochs=epochs, patience=patience, batch=256)
+        return "neuroalign", without(replace(THINGS_EEG2, **same), method.removeprefix("no_"))
+    return method, replace(NICE, **same)
 
 
 def networks(n_train: int, seed: int) -> tuple[Stimuli, Features, Features]:
@@ -92,7 +92,7 @@ def one_fit(arguments: argparse.Namespace, tables: tuple, method: str, kind: str
     responses = parts[subject] if kind == "within" else join(list(parts.values()))
     if method == "shuffled":
         responses = shuffled(responses, seed)
-    encoder, training = training_of(method, arguments.epochs, arguments.patience)
+    encoder, training = training_of(method, arguments)
     if kind == "across":
         training = replace(training, epochs=max(1, arguments.epochs // max(1, len(parts) - 1)))
     protocol = Protocol(kind=kind, subject=str(subject))
@@ -113,10 +113,10 @@ def one_fit(arguments: argparse.Namespace, tables: tuple, method: str, kind: str
     return found
 
 
-def topography(responses: Responses, tables: tuple, truth_rms: np.ndarray, epochs: int) -> dict[str, float]:
+def topography(responses: Responses, tables: tuple, truth_rms: np.ndarray, arguments: argparse.Namespace) -> dict[str, float]:
     """Channel contributions of a decoder trained on unwhitened data against the true scalp topography."""
     _, network, texts = tables
-    encoder, training = training_of("neuroalign", epochs, None)
+    encoder, training = training_of("neuroalign", arguments)
     decoder, test = fit_sensors(responses, network, texts, encoder=encoder, training=training)
     averaged = test.average()
     ids = averaged.trials["stimulus"].to_numpy(dtype=str)
@@ -169,40 +169,28 @@ def summarise(fits: list[dict]) -> dict[str, float]:
     return out | {"eeg/chance1": 1 / 200, "eeg/chance5": 5 / 200}
 
 
-def calibrate(arguments: argparse.Namespace, tables: tuple) -> None:
+def calibrate(arguments: argparse.Namespace, tables: tuple) -> dict[float, float]:
     """Top-1 of the NICE-style encoder for some amplitudes; the amplitude is then written into phantom/eeg.py by hand, once."""
     stimuli, network, texts = tables
+    found = {}
     for amplitude in arguments.amplitudes:
         part = recording(stimuli, network, 1, amplitude, 0)
-        _, training = training_of("nice", arguments.epochs, arguments.patience)
+        _, training = training_of("nice", arguments)
         result = align_sensors(part, network, texts, encoder="nice", training=training)
         truth = eeg_truth(stimuli, network, amplitude=amplitude)
         top = [result.metrics[f"retrieval/brain->image/top{k}"] for k in (1, 5)]
         line = f"amplitude {amplitude}: top1 {top[0]:.3f} top5 {top[1]:.3f}"
         best = result.metrics["training/best_epoch"]
         print(f"{line} best epoch {best:.0f} snr {truth.snr():.5f} x80 {truth.snr(80):.3f}", flush=True)
+        found[amplitude] = top[0]
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="runs/claims_eeg")
-    parser.add_argument("--subjects", type=int, default=10)
-    parser.add_argument("--train", type=int, default=16540)
-    parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--patience", type=int, default=None)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--protocols", nargs="+", default=["within", "across"])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--calibrate", action="store_true")
-    parser.add_argument("--amplitudes", type=float, nargs="+", default=[0.5, 1.0, 2.0])
-    parser.add_argument("--minutes", type=float, default=1e9, help="no new fit is begun after this")
-    arguments = parser.parse_args()
+def run(arguments: argparse.Namespace, tables: tuple) -> dict[str, float]:
+    """All fits that are not there yet, and the summary of all."""
     begin = time.perf_counter()
-    tables = networks(arguments.train, 0)
-    if arguments.calibrate:
-        return calibrate(arguments, tables)
     stimuli, network, _ = tables
-    parts = {s: recording(stimuli, network, s, AMPLITUDE, 0) for s in range(1, arguments.subjects + 1)}
+    parts = {s: recording(stimuli, network, s, arguments.amplitude, 0) for s in range(1, arguments.subjects + 1)}
     fits = []
     for seed in range(arguments.seeds):
         for kind in arguments.protocols:
@@ -213,16 +201,39 @@ def main() -> None:
                     if time.perf_counter() - begin < 60 * arguments.minutes:
                         fits.append(one_fit(arguments, tables, method, kind, subject, seed, parts))
     metrics = summarise(fits)
-    truth = eeg_truth(stimuli, network, subject=1)
+    truth = eeg_truth(stimuli, network, subject=1, amplitude=arguments.amplitude)
     raw = simulate_eeg(truth, eeg_trials(stimuli, subject=1, rows=(1, 16)))
     metrics |= time_claims(parts[1], tables, truth)
-    metrics |= topography(raw, tables, truth.topography(), arguments.epochs)
-    metrics |= {"eeg/snr_single": truth.snr(), "eeg/snr_80": truth.snr(80), "eeg/amplitude_uv": AMPLITUDE}
+    metrics |= topography(raw, tables, truth.topography(), arguments)
+    metrics |= {"eeg/snr_single": truth.snr(), "eeg/snr_80": truth.snr(80), "eeg/amplitude_uv": arguments.amplitude}
     config = {**vars(arguments), "rate": RATE, "images": network.model}
     write(Path(arguments.out) / "result.json", {"metrics": metrics, "config": config})
     print(json.dumps(metrics, indent=1))
-    return None
+    return metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="runs/claims_eeg")
+    parser.add_argument("--subjects", type=int, default=10)
+    parser.add_argument("--train", type=int, default=16540)
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--amplitude", type=float, default=AMPLITUDE, help="uV; the frozen value by default")
+    parser.add_argument("--patience", type=int, default=None)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--protocols", nargs="+", default=["within", "across"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--amplitudes", type=float, nargs="+", default=[0.5, 1.0, 2.0])
+    parser.add_argument("--minutes", type=float, default=1e9, help="no new fit is begun after this")
+    arguments = parser.parse_args()
+    tables = networks(arguments.train, 0)
+    if arguments.calibrate:
+        calibrate(arguments, tables)
+        return
+    run(arguments, tables)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
