@@ -28,7 +28,7 @@ def mosaic(result: Result, values: str | np.ndarray, *, title: str = "", unit: s
     counts = inside.sum(axis=(1, 2))
     chosen = np.sort(np.argsort(-counts, kind="stable")[: min(most, int((counts > 0).sum()))])
     box = np.argwhere(inside.any(axis=0))
-    (a, b), (c, d) = box.min(axis=0), box.max(axis=0) + 1
+    (a, c), (b, d) = box.min(axis=0), box.max(axis=0) + 1
     columns = min(len(chosen), 6)
     lines = -(-len(chosen) // columns)
     each = 1.9 if len(chosen) > 1 else 4.2

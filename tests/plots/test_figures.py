@@ -1,0 +1,311 @@
+"""Every figure: drawn without a warning, from the arrays that verbs make; labels, order and colours are what they say."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from brainlens.plots import attribution, cortex, curves, embeddings, layers, retrieval, sensors, slabs, style
+from brainlens.types import DataError, Result, Volume
+
+DPI = 40
+
+
+def drawn(figure: Figure) -> np.ndarray:
+    """The figure as pixels; it must hold something and stand apart from pyplot."""
+    png = style.png(figure, dpi=DPI)
+    with Image.open(io.BytesIO(png)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.std() > 3
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    assert (border > 250).all(), "something touches the margin, so it may be cut off"
+    return pixels
+
+
+def title(figure: Figure) -> str:
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def test_cortex_map_is_fast_and_says_n_and_simulation(made: ModuleType) -> None:
+    result = made.attribute()
+    start = time.perf_counter()
+    figure = cortex.cortex_map(result, "map/brain_mean", unit="attribution")
+    drawn(figure)
+    assert time.perf_counter() - start < 10
+    assert f"{len(result.space):,} voxels" in title(figure)
+    assert style.SIMULATION in title(figure)
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_a_region_is_painted_where_it_is(made: ModuleType) -> None:
+    """Values in the right hemisphere only: its panels change, the left ones keep the grey of the anatomy."""
+    result = made.attribute()
+    values = (result.units["x"] > 0).to_numpy().astype(float)
+    panels = ((("lateral", "left"), ("lateral", "right")),)
+    figure = cortex.cortex_map(result, values, panels=panels, limits=(0, 1))
+    left, right = (np.asarray(ax.images[0].get_array(), dtype=float)[..., :3] for ax in figure.axes[:2])
+    assert np.ptp(left, axis=-1).max() < 0.05, "the left hemisphere has colour"
+    assert np.ptp(right, axis=-1).mean() > 0.1
+
+
+def test_threshold_hides_and_nan_keeps_the_anatomy(made: ModuleType) -> None:
+    result = made.attribute()
+    values = np.where(result.units["roi"] == "V1", 1.0, np.nan)
+    panels = ((("medial", "left"),),)
+    some = cortex.cortex_map(result, values, panels=panels, limits=(0, 1)).axes[0].images[0].get_array()
+    none = cortex.cortex_map(result, values, panels=panels, limits=(0, 1), threshold=2.0).axes[0].images[0].get_array()
+    coloured = np.ptp(np.asarray(some)[..., :3], axis=-1) > 0.1
+    assert 0.01 < coloured.mean() < 0.3
+    assert np.ptp(np.asarray(none)[..., :3], axis=-1).max() < 1e-6
+
+
+def test_slices_show_left_on_the_left(made: ModuleType) -> None:
+    result = made.attribute()
+    values = (result.units["x"] > 4).to_numpy().astype(float)
+    figure = cortex.slices(result, values, cuts={"z": (0.0,)}, limits=(0, 1))
+    image = np.asarray(figure.axes[0].images[0].get_array())
+    coloured = np.ptp(image, axis=-1) > 0.1
+    half = image.shape[1] // 2
+    assert coloured[:, half:].sum() > 20 * max(1, coloured[:, : half - 6].sum())
+    drawn(figure)
+
+
+def test_layer_map_has_hue_by_layer_and_brightness_by_confidence(made: ModuleType) -> None:
+    result = made.encode()
+    n = len(result.space)
+    colours = []
+    for layer, confidence in ((0.0, 1.0), (5.0, 1.0), (5.0, 0.1)):
+        figure = cortex.layer_map(
+            result,
+            layer=np.full(n, layer),
+            confidence=np.full(n, confidence),
+            names=list("abcdef"),
+            panels=((("medial", "left"),),),
+        )
+        image = np.asarray(figure.axes[0].images[0].get_array())
+        # The map covers nearly all of the medial wall that the volume reaches; its own colour is the most frequent one.
+        flat, count = np.unique(np.round(image[image[..., 3] > 0.99][:, :3], 2), axis=0, return_counts=True)
+        colours.append(flat[count.argmax()])
+    first, last, dark = colours
+    assert first[2] > first[0] + 0.2, "the first layer is blue"
+    assert last[0] > last[2] + 0.4, "the last layer is yellow"
+    assert dark.sum() < 0.4 * last.sum()
+    drawn(cortex.layer_map(result))
+    drawn(cortex.layer_slices(result))
+
+
+def test_layer_hues_keep_their_order_in_red_green_blindness() -> None:
+    """Brettel-like check: after removing the red-green difference, blue minus yellow still falls along the scale."""
+    rgb = style.hue_map()(np.linspace(0, 1, 12))[:, :3]
+    blue_yellow = rgb[:, 2] - rgb[:, :2].mean(axis=1)
+    assert (np.diff(blue_yellow) < 0.02).all()
+    assert blue_yellow[0] - blue_yellow[-1] > 0.8
+
+
+def test_a_recording_without_a_template_is_drawn_in_its_own_grid(made: ModuleType) -> None:
+    mask = np.zeros((12, 8, 1), dtype=bool)
+    mask[2:9, 1:6] = True
+    result = Result("encode", {}, {"r2": np.linspace(-0.2, 0.6, mask.sum())}, space=Volume(mask, np.eye(4)))
+    figure = slabs.mosaic(result, "r2", unit="R²")
+    assert "own grid" in title(figure)
+    assert style.SIMULATION not in title(figure)
+    drawn(figure)
+
+
+def test_gallery_frames_the_right_picture_and_states_chance(made: ModuleType) -> None:
+    result = made.align()
+    rows = retrieval.cases(result)
+    ranks = result.arrays["ranks/brain->image"]
+    assert ranks[rows[0]] == ranks.min()
+    assert ranks[rows[-1]] == ranks.max()
+    figure = retrieval.gallery(result, rows=rows)
+    framed = sum(len(ax.patches) for ax in figure.axes)
+    near = result.arrays["neighbours/brain->image"]
+    assert framed == sum(int(row in near[row, :5]) for row in rows) > 0
+    assert f"chance {1 / 64:.1%}" in title(figure)
+    drawn(figure)
+
+
+def test_topk_bars_show_every_encoder_chance_and_the_ideal_line(made: ModuleType) -> None:
+    scores = {"ridge": made.retrieval_scores(0.2), "volume": made.retrieval_scores(0.4), "ideal": made.retrieval_scores(0.6)}
+    figure = retrieval.topk_bars(scores, k=1)
+    drawn(figure)
+    heights = sorted(round(p.get_height(), 4) for p in figure.axes[0].patches)
+    expected = sorted(round(scores[e][f"retrieval/{d}/top1"], 4) for e in ("ridge", "volume") for d in retrieval.DIRECTIONS)
+    assert heights == expected, "the ideal observer is a line and no bar"
+    texts = {t.get_text() for t in figure.legends[0].get_texts()}
+    assert texts == {"ridge", "volume", "chance", "ideal observer"}
+
+
+def test_rank_curve_starts_at_top1(made: ModuleType) -> None:
+    result = made.align()
+    figure = retrieval.rank_curve(result, directions=("brain->image",))
+    x, y = figure.axes[0].lines[0].get_data()
+    top1 = np.mean(result.arrays["ranks/brain->image"] == 0)
+    assert y[np.asarray(x) == 1].max() == pytest.approx(top1)
+    assert y[-1] == 1
+    drawn(figure)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_embedding_maps_keep_rows_and_groups(made: ModuleType, method: str) -> None:
+    result = made.align()
+    groups = result.tables["gallery"]["domain"].to_numpy()
+    figure = embeddings.embedding_map(result, method=method, groups=groups)
+    drawn(figure)
+    assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == 64
+    again = embeddings.embedding_map(result, method=method, groups=groups)
+    np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), again.axes[0].collections[0].get_offsets())
+
+
+def test_pca_agrees_with_sklearn() -> None:
+    from sklearn.decomposition import PCA
+
+    rows = np.random.default_rng(0).normal(size=(40, 7)) * np.arange(1, 8)
+    ours, _ = embeddings.reduce(rows)
+    theirs = PCA(2, svd_solver="full").fit_transform(rows)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-8)
+
+
+def test_umap_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(DataError, match=r"brainlens\[umap\]"):
+        embeddings.reduce(np.eye(8), method="umap")
+
+
+def test_similarity_matrices_are_sorted_by_group(made: ModuleType) -> None:
+    result = made.align()
+    groups = result.tables["gallery"]["domain"].to_numpy()
+    figure = embeddings.similarity_matrices(result, groups=groups)
+    matrix = np.asarray(figure.axes[0].images[0].get_array())
+    same = np.kron(np.eye(4), np.ones((16, 16))).astype(bool)
+    assert matrix[same].mean() > matrix[~same].mean() + 0.3
+    drawn(figure)
+
+
+def test_region_profiles_and_hierarchy(made: ModuleType) -> None:
+    result = made.encode()
+    figure = layers.region_profiles(result)
+    drawn(figure)
+    order = [t.get_text().split()[0] for t in figure.axes[0].get_yticklabels()]
+    assert order == ["V1", "V4", "FFA", "PPA"], "regions are sorted by their expected layer"
+    weights, roi = result.arrays["layer_weights"], result.units["roi"]
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array()[0], weights[(roi == "V1").to_numpy()].mean(axis=0))
+    hierarchy = layers.hierarchy(result)
+    assert "reported +1.20 [+0.90, +1.50]" in title(hierarchy)
+    drawn(hierarchy)
+    drawn(layers.ceiling_scatter(result))
+
+
+def test_model_bars_are_sorted_and_carry_intervals(made: ModuleType) -> None:
+    figure = layers.model_bars(made.encode().tables["comparison"], "r2_mean", chance=0.0, ceiling=0.5)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ridge", "factortopy"]
+    drawn(figure)
+
+
+def test_training_marks_the_best_validation_step(made: ModuleType) -> None:
+    result = made.align()
+    figure = curves.training(result)
+    log = result.tables["log"]
+    linear = log[log["encoder"] == "linear"]
+    best = int(linear.loc[linear["validation_loss"].idxmin(), "step"])
+    assert any(f"at step {best}" in t.get_text() for t in figure.axes[1].get_legend().get_texts())
+    drawn(figure)
+
+
+def test_lines_over_images_areas_settings_and_layers(made: ModuleType) -> None:
+    table = pd.DataFrame({"encoder": ["a", "a", "b"], "images": [300, 900, 300], "top1": [0.1, 0.2, 0.05]})
+    drawn(curves.learning_curve(table, "top1", chance=0.01))
+    figure = curves.degradation({"bottleneck": np.array([1.0, 0.5, 0.0]), "random": np.ones((3, 3))}, kind="insertion")
+    texts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["bottleneck  (area 0.500)", "random  (area 1.000)"]
+    drawn(figure)
+    drawn(curves.sensitivity(made.attribute().tables["sensitivity"], "truth_auroc"))
+    profile = curves.rsa_profile(made.encode(), controls={"pixels": 0.083})
+    assert any("noise ceiling 0.37 to 0.66" in t.get_text() for t in profile.axes[0].get_legend().get_texts())
+    drawn(profile)
+
+
+def test_pixels_words_and_the_truth_beside_the_map(made: ModuleType) -> None:
+    result = made.attribute()
+    masks = np.zeros((4, 48, 48), dtype=bool)
+    masks[:, 10:20, 10:20] = True
+    drawn(
+        attribution.pixel_maps(
+            result.arrays["pixels/images"], result.arrays["map/pixels"], captions=[made.NASTY] * 4, masks=masks
+        )
+    )
+    drawn(attribution.word_strip([["a", made.NASTY, "$x$"]], [[0.1, 1.0, -0.5]], signed=True))
+    figure = attribution.brain_beside_truth(result, scores={"found": 0.93})
+    texts = [t.get_text() for ax in figure.axes for t in ax.texts]
+    assert texts == ["found\nAUROC 0.930", "truth", "random control"]
+    drawn(figure)
+
+
+def test_scalp_maps_and_time(made: ModuleType) -> None:
+    result = made.eeg()
+    drawn(sensors.topomaps(result.space, result.arrays["topomap/by_time"], titles=["early", "middle", "late"]))
+    drawn(sensors.time_windows(result.tables["time_windows"], chance=0.005))
+    drawn(sensors.loss_weights(result.tables["log"]))
+    drawn(sensors.generalisation(np.full((5, 5), 0.02) + 0.1 * np.eye(5), np.linspace(-0.1, 0.4, 5), chance=0.005))
+    rng = np.random.default_rng(0)
+    drawn(sensors.stages(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), {"luminance": rng.uniform(size=(16, 16))}))
+
+
+def test_text_that_no_font_can_draw_becomes_a_box() -> None:
+    assert style.printable("a🧠b\nc") == "a\u25a1b c"
+    assert style.printable("R² → ünï") == "R² → ünï"
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        ({"dataset": "phantom"}, True),
+        ({"dataset": {"name": "phantom:eeg"}}, True),
+        ({"dataset": "haxby2001"}, False),
+        ({}, False),
+    ],
+)
+def test_simulation_is_recognised(config: dict[str, object], expected: bool) -> None:
+    assert style.is_simulation(Result("align", {}, config=config)) is expected
+
+
+def bad_calls(made: ModuleType) -> dict[str, tuple[object, str]]:
+    r, e = made.attribute(), made.eeg()
+    return {
+        "array": (lambda: cortex.cortex_map(r, "map/none"), "map/random_mean"),
+        "shape": (lambda: cortex.cortex_map(r, np.ones(3)), "does not fit"),
+        "nan": (lambda: cortex.slices(r, np.full(len(r.space), np.nan)), "no finite value"),
+        "space": (lambda: cortex.slices(e, np.ones(40)), "Sensors"),
+        "cuts": (lambda: cortex.slices(r, "map/brain_mean", cuts={"w": (0,)}), "'w'"),
+        "gallery": (lambda: retrieval.gallery(e), "gallery/images"),
+        "rows": (lambda: retrieval.gallery(made.align(), rows=np.array([99])), "0..63"),
+        "bars": (lambda: retrieval.topk_bars({}), "top1"),
+        "method": (lambda: embeddings.reduce(np.eye(5), method="som"), "pca, tsne, umap"),
+        "zero": (lambda: embeddings._unit(np.zeros((2, 2))), "no direction"),
+        "regions": (lambda: layers.region_profiles(r, weights=np.ones((3, 2))), "3 rows"),
+        "hierarchy": (lambda: layers.hierarchy(made.encode(), order=["V1"]), "two regions"),
+        "metric": (lambda: layers.model_bars(pd.DataFrame({"encoder": ["a"]}), "r2"), "no column 'r2'"),
+        "log": (lambda: curves.training(r), "no table 'log'"),
+        "kind": (lambda: curves.degradation({}, kind="removal"), "'removal'"),
+        "words": (lambda: attribution.word_strip([["a"]], [[1.0, 2.0]]), "one weight a word"),
+        "pixels": (lambda: attribution.pixel_maps(np.ones((2, 4, 4, 3)), np.ones((3, 2, 2))), "must be"),
+        "channels": (lambda: sensors.topomaps(e.space, np.ones(7)), "40 channels"),
+        "windows": (lambda: sensors.time_windows(pd.DataFrame({"kind": ["a"]})), "'start'"),
+    }  # fmt: skip
+
+
+def test_bad_input_is_one_line_that_names_it(made: ModuleType) -> None:
+    for name, (call, message) in bad_calls(made).items():
+        with pytest.raises(DataError) as error:
+            call()  # type: ignore[operator]
+        assert message in str(error.value), name
+        assert "\n" not in str(error.value), name

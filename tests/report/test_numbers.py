@@ -1,0 +1,64 @@
+"""Rows of the key-number table, worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from brainlens.report import numbers
+
+METRICS = {
+    "retrieval/brain->image/top1": 0.225,
+    "retrieval/brain->image/top1.low": 0.18,
+    "retrieval/brain->image/top1.high": 0.27,
+    "retrieval/brain->image/chance1": 0.005,
+    "retrieval/brain->image/n": 200.0,
+    "retrieval/brain->image/gallery": 200.0,
+    "retrieval/brain->image/mean_rank": 12.5,
+    "retrieval/brain->image/nway50": 0.8,
+    "align/ridge/retrieval/brain->image/top1": 0.1,
+    "align/volume-ridge/retrieval/brain->image/top1": 0.125,
+    "align/volume-ridge/retrieval/brain->image/top1.p": 0.003,
+    "attribute/bottleneck/truth_auroc": 0.93,
+    "rsa/best_layer": 0.2,
+    "rsa/ceiling_low": 0.372,
+    "rsa/ceiling_high": 0.666,
+    "data/units_missing": 3.0,
+    "data/units_constant": 0.0,
+    "encoding/r2_mean": float("nan"),
+}
+
+
+def test_rows_bring_their_neighbours_along() -> None:
+    rows = {row.key: row for row in numbers.rows(METRICS, ideal={"retrieval/brain->image/top1": 0.6})}
+    top = rows["retrieval/brain->image/top1"]
+    assert (top.label, top.value, top.interval) == ("brain → image: top-1", "22.5 %", "[18.0 %, 27.0 %]")
+    assert (top.chance, top.ceiling, top.n, top.main) == ("0.5 %", "60.0 % (ideal)", "200", True)
+    assert rows["retrieval/brain->image/mean_rank"].chance == "99.5"
+    assert rows["retrieval/brain->image/nway50"].chance == "2.0 %"
+    assert rows["attribute/bottleneck/truth_auroc"].chance == "0.5"
+    assert rows["rsa/best_layer"].ceiling == "0.372 to 0.666"
+    assert rows["encoding/r2_mean"].value == "undefined"
+    difference = rows["align/volume-ridge/retrieval/brain->image/top1"]
+    assert (difference.label, difference.chance, difference.ceiling) == ("volume minus ridge, brain → image: top-1", "0.0 %", "")
+    assert difference.interval == "p = 0.003"
+    assert not rows["align/ridge/retrieval/brain->image/top1"].main
+    hidden = {"retrieval/brain->image/chance1", "retrieval/brain->image/n", "rsa/ceiling_low", "data/units_missing"}
+    assert not hidden & set(rows)
+
+
+@pytest.mark.parametrize(
+    "value, name, text",
+    [
+        (0.1234, "top5", "12.3 %"),
+        (-0.0345, "r2_median", "−0.0345"),
+        (128000, "", "128,000"),
+        (1234.5, "", "1,234"),
+        (float("inf"), "", "∞"),
+    ],
+)
+def test_numbers_as_text(value: float, name: str, text: str) -> None:
+    assert numbers.number(value, name) == text
+
+
+def test_losses_name_only_what_was_lost() -> None:
+    assert numbers.losses(METRICS) == ["data: units missing: 3"]
