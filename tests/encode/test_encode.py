@@ -12,13 +12,15 @@ from brainlens.encode.training import _batches, _soup
 from brainlens.types import DataError, Features, Responses
 
 LAYERS = ["l0", "l1", "l2"]
-QUICK = Training(steps=300, epoch=50, batch=16, lr=1e-2, decay_steps=100, patience=20, soup=3)
+QUICK = Training(steps=360, epoch=60, batch=16, lr=1e-2, decay_steps=60, patience=20, soup=3)
 SMALL = Design(width=12, resamples=100, clusters=3)
 
 
 def make_features(n=130, channels=6, seed=0):
     rng = np.random.default_rng(seed)
-    tokens = {name: rng.normal(size=(n, 64, channels)).astype(np.float32) * 3**i for i, name in enumerate(LAYERS)}
+    coarse = {name: torch.from_numpy(rng.normal(size=(n, channels, 4, 4)).astype(np.float32)) for name in LAYERS}
+    smooth = {name: torch.nn.functional.interpolate(v, (8, 8), mode="bilinear") for name, v in coarse.items()}
+    tokens = {name: v.flatten(2).transpose(1, 2).numpy() * 3**i for i, (name, v) in enumerate(smooth.items())}
     whole = {name: rng.normal(size=(n, channels)).astype(np.float32) * 3**i + 5 for i, name in enumerate(LAYERS)}
     ids = np.array([f"i{i:03d}" for i in range(n)])
     return Features(whole, ids, "made-up", tokens, dict.fromkeys(LAYERS, (8, 8)))
@@ -59,7 +61,8 @@ def fitted():
 
 def test_factortopy_finds_layer_place_and_scale(fitted):
     truth = selector_truth(fitted)
-    assert truth["truth/layer_spearman"] > 0.8
+    assert truth["truth/layer_spearman"] > 0.6  # two true layers, so ties keep it below .87
+    assert (fitted.arrays["layer"][:40] == fitted.units["layer"][:40]).mean() > 2 / 3  # twice chance
     assert truth["truth/scale_auroc"] > 0.9
     assert truth["truth/rf_error_median"] < 0.3
     assert fitted.metrics["encoding/r2_mean"] > 0.5
@@ -72,7 +75,7 @@ def test_factortopy_finds_layer_place_and_scale(fitted):
 
 
 def test_the_same_seed_gives_the_same_bits_and_a_killed_run_goes_on(fitted, tmp_path):
-    short = Training(steps=100, epoch=50, batch=16, lr=1e-2, decay_steps=100)
+    short = Training(steps=20, epoch=10, batch=16, lr=1e-2, decay_steps=100)
     whole = encode(RESPONSES, FEATURES, design=SMALL, training=short)
     again = encode(RESPONSES, FEATURES, design=SMALL, training=short)
     np.testing.assert_array_equal(whole.arrays["r2"], again.arrays["r2"])
