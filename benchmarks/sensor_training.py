@@ -23,7 +23,10 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from brainlens.align_sensors import NICE, SensorDecoder, _build, _part, _step  # noqa: E402
+from brainlens.align_sensors import NICE, THINGS_EEG2, SensorDecoder  # noqa: E402
+from brainlens.align_sensors.parts import tensors  # noqa: E402
+from brainlens.align_sensors.training import build, step  # noqa: E402
+from brainlens.nn.guidance import LossAdjustment  # noqa: E402
 from brainlens.nn.sensor_encoder import Head, TSConv  # noqa: E402
 from brainlens.types import Responses  # noqa: E402
 from harness import measure, relative_error  # noqa: E402
@@ -66,8 +69,8 @@ def ours(device: str) -> Any:
     units = pd.DataFrame({"channel": range(CHANNELS)})
     responses = Responses(recordings, table, units, times=np.arange(SAMPLES) / 250, measure="uV")
     scale = (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
-    decoder: SensorDecoder = _build("nice", responses, WIDTH, None, NICE, 0, device, scale)
-    part = _part(recordings, np.arange(n), np.arange(n), decoder)
+    decoder: SensorDecoder = build("nice", responses, WIDTH, None, NICE, 0, device, scale)
+    part = tensors(recordings, np.arange(n), np.arange(n), decoder.model, scale, device)
     image = torch.as_tensor(features).to(device)
     kept["setup"] = time.perf_counter() - begin
     body, head = weights()
@@ -85,7 +88,7 @@ def ours(device: str) -> Any:
             for rows in batches(n):
                 optimiser.zero_grad(set_to_none=True)
                 batch = part.batch(rows.to(part.x.device), device)
-                loss, _ = _step(decoder, batch, image, None, replace(NICE), None)
+                loss, _ = step(decoder, batch, image, None, replace(NICE), None)
                 optimiser.step()
                 losses.append(loss)
         kept["losses"] = losses[:4]
@@ -134,6 +137,28 @@ def peer(device: str) -> Any:
     return run, lambda: {"losses": np.array(kept["losses"])}
 
 
+def adjustment_cost(device: str) -> float:
+    """Seconds of NeuroAlign steps with dynamic loss adjustment over seconds with fixed weights, batch 256."""
+    recordings, features = data(256)
+    table, units = pd.DataFrame({"stimulus": [f"{i:05d}" for i in range(256)]}), pd.DataFrame({"channel": range(CHANNELS)})
+    responses = Responses(recordings, table, units, times=np.arange(SAMPLES) / 250, measure="uV")
+    image = torch.as_tensor(features[:, :512]).to(device)
+    decoder = build(
+        "neuroalign", responses, 512, image, THINGS_EEG2, 0, device, (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
+    )
+    part = tensors(recordings, np.arange(256), np.arange(256), decoder.model, decoder.scale, device)
+    batch = part.batch(torch.arange(256, device=part.x.device), device)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(6):
+        for adjusted in (True, False):
+            start = time.perf_counter()
+            step(decoder, batch, image, image, THINGS_EEG2, LossAdjustment() if adjusted else None)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds[adjusted].append(time.perf_counter() - start)
+    return float(np.median(seconds[True][1:]) / np.median(seconds[False][1:]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="sensor_training")
     parser.add_argument("--device", default="cpu")
@@ -159,6 +184,7 @@ def main() -> None:
         "epochs": EPOCHS,
         "trials": TRIALS,
         "setup_s": setup,
+        "adjustment_cost_ratio": adjustment_cost(device),
     }
     print(f"a subject of {TRIALS} trials, {EPOCHS} epochs on {device}; {part:.2f} epochs were run and scaled")
     print(f"ours {row['time_s']:9.1f} s   peer {row['peer_time_s']:9.1f} s   ratio {row['time_ratio']:.1f}")

@@ -1,0 +1,136 @@
+"""The rows of a sensor alignment: who is trained on, who is tested, which images are held back, and recordings as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from brainlens.nn.sensor_encoder import TSConv, box_filter, window_moments
+from brainlens.types import DataError, Responses
+
+FLOAT32_LIMIT = 1 << 30  # bytes; a larger training set is kept in half precision, whose rounding is far below the noise
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Who is trained on, who is tested, and what the gallery holds.
+
+    kind: "within" (one subject's own training trials) or "across" (all other subjects' training trials); subject: who is
+    tested (None: the only one). gallery: "image" (the test images themselves) or "concept" (layer "concept" of the
+    features: for each image the mean of other images of its concept). Published tables mix the two, which differ in
+    difficulty.
+    """
+
+    kind: str = "within"
+    subject: str | None = None
+    gallery: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("within", "across") or self.gallery not in ("image", "concept"):
+            raise DataError(
+                f"protocol {self.kind!r}, gallery {self.gallery!r}: they are 'within' or 'across', 'image' or 'concept'"
+            )
+
+
+WITHIN = Protocol()
+
+
+@dataclass(frozen=True)
+class SensorPart:
+    """Recordings (row, channel, time), the row of each in the target tables, and box-filtered window moments if any."""
+
+    x: Tensor
+    target: Tensor
+    moments: Tensor | None = None
+
+    def batch(self, rows: Tensor, device: str) -> tuple[Tensor, Tensor | None, Tensor]:
+        x = self.x[rows].to(device, torch.float32)
+        moments = None if self.moments is None else self.moments[rows].to(device)
+        return x, moments, self.target[rows]
+
+
+def split_subjects(responses: Responses, protocol: Protocol) -> tuple[Responses, Responses]:
+    """(training rows, test rows) of a protocol; in "across" the tested subject is in no training row.
+
+    Raises DataError for an unknown subject, several subjects where one must be named, or an image in both parts.
+    """
+    trials = responses.trials
+    if responses.data.ndim != 3:
+        raise DataError(f"sensor recordings are (trial, channel, time), got shape {responses.data.shape}")
+    if "split" not in trials.columns:
+        raise DataError("trials have no column 'split'; add one with values train and test")
+    subject = trials["subject"].astype(str).to_numpy() if "subject" in trials.columns else np.full(len(trials), "1")
+    known = list(pd.unique(subject))
+    chosen = protocol.subject if protocol.subject is not None else known[0]
+    if chosen not in known or (protocol.subject is None and len(known) > 1):
+        raise DataError(f"subject {protocol.subject!r}: name one of {known} to test")
+    if protocol.kind == "across" and len(known) < 2:
+        raise DataError(f"protocol 'across' needs 2 subjects or more; the recording holds {known}")
+    own = subject == chosen
+    split = trials["split"].astype(str).to_numpy()
+    train = (split == "train") & (own if protocol.kind == "within" else ~own)
+    test = (split == "test") & own
+    if not train.any() or not test.any():
+        raise DataError(f"subject {chosen!r} leaves {train.sum()} training and {test.sum()} test trials; both must be there")
+    names = trials["stimulus"].to_numpy(dtype=str)
+    shared = np.intersect1d(names[train], names[test])
+    if len(shared):
+        raise DataError(f"{len(shared)} test images are in the training set, first {shared[0]!r}; fix the column 'split'")
+    fitting = responses.rows(np.flatnonzero(train))
+    repeated = fitting.trials.duplicated([c for c in ("subject", "stimulus") if c in fitting.trials.columns]).any()
+    return (fitting.average() if repeated else fitting), responses.rows(np.flatnonzero(test))
+
+
+def held_out(n_images: int, validation: int, seed: int) -> np.ndarray:
+    """Which training images are for validation (bool); by image, so that no subject trains on them. At most a fifth."""
+    keep = min(validation, n_images // 5)
+    if keep < 2:
+        raise DataError(f"{n_images} training images leave no validation set; give at least 10")
+    held = np.zeros(n_images, bool)
+    held[np.random.default_rng([seed, 53]).permutation(n_images)[:keep]] = True
+    return held
+
+
+def channel_scale(data: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (channel, 1) over training rows and time, in pieces; flat or missing channels are errors."""
+    total, square, count = 0.0, 0.0, 0
+    for start in range(0, len(rows), 512):
+        block = np.asarray(data[rows[start : start + 512]], dtype=np.float64)
+        total, square = total + block.sum((0, 2)), square + (block**2).sum((0, 2))
+        count += block.shape[0] * block.shape[2]
+    mean = total / count
+    spread = np.sqrt(np.maximum(square / count - mean**2, 0))
+    bad = np.flatnonzero(~np.isfinite(spread) | (spread == 0))
+    if len(bad):
+        raise DataError(f"{len(bad)} channels are flat or hold NaN, first number {bad[0]}; drop them with clean()")
+    return torch.as_tensor(mean, dtype=torch.float32)[:, None], torch.as_tensor(spread, dtype=torch.float32)[:, None]
+
+
+def prepare(x: Tensor, model: nn.Module) -> Tensor:
+    """The box filter where the encoder wants filtered data."""
+    body = getattr(model, "encoder", None)
+    return box_filter(x, body.pool) if isinstance(body, TSConv) and body.filtered else x
+
+
+def tensors(
+    data: np.ndarray, rows: np.ndarray, target: np.ndarray, model: nn.Module, scale: tuple[Tensor, Tensor], device: str
+) -> SensorPart:
+    """Scaled (and box-filtered) recordings with their window moments, made in pieces so that no float64 copy exists."""
+    body = getattr(model, "encoder", None)
+    filtered = isinstance(body, TSConv) and body.filtered
+    cut = data.shape[2] - (body.pool - 1 if isinstance(body, TSConv) and filtered else 0)
+    half = len(rows) * data.shape[1] * cut * 4 > FLOAT32_LIMIT
+    x = torch.empty(len(rows), data.shape[1], cut, dtype=torch.float16 if half else torch.float32)
+    moments = []
+    for start in range(0, len(rows), 256):
+        block = torch.as_tensor(np.asarray(data[rows[start : start + 256]], dtype=np.float32))
+        block = prepare((block - scale[0]) / scale[1], model)
+        x[start : start + len(block)] = block
+        if isinstance(body, TSConv) and filtered:
+            moments.append(window_moments(x[start : start + len(block)].float(), kernel=body.kernel, stride=body.stride))
+    on = device
+    return SensorPart(x.to(on), torch.as_tensor(target[rows], device=on), torch.cat(moments).to(on) if moments else None)
