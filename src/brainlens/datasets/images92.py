@@ -99,7 +99,7 @@ def responses_from_rdm(rdm: np.ndarray) -> tuple[np.ndarray, float]:
 def _read(folder: str | Path) -> dict[str, np.ndarray]:
     path = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)
     try:
-        with np.load(path, allow_pickle=False) as opened:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as opened:
             missing = [key for key in KEYS if key not in opened]
             if missing:
                 raise DataError(f"{path} has no {missing[0]!r}; it has {sorted(opened)}")

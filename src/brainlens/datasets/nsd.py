@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,24 +241,36 @@ def _hdf5(path: Path, space: Volume) -> np.ndarray:
     return out
 
 
-def _mgh(path: Path) -> np.ndarray:
-    """A surface file as (vertex, frame) float32."""
-    import nibabel as nib
+MGH_TYPES = {0: "u1", 1: ">i4", 3: ">f4", 4: ">i2"}
+MGH_HEADER = 284
 
+
+def _mgh(path: Path) -> np.ndarray:
+    """A surface file as (vertex, frame); `.mgh` is mapped and not read, `.mgz` is unpacked up to its checksum."""
     if not path.exists():
         raise DataError(f"{path} is missing")
+    packed = path.suffix == ".mgz"
     try:
-        image = nib.freesurfer.mghformat.MGHImage.from_filename(str(path))
-        if int(np.prod(image.shape, dtype=object)) * 4 > 4e9:
-            raise DataError(f"{path} claims {image.shape}, more than 4 GB")
-        values = np.asarray(image.dataobj, dtype=np.float32)
-    except DataError:
-        raise
-    except Exception as error:  # the reader raises many kinds for damaged files
+        with gzip.open(path, "rb") if packed else open(path, "rb") as handle:
+            version, vertices, *other, frames, kind = struct.unpack(">6i", handle.read(24))
+            if version != 1 or kind not in MGH_TYPES or other != [1, 1] or frames < 1:
+                raise DataError(f"{path} is not a surface file (version {version}, {vertices} x {other} x {frames})")
+            if vertices != VERTICES:
+                raise DataError(f"{path} has {vertices} vertices, fsaverage has {VERTICES}")
+            size = vertices * frames * np.dtype(MGH_TYPES[kind]).itemsize
+            if not packed:
+                if path.stat().st_size < MGH_HEADER + size:
+                    raise DataError(f"{path} is cut short: {MGH_HEADER + size} bytes claimed, {path.stat().st_size} there")
+                return np.memmap(path, MGH_TYPES[kind], "r", MGH_HEADER, (vertices, frames), order="F")
+            if size > 4e9:
+                raise DataError(f"{path} claims {size / 1e9:.3g} GB, the limit is 4 GB")
+            content = handle.read(MGH_HEADER - 24 + size + (1 << 20))  # some tags follow the values
+            values = np.frombuffer(content, MGH_TYPES[kind], vertices * frames, MGH_HEADER - 24)
+            return values.reshape(vertices, frames, order="F")
+    except (EOFError, gzip.BadGzipFile, zlib.error, struct.error, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again") from None
-    if values.shape[:3] != (VERTICES, 1, 1):
-        raise DataError(f"{path} has {values.shape[0]} vertices, fsaverage has {VERTICES}")
-    return values.reshape(VERTICES, -1)
 
 
 def _gather(plan: _Plan, trials: pd.DataFrame, count: int, zscore: str, cache: str | Path | None) -> np.ndarray:

@@ -153,7 +153,10 @@ def _convert(
             raise DataError(f"the epochs need {size / 1e9:.1f} GB; name a folder, cache=, where they are kept as a memory map")
         out = np.empty(shape, dtype=dtype)
         for start, rows in _pieces(contents, names):
-            out[start : start + len(rows)] = rows
+            with np.errstate(over="ignore"):
+                out[start : start + len(rows)] = rows
+        if np.isinf(out).any():
+            raise DataError(f"epochs hold values above the range of {dtype}; use dtype='float32'")
         return out
     name = f"epochs-{len(names)}ch-{dtype}"
     try:
@@ -189,7 +192,9 @@ def _sensors(names: list[str]) -> Sensors | None:
     """Positions of the 10-20 names in metres; None when a name is not one of them."""
     import mne
 
-    known = mne.channels.make_standard_montage("standard_1020").get_positions()["ch_pos"]
+    built_in = mne.channels.get_builtin_montages()
+    montage = "colin27_1020" if "colin27_1020" in built_in else "standard_1020"  # one montage, renamed in MNE 1.13
+    known = mne.channels.make_standard_montage(montage).get_positions()["ch_pos"]
     if any(name not in known for name in names):
         return None
     return Sensors(np.array(names), np.array([known[name] for name in names]))

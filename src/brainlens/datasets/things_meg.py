@@ -59,7 +59,7 @@ def load(
     folder = Path(folder)
     epochs = _read(folder, subject)
     meta = _metadata(epochs, folder)
-    keep = meta["trial_type"].isin(["exp", "test"]).to_numpy()
+    keep = np.array(meta["trial_type"].isin(["exp", "test"]))
     if drop_test_concepts:
         test_concepts = set(meta.loc[meta["trial_type"] == "test", "concept"])
         keep &= ~((meta["trial_type"] == "exp") & meta["concept"].isin(test_concepts)).to_numpy()
@@ -143,7 +143,10 @@ def _values(
             raise DataError(f"the epochs need {size / 1e9:.1f} GB; name a folder, cache=, where they are kept as a memory map")
         out = np.empty(shape, dtype=dtype)
         for start in range(0, len(rows), BLOCK):
-            out[start : start + BLOCK] = _block(epochs, rows[start : start + BLOCK], inside)
+            with np.errstate(over="ignore"):
+                out[start : start + BLOCK] = _block(epochs, rows[start : start + BLOCK], inside)
+        if np.isinf(out).any():
+            raise DataError(f"{name}: values above the range of {dtype}; use dtype='float32'")
         return out
     place = Path(cache) / name
     try:
@@ -160,7 +163,10 @@ def _values(
 
 
 def _block(epochs: Any, rows: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    values = epochs[rows].get_data(copy=False, verbose="error")
+    try:
+        values = epochs[rows].get_data(copy=False, verbose="error")
+    except Exception as error:  # a file that is cut short is noticed only when its values are read
+        raise DataError(f"{epochs.filename} is damaged ({type(error).__name__}: {error}); fetch all its parts again") from None
     if len(values) != len(rows):
         raise DataError(f"{len(rows)} epochs were asked for, {len(values)} came back; the file drops epochs on reading")
     return values[:, :, inside[0] : inside[-1] + 1]

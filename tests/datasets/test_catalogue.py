@@ -1,0 +1,156 @@
+"""What holds for every dataset: facts, a clear way in, and photographs whose patterns come from dissimilarities."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import squareform
+
+from brainlens import datasets
+from brainlens.datasets import eeglab_visual, images92
+from brainlens.types import DataError
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_every_dataset_states_its_facts_and_loads_by_name(name):
+    facts = datasets.facts(name)
+    assert facts["name"] == name
+    for key in ("title", "licence", "citation"):
+        assert isinstance(facts[key], str)
+        assert facts[key]
+    module = datasets.module(name)
+    assert module.__doc__
+    assert module.load.__doc__
+    later = list(inspect.signature(module.load).parameters.values())[1:]
+    assert all(p.kind == p.KEYWORD_ONLY for p in later)
+    assert len(later) <= 7
+
+
+@pytest.mark.parametrize("name", [n for n in datasets.DATASETS if n != "phantom"])
+def test_an_empty_folder_says_what_is_missing(tmp_path, name):
+    with pytest.raises(DataError) as caught:
+        datasets.load(name, tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(tmp_path) in str(caught.value)
+    with pytest.raises(DataError, match="does not exist"):
+        datasets.load(name, tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no option 'colour'"):
+        datasets.load(name, tmp_path, colour="red")
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(DataError, match="haxby2001") as caught:
+        datasets.load("haxby", ".")
+    assert all(name in str(caught.value) for name in datasets.DATASETS)
+
+
+@pytest.mark.parametrize("name", ["nsd", "algonauts2023", "things_eeg2", "things_meg", "nod"])
+def test_what_cannot_be_fetched_says_where_to_ask(tmp_path, name):
+    module = datasets.module(name)
+    with pytest.raises(DataError, match=module.FACTS["url"]):
+        module.fetch(tmp_path)
+
+
+# --- images92
+
+
+def test_patterns_give_back_their_dissimilarities():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 30))
+    rdm = 1 - np.corrcoef(x)
+    np.fill_diagonal(rdm, 0)
+    patterns, negative = images92.responses_from_rdm((rdm + rdm.T) / 2)
+    np.testing.assert_allclose(1 - patterns @ patterns.T, rdm, atol=1e-8)
+    assert negative < 1e-10
+    centred = x - x.mean(axis=1, keepdims=True)
+    truth = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    u, _, vt = np.linalg.svd(truth.T @ np.pad(patterns, ((0, 0), (0, 30 - patterns.shape[1]))))
+    np.testing.assert_allclose(truth @ (u @ vt), np.pad(patterns, ((0, 0), (0, 30 - patterns.shape[1]))), atol=1e-7)
+
+
+def test_negative_eigenvalues_are_cut_and_reported():
+    rdm = np.array([[0, 0.1, 1.9], [0.1, 0, 0.1], [1.9, 0.1, 0]])
+    patterns, negative = images92.responses_from_rdm(rdm)
+    values = np.linalg.eigvalsh(1 - rdm)
+    assert negative == pytest.approx(-values[values < 0].sum() / np.abs(values).sum())
+    assert negative > 0.1
+    best = (np.linalg.eigh(1 - rdm)[1] * np.clip(values, 0, None)) @ np.linalg.eigh(1 - rdm)[1].T
+    np.testing.assert_allclose(patterns @ patterns.T, best, atol=1e-12)
+
+
+@pytest.mark.parametrize("rdm", [np.zeros((2, 3)), np.array([[0, 1.0], [2, 0]]), np.eye(3), np.full((2, 2), np.nan)])
+def test_what_is_no_rdm_is_refused(rdm):
+    with pytest.raises(DataError, match="RDM"):
+        images92.responses_from_rdm(rdm)
+
+
+def test_the_triangle_is_row_major():
+    pairs = np.arange(6.0)
+    np.testing.assert_array_equal(images92.square(pairs), squareform(pairs))
+    with pytest.raises(DataError, match="7 values"):
+        images92.square(np.arange(7.0))
+
+
+@pytest.mark.realdata
+def test_the_real_photographs_and_their_patterns(test_data):
+    responses, stimuli = images92.load(test_data / "images92")
+    assert len(stimuli) == images92.FACTS["images"]
+    assert stimuli.images[0].shape == (175, 175, 3)
+    rdms = images92.load_rdms(test_data / "images92")
+    assert rdms["human"].shape == (images92.FACTS["subjects"] * images92.FACTS["sessions"], 92, 92)
+    assert len(squareform(rdms["monkey"][0])) == images92.FACTS["pairs"]
+    rebuilt = 1 - responses.data.astype(float) @ responses.data.T.astype(float)
+    close = np.corrcoef(squareform(rebuilt, checks=False), squareform(rdms["human"].mean(axis=0)))[0, 1]
+    assert close > 0.99
+    monkey, _ = images92.load(test_data / "images92", source="monkey", rank=10)
+    assert monkey.data.shape == (92, 10)
+    with pytest.raises(DataError, match="subject4"):
+        images92.load(test_data / "images92", source="mouse")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
+def test_a_damaged_npz_is_one_line(tmp_path, content):
+    (tmp_path / images92.FILE).write_bytes(content)
+    with pytest.raises(DataError, match=images92.FILE):
+        images92.load(tmp_path)
+
+
+def test_an_npz_with_objects_is_refused(tmp_path):
+    np.savez(tmp_path / images92.FILE, **{key: np.array([{"a": 1}], dtype=object) for key in images92.KEYS})
+    with pytest.raises(DataError, match="damaged or not a plain"):
+        images92.load(tmp_path)
+
+
+# --- eeglab_visual
+
+
+@pytest.mark.realdata
+def test_the_real_eeg_becomes_epochs_with_an_evoked_response(test_data):
+    responses, _ = eeglab_visual.load(test_data / "eeglab_visual")
+    facts = eeglab_visual.FACTS
+    assert responses.data.shape[0] == facts["targets"]
+    assert responses.data.shape[1] == facts["channels"] - len(eeglab_visual.EYES)
+    assert responses.times is not None
+    assert round(1 / np.diff(responses.times).mean()) == facts["rate_hz"]
+    baseline = responses.data[:, :, responses.times <= 0].mean(axis=2)
+    assert np.abs(baseline).max() < 1e-3  # microvolts
+    evoked = responses.data.mean(axis=0)
+    late = (responses.times > 0.25) & (responses.times < 0.6)
+    pz = list(responses.units["channel"]).index("Pz")
+    assert evoked[pz, late].max() > 3 * evoked[pz, responses.times < 0].std()
+    with pytest.raises(DataError, match="square"):
+        eeglab_visual.load(test_data / "eeglab_visual", event="circle")
+
+
+@pytest.mark.realdata
+def test_a_cut_recording_is_noticed(test_data, tmp_path):
+    import shutil
+
+    for name in ("eeglab_data.set", "eeglab_data.fdt"):
+        shutil.copy(test_data / "eeglab_visual" / name, tmp_path)
+    data = (tmp_path / "eeglab_data.fdt").read_bytes()
+    (tmp_path / "eeglab_data.fdt").write_bytes(data[:-1280])
+    with pytest.raises(DataError, match="fetch it again"):
+        eeglab_visual.load_raw(tmp_path)
