@@ -103,13 +103,8 @@ def measure(
     if ideal:
         top = ranks_from_scores(ideal_scores(all_voxels(recording, truth.ids[test]), truth.ids[test], truth, repeats=3))
         values |= {"ideal_top1": top_k(top, 1), "ideal_top5": top_k(top, 5)}
-    values |= {
-        "private": private,
-        "kappa": kappa,
-        "simulate_s": round(simulated, 1),
-        "total_s": round(time.time() - start, 1),
-        "n_test": len(test),
-    }
+    values |= {"private": private, "kappa": kappa, "n_test": len(test)}
+    values |= {"simulate_s": round(simulated, 1), "total_s": round(time.time() - start, 1)}
     print(json.dumps(values), flush=True)
     with (work / f"measured_{key}.jsonl").open("a") as log:
         log.write(json.dumps(values) + "\n")
