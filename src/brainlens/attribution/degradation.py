@@ -133,7 +133,7 @@ def _random_ties(maps: Tensor) -> Tensor:
     """Descending order in which equal values come in a fixed random order, not in the order of their place in the brain."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(maps.shape[1], generator=generator).to(maps.device)
-    return order[maps[:, order].argsort(1, descending=True, stable=True)]
+    return order[maps[:, order].argsort(dim=1, descending=True, stable=True)]
 
 
 def _check(x: Tensor, targets: Tensor, maps: Tensor) -> None:

@@ -158,7 +158,7 @@ class VolumeEncoder(nn.Module):
     def __init__(self, mask: np.ndarray, design: Design | None = None, *, groups: np.ndarray | None = None, seed: int = 0):
         super().__init__()
         self.design = design = Design() if design is None else design
-        self.n_voxels = int(np.count_nonzero(mask))
+        self.mask, self.n_voxels = mask.copy(), int(np.count_nonzero(mask))
         if groups is None:
             patch_of, slot = cubic_patches(mask, design.patch, design.padding)
         else:

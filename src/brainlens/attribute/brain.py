@@ -1,0 +1,266 @@
+"""Attribution of brain voxels: which of them carried the match with the image or the caption that was seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from brainlens.attribution import degradation
+from brainlens.attribution.bottleneck import Bottleneck, bottleneck, statistics
+from brainlens.attribution.chefer import chefer
+from brainlens.attribution.gradcam import gradcam
+from brainlens.attribution.integrated_gradients import input_gradient, integrated_gradients
+from brainlens.attribution.rise import rise, volume_masks
+from brainlens.attribution.scoring import frozen, scores
+from brainlens.attribution.voxels import random_maps, to_voxels
+from brainlens.metrics import attribution as metrics
+from brainlens.metrics.statistics import auroc_interval, fdr
+from brainlens.nn.volume_encoder import VolumeEncoder
+from brainlens.types import DataError, Features, Responses, Result, Volume, positions
+
+METHODS = ("bottleneck", "rise", "gradcam", "chefer", "integrated_gradients", "random")
+TARGETS = ("both", "image", "text")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an attribution is computed with.
+
+    refine: "weight" spreads a patch's value over its voxels by |input x gradient| (ours), "none" gives every voxel its
+    patch's value (the paper's). reference: responses that the bottleneck's feature statistics come from; None: the
+    attributed ones. masks, cells, keep: RISE. path: points of integrated gradients. area: share of voxels at which maps of
+    different sizes are compared. flips: sign flips of the group map's null.
+    """
+
+    refine: str = "weight"
+    bottleneck: Bottleneck = field(default_factory=Bottleneck)
+    reference: Responses | None = None
+    masks: int = 1000
+    cells: int = 8
+    keep: float = 0.5
+    path: int = 32
+    area: float = 0.1
+    flips: int = 1000
+    batch: int = 8
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.refine not in ("weight", "none"):
+            raise DataError(f"attribute: refine={self.refine!r} is not one of ('weight', 'none')")
+
+
+def attribute(
+    model: VolumeEncoder,
+    responses: Responses,
+    images: Features,
+    texts: Features | None = None,
+    *,
+    method: str = "bottleneck",
+    target: str = "both",
+    layer: int | str | None = None,
+    options: Options | None = None,
+) -> Result:
+    """Maps of the voxels that carried cos(brain, image) + cos(brain, caption), one per trial, and what they are worth.
+
+    model: a trained encoder on the mask of `responses.space`; images and texts: the embeddings it was aligned to, by
+    stimulus id, under the layer "image" or "text" or their only one. layer: the block before which features are read
+    (0 .. depth), or "patches", the embedded patches before the class token joins them; None takes "patches" where the
+    class token sums the patches (it would carry information past any later bottleneck), else the middle block, the
+    paper's choice.
+
+    Arrays `map/brain` (trial, unit), `map/brain_mean`, `map/p` and `map/q` (unit,) (sign flips over trials of the map
+    minus its mean, and false discovery rate). Metrics: `attribution/...` (drop and increase in percent, soft as in M2IB and at
+    matched area, deletion and insertion areas, each beside random, all-ones and shuffled maps), and with a unit
+    column `informative` `truth/auroc` of the mean map with its interval.
+
+    Raises DataError for another mask or space, ids without embeddings, unknown methods, NaN.
+    """
+    start = time.perf_counter()
+    options = Options() if options is None else options
+    where = _layer(model, layer)
+    x, goals = _inputs(model, responses, images, texts, target, options)
+    aims = torch.stack(list(goals.values()), 1)
+    model.to(options.device)
+    with frozen(model):
+        maps = brain_maps(model, x, aims, method=method, layer=where, options=options)
+        numbers = _degradation(model, x, goals, maps, options)
+    found = maps.cpu().numpy()
+    arrays = {"map/brain": found, "map/brain_mean": found.mean(0)}
+    numbers |= _significance(found, arrays, options)
+    numbers |= _truth(found, responses.units)
+    config = {"method": method, "target": target, "layer": where, **asdict(replace(options, reference=None))}
+    config["reference_trials"] = len(options.reference if options.reference is not None else responses)
+    return Result(
+        "attribute",
+        numbers,
+        arrays,
+        units=responses.units,
+        tables={"regions": _regions(found, responses), "trials": responses.trials},
+        config=config,
+        provenance={"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - start},
+        space=responses.space,
+    )
+
+
+def brain_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, *, method: str, layer: int | str, options: Options) -> Tensor:
+    """Maps (trial, voxel), not negative, of responses x (trial, voxel) for targets (trial, k, d), by any of `METHODS`."""
+    if method not in METHODS:
+        raise DataError(f"attribute: method {method!r} is not known; there are {list(METHODS)}")
+    if method == "random":
+        return random_maps(len(x), x.shape[1], patch_of=model.patch_of, seed=options.seed).to(x)
+    if method == "integrated_gradients":
+        return integrated_gradients(x, model, targets, steps=options.path).abs()
+    if method == "rise":
+        masks = volume_masks(model.mask, options.cells, keep=options.keep)
+        maps = rise(x, model, targets, masks=masks, count=options.masks, keep=options.keep, seed=options.seed)
+        return (maps - maps.min(1, keepdim=True).values).clamp_min(0)
+    patches = _patch_maps(model, x, targets, method, layer, options)
+    weight = input_gradient(x, model, targets).abs() if options.refine == "weight" else None
+    return to_voxels(patches, model.patch_of, weight=weight)
+
+
+def features(model: VolumeEncoder, x: Tensor, layer: int | str, *, batch: int = 32) -> Tensor:
+    """Tokens at a layer: (trial, P, width) for "patches", else (trial, 1 + P, width)."""
+    with torch.no_grad():
+        if layer == "patches":
+            return torch.cat([model.embedded(part) for part in x.split(batch)])
+        return torch.cat([model.prefix(model.tokens(part), int(layer)) for part in x.split(batch)])
+
+
+def tail(model: VolumeEncoder, layer: int | str) -> Callable[[Tensor], Tensor]:
+    """What comes behind a layer: tokens -> embeddings."""
+    if layer == "patches":
+        return lambda tokens: model.forward_from(model.assemble(tokens), 0)
+    return lambda tokens: model.forward_from(tokens, int(layer))
+
+
+def _patch_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, layer: int | str, options: Options) -> Tensor:
+    skip = 0 if layer == "patches" else 1  # the class token is no part of the brain
+    if method == "chefer":
+        return chefer(x, lambda part: model.with_attentions(model.tokens(part)), targets, batch=options.batch)[:, 1:]
+    tokens, rest = features(model, x, layer), tail(model, layer)
+    if method == "gradcam":
+        return gradcam(tokens, rest, targets, skip=skip)[:, skip:]
+    base = x
+    if options.reference is not None:
+        base = _data(model, options.reference).to(x)
+    reference = statistics(features(model, part, layer) for part in base.split(64))
+    maps = bottleneck(tokens, rest, targets, reference=reference, settings=options.bottleneck, batch=options.batch)
+    return maps[:, skip:].clamp_min(0)
+
+
+def _layer(model: VolumeEncoder, layer: int | str | None) -> int | str:
+    if layer is None:
+        return "patches" if model.design.class_token == "sum" else model.design.depth // 2
+    if isinstance(layer, str):
+        if layer != "patches":
+            raise DataError(f"attribute: layer {layer!r} is not known; give 'patches' or 0 to {model.design.depth}")
+        return layer
+    return model.check_layer(layer)
+
+
+def _data(model: VolumeEncoder, responses: Responses) -> Tensor:
+    if responses.data.ndim != 2:
+        raise DataError(f"attribute: responses {responses.data.shape} are not (trial, unit); volumes have no time axis here")
+    space = responses.space
+    if not isinstance(space, Volume) or space.mask.shape != model.mask.shape or not np.array_equal(space.mask, model.mask):
+        have = f"{space.mask.shape} with {len(space)} voxels" if isinstance(space, Volume) else type(space).__name__
+        raise DataError(
+            f"attribute: the model was built on a mask {model.mask.shape} with {model.n_voxels} voxels, the responses are in "
+            f"{have}; resample them to the model's space or align again"
+        )
+    data = torch.from_numpy(np.array(responses.data, dtype=np.float32))  # a copy: a memory map cannot be written
+    bad = ~torch.isfinite(data).all(1)
+    if bad.any():
+        raise DataError(f"attribute: {int(bad.sum())} trials hold NaN or infinity; use responses.clean() before aligning")
+    return data
+
+
+def _inputs(
+    model: VolumeEncoder, responses: Responses, images: Features, texts: Features | None, target: str, options: Options
+) -> tuple[Tensor, dict[str, Tensor]]:
+    if target not in TARGETS:
+        raise DataError(f"attribute: target {target!r} is not one of {TARGETS}")
+    if target == "text" and texts is None:
+        raise DataError("attribute: target 'text' needs the captions' embeddings; pass texts")
+    if len(responses) == 0:
+        raise DataError("attribute: there are no trials")
+    x = _data(model, responses).to(options.device)
+    goals: dict[str, Tensor] = {}
+    for name, table in (("image", images), ("text", texts)):
+        if table is None or target not in ("both", name):
+            continue
+        key = name if name in table.data else next(iter(table.data), "")
+        rows = positions(responses.trials["stimulus"], table.ids, f"{name} features")
+        aim = torch.from_numpy(np.asarray(table.check_finite()[key][rows], dtype=np.float32))
+        if aim.shape[1] != model.design.embed_dim:
+            raise DataError(
+                f"attribute: {name} embeddings have {aim.shape[1]} channels, the model gives {model.design.embed_dim}"
+            )
+        goals[name] = aim.to(options.device)
+    return x, goals
+
+
+def _degradation(model: VolumeEncoder, x: Tensor, goals: dict[str, Tensor], maps: Tensor, options: Options) -> dict[str, float]:
+    found = maps.cpu().numpy()
+    out = {"attribution/mass": float(metrics.map_mass(found).mean()), "attribution/area": float(metrics.map_area(found).mean())}
+    out["attribution/matched_area"] = options.area
+    rivals = {"": maps, **{f"{k}/": v for k, v in degradation.controls(maps, seed=options.seed).items()}}
+    for name, aim in goals.items():
+        out[f"attribution/{name}/score"] = float(scores(x, model, aim).mean())
+        for who, rival in rivals.items():
+            for form, area in (("soft", None), ("matched", options.area)):
+                kept = degradation.keep(x, model, aim, rival, area=area)
+                numbers = metrics.confidence(kept.full.cpu().numpy(), kept.kept.cpu().numpy())
+                out |= {f"attribution/{who}{name}/{form}/{k}": v for k, v in numbers.items() if v == v}
+            if who in ("", "random/"):
+                for form, insert in (("deletion", False), ("insertion", True)):
+                    line = degradation.curve(x, model, aim, rival, steps=10, insert=insert)
+                    out[f"attribution/{who}{name}/{form}_auc"] = float(metrics.area_under(line.cpu().numpy()).mean())
+    return out
+
+
+def _significance(maps: np.ndarray, arrays: dict[str, np.ndarray], options: Options) -> dict[str, float]:
+    if len(maps) < 5:
+        return {}
+    p = metrics.sign_flip_p(maps - maps.mean(1, keepdims=True), flips=options.flips, seed=options.seed)
+    arrays["map/p"], arrays["map/q"] = p, fdr(p)
+    return {"attribution/significant_share": float((arrays["map/q"] <= 0.05).mean())}
+
+
+def _truth(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
+    if "informative" not in units.columns:
+        return {}
+    right = units["informative"].to_numpy(dtype=bool)
+    area, low, high = auroc_interval(maps.mean(0), right)
+    each = metrics.truth_auroc(maps, right)
+    return {
+        "truth/auroc": area,
+        "truth/auroc.low": low,
+        "truth/auroc.high": high,
+        "truth/auroc_trial_mean": float(each.mean()),
+        "truth/informative_share": float(right.mean()),
+    }
+
+
+def _regions(maps: np.ndarray, responses: Responses) -> pd.DataFrame:
+    """Mean of the map in each region, of each subject, and the region's share of the whole map."""
+    if "roi" not in responses.units.columns:
+        return pd.DataFrame()
+    roi = responses.units["roi"].fillna("").astype(str)
+    subject = (
+        responses.trials["subject"].astype(str) if "subject" in responses.trials.columns else pd.Series("", range(len(maps)))
+    )
+    parts = []
+    for who in pd.unique(subject):
+        mean = pd.Series(maps[(subject == who).to_numpy()].mean(0))
+        table = mean.groupby(roi).agg(["mean", "sum", "size"]).reset_index(names="roi")
+        parts.append(table.assign(subject=who, share=table["sum"] / max(float(mean.sum()), 1e-30)).drop(columns="sum"))
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from brainlens.attribute import Options, attribute_pixels, attribute_words
+from brainlens.attribute.pictures import METHODS, Tower, _end_of_text
+from brainlens.attribution.bottleneck import Bottleneck
+from brainlens.types import DataError
+
+FAST = Options(masks=40, cells=2, path=4, bottleneck=Bottleneck(steps=4, copies=2))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**sizes, "vocab_size": 30, "max_position_embeddings": 10, "eos_token_id": 29, "bos_token_id": 28},
+        vision_config={**sizes, "image_size": 16, "patch_size": 4},
+        projection_dim=12,
+    )
+    return CLIPModel(config).eval()
+
+
+def captions():
+    return torch.tensor([[28, 3, 4, 5, 29, 29, 29], [28, 7, 29, 29, 29, 29, 29]])
+
+
+def test_the_opened_towers_equal_the_model(clip):
+    pixels = torch.randn(2, 3, 16, 16)
+    vision = clip.vision_model
+    tower = Tower(list(vision.encoder.layers), vision.post_layernorm, clip.visual_projection, False)
+    tokens = vision.pre_layrnorm(vision.embeddings(pixels))
+    ours = tower.embed(tower.run(tokens)[0], torch.zeros(2, dtype=torch.int64))
+    torch.testing.assert_close(ours, clip.get_image_features(pixel_values=pixels).pooler_output, rtol=1e-4, atol=1e-5)
+    text = clip.text_model
+    tower = Tower(list(text.encoder.layers), text.final_layer_norm, clip.text_projection, True)
+    ours = tower.embed(tower.run(text.embeddings(input_ids=captions()))[0], _end_of_text(captions(), text.config))
+    truth = clip.get_text_features(input_ids=captions()).pooler_output
+    torch.testing.assert_close(ours, truth, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_one_map_per_input(clip, method):
+    targets = torch.randn(2, 12)
+    pixels = attribute_pixels(clip, torch.randn(2, 3, 16, 16), targets, method=method, options=FAST)
+    assert pixels.shape == (2, 16, 16)
+    assert torch.isfinite(pixels).all()
+    assert float(pixels.min()) >= 0
+    words = attribute_words(clip, captions(), targets, method=method, options=FAST)
+    assert words.shape == (2, 7)
+    assert (words[0, [0, 4, 5, 6]] == 0).all()
+    assert (words[1, 2:] == 0).all()
+    assert torch.isfinite(words).all()
+    again = attribute_words(clip, captions()[:1], targets[:1], method=method, options=FAST)
+    torch.testing.assert_close(again, words[:1], rtol=1e-3, atol=1e-4)
+    assert all(p.requires_grad for p in clip.parameters())
+
+
+def test_a_word_is_found_when_the_target_moves_with_it_alone(clip):
+    caption = torch.tensor([[28, 3, 4, 5, 29]])
+    text = clip.text_model
+    with torch.no_grad():
+        plain = clip.get_text_features(input_ids=caption).pooler_output
+        for place in (1, 2, 3):
+            other = caption.clone()
+            other[0, place] = 11
+            target = plain - clip.get_text_features(input_ids=other).pooler_output  # what the word at `place` adds
+            found = attribute_words(clip, caption, target, method="integrated_gradients", options=Options(path=32))
+            assert int(found[0].argmax()) == place
+    assert text.config.eos_token_id == 29
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda c: attribute_pixels(c, torch.zeros(3, 16, 16), torch.ones(1, 12)), "image, channel"),
+        (lambda c: attribute_pixels(c, torch.zeros(1, 3, 16, 16), torch.ones(1, 12), method="lime"), "rise"),
+        (lambda c: attribute_pixels(c, torch.zeros(1, 3, 16, 16), torch.ones(1, 12), layer=3), "0 to 2"),
+        (lambda c: attribute_words(c, torch.tensor([[28, 3, 4]]), torch.ones(1, 12)), "end-of-text"),
+        (lambda c: attribute_words(c, torch.tensor([28, 3, 29]), torch.ones(1, 12)), "caption, token"),
+    ],
+)
+def test_mistakes_are_named(clip, call, words):
+    with pytest.raises(DataError, match=words):
+        call(clip)
