@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -154,3 +155,26 @@ def test_flat_channels_and_leaks_are_errors(tables: tuple) -> None:
     trials["subject"] = "1"
     with pytest.raises(DataError, match="test images are in the training set"):
         align_sensors(replace(responses, trials=trials), images, texts, training=QUICK)
+
+
+@pytest.mark.realdata
+def test_real_embeddings_with_phantom_eeg_give_a_200_way_run(test_data: Path) -> None:
+    """Training images are mixtures of concept centres, test images the 200 real ones, the gallery both ways."""
+    shown = np.load(test_data / "things" / "clip_feature_maps_test.npy").reshape(200, 768).astype(np.float32)
+    centre = np.load(test_data / "things" / "center_clip.npy").reshape(200, 768).astype(np.float32)
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(np.full(3, 0.5), size=700).astype(np.float32)
+    mixed = np.einsum("nk,nkd->nd", share, centre[rng.integers(200, size=(700, 3))])
+    shown, mixed, centre = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (shown, mixed, centre))
+    ids = np.array([f"mix{i:04d}" for i in range(700)] + [f"test{i:03d}" for i in range(200)])
+    table = pd.DataFrame({"split": ["train"] * 700 + ["test"] * 200})
+    stimuli = Stimuli(ids, np.zeros((900, 2, 2, 3), np.uint8), table=table)
+    both = {"image": np.concatenate([mixed, shown]), "concept": np.concatenate([mixed, centre])}
+    images = Features(both, ids, "CLIP ViT-L/14")
+    back = np.arange(45, 63)
+    responses = make_eeg(stimuli, images, amplitude=6.0).columns(back)
+    training = replace(NICE, epochs=5, batch=64, lr=1e-3, validation=100)
+    for gallery in ("image", "concept"):
+        result = align_sensors(responses, images, encoder="linear", training=training, protocol=Protocol(gallery=gallery))
+        assert result.metrics["retrieval/brain->image/gallery"] == 200
+        assert result.metrics["retrieval/brain->image/top5.low"] > 5 / 200
