@@ -20,6 +20,7 @@ from brainlens import store
 from brainlens.encode.categories import decode, haxby2001_encode
 from brainlens.encode.compare import compare, scores_by_size
 from brainlens.encode.linear import ALPHAS, fit_ridge
+from brainlens.encode.refit import refit_readout
 from brainlens.encode.scoring import score_part
 from brainlens.encode.tables import LayerTokens, Tables, tables, usable_layers
 from brainlens.encode.training import Progress, Training, predict, train
@@ -38,7 +39,8 @@ class Design:
 
     layers: names (default: all with spatial tokens); width D; samples, use, topological, variant: options of
     `nn.factortopy.FactorTopy`; pool: ridge sees each layer's tokens pooled to pool x pool fields and its global token;
-    alphas: ridge penalties; least_ncsnr: units above it enter the means; resamples of the test images; clusters of channels.
+    alphas: ridge penalties; least_ncsnr: units above it enter the means; resamples of the test images; clusters of channels;
+    refit: solve factortopy's channel weights by ridge after training, see `encode.refit` (not in the paper).
     """
 
     layers: tuple[str, ...] | None = None
@@ -52,6 +54,7 @@ class Design:
     least_ncsnr: float = 0.3
     resamples: int = 2000
     clusters: int = 20
+    refit: bool = False
 
 
 def encode(
@@ -91,6 +94,8 @@ def encode(
         model = build(method, data, tokens, chosen, seed).to(device)
         scored = data.scored(chosen.least_ncsnr)
         log = train(model, data, tokens, recipe, units=scored, seed=seed, folder=folder, progress=progress)
+        if chosen.refit and isinstance(model, FactorTopy):
+            refit_readout(model, data, tokens)
         guess = predict(model, data.test, tokens)
         arrays = selections(model, clusters=chosen.clusters, seed=seed) if isinstance(model, FactorTopy) else {}
     metrics, more, regions = score_part(guess, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)

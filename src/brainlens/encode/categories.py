@@ -68,7 +68,7 @@ def haxby2001_encode(
 
 
 def decode(responses: Responses, target: str = "stimulus", group: str = "run", *, penalty: float = 0.01, seed: int = 0) -> Result:
-    """Which category was seen, from the pattern over all voxels: linear support vectors (one against the rest), one group left out.
+    """Which category was seen, from the pattern over all voxels: linear support vectors, one group left out.
 
     Voxels are standardised on the training runs of each fold; C = penalty is fixed beforehand. metrics: decode/accuracy
     (mean over groups, .low, .high by bootstrap over groups), decode/chance, decode/groups. tables: by_group, and
