@@ -1,0 +1,124 @@
+"""The shipped miniature CLIP loads offline in the format of the big ones and knows what its page says it knows."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPModel
+
+from brainlens import miniatures
+from brainlens.phantom import scenes
+from brainlens.types import DataError
+
+ROOT = Path(__file__).parents[2]
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def probe():
+    return tool("probe_clip")
+
+
+@pytest.fixture(scope="module")
+def clip(probe):
+    return probe.Clip(miniatures.folder("clip"))
+
+
+def test_folder_is_small_and_has_everything():
+    folder = miniatures.folder("clip")
+    assert (folder / "model.safetensors").stat().st_size <= 8e6
+    assert not list(folder.glob("*.bin"))
+    facts = json.loads((folder / "preprocessor_config.json").read_text())
+    assert facts["crop_size"] == {"height": 64, "width": 64}
+    assert facts["do_normalize"]
+    training = json.loads((folder / "training.json").read_text())
+    assert {"seed", "step", "cpu_minutes", "loss"} <= set(training)
+    assert (folder / "README.md").exists()
+
+
+def test_an_unknown_miniature_lists_what_there_is():
+    with pytest.raises(DataError, match="clip"):
+        miniatures.folder("clap")
+
+
+def test_architecture_and_tokenizer():
+    folder = miniatures.folder("clip")
+    model = CLIPModel.from_pretrained(folder)
+    assert model.config.vision_config.num_hidden_layers >= 6
+    assert model.config.vision_config.image_size == 64
+    assert 64 // model.config.vision_config.patch_size == 8
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.config.text_config.eos_token_id == tokenizer.eos_token_id != 2
+    rows = tokenizer("A large red car on the left", "in a forest")["input_ids"]
+    assert tokenizer.bos_token_id == tokenizer("a red car")["input_ids"][0]
+    assert tokenizer.unk_token_id not in rows
+    long = tokenizer("red " * 200, truncation=True)["input_ids"]
+    assert len(long) == 77
+    assert long[-1] == tokenizer.eos_token_id
+    known = {w for texts in scenes.make_scenes(200, seed=8, size=16).captions for t in texts for w in tokenizer(t)["input_ids"]}
+    assert tokenizer.unk_token_id not in known
+
+
+def test_padding_does_not_change_a_sentence(clip):
+    short = "a large red car on the left , in a forest"
+    together = clip.texts([short, scenes.caption(scenes.scene_at(0), 2)])
+    assert torch.allclose(clip.texts([short])[0], together[0], atol=1e-5)
+
+
+def test_training_tool_words_equal_the_tokenizer():
+    train = tool("train_clip")
+    tokenizer = AutoTokenizer.from_pretrained(miniatures.folder("clip"))
+    texts = [scenes.caption(scenes.scene_at(k), k % 6) for k in range(20)]
+    mine = train.Words(tokenizer)(texts)
+    assert torch.equal(mine, tokenizer(texts, padding=True, return_tensors="pt")["input_ids"])
+
+
+def test_patch_labels_lie_on_the_objects():
+    train = tool("train_clip")
+    batch = [scenes.scene_at(k) for k in range(40)]
+    patch, cell, ground, present = train.labels(batch, 8)
+    for i, scene in enumerate(batch):
+        assert present[i].sum() == len({t.kind for t in scene.things})
+        assert scenes.BACKGROUNDS[ground[i]] == scene.background
+        assert (cell[i, :, 0] > 0).sum() == len(scene.things)
+        front = scene.things[-1]
+        x, y = int(front.cx / 32), int(front.cy / 32)
+        assert patch[i, y * 8 + x, 0] == train.KIND[front.kind] + 1
+
+
+def test_retrieval_among_held_out_scenes(probe, clip):
+    # 200 scenes; the page gives the values among 500
+    found = probe.retrieval(clip, 200)
+    assert found["image->text/R@1"] >= 0.90
+    assert found["text->image/R@1"] >= 0.90
+
+
+def test_minimal_pairs(probe, clip):
+    found = probe.minimal_pairs(clip, 100)
+    assert {name for name, gate in probe.GATES.items() if name in found and found[name] < gate} == set()
+
+
+def test_shuffled_captions_are_at_chance(probe, clip):
+    pictures = scenes.make_scenes(200, seed=21, split="test")
+    images, _ = clip.images(np.asarray(pictures.images))
+    texts = clip.texts([c[0] for c in pictures.captions]).roll(1, dims=0)
+    hits = (images @ texts.T).argmax(dim=1) == torch.arange(200)
+    assert hits.float().mean() < 0.05
+
+
+def test_kind_and_domain_are_readable_late_and_colour_early(probe, clip):
+    found = probe.probes(clip, 1000)
+    for target in ("kind", "domain"):
+        early, late = found[target]["class"][1], max(found[target]["class"][-1], found[target]["mean"][-1])
+        assert late > early + 0.1
+    assert found["background"]["mean"][1] > 0.8
+    assert found["color"]["local"][1] > 2 * found["color"]["chance"][0]
