@@ -11,7 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from brainlens.align_sensors import NICE, Protocol, SensorTraining, align_sensors, fit_sensors, held_out, split_subjects, without
+from brainlens.align_sensors import (
+    NICE,
+    Protocol,
+    SensorTraining,
+    align_sensors,
+    embed_responses,
+    fit_sensors,
+    held_out,
+    limit_repeats,
+    split_subjects,
+    without,
+)
 from brainlens.phantom.eeg import make_eeg
 from brainlens.types import DataError, Features, Responses, Stimuli
 
@@ -142,6 +153,27 @@ def test_across_leaves_the_tested_subject_out_and_validation_is_by_image(tables:
 def test_mistakes_are_one_line(tables: tuple, change: object, text: str) -> None:
     with pytest.raises(DataError, match=text):
         change(*tables)  # type: ignore[operator]
+
+
+def test_another_recording_is_matched_by_channel_name(tables: tuple) -> None:
+    responses, images, texts = tables
+    decoder, test = fit_sensors(responses, images, texts, encoder="linear", training=replace(QUICK_NICE, epochs=1), protocol=ONE)
+    turned = test.columns(np.arange(23)[::-1])
+    assert np.array_equal(embed_responses(decoder, turned), decoder.embed(test.data))
+    with pytest.raises(DataError, match="1 channels are missing"):
+        embed_responses(decoder, test.columns(np.arange(1, 23)))
+    with pytest.raises(DataError, match="500 Hz"):
+        embed_responses(decoder, replace(test, times=test.times / 2))
+    with pytest.warns(UserWarning, match="volts"):
+        again = embed_responses(decoder, replace(test, data=test.data.astype(np.float32) * 1e-6))
+    assert np.allclose(again, decoder.embed(test.data), atol=1e-3)
+
+
+def test_repeats_are_limited_or_missed(tables: tuple) -> None:
+    test = tables[0].where(split="test", subject="1")
+    assert len(limit_repeats(test, 2)) == 80
+    with pytest.raises(DataError, match="9 repetitions are asked for"):
+        limit_repeats(test, 9)
 
 
 def test_flat_channels_and_leaks_are_errors(tables: tuple) -> None:

@@ -13,6 +13,7 @@ from brainlens.metrics.timecourse import (
     time_generalisation,
     time_windows,
     window_scores,
+    window_table,
 )
 from brainlens.types import DataError
 
@@ -57,6 +58,9 @@ def test_curves_rise_at_the_onset(onset: float) -> None:
     assert sliding[start:].min() > 0.8
     assert np.abs(sliding[:start]).max() < 0.35
     assert half_height(windows, scores) == pytest.approx(onset + 0.1)
+    table = window_table(windows, scores, metric="r")
+    assert list(table.columns) == ["kind", "start", "end", "r"]
+    assert len(table) == 20
 
 
 def test_generalisation_is_high_where_both_times_hold_the_signal() -> None:

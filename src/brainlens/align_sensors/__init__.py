@@ -27,11 +27,12 @@ from brainlens.align_sensors.training import (
     without,
 )  # fmt: skip
 from brainlens.metrics import retrieval as retrieval_metrics
+from brainlens.signals.epochs import check_magnitude, check_rate, match_channels
 from brainlens.types import DataError, Features, Responses, Result, positions
 
 __all__ = [
-    "NICE", "THINGS_EEG2", "THINGS_MEG", "Protocol", "SensorDecoder", "SensorTraining",
-    "align_sensors", "fit_sensors", "held_out", "repetition_curve", "split_subjects", "without",
+    "NICE", "THINGS_EEG2", "THINGS_MEG", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors", "embed_responses",
+    "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "split_subjects", "without",
 ]  # fmt: skip
 
 
@@ -114,7 +115,38 @@ def fit_sensors(
         ]
         train_decoder(decoder, parts[0], parts[1], image, text, training, seed, progress)
     decoder.seconds = time.perf_counter() - started
+    decoder.channels = tuple(map(str, train.units["channel"])) if "channel" in train.units.columns else ()
+    decoder.times = train.times
     return decoder, test
+
+
+def embed_responses(decoder: SensorDecoder, responses: Responses) -> np.ndarray:
+    """Brain embeddings (trial, d) of another recording: channels are put into the decoder's order by name.
+
+    Raises DataError listing missing channels, or saying which sampling rate or window the recording has and the decoder wants;
+    warns where microvolts look like volts and multiplies.
+    """
+    if decoder.times is None or not decoder.channels:
+        raise DataError("the decoder was trained on recordings without channel names or times; pass arrays to embed()")
+    step = float(np.median(np.diff(decoder.times)))
+    window = (float(decoder.times[0]), float(decoder.times[-1]))
+    matched = check_rate(match_channels(responses, decoder.channels), rate=1 / step, window=window)
+    if matched.data.shape[2] != len(decoder.times):
+        raise DataError(f"the decoder takes {len(decoder.times)} samples, the recording has {matched.data.shape[2]}")
+    factor = check_magnitude(matched.data, measure=matched.measure)
+    return decoder.embed(matched.data if factor == 1.0 else np.asarray(matched.data, np.float32) * factor)
+
+
+def limit_repeats(responses: Responses, repeats: int) -> Responses:
+    """The first `repeats` rows of each stimulus of each subject. Raises DataError where a stimulus has fewer."""
+    keys = [name for name in ("subject", "stimulus") if name in responses.trials.columns]
+    groups = responses.trials.groupby(keys, sort=False)
+    least = groups.size()
+    if repeats < 1 or least.min() < repeats:
+        raise DataError(
+            f"{repeats} repetitions are asked for, {least.idxmin()!r} has {int(least.min())}; ask for 1 to {int(least.min())}"
+        )
+    return responses.rows(np.flatnonzero(groups.cumcount().to_numpy() < repeats))
 
 
 def repetition_curve(

@@ -75,6 +75,8 @@ class SensorDecoder:
     log: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
+    channels: tuple[str, ...] = ()
+    times: np.ndarray | None = None
 
     @torch.no_grad()
     def embed(self, data: np.ndarray, *, block: int = 256) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 from brainlens.types import DataError
 
@@ -75,6 +76,12 @@ def window_scores(
         weights, intercept = ridge_fit(a, target, penalty=penalty)
         found.append(score(b @ weights + intercept, test_target))
     return np.array(found)
+
+
+def window_table(windows: list[Window], scores: np.ndarray, *, metric: str) -> pd.DataFrame:
+    """Columns kind, start, end (s) and the metric, one row a window: what the figure of time windows takes."""
+    rows = [(window.kind, window.start, window.stop, float(value)) for window, value in zip(windows, scores, strict=True)]
+    return pd.DataFrame(rows, columns=["kind", "start", "end", metric])
 
 
 def time_generalisation(
