@@ -1,0 +1,93 @@
+"""One training step of the volume encoder on the 2 mm grid: gathered patches against the full volume through Conv3d.
+
+Peer: every volume is filled into its zero-padded 98 x 112 x 98 grid, patched by a Conv3d and attended over all 392
+patches, the empty ones masked out as keys so that both compute the same function; all tokens through the last block.
+Batch 16, width 256, 4 blocks, so that a step takes seconds on two cores; loss and the gradient of every parameter compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from nilearn.datasets import load_mni152_brain_mask
+from torch import Tensor
+
+from brainlens.nn.losses import info_nce
+from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from harness import compare
+
+BATCH = 16
+
+
+def brain_mask() -> np.ndarray:
+    """The MNI152 brain mask at 2 mm on the (91, 109, 91) grid."""
+    mask = load_mni152_brain_mask(resolution=2).get_fdata() > 0
+    out = np.zeros((91, 109, 91), dtype=bool)
+    cut = tuple(slice(0, min(a, b)) for a, b in zip(mask.shape, out.shape))
+    out[cut] = mask[cut]
+    return out
+
+
+def setting(device: str) -> tuple[VolumeEncoder, np.ndarray, Tensor, Tensor]:
+    torch.manual_seed(0)
+    mask = brain_mask()
+    encoder = VolumeEncoder(mask, Design(patch=14, width=256, depth=4, heads=8, embed_dim=256)).to(device)
+    x, aim = torch.randn(BATCH, encoder.n_voxels), torch.randn(BATCH, 256)
+    return encoder, mask, x.to(device), aim.to(device)
+
+
+def step(
+    encoder: VolumeEncoder, embed: Callable[[Tensor], Tensor], x: Tensor, aim: Tensor, found: dict[str, np.ndarray]
+) -> Callable[[], Any]:
+    optimiser = torch.optim.AdamW(encoder.parameters(), lr=0.0)  # the whole step is timed, the weights stay comparable
+
+    def run() -> None:
+        optimiser.zero_grad()
+        loss = info_nce(embed(x), aim, 0.1)
+        loss.backward()
+        optimiser.step()
+        found["loss"] = loss.detach().cpu().numpy()
+        for name, parameter in encoder.named_parameters():
+            if not name.endswith("qkv.bias"):  # a key bias cancels in the softmax: its gradient is rounding noise
+                found[name] = parameter.grad.cpu().numpy()
+
+    return run
+
+
+def ours(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]:
+    encoder, _, x, aim = setting(device)
+    found: dict[str, np.ndarray] = {}
+    return step(encoder, encoder, x, aim, found), lambda: found
+
+
+def peer(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]:
+    encoder, mask, x, aim = setting(device)
+    patch, width = encoder.design.patch, encoder.design.width
+    padded = [-(-s // patch) * patch for s in mask.shape]
+    volumes = torch.zeros(BATCH, 1, *padded, device=device)
+    inside = torch.zeros(padded, dtype=torch.bool, device=device)
+    inside[tuple(slice(0, s) for s in mask.shape)] = torch.from_numpy(mask).to(device)
+    volumes[:, 0, inside] = x  # filled once: its loader would bring volumes
+    brain = (F.max_pool3d(inside[None, None].float(), patch) > 0).flatten()
+    keys = torch.cat([brain.new_ones(1), brain])[None, None, None]
+
+    def embed(_: Tensor) -> Tensor:
+        kernel = encoder.projection.T.reshape(width, 1, patch, patch, patch)
+        patches = F.conv3d(volumes, kernel, stride=patch).flatten(2).transpose(1, 2)
+        position = torch.zeros(len(brain), width, device=device).index_put((brain.nonzero()[:, 0],), encoder.position)
+        tokens = encoder.pre(torch.cat([encoder.class_token.expand(BATCH, 1, -1), patches + position], 1))
+        for block in encoder.blocks:
+            q, k, v = block._heads(block.norm1(tokens), False)
+            tokens = block._finish(tokens, F.scaled_dot_product_attention(q, k, v, attn_mask=keys))
+        return encoder.embed(tokens)
+
+    found: dict[str, np.ndarray] = {}
+    return step(encoder, embed, x, aim, found), lambda: found
+
+
+if __name__ == "__main__":
+    compare("volume_encoder", ours, peer, peer_name="Conv3d on the full volume, 392 patches attended")
