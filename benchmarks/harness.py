@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 
+# pandas looks for an optional package of this name and would find our benchmark `bottleneck` beside this file
+sys.modules.setdefault("bottleneck", None)  # type: ignore[arg-type]
+
 Side = Callable[[str], tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]]
 
 

@@ -35,7 +35,7 @@ def unique_ids(ids: Iterable[Any], what: str = "ids") -> np.ndarray:
     array = as_ids(ids, what)
     values, counts = np.unique(array, return_counts=True)
     if (counts > 1).any():
-        raise DataError(f"{what}: {int((counts > 1).sum())} ids occur more than once, first {values[counts > 1][0]!r}")
+        raise DataError(f"{what}: {int((counts > 1).sum())} ids occur more than once, first {str(values[counts > 1][0])!r}")
     return array
 
 
@@ -353,7 +353,9 @@ class Features:
         for layer, array in [*self.data.items(), *self.tokens.items()]:
             bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
             if bad.any():
-                raise DataError(f"features of {self.model}, layer {layer!r}: image {self.ids[bad][0]!r} holds NaN or infinity")
+                raise DataError(
+                    f"features of {self.model}, layer {layer!r}: image {str(self.ids[bad][0])!r} holds NaN or infinity"
+                )
         return self
 
 

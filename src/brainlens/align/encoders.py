@@ -43,9 +43,7 @@ class Decoder:
 
 # Patches of 28 mm at 4 mm voxels, each with a projection of its own, and a class token that carries their sum: the
 # form that can start from a linear decoder. A Design without these two starts from scratch.
-DESIGN = Design(
-    patch=7, width=128, depth=2, heads=4, per_patch=True, class_token="sum", zero_init=True, dropout=0.1, patch_dropout=0.1
-)
+DESIGN = Design(patch=7, width=192, depth=2, heads=4, per_patch=True, class_token="sum", zero_init=True, patch_dropout=0.5)
 
 
 def fit_ridge(split: Split, *, whitened: bool = False, alphas: tuple[float, ...] = ALPHAS) -> Decoder:

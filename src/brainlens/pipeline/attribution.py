@@ -1,0 +1,70 @@
+"""The claims of `attribute`: how well each method finds the voxels that truly carry information, beside a random map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from brainlens.align import Alignment
+from brainlens.attribute import Options, attribute
+from brainlens.nn.volume_encoder import VolumeEncoder
+from brainlens.pipeline.runs import keep
+from brainlens.pipeline.source import Recording, Source, Tell
+from brainlens.types import DataError, Features, Responses
+
+METHODS = ("bottleneck", "gradcam", "random")
+
+
+def explained(recording: Recording, alignment: Alignment, *, part: str, trials: int) -> Responses:
+    """The mean responses to the first images of a part of the split, as the encoder was tested on them."""
+    ids = getattr(alignment.split, part).ids[:trials]
+    return recording.responses.clean()[0].rows(recording.responses.trials["stimulus"].isin(ids).to_numpy()).average()
+
+
+def centred(features: Features, alignment: Alignment, which: str) -> Features:
+    """Embeddings centred as the encoder's targets were."""
+    rows = np.asarray(features[which], np.float32) - alignment.split.centre[which].numpy()
+    return Features({which: rows}, features.ids, features.model)
+
+
+def attribute_claims(
+    alignment: Alignment,
+    recording: Recording,
+    source: Source,
+    runs: Path,
+    *,
+    methods: tuple[str, ...] = METHODS,
+    trials: int = 16,
+    masks: int = 500,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> dict[str, float]:
+    """`attribute/<method>/truth_auroc`: the mean map of test trials against the voxels that read the network.
+
+    The bottleneck's feature statistics come from validation responses, so that no test trial shapes them.
+    """
+    model = alignment.decoders["volume"].module
+    if not isinstance(model, VolumeEncoder) or recording.images is None:
+        raise DataError("attribute claims need an alignment with the volume encoder, and image embeddings")
+    responses = explained(recording, alignment, part="test", trials=trials)
+    reference = explained(recording, alignment, part="validation", trials=200)
+    images = centred(recording.images, alignment, "image")
+    texts = None if recording.texts is None else centred(recording.texts, alignment, "text")
+    results = {}
+    for method in methods:
+        tell(f"attribution, {method}", None)
+        options = Options(reference=reference, masks=masks, seed=seed, device=device)
+        results[method] = attribute(model, responses, images, texts, method=method, options=options)
+    metrics: dict[str, float] = {}
+    for method, result in results.items():
+        for ending in ("", ".low", ".high"):
+            metrics[f"attribute/{method}/truth_auroc{ending}"] = result.metrics[f"truth/auroc{ending}"]
+        metrics[f"attribute/{method}/truth_auroc_trial_mean"] = result.metrics["truth/auroc_trial_mean"]
+    main = results[methods[0]]
+    arrays = {f"map/{name}_mean": result.arrays["map/brain_mean"] for name, result in results.items() if name != methods[0]}
+    arrays["truth/informative"] = responses.units["informative"].to_numpy(dtype=bool)
+    keep(replace(main, metrics={**main.metrics, **metrics}), runs, source, arrays=arrays)
+    return metrics

@@ -1,0 +1,182 @@
+"""The verbs as the command line runs them: open the recording, run, store, and say what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainlens import store
+from brainlens.align import ENCODERS, TRAINING, align, split_tables
+from brainlens.attribute import Options, attribute
+from brainlens.backbones import vision
+from brainlens.encode import METHODS, encode, haxby2001_encode
+from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.pipeline.runs import keep
+from brainlens.pipeline.source import Recording, Source, Tell, network_folder, open_recording
+from brainlens.types import DataError, Features, Responses, Result, Volume
+
+Rows = list[dict[str, Any]]
+
+
+def run_features(
+    source: Source, out: str | Path, *, layers: Sequence[str] | None = None, device: str = "cpu", tell: Tell
+) -> dict[str, dict[str, str]]:
+    """Extracts a network's layers for a recording's images to disk; a second call reads what is there. Returns shapes."""
+    recording = open_recording(source, embeddings=False, device=device, tell=tell) if source.dataset != "phantom" else None
+    if recording is None:
+        from brainlens.datasets import phantom
+
+        stimuli = phantom.scenes(n_train=source.n_train, n_test=source.n_test, seed=source.seed)
+    else:
+        stimuli = recording.stimuli
+    tell("network layers", None)
+    found = vision.extract(vision.load(network_folder(source), device=device), stimuli, layers, cache=out)
+    return {
+        layer: {
+            "global": str(found.data[layer].shape) if layer in found.data else "",
+            "spatial": str(found.tokens[layer].shape) if layer in found.tokens else "",
+        }
+        for layer in found.layer
+    }
+
+
+def run_encode(
+    source: Source, runs: str | Path, *, method: str = "factortopy", seed: int = 0, device: str = "cpu", tell: Tell
+) -> tuple[Path, Rows]:
+    """Voxelwise encoding. A recording without pictures but with categories is encoded from its categories (ridge)."""
+    if method not in METHODS:
+        raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
+    if source.dataset == "haxby2001":
+        recording = open_recording(source, embeddings=False, device=device, tell=tell)
+        tell("ridge on categories, one run left out", None)
+        result = haxby2001_encode(recording.responses, seed=seed, device=device)
+    else:
+        recording = open_recording(source, embeddings=False, layers=True, device=device, tell=tell)
+        assert recording.layers is not None
+        responses = standardised(recording.responses)
+        tell(f"encoding, {method}", None)
+        result = encode(responses, recording.layers, method=method, seed=seed, device=device)
+    return keep(result, runs, source), table(result, "encoding/")
+
+
+def run_align(
+    source: Source,
+    runs: str | Path,
+    *,
+    encoders: Sequence[str] | None = None,
+    training_steps: int = TRAINING.steps,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> tuple[Path, Rows]:
+    """Aligns and stores the result with the weights of the volume encoder, where one was trained."""
+    names = list(encoders) if encoders else ["ridge", "ridge_whitened", "linear", "volume"]
+    unknown = [name for name in names if name not in ENCODERS]
+    if unknown:
+        raise DataError(f"encoder {unknown[0]!r} is not one of {list(ENCODERS)}")
+    recording = open_recording(source, device=device, tell=tell)
+    training = replace(TRAINING, steps=training_steps)
+    config = {**source.config(), "encoders": names, "training": asdict(training), "seed": seed}
+    checkpoints = store.run_folder(Path(runs) / "unfinished", "align", config, [store.fingerprint(recording.responses)])
+
+    def progress(name: str, step: int, record: dict[str, float]) -> None:
+        tell(f"training {name}", step / max(training.steps, step))
+
+    tell("fitting", None)
+    with store.lock(checkpoints):
+        found = align(
+            standardised(recording.responses), prepared(recording), recording.texts, encoders=names, training=training,
+            seed=seed, device=device, folder=checkpoints, progress=progress,
+        )  # fmt: skip
+        arrays = {f"centre/{which}": value.numpy() for which, value in found.split.centre.items()}
+        folder = keep(found.result, runs, source, arrays=arrays)
+        module = found.decoders["volume"].module if "volume" in found.decoders else None
+        if module is not None:
+            store.save_weights(folder, "volume", module.state_dict())
+    return folder, table(found.result, "align/", ending=("top1", "top5", "chance1"))
+
+
+def run_attribute(
+    run: str | Path,
+    runs: str | Path,
+    *,
+    method: str = "bottleneck",
+    n_trials: int = 32,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> tuple[Path, Rows]:
+    """Explains the volume encoder of a finished align run on its own test images; writes the mean map as NIfTI too."""
+    aligned = store.load_result(run)
+    if aligned.task != "align" or "volume" not in aligned.config.get("encoders", []):
+        raise DataError(f"{run}: attribute needs a run of `align` with the encoder 'volume'; this one is {aligned.task!r}")
+    source = source_of(aligned)
+    recording = open_recording(source, device=device, tell=tell)
+    responses = standardised(recording.responses)
+    split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]))
+    if not isinstance(split.space, Volume):
+        raise DataError(f"{run}: its responses are not in a volume")
+    design = replace(Design(**aligned.config["design"]), embed_dim=split.train.image.shape[1])
+    model = VolumeEncoder(split.space.mask, design)
+    model.load_state_dict(store.load_weights(run, "volume"))
+    model.eval()
+    clean = responses.clean()[0]
+
+    def mean_of(part: str, count: int) -> Responses:
+        return clean.rows(clean.trials["stimulus"].isin(getattr(split, part).ids[:count]).to_numpy()).average()
+
+    def targets(features: Features | None, which: str) -> Features | None:
+        if features is None:
+            return None
+        return Features({which: features[which] - split.centre[which].numpy()}, features.ids, features.model)
+
+    tell(f"attribution, {method}", None)
+    options = Options(reference=mean_of("validation", 200), seed=seed, device=device)
+    images = targets(prepared(recording), "image")
+    assert images is not None
+    result = attribute(model, mean_of("test", n_trials), images, targets(recording.texts, "text"), method=method, options=options)
+    folder = keep(result, runs, source)
+    store.save_nifti(folder / "map.nii.gz", split.space.fill(result.arrays["map/brain_mean"], 0.0), split.space.affine)
+    return folder, table(result, "truth/") + table(result, "attribution/", ending=("drop", "increase", "area"))
+
+
+def source_of(result: Result) -> Source:
+    """The recording that a stored result came from."""
+    config = result.config
+    missing = [key for key in ("dataset", "n_train", "n_test", "source_seed") if key not in config]
+    if missing:
+        raise DataError(f"the run does not say where its data came from: {missing} are missing in its config")
+    folder = None if config["folder"] is None else Path(config["folder"])
+    sizes = {"n_train": config["n_train"], "n_test": config["n_test"], "n_validation": config["n_validation"]}
+    return Source(config["dataset"], folder, config["model"], seed=config["source_seed"], **sizes)
+
+
+def standardised(responses: Responses) -> Responses:
+    """Responses z-scored by session on training trials, where there are sessions and a split; else as they are."""
+    if {"session", "split"} <= set(responses.trials.columns):
+        return responses.zscore(by="session", fit_on="train")
+    return responses
+
+
+def prepared(recording: Recording) -> Features:
+    """The image embeddings, or a DataError that says what is missing."""
+    if recording.images is None:
+        raise DataError("this recording has no pictures, so there are no image embeddings to align to")
+    return recording.images
+
+
+def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:
+    """Metrics under a prefix as rows with their interval."""
+    rows: Rows = []
+    for key, value in result.metrics.items():
+        if not key.startswith(prefix) or key.endswith((".low", ".high")):
+            continue
+        if ending is not None and not key.endswith(ending):
+            continue
+        low, high = result.metrics.get(f"{key}.low", np.nan), result.metrics.get(f"{key}.high", np.nan)
+        rows.append({"metric": key, "value": float(value), "95 % interval": "" if np.isnan(low) else f"{low:.3g} to {high:.3g}"})
+    return rows
