@@ -28,25 +28,27 @@ def shrunk_covariance(x: Tensor) -> Tensor:
     """
     x = x.double()
     x = x - x.mean(-1, keepdim=True)
-    scale = x.square().mean(-1, keepdim=True).sqrt()
-    scale = torch.where(scale < 1e-12 * x.abs().amax(-1, keepdim=True).clamp_min(1e-300), torch.ones_like(scale), scale)
-    z = x / scale
     p, n = x.shape[-2:]
-    s = z @ z.transpose(1, 2) / n
+    raw = x @ x.transpose(1, 2) / n
+    variance = raw.diagonal(dim1=1, dim2=2)
+    flat = variance < 1e-24 * x.abs().amax(-1).square().clamp_min(1e-300)
+    scale = torch.where(flat, 1.0, variance).sqrt()
+    s = raw / (scale[:, :, None] * scale[:, None, :])
     squared = s.square().sum((1, 2))
     mu = s.diagonal(dim1=1, dim2=2).mean(1)
-    b = (z.square().sum(1).square().sum(1) / n - squared) / (p * n)
+    lengths = scale.reciprocal().square()[:, None, :] @ x.square_()  # |z_t|^2, without making z
+    b = (lengths.square().sum((1, 2)) / n - squared) / (p * n)
     d = (squared - p * mu.square()) / p
     rho = torch.where(d > 0, torch.minimum(b, d) / d.clamp_min(1e-300), torch.zeros_like(d))
-    s = (1 - rho)[:, None, None] * s
-    s.diagonal(dim1=1, dim2=2).add_((rho * mu)[:, None])
-    return s * scale * scale.transpose(1, 2)
+    shrunk = (1 - rho)[:, None, None] * raw
+    shrunk.diagonal(dim1=1, dim2=2).add_((rho * mu)[:, None] * scale.square())
+    return shrunk
 
 
 def mvnn_covariance(
-    data: np.ndarray, *, rows: np.ndarray | None = None, form: str = "epochs", groups: np.ndarray | None = None, block: int = 128
+    data: np.ndarray, *, rows: np.ndarray | None = None, form: str = "epochs", groups: np.ndarray | None = None, block: int = 4
 ) -> np.ndarray:
-    """Mean shrunk covariance (channel, channel) of recordings (trial, channel, time), read `block` epochs at a time.
+    """Mean shrunk covariance (channel, channel) of recordings (trial, channel, time), a few at a time, which stay in the cache.
 
     form "epochs": samples of an epoch are its time points; "time": at each time point the samples are the repetitions of
     one stimulus (`groups` (trial,) says which), averaged over time points and stimuli. rows: trials that count.
@@ -80,6 +82,12 @@ def whitener(covariance: np.ndarray, *, floor: float = 1e-10) -> np.ndarray:
     return (vectors / np.sqrt(np.maximum(values, floor * values[-1]))) @ vectors.T
 
 
+def whiten(matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """matrix @ each epoch, (trial, channel, time), in the precision of the data (at least float32)."""
+    kind = np.float64 if data.dtype == np.float64 else np.float32
+    return torch.matmul(torch.as_tensor(matrix.astype(kind)), torch.as_tensor(np.asarray(data, kind))).numpy()
+
+
 def mvnn(
     responses: Responses,
     *,
@@ -87,7 +95,7 @@ def mvnn(
     fit_on: str | None = "train",
     form: str = "epochs",
     out: np.ndarray | None = None,
-    block: int = 128,
+    block: int = 64,
 ) -> Responses:
     """Whitened recordings; the noise is estimated in each group `by` (subjects are never mixed) from split == fit_on only.
 
@@ -113,10 +121,10 @@ def mvnn(
         if not len(base):
             where = trials.iloc[inside[0]][keys].to_dict()
             raise DataError(f"MVNN: {where} has no trial with split={fit_on!r}; use by=None or fit_on=None")
-        matrix = whitener(mvnn_covariance(responses.data, rows=base, form=form, groups=stimulus, block=block))
+        matrix = whitener(mvnn_covariance(responses.data, rows=base, form=form, groups=stimulus))
         for start in range(0, len(inside), block):
             part = inside[start : start + block]
-            out[part] = np.matmul(matrix.astype(np.float32), np.asarray(responses.data[part], np.float32))
+            out[part] = whiten(matrix, responses.data[part])
     return Responses(out, trials, responses.units, responses.space, responses.times, "z")
 
 
