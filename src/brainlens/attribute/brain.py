@@ -144,7 +144,8 @@ def tail(model: VolumeEncoder, layer: int | str) -> Callable[[Tensor], Tensor]:
 def _patch_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, layer: int | str, options: Options) -> Tensor:
     skip = 0 if layer == "patches" else 1  # the class token is no part of the brain
     if method == "chefer":
-        return chefer(x, lambda part: model.with_attentions(model.tokens(part)), targets, batch=options.batch)[:, 1:]
+        maps = chefer(x, lambda part: model.with_attentions(model.tokens(part).requires_grad_()), targets, batch=options.batch)
+        return maps[:, 1:]
     tokens, rest = features(model, x, layer), tail(model, layer)
     if method == "gradcam":
         return gradcam(tokens, rest, targets, skip=skip)[:, skip:]
@@ -211,7 +212,7 @@ def _inputs(
 def _degradation(model: VolumeEncoder, x: Tensor, goals: dict[str, Tensor], maps: Tensor, options: Options) -> dict[str, float]:
     found = maps.cpu().numpy()
     out = {"attribution/mass": float(metrics.map_mass(found).mean()), "attribution/area": float(metrics.map_area(found).mean())}
-    out["attribution/matched_area"] = options.area
+    out |= {"attribution/map_mean": float(found.mean()), "attribution/matched_area": options.area}
     rivals = {"": maps, **{f"{k}/": v for k, v in degradation.controls(maps, seed=options.seed).items()}}
     for name, aim in goals.items():
         out[f"attribution/{name}/score"] = float(scores(x, model, aim).mean())

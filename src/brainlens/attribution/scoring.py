@@ -40,10 +40,11 @@ def scores(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 256) -> Tens
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode with no parameter asking for a gradient; both are put back afterwards."""
+    """The model in evaluation mode, no parameter asking for a gradient, inputs free to; all is put back afterwards."""
     training, asked = model.training, [p.requires_grad for p in model.parameters()]
     try:
-        yield model.eval().requires_grad_(False)
+        with torch.enable_grad():
+            yield model.eval().requires_grad_(False)
     finally:
         model.train(training)
         for parameter, state in zip(model.parameters(), asked):
