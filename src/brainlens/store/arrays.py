@@ -219,6 +219,7 @@ class ArrayWriter:
         flags = os.O_RDWR | os.O_CREAT | (0 if self.done else os.O_TRUNC)
         self._handle = os.open(self._part, flags, 0o644)
         self._put(header, 0)
+        self._digest, self._hashed = hashlib.sha256(header), 0  # rows hashed as they pass, while they come in order
         return self
 
     def write(self, start: int, rows: np.ndarray) -> None:
@@ -238,12 +239,15 @@ class ArrayWriter:
                 raise DataError(f"array {self.name!r}: {piece.dtype} does not fit {self.dtype}; convert it first")
             with np.errstate(over="ignore"):
                 converted = np.ascontiguousarray(piece, dtype=self.dtype)
-            if self.dtype.kind == "f" and piece.dtype != self.dtype and (np.isinf(converted) & ~np.isinf(piece)).any():
+            if self.dtype.kind == "f" and piece.dtype != self.dtype and _overflowed(converted, piece):
                 raise DataError(f"array {self.name!r}: values above the range of {self.dtype} would become infinite; use float32")
-            self._put(
-                converted.reshape(-1).view(np.uint8).data if converted.size else b"",
-                self._offset + (start + at) * self._row_bytes,
-            )
+            raw = converted.reshape(-1).view(np.uint8).data if converted.size else b""
+            self._put(raw, self._offset + (start + at) * self._row_bytes)
+            if self._hashed == start + at:
+                self._digest.update(raw)
+                self._hashed += len(piece) if self.shape else 1
+            elif self._hashed > start + at:  # rows written again: the file is hashed whole at the end
+                self._hashed = -1
         self.done = max(self.done, start + count)
         self._unsynced += count * self._row_bytes
         if self._unsynced > SYNC_BYTES:
@@ -272,7 +276,7 @@ class ArrayWriter:
                 raise DataError(
                     f"array {self.name!r}: only {self.done} of {self._total} rows were written; write the rest and it is kept"
                 )
-            digest = sha256(self._part)
+            digest = self._digest.hexdigest() if self._hashed == self._total else sha256(self._part)
             os.replace(self._part, self.path)
             sync_folder(self.folder)
             entry = {
@@ -295,6 +299,12 @@ class ArrayWriter:
             if error.errno in FULL:
                 raise full_disk(error, self.path) from error
             raise
+
+
+def _overflowed(converted: np.ndarray, piece: np.ndarray) -> bool:
+    """Whether a finite value became infinite; the second look is taken only where there is an infinite one."""
+    infinite = np.isinf(converted)
+    return bool(infinite.any() and np.isfinite(piece[infinite]).any())
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
