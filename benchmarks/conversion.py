@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from brainlens.datasets.unpickle import load_dictionary
+from brainlens.datasets.unpickle import load_dictionary, release
 from brainlens.store import ArrayWriter, open_array
 from harness import compare
 
@@ -40,6 +40,7 @@ def ours(device: str) -> Side:
         with ArrayWriter(place, "epochs", shape, "f2", resume=False) as writer:
             for start in range(0, len(data), STEP):
                 writer.write(start * data.shape[1], data[start : start + STEP].reshape(-1, *shape[1:]))
+                release(data)
 
     return run, lambda: checked(open_array(place, "epochs"))
 

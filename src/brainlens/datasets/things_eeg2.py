@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.pictures import ImageFiles, NoImages
-from brainlens.datasets.unpickle import load_dictionary
+from brainlens.datasets.unpickle import load_dictionary, release
 from brainlens.store import ArrayWriter, open_array
 from brainlens.types import DataError, Responses, Sensors, Stimuli
 
@@ -185,6 +185,7 @@ def _pieces(contents: dict[str, dict[str, Any]], names: list[str], done: int = 0
             if start + len(block) * repeats > done:
                 rows = block.reshape(-1, *data.shape[2:])
                 yield start, rows if plain else rows[:, order]
+                release(data)
             start += len(block) * repeats
 
 
