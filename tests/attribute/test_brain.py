@@ -84,6 +84,18 @@ def test_the_voxels_that_carry_the_match_are_found(kind, method, layer):
     assert result.metrics["truth/informative_share"] == pytest.approx(24 / 210, abs=0.02)
 
 
+@pytest.mark.parametrize("method", ["bottleneck", "integrated_gradients"])
+def test_a_signed_map_has_the_size_of_the_other_and_the_sign_of_what_helps(method):
+    encoder, responses, _, images = model_and_targets()  # targets that are not the encoder's own embeddings
+    images = Features({"image": images["text"]}, images.ids, "toy")
+    plain = attribute(encoder, responses, images, method=method, options=FAST)
+    signed = attribute(encoder, responses, images, method=method, options=replace(FAST, refine="signed"))
+    right = responses.units["informative"].to_numpy(dtype=bool)
+    found = signed.arrays["map/brain"][:, right]
+    np.testing.assert_allclose(np.abs(found), plain.arrays["map/brain"][:, right], rtol=1e-5, atol=1e-9)
+    assert (found < 0).any()
+
+
 def test_the_same_seed_gives_the_same_bits():
     encoder, responses, images, _ = model_and_targets()
     first, second = (attribute(encoder, responses, images, options=FAST).arrays["map/brain"] for _ in range(2))
@@ -144,6 +156,11 @@ def test_mistakes_are_named(what, more, words):
     encoder, responses, images, texts = spoiled(what)
     with pytest.raises(DataError, match=words):
         attribute(encoder, responses, images, texts, options=FAST, **more)
+
+
+def test_an_unknown_refinement_lists_the_known():
+    with pytest.raises(DataError, match="signed"):
+        Options(refine="sharp")
 
 
 def test_a_text_target_needs_texts():

@@ -32,8 +32,9 @@ TARGETS = ("both", "image", "text")
 class Options:
     """What an attribution is computed with.
 
-    refine: "weight" spreads a patch's value over its voxels by |input x gradient| (ours), "none" gives every voxel its
-    patch's value (the paper's). reference: responses that the bottleneck's feature statistics come from; None: the
+    refine: "weight" spreads a patch's value over its voxels by |input x gradient| (ours), "signed" does so and keeps the
+    sign of input x gradient, so that voxels which help and hurt by chance cancel in a mean over trials, "none" gives every
+    voxel its patch's value (the paper's). reference: responses that the bottleneck's feature statistics come from; None: the
     attributed ones. masks, cells, keep: RISE. path: points of integrated gradients. area: share of voxels at which maps of
     different sizes are compared. flips: sign flips of the group map's null.
     """
@@ -52,8 +53,8 @@ class Options:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.refine not in ("weight", "none"):
-            raise DataError(f"attribute: refine={self.refine!r} is not one of ('weight', 'none')")
+        if self.refine not in ("weight", "signed", "none"):
+            raise DataError(f"attribute: refine={self.refine!r} is not one of ('weight', 'signed', 'none')")
 
 
 def attribute(
@@ -110,20 +111,24 @@ def attribute(
 
 
 def brain_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, *, method: str, layer: int | str, options: Options) -> Tensor:
-    """Maps (trial, voxel), not negative, of responses x (trial, voxel) for targets (trial, k, d), by any of `METHODS`."""
+    """Maps (trial, voxel) of responses x (trial, voxel) for targets (trial, k, d); negative only with refine="signed"."""
     if method not in METHODS:
         raise DataError(f"attribute: method {method!r} is not known; there are {list(METHODS)}")
     if method == "random":
         return random_maps(len(x), x.shape[1], patch_of=model.patch_of, seed=options.seed).to(x)
     if method == "integrated_gradients":
-        return integrated_gradients(x, model, targets, steps=options.path).abs()
+        maps = integrated_gradients(x, model, targets, steps=options.path)
+        return maps if options.refine == "signed" else maps.abs()
     if method == "rise":
         masks = volume_masks(model.mask, options.cells, keep=options.keep)
         maps = rise(x, model, targets, masks=masks, count=options.masks, keep=options.keep, seed=options.seed)
         return (maps - maps.min(1, keepdim=True).values).clamp_min(0)
     patches = _patch_maps(model, x, targets, method, layer, options)
-    weight = input_gradient(x, model, targets).abs() if options.refine == "weight" else None
-    return to_voxels(patches, model.patch_of, weight=weight)
+    if options.refine == "none":
+        return to_voxels(patches, model.patch_of)
+    weight = input_gradient(x, model, targets)
+    maps = to_voxels(patches, model.patch_of, weight=weight.abs())
+    return maps * weight.sign() if options.refine == "signed" else maps
 
 
 def features(model: VolumeEncoder, x: Tensor, layer: int | str, *, batch: int = 32) -> Tensor:
@@ -231,7 +236,8 @@ def _degradation(model: VolumeEncoder, x: Tensor, goals: dict[str, Tensor], maps
 def _significance(maps: np.ndarray, arrays: dict[str, np.ndarray], options: Options) -> dict[str, float]:
     if len(maps) < 5:
         return {}
-    p = metrics.sign_flip_p(maps - maps.mean(1, keepdims=True), flips=options.flips, seed=options.seed)
+    null = 0.0 if options.refine == "signed" else maps.mean(1, keepdims=True)  # a signed map is 0 by chance, others are not
+    p = metrics.sign_flip_p(maps - null, flips=options.flips, seed=options.seed)
     arrays["map/p"], arrays["map/q"] = p, fdr(p)
     return {"attribution/significant_share": float((arrays["map/q"] <= 0.05).mean())}
 
