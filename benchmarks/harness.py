@@ -8,9 +8,9 @@ the process's highest resident size from just before the first run, so that impo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -26,13 +26,22 @@ sys.modules.setdefault("bottleneck", None)  # type: ignore[arg-type]
 Side = Callable[[str], tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]]
 
 
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _memory_mb(field: str) -> float:
+    """A size of /proc/self/status: VmRSS (resident now) or VmHWM (highest so far).
+
+    getrusage's ru_maxrss would not do: a spawned child inherits it from its parent across exec, so that a small run after a
+    large one would show the parent's peak.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"/proc/self/status has no {field}; peak memory cannot be measured here")
 
 
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def _forget_peak() -> None:
+    """Sets VmHWM back to what is resident now. Where that is not permitted, the peak of loading the inputs stays in."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _measure(side: Side, device: str, repeats: int, pipe: Any) -> None:
@@ -47,10 +56,12 @@ def _measure(side: Side, device: str, repeats: int, pipe: Any) -> None:
 
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / 2**20 if cuda else _resident_mb()
+    else:
+        _forget_peak()
+    before = torch.cuda.memory_allocated() / 2**20 if cuda else _memory_mb("VmRSS")
     run()  # warm-up, and the run whose memory counts
     wait()
-    peak = (torch.cuda.max_memory_allocated() / 2**20 if cuda else _peak_mb()) - before
+    peak = (torch.cuda.max_memory_allocated() / 2**20 if cuda else _memory_mb("VmHWM")) - before
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
