@@ -120,7 +120,7 @@ class LayerTokens:
         for layer in layers:
             spatial = _resized(features.tokens[layer], features.grid[layer])
             whole = (
-                torch.from_numpy(np.asarray(features.data[layer], np.float32))
+                torch.from_numpy(np.array(features.data[layer], dtype=np.float32))
                 if layer in features.data
                 else spatial.float().mean(1)
             )
@@ -155,10 +155,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _resized(tokens: np.ndarray, grid: tuple[int, int], block: int = 256) -> Tensor:
-    parts = [
-        resize_tokens(torch.from_numpy(np.ascontiguousarray(tokens[i : i + block])), grid).half()
-        for i in range(0, len(tokens), block)
-    ]
+    parts = [resize_tokens(torch.from_numpy(np.array(tokens[i : i + block])), grid).half() for i in range(0, len(tokens), block)]
     return torch.cat(parts)
 
 
