@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles
 from brainlens.datasets.unpickle import load_pickled
 from brainlens.store import ArrayWriter, open_array, open_npy
@@ -41,13 +42,15 @@ def load(
     """Training responses (image, vertex), left hemisphere first, and the training images, ids "nsd-00013".
 
     roi: keep the vertices of one region (V1v, FFA-1, ...). units hold hemisphere, fsaverage vertex, one column per
-    atlas, and roi. cache: a folder where the rows are kept as a float16 memory map; without it they are in memory.
+    atlas, and roi. cache: a folder where the rows are kept as a float16 memory map, under a name that changes with the
+    files and the region; without it they are in memory.
     Raises DataError when rows and images, or vertices and masks, do not match.
     """
     folder = _subject_folder(folder, subject)
     stimuli = _images(folder / "training_split" / "training_images", "train")
     units = _units(folder)
-    sides = [open_npy(folder / "training_split" / "training_fmri" / f"{h}_training_fmri.npy") for h, _ in SIDES]
+    files = [folder / "training_split" / "training_fmri" / f"{h}_training_fmri.npy" for h, _ in SIDES]
+    sides = [open_npy(path) for path in files]
     for (name, side), data in zip(SIDES, sides):
         vertices = int((units["hemisphere"] == side).sum())
         if data.ndim != 2 or data.shape != (len(stimuli), vertices):
@@ -60,7 +63,8 @@ def load(
             raise DataError(f"roi {roi!r} is not known; choose one of {known}")
     left = len(sides[0][0])
     columns = [np.flatnonzero(keep[:left]), np.flatnonzero(keep[left:])]
-    data = _join(sides, columns, stimuli.ids, cache, f"algonauts2023-subj{subject}-{roi or 'all'}")
+    place = None if cache is None else kept_folder(cache, f"algonauts2023-subj{subject}", files, {"columns": keep})
+    data = _join(sides, columns, stimuli.ids, place)
     units = units[keep].reset_index(drop=True)
     space = Surface("fsaverage", units["hemisphere"].to_numpy().astype(str), units["vertex"].to_numpy())
     trials = pd.DataFrame({"stimulus": stimuli.ids, "subject": str(subject), "split": "train"})
@@ -132,20 +136,19 @@ def _labels(values: np.ndarray, mapping: Path) -> np.ndarray:
     return np.array(["" if v == 0 else table[int(v)] for v in values], dtype=object)
 
 
-def _join(sides: list[np.ndarray], columns: list[np.ndarray], ids: np.ndarray, cache: str | Path | None, name: str) -> np.ndarray:
+def _join(sides: list[np.ndarray], columns: list[np.ndarray], ids: np.ndarray, place: Path | None) -> np.ndarray:
     shape = (len(ids), sum(map(len, columns)))
     block = 256
-    if cache is None:
+    if place is None:
         out = np.empty(shape, dtype=np.float32)
         for start in range(0, len(ids), block):
             out[start : start + block] = np.concatenate([s[start : start + block][:, c] for s, c in zip(sides, columns)], axis=1)
         return out
-    place = Path(cache) / name
     try:
         return open_array(place, "fmri", ids=ids)
     except DataError:
         pass  # not there yet, or of other images: written now
-    with ArrayWriter(place, "fmri", shape, "float16", ids=ids, key=name) as writer:
+    with ArrayWriter(place, "fmri", shape, "float16", ids=ids) as writer:
         for start in range(writer.done, len(ids), block):
             writer.write(start, np.concatenate([s[start : start + block][:, c] for s, c in zip(sides, columns)], axis=1))
     return open_array(place, "fmri", ids=ids)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.hdf5 import Hdf5Images, open_dataset
+from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import NoImages
 from brainlens.datasets.volumes import coordinates_table, read_header, read_masked, read_volume
 from brainlens.store import ArrayWriter, open_array
@@ -73,7 +74,7 @@ def load(
     test set). resolution: "func1pt8mm", "func1mm", or "fsaverage". mask: the atlas whose labels above 0 are kept.
     zscore, per session and unit: "strict" (statistics without the shared test images), "session" (with them, as some
     released preparations do), "none" (percent signal change). cache: a folder where the betas are kept as a float16
-    memory map, resumable; without it they are held in memory as float32.
+    memory map, resumable, under a name that changes with the files and options; without it they are in memory as float32.
     split is "test" for the 1,000 shared images. Units with NaN betas stay NaN, are counted in a warning, and are
     left to `clean`. Raises DataError for missing files, other grids, and sessions that do not hold 750 trials.
     """
@@ -195,21 +196,28 @@ def _roi_column(units: pd.DataFrame, atlases: list[str]) -> np.ndarray:
     return out
 
 
+def _session_files(plan: _Plan, session: int) -> list[Path]:
+    """The files that hold the betas of a session; a volume's NIfTI goes before its HDF5."""
+    if isinstance(plan.space, Surface):
+        return [plan.betas / f"{name}.betas_session{session:02d}.mgh" for name in ("lh", "rh")]
+    nifti, other = (plan.betas / f"betas_session{session:02d}.{ending}" for ending in ("nii.gz", "hdf5"))
+    if not nifti.exists() and not other.exists():
+        raise DataError(f"{nifti} is missing, and so is its .hdf5; lower n_sessions or fetch it")
+    return [nifti if nifti.exists() else other]
+
+
 def _sessions(plan: _Plan, count: int) -> Iterator[np.ndarray]:
     """The betas (750, unit) float32 of each session in percent signal change."""
     for session in range(1, count + 1):
         if isinstance(plan.space, Surface):
             parts = []
-            for name, side in (("lh", "left"), ("rh", "right")):
-                values = _mgh(plan.betas / f"{name}.betas_session{session:02d}.mgh")
+            for path, side in zip(_session_files(plan, session), ("left", "right")):
+                values = _mgh(path)
                 parts.append(values[plan.space.vertex[plan.space.hemisphere == side]].T)
             block, where = np.concatenate(parts, axis=1).astype(np.float32), plan.betas
         else:
-            where = plan.betas / f"betas_session{session:02d}.nii.gz"
-            other = where.with_name(f"betas_session{session:02d}.hdf5")
-            if not where.exists() and not other.exists():
-                raise DataError(f"{where} is missing, and so is its .hdf5; lower n_sessions or fetch it")
-            stored = _nifti(where, plan.space) if where.exists() else _hdf5(other, plan.space)
+            (where,) = _session_files(plan, session)
+            stored = _hdf5(where, plan.space) if where.suffix == ".hdf5" else _nifti(where, plan.space)
             block = (stored / np.float32(SCALE)).astype(np.float32, copy=False)
         if len(block) != TRIALS:
             raise DataError(f"{where}: session {session} has {len(block)} betas, {TRIALS} trials are expected")
@@ -281,15 +289,17 @@ def _gather(plan: _Plan, trials: pd.DataFrame, count: int, zscore: str, cache: s
         for i, block in enumerate(_sessions(plan, count)):
             out[i * TRIALS : (i + 1) * TRIALS] = _standard(block, train[i * TRIALS : (i + 1) * TRIALS], zscore)
         return out
-    unit_key = "-".join(map(str, shape)) + f"-{zscore}-{plan.betas}"
-    folder = Path(cache) / f"nsd-subj{trials['subject'].iloc[0]}-{plan.betas.parent.name}-{count}-{zscore}"
+    name = f"nsd-subj{trials['subject'].iloc[0]}-{plan.betas.parent.name}-{count}-{zscore}"
+    units = plan.space.mask if isinstance(plan.space, Volume) else plan.units[["hemisphere", "vertex"]].to_numpy(dtype="U8")
+    files = [path for i in range(count) for path in _session_files(plan, i + 1)]
+    folder = kept_folder(cache, name, files, {"units": units, "zscore": zscore, "train": train})
     try:
         kept = open_array(folder, "betas", ids=trials["stimulus"])
         if kept.shape == shape:
             return kept
     except DataError:
         pass  # not there yet, unfinished or of other units: written now
-    with ArrayWriter(folder, "betas", shape, "float16", ids=trials["stimulus"], key=unit_key) as writer:
+    with ArrayWriter(folder, "betas", shape, "float16", ids=trials["stimulus"]) as writer:
         for i, block in enumerate(_sessions(plan, count)):
             if writer.done < (i + 1) * TRIALS:
                 writer.write(i * TRIALS, _standard(block, train[i * TRIALS : (i + 1) * TRIALS], zscore))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.unpickle import load_dictionary, release
 from brainlens.store import ArrayWriter, open_array
@@ -60,7 +61,7 @@ def load(
 
     Every repeat is a trial: rows are (training images x repeats), then (test images x repeats). channels: names, in
     the order wanted (default: those of the file). dtype and cache: the epochs are converted piece by piece from the
-    pickled files to a memory map in `cache`; without one they are held in memory, up to 2 GB.
+    pickled files to a memory map in `cache`, named after files and options; without it up to 2 GB are held in memory.
     Both releases are read: dictionaries stored by np.save, and pickles under the name .npy; nothing in them is run.
     Where `times` is longer than the data (known in released files), its last values count, with a warning.
     Raises DataError listing channels that are missing, and for files that do not match each other.
@@ -79,9 +80,11 @@ def load(
     tables = {part: _image_table(folder, part, len(content["data"])) for part, content in contents.items()}
     trials = pd.concat([_trials(tables[p], contents[p]["data"].shape[1], p, subject) for p in parts], ignore_index=True)
     shape = (len(trials), len(names), len(times))
-    data = _convert(
-        contents, names, shape, dtype, trials, None if cache is None else Path(cache) / f"things_eeg2-sub-{subject:02d}"
-    )
+    place = None
+    if cache is not None:
+        options = {"channels": names, "parts": list(parts), "dtype": dtype}
+        place = kept_folder(cache, f"things_eeg2-sub-{subject:02d}", [c["path"] for c in contents.values()], options)
+    data = _convert(contents, names, shape, dtype, trials, place)
     table = pd.concat(list(tables.values()), ignore_index=True)
     return Responses(data, trials, pd.DataFrame({"channel": names}), _sensors(names), times, "z"), _stimuli(folder, table)
 
@@ -146,7 +149,6 @@ def _convert(
     place: Path | None,
 ) -> np.ndarray:
     ids = trials["stimulus"]
-    key = repr((names, [(str(c["path"]), c["path"].stat().st_size, c["path"].stat().st_mtime_ns) for c in contents.values()]))
     if place is None:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if size > MEMORY:
@@ -158,17 +160,16 @@ def _convert(
         if np.isinf(out).any():
             raise DataError(f"epochs hold values above the range of {dtype}; use dtype='float32'")
         return out
-    name = f"epochs-{len(names)}ch-{dtype}"
     try:
-        kept = open_array(place, name, ids=ids)
+        kept = open_array(place, "epochs", ids=ids)
         if kept.shape == shape:
             return kept
     except DataError:
         pass  # not there yet, unfinished or of other images: written now
-    with ArrayWriter(place, name, shape, dtype, ids=ids, key=key) as writer:
+    with ArrayWriter(place, "epochs", shape, dtype, ids=ids) as writer:
         for start, rows in _pieces(contents, names, writer.done):
             writer.write(start, rows)
-    return open_array(place, name, ids=ids)
+    return open_array(place, "epochs", ids=ids)
 
 
 def _pieces(contents: dict[str, dict[str, Any]], names: list[str], done: int = 0) -> Any:

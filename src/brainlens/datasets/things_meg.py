@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.store import ArrayWriter, open_array
 from brainlens.types import DataError, Responses, Sensors, Stimuli
@@ -54,7 +55,8 @@ def load(
     where trials were lost. Catch trials are left out. window: seconds, both ends included (default 0 to 1 s, 201
     samples). drop_test_concepts: training trials of the 200 test concepts are left out, as published results do.
     Values are in units of each epoch's baseline ("z"), as released; z above 65504 would not fit float16 and is an error.
-    cache: a folder where the trials are kept as a memory map; without it up to 2 GB are held in memory.
+    cache: a folder where the trials are kept as a memory map, named after files and options; without it up to
+    2 GB are held in memory.
     """
     folder = Path(folder)
     epochs = _read(folder, subject)
@@ -71,22 +73,32 @@ def load(
     if len(inside) == 0 or times[0] > window[0] + 1e-6 or times[-1] < window[1] - 1e-6:
         raise DataError(f"window {window} s is not within the epochs, {times[0]:.3f} to {times[-1]:.3f} s")
     trials = _trials(meta.iloc[rows], subject)
-    data = _values(epochs, rows, inside, trials["stimulus"], dtype, cache, f"things_meg-P{subject}")
+    place = None
+    if cache is not None:
+        options = {"rows": rows, "samples": inside, "dtype": dtype}
+        place = kept_folder(cache, f"things_meg-P{subject}", _parts(folder, subject), options)
+    data = _values(epochs, rows, inside, trials["stimulus"], dtype, place)
     units = pd.DataFrame({"channel": list(epochs.ch_names)})
     return Responses(data, trials, units, _sensors(epochs), times[inside], "z"), _stimuli(folder, trials)
+
+
+def _parts(folder: Path, subject: int) -> list[Path]:
+    """The file of the epochs, and after it the further ones that a large recording is split into."""
+    name = f"preprocessed_P{subject}-epo"
+    for place in (folder, folder / "derivatives" / "preprocessed"):
+        if (place / f"{name}.fif").exists():
+            return [place / f"{name}.fif", *sorted(place.glob(f"{name}-*.fif"))]
+    raise DataError(f"{folder / 'derivatives' / 'preprocessed' / name}.fif is missing; see {FACTS['url']}")
 
 
 def _read(folder: Path, subject: int) -> Any:
     import mne
 
-    name = f"preprocessed_P{subject}-epo.fif"
-    for place in (folder, folder / "derivatives" / "preprocessed"):
-        if (place / name).exists():
-            try:
-                return mne.read_epochs(place / name, preload=False, verbose="error")
-            except Exception as error:  # the reader raises many kinds for damaged and for missing parts
-                raise DataError(f"{place / name} is damaged or a part of it is missing ({error}); fetch all its parts") from None
-    raise DataError(f"{folder / 'derivatives' / 'preprocessed' / name} is missing; see {FACTS['url']}")
+    path = _parts(folder, subject)[0]
+    try:
+        return mne.read_epochs(path, preload=False, verbose="error")
+    except Exception as error:  # the reader raises many kinds for damaged and for missing parts
+        raise DataError(f"{path} is damaged or a part of it is missing ({error}); fetch all its parts") from None
 
 
 def _metadata(epochs: Any, folder: Path) -> pd.DataFrame:
@@ -133,11 +145,9 @@ def _trials(meta: pd.DataFrame, subject: int) -> pd.DataFrame:
     return trials
 
 
-def _values(
-    epochs: Any, rows: np.ndarray, inside: np.ndarray, ids: pd.Series, dtype: str, cache: str | Path | None, name: str
-) -> np.ndarray:
+def _values(epochs: Any, rows: np.ndarray, inside: np.ndarray, ids: pd.Series, dtype: str, place: Path | None) -> np.ndarray:
     shape = (len(rows), len(epochs.ch_names), len(inside))
-    if cache is None:
+    if place is None:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if size > MEMORY:
             raise DataError(f"the epochs need {size / 1e9:.1f} GB; name a folder, cache=, where they are kept as a memory map")
@@ -146,17 +156,15 @@ def _values(
             with np.errstate(over="ignore"):
                 out[start : start + BLOCK] = _block(epochs, rows[start : start + BLOCK], inside)
         if np.isinf(out).any():
-            raise DataError(f"{name}: values above the range of {dtype}; use dtype='float32'")
+            raise DataError(f"{epochs.filename}: values above the range of {dtype}; use dtype='float32'")
         return out
-    place = Path(cache) / name
     try:
         kept = open_array(place, "epochs", ids=ids)
         if kept.shape == shape and kept.dtype == np.dtype(dtype):
             return kept
     except DataError:
         pass  # not there yet, unfinished or of other trials: written now
-    key = f"{inside[0]}-{inside[-1]}"
-    with ArrayWriter(place, "epochs", shape, dtype, ids=ids, key=key) as writer:
+    with ArrayWriter(place, "epochs", shape, dtype, ids=ids) as writer:
         for start in range(writer.done, len(rows), BLOCK):
             writer.write(start, _block(epochs, rows[start : start + BLOCK], inside))
     return open_array(place, "epochs", ids=ids)
