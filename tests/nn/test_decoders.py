@@ -27,7 +27,7 @@ def problem(n: int = 40, v: int = 90, d: int = 5) -> tuple[torch.Tensor, torch.T
 
 def test_kernel_ridge_equals_sklearn():
     x, y, new = problem()
-    fit = kernel_ridge(x, y, [0.3], validation=new, score=lambda p: 0.0)
+    (fit,) = kernel_ridge(x, [y], [0.3], validation=new, scores=[lambda p: 0.0])
     xc = x - x.mean(0)
     alpha = 0.3 * float((xc @ xc.T).diagonal().mean())
     truth = Ridge(alpha=alpha).fit(x.numpy(), y.numpy()).predict(new.numpy())
@@ -36,7 +36,7 @@ def test_kernel_ridge_equals_sklearn():
 
 def test_leave_one_out_equals_refitting_with_the_same_centre():
     x, y, new = problem()
-    fit = kernel_ridge(x, y, [0.3], validation=new, score=lambda p: 0.0)
+    (fit,) = kernel_ridge(x, [y], [0.3], validation=new, scores=[lambda p: 0.0])
     xc, yc = (x - x.mean(0)).double(), (y - y.mean(0)).double()
     alpha = 0.3 * (xc @ xc.T).diagonal().mean()
     for i in (0, 7, 39):
@@ -49,11 +49,11 @@ def test_leave_one_out_equals_refitting_with_the_same_centre():
 def test_the_best_scoring_penalty_is_taken():
     x, y, new = problem()
     scores = iter([0.1, 0.9, 0.3])
-    fit = kernel_ridge(x, y, [1.0, 2.0, 3.0], validation=new, score=lambda p: next(scores))
+    (fit,) = kernel_ridge(x, [y], [1.0, 2.0, 3.0], validation=new, scores=[lambda p: next(scores)])
     assert fit.alpha == 2.0
     assert fit.score == 0.9
     with pytest.raises(ValueError, match="alphas is empty"):
-        kernel_ridge(x, y, [], validation=new, score=lambda p: 0.0)
+        kernel_ridge(x, [y], [], validation=new, scores=[lambda p: 0.0])
 
 
 def test_whitened_errors_are_round():
@@ -102,3 +102,14 @@ def test_the_volume_is_put_together_in_mask_order():
     assert seen["volume"].sum() == 12.0
     with pytest.raises(ValueError, match="3-D bool"):
         VolumeCNN(mask.float(), 2)
+
+
+def test_targets_that_share_a_kernel_are_fitted_as_if_alone():
+    x, y, new = problem()
+    other = y[:, :2] - 3.0
+    kinds = [lambda p: -float(p.square().mean()), lambda p: float(p[0, 0])]
+    both = kernel_ridge(x, [y, other], [0.1, 1.0, 10.0], validation=new, scores=kinds)
+    for fit, target, score in zip(both, (y, other), kinds, strict=True):
+        (alone,) = kernel_ridge(x, [target], [0.1, 1.0, 10.0], validation=new, scores=[score])
+        assert fit.alpha == alone.alpha
+        torch.testing.assert_close(fit.decoder.weights, alone.decoder.weights, rtol=1e-5, atol=1e-6)

@@ -111,7 +111,8 @@ def fit(
 
     place = None if folder is None else Path(folder) / name
     if name in ("ridge", "ridge_whitened"):
-        return fit_ridge(split, whitened=name == "ridge_whitened")
+        done = (known or {}).get("ridge")
+        return fit_ridge(split, whitened=name == "ridge_whitened", fits=None if done is None else done.ridge)
     if name == "linear":
         return fit_linear(split, linear, seed=seed, progress=tell)
     if name == "mlp":

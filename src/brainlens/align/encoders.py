@@ -39,6 +39,7 @@ class Decoder:
     gallery: Callable[[Tensor, str], Tensor] = lambda target, which: target
     module: nn.Module | None = None
     linear: decoders.LinearDecoder | None = None
+    ridge: dict[str, decoders.KernelRidge] | None = None
 
 
 # Patches of 28 mm at 4 mm voxels, each with a projection of its own, and a class token that carries their sum: the
@@ -46,31 +47,35 @@ class Decoder:
 DESIGN = Design(patch=7, width=192, depth=2, heads=4, per_patch=True, class_token="sum", zero_init=True, patch_dropout=0.5)
 
 
-def fit_ridge(split: Split, *, whitened: bool = False, alphas: tuple[float, ...] = ALPHAS) -> Decoder:
-    """Ridge from voxels to the image and the text embedding, each penalty chosen by validation reciprocal rank."""
+def fit_ridge(
+    split: Split,
+    *,
+    whitened: bool = False,
+    alphas: tuple[float, ...] = ALPHAS,
+    fits: dict[str, decoders.KernelRidge] | None = None,
+) -> Decoder:
+    """Ridge from voxels to the image and the text embedding, each penalty chosen by validation reciprocal rank.
+
+    whitened: cosines are taken in the metric in which the leave-one-out errors of the training images are round. fits:
+    those of a plain ridge on the same split, to be used again.
+    """
     start = time.perf_counter()
-    train, held = split.train.mean(), split.validation.mean()
-    fits: dict[str, decoders.KernelRidge] = {}
-    metrics: dict[str, decoders.WhitenedMetric] = {}
-    for which in ("image", "text"):
-        target, truth = getattr(split.train, which), getattr(split.validation, which)
-        if target is None:
-            continue
-
-        def score(predicted: Tensor, truth: Tensor = truth) -> float:
-            return reciprocal_rank(predicted, truth)
-
-        fits[which] = decoders.kernel_ridge(train, target, alphas, validation=held, score=score)
-        if whitened:
-            metrics[which] = decoders.whitened_metric(fits[which].left_out, target)
+    names = [which for which in ("image", "text") if getattr(split.train, which) is not None]
+    if fits is None:
+        found = decoders.kernel_ridge(
+            split.train.mean(),
+            [getattr(split.train, which) for which in names],
+            alphas,
+            validation=split.validation.mean(),
+            scores=[_score(getattr(split.validation, which)) for which in names],
+        )
+        fits = dict(zip(names, found, strict=True))
+    metrics = {k: decoders.whitened_metric(fits[k].left_out, getattr(split.train, k)) for k in names} if whitened else {}
 
     def one(x: Tensor, which: str) -> Tensor:
-        which = which if which in fits else "image"
+        which = which if which in names else "image"
         z = fits[which].decoder(x)
         return metrics[which].query(z) if whitened else z
-
-    def gallery(target: Tensor, which: str) -> Tensor:
-        return metrics[which].gallery(target) if which in metrics else target
 
     return Decoder(
         "ridge_whitened" if whitened else "ridge",
@@ -78,9 +83,14 @@ def fit_ridge(split: Split, *, whitened: bool = False, alphas: tuple[float, ...]
         parameters=sum(f.decoder.weights.numel() + f.decoder.intercept.numel() for f in fits.values()),
         seconds=time.perf_counter() - start,
         chosen={f"alpha_{which}": f.alpha for which, f in fits.items()},
-        gallery=gallery,
+        gallery=lambda target, which: metrics[which].gallery(target) if which in metrics else target,
         linear=fits["image"].decoder,
+        ridge=fits,
     )
+
+
+def _score(truth: Tensor) -> Callable[[Tensor], float]:
+    return lambda predicted: reciprocal_rank(predicted, truth)
 
 
 def fit_linear(

@@ -36,34 +36,52 @@ class KernelRidge:
 
 
 def kernel_ridge(
-    x: Tensor, y: Tensor, alphas: Sequence[float], *, validation: Tensor, score: Callable[[Tensor], float]
-) -> KernelRidge:
-    """Ridge in its dual form, the penalty chosen by a score of the validation predictions (higher is better).
+    x: Tensor,
+    targets: Sequence[Tensor],
+    alphas: Sequence[float],
+    *,
+    validation: Tensor,
+    scores: Sequence[Callable[[Tensor], float]],
+) -> list[KernelRidge]:
+    """Ridge in its dual form, one fit a target, each penalty chosen by a score of the validation predictions (higher is better).
 
     With centred X (n, V) and Y (n, d), K = X X^T and G = (K + alpha I)^-1 the dual weights are A = G Y, predictions
     are x X^T A, and the leave-one-out residual of row i is A_i / G_ii, exactly and without refitting. `alphas` are
-    in units of the mean diagonal of K, so that one grid serves every scale of the data.
+    in units of the mean diagonal of K, so that one grid serves every scale of the data. All targets share the kernel and
+    one Cholesky factor a penalty.
     """
     if not len(alphas):
         raise ValueError("kernel_ridge: alphas is empty; give at least one penalty")
-    mean, centre = x.mean(0), y.mean(0)
-    xc, yc = x - mean, (y - centre).double()
+    mean = x.mean(0)
+    xc = x - mean
+    centres = [y.mean(0) for y in targets]
+    yc = torch.cat([y - c for y, c in zip(targets, centres, strict=True)], 1).double()
+    widths = [y.shape[1] for y in targets]
     kernel = (xc @ xc.T).double()
     across = ((validation - mean) @ xc.T).double()
     scale = kernel.diagonal().mean().item()
-    duals: dict[float, Tensor] = {}
-    scores: dict[float, float] = {}
+    best: list[tuple[float, float, Tensor] | None] = [None] * len(targets)
     for alpha in alphas:
-        damped = kernel.clone()
-        damped.diagonal().add_(alpha * scale)
-        duals[alpha] = torch.cholesky_solve(yc, torch.linalg.cholesky(damped))
-        scores[alpha] = score((across @ duals[alpha]).to(y.dtype) + centre)
-    alpha = max(scores, key=lambda a: scores[a])
-    kernel.diagonal().add_(alpha * scale)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel)).diagonal()
-    left_out = (yc - duals[alpha] / inverse[:, None]).to(y.dtype) + centre
-    decoder = LinearDecoder(mean, xc.T @ duals[alpha].to(x.dtype), centre)
-    return KernelRidge(decoder, float(alpha), scores[alpha], left_out)
+        duals = torch.cholesky_solve(yc, _factor(kernel, alpha * scale)).split(widths, 1)
+        for k, (dual, centre) in enumerate(zip(duals, centres, strict=True)):
+            reached = scores[k]((across @ dual).to(x.dtype) + centre)
+            held = best[k]
+            if held is None or reached > held[0]:
+                best[k] = (reached, alpha, dual.clone())
+    fits = []
+    for held, centre, block in zip(best, centres, yc.split(widths, 1), strict=True):
+        assert held is not None
+        reached, alpha, dual = held
+        inverse = torch.cholesky_inverse(_factor(kernel, alpha * scale)).diagonal()
+        left_out = (block - dual / inverse[:, None]).to(x.dtype) + centre
+        fits.append(KernelRidge(LinearDecoder(mean, xc.T @ dual.to(x.dtype), centre), float(alpha), reached, left_out))
+    return fits
+
+
+def _factor(kernel: Tensor, alpha: float) -> Tensor:
+    damped = kernel.clone()
+    damped.diagonal().add_(alpha)
+    return torch.linalg.cholesky(damped)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,235 @@
+"""Every ground-truth claim at its full size, group by group: claims/result.json and the table in docs/claims.md.
+
+    python tools/claims.py [--only GROUP] [--again] [--scale full|half|small]
+
+A group that is done is not run again (--again runs it again); its numbers are kept in claims/GROUP.json with the date, the
+commit, the device and the size. A claim that is missed stays in the table with its value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from brainlens import store
+from brainlens.align import TRAINING, Alignment
+from brainlens.align.encoders import ENCODERS
+from brainlens.encode import Training as EncodeTraining
+from brainlens.encode import decode, haxby2001_encode
+from brainlens.pipeline.alignment import align_claims
+from brainlens.pipeline.attribution import attribute_claims
+from brainlens.pipeline.encoding import encode_claims
+from brainlens.pipeline.source import Recording, Source, open_recording
+
+ROOT = Path(__file__).resolve().parent.parent
+CLAIMS = ROOT / "claims"
+WORK = CLAIMS / "work"
+SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}
+TARGETS = {
+    "align/volume/retrieval/brain->image/top1": "highest below ideal",
+    "align/shuffled/retrieval/brain->image/top1": "at chance",
+    "attribute/bottleneck/truth_auroc": ">= .9",
+    "attribute/random/truth_auroc": ".5",
+    "encode/factortopy/r2_mean": "highest",
+    "encode/factortopy/r2_of_ceiling": ">= .7",
+    "encode/factortopy/truth/layer_spearman": ">= .8",
+    "encode/factortopy/truth/rf_error_median": "<= .15",
+    "encode/factortopy/truth/scale_auroc": ">= .9",
+    "encode/factortopy/hierarchy_slope": "> 0",
+    "encode/factortopy/hierarchy_slope.p": "< .01",
+    "haxby2001/encode/r2_max": ".642 +- .03",
+    "haxby2001/encode/r2_share_positive": ".319 +- .03",
+    "haxby2001/decode/accuracy": ">= .78",
+    "images92/rsa/best_layer": "above pixels",
+    "eeg/neuroalign/within/top1": "highest",
+    "eeg/topography_correlation": ">= .7",
+}
+
+
+def tell(text: str, share: float | None = None) -> None:
+    """Progress, one line whenever the text changes."""
+    if text != getattr(tell, "last", None):
+        tell.last = text  # type: ignore[attr-defined]
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def opened(scale: str, *, layers: bool) -> tuple[Source, Recording]:
+    """The phantom at a size, z-scored by session; float16, which halves the memory of 30,000 volumes."""
+    train, validation, test = SIZES[scale]
+    source = Source(n_train=train, n_validation=validation, n_test=test)
+    recording = open_recording(source, layers=layers, tell=tell)
+    standard = recording.responses.zscore()
+    return source, replace(recording, responses=replace(standard, data=standard.data.astype(np.float16)))
+
+
+def align_group(scale: str) -> dict[str, float]:
+    """Every encoder, the ideal observer, shuffled pairs; and the attribution of the volume encoder that was trained."""
+    source, recording = opened(scale, layers=False)
+    training = replace(TRAINING, steps=400 if scale == "full" else 200, evaluate_every=20)
+    alignment, metrics = align_claims(recording, source, WORK / "runs", encoders=ENCODERS, training=training, tell=tell)
+    module = alignment.decoders["volume"].module
+    assert module is not None
+    store.save_weights(WORK, f"volume-{scale}", module.state_dict())
+    store.save_json(CLAIMS / "align.json", record(metrics, scale))
+    store.save_json(CLAIMS / "attribute.json", record(attribution(recording, source, alignment), scale))
+    return metrics
+
+
+def attribution(recording: Recording, source: Source, alignment: Alignment) -> dict[str, float]:
+    """All attribution methods on the same 32 test images."""
+    methods = ("bottleneck", "gradcam", "integrated_gradients", "chefer", "rise", "random")
+    return attribute_claims(
+        alignment, recording, source, WORK / "runs", methods=methods, trials=32, masks=1000, tell=tell
+    )  # fmt: skip
+
+
+def encode_group(scale: str) -> dict[str, float]:
+    """FactorTopy and the other readers on the same images and voxels."""
+    source, recording = opened("half" if scale == "full" else scale, layers=True)
+    training = EncodeTraining(steps=3000, batch=32, epoch=250, patience=6, decay_steps=1200)
+    methods = ("factortopy", "class_token", "patch_token", "gnet", "ridge")
+    return encode_claims(recording, source, WORK / "runs", methods=methods, training=training, tell=tell)
+
+
+def recordings() -> Path:
+    """The folder of real recordings."""
+    folder = os.environ.get("BRAINLENS_TEST_DATA")
+    if not folder:
+        raise SystemExit("set BRAINLENS_TEST_DATA to the folder of the real recordings, or leave this group out")
+    return Path(folder)
+
+
+def haxby2001_group(scale: str) -> dict[str, float]:
+    """Ridge on categories and 8-way decoding, one run left out, on the real slice."""
+    from brainlens import datasets
+    from brainlens.pipeline.runs import keep
+
+    folder = recordings() / "haxby2001"
+    responses, _ = datasets.load("haxby2001", folder)
+    result, found = haxby2001_encode(responses), decode(responses)
+    keep(result, WORK / "runs", Source("haxby2001", folder))
+    metrics = {k.replace("encoding/", "haxby2001/encode/"): v for k, v in result.metrics.items()}
+    metrics |= {f"haxby2001/{k}" if k.startswith("decode") else f"haxby2001/decode/{k}": v for k, v in found.metrics.items()}
+    return metrics
+
+
+def images92_group(scale: str) -> dict[str, float]:
+    """Layers of the real MobileNetV2 against human IT dissimilarities."""
+    from brainlens.backbones import vision
+    from brainlens.datasets import images92
+    from brainlens.metrics import similarity
+    from brainlens.pipeline.runs import keep
+    from brainlens.types import Features
+
+    folder = recordings()
+    stimuli = images92.load_stimuli(folder / "images92")
+    rdms = images92.load_rdms(folder / "images92")["human"]
+    network = vision.extract(vision.load(folder / "mobilenet_v2_1.0_224"), stimuli, dtype=np.float32)
+    result = similarity.rsa(network, rdms)
+    keep(result, WORK / "runs", Source("images92", folder / "images92", str(folder / "mobilenet_v2_1.0_224")))
+    small = np.stack([thumbnail(image) for image in stimuli.images])
+    pixels = similarity.rsa(Features({"pixels": small}, stimuli.ids, "RGB 32 x 32"), rdms)
+    metrics = {f"images92/{k}": v for k, v in result.metrics.items()}
+    return metrics | {
+        k.replace("rsa/best_layer", "images92/rsa/pixels"): v for k, v in pixels.metrics.items() if "best_layer" in k
+    }
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """RGB at 32 x 32, flattened."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR), np.float32).ravel()
+
+
+def eeg_group(scale: str) -> dict[str, float]:
+    """NeuroAlign, its rivals and its ablations; the script keeps each fit, so that a second run goes on."""
+    size = {"full": ("4", "4000", "40", "1"), "half": ("2", "4000", "30", "1"), "small": ("1", "1000", "10", "1")}[scale]
+    names = ("--subjects", "--train", "--epochs", "--seeds")
+    arguments = [word for pair in zip(names, size, strict=True) for word in pair]
+    out = WORK / f"eeg-{scale}"
+    subprocess.run([sys.executable, str(ROOT / "tools" / "claims_eeg.py"), "--out", str(out), *arguments], check=True)
+    return dict(store.read_json(out / "result.json")["metrics"])
+
+
+GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
+    "haxby2001": haxby2001_group,
+    "images92": images92_group,
+    "align": align_group,
+    "encode": encode_group,
+    "eeg": eeg_group,
+}
+
+
+def record(metrics: dict[str, float], scale: str) -> dict[str, object]:
+    """What is kept of a group."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    facts = {"date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "device": "cpu, 2 cores", "scale": scale}
+    return {**facts, "metrics": metrics}
+
+
+def merge() -> None:
+    """claims/result.json and docs/claims.md from the groups that were run."""
+    metrics: dict[str, float] = {}
+    lines = [
+        "# Claims\n",
+        "What each method recovers of the phantom's known truth, and what it gives on real recordings. `make claims` ",
+    ]
+    lines[-1] += "writes this page. A miss stays here with its value. Intervals are 95 % bootstrap intervals.\n"
+    for name in ("align", "attribute", "encode", "haxby2001", "images92", "eeg"):
+        file = CLAIMS / f"{name}.json"
+        if not file.exists():
+            lines.append(f"\n## {name}\n\nNot run yet.\n")
+            continue
+        kept = store.read_json(file)
+        metrics |= kept["metrics"]
+        lines += [f"\n## {name}\n", f"{kept['date']}, commit {kept['commit']}, {kept['device']}, size: {kept['scale']}.\n"]
+        lines += ["| claim | value | 95 % interval | target |", "|---|---|---|---|"]
+        for key, value in kept["metrics"].items():
+            if not key.endswith((".low", ".high")) and shown(key):
+                low, high = (kept["metrics"].get(f"{key}{end}") for end in (".low", ".high"))
+                span = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+                number = "undefined" if value is None else f"{value:.3g}"
+                lines.append(f"| `{key}` | {number} | {span} | {TARGETS.get(key, '')} |")
+    notes = ROOT / "docs" / "claims_notes.md"
+    if notes.exists():
+        lines += ["", notes.read_text()]
+    store.save_json(CLAIMS / "result.json", {"task": "claims", "metrics": metrics})
+    store.save_text(ROOT / "docs" / "claims.md", "\n".join(lines) + "\n")
+
+
+def shown(key: str) -> bool:
+    """The table shows scores and chance, not every rank statistic."""
+    return not any(part in key for part in ("nway", "median_rank", "/n", "/gallery", "chance5", "chance10", "_trial_mean"))
+
+
+def main() -> None:
+    """Runs what is asked for and is not done."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=[*GROUPS, "attribute"], default=None)
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--scale", choices=list(SIZES), default="full")
+    chosen = parser.parse_args()
+    wanted = [chosen.only if chosen.only != "attribute" else "align"] if chosen.only else list(GROUPS)
+    for name in wanted:
+        file = CLAIMS / f"{name}.json"
+        if file.exists() and not chosen.again and store.read_json(file)["scale"] == chosen.scale:
+            print(f"{name}: done already, claims/{name}.json")
+            continue
+        tell(f"group {name}")
+        store.save_json(file, record(GROUPS[name](chosen.scale), chosen.scale))
+        merge()
+    merge()
+
+
+if __name__ == "__main__":
+    main()
