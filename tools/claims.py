@@ -132,7 +132,9 @@ def images92_group(scale: str) -> dict[str, float]:
 
     folder = recordings()
     stimuli = images92.load_stimuli(folder / "images92")
-    rdms = images92.load_rdms(folder / "images92")["human"]
+    known = images92.load_rdms(folder / "images92")
+    upper = np.triu_indices(len(stimuli), 1)
+    rdms = np.stack([known[f"subject{i}"].mean(axis=0)[upper] for i in range(1, 5)])  # two sessions averaged
     network = vision.extract(vision.load(folder / "mobilenet_v2_1.0_224"), stimuli, dtype=np.float32)
     result = similarity.rsa(network, rdms)
     keep(result, WORK / "runs", Source("images92", folder / "images92", str(folder / "mobilenet_v2_1.0_224")))

@@ -9,6 +9,9 @@ import numpy as np
 
 from brainlens.align import Alignment
 from brainlens.attribute import Options, attribute
+from brainlens.attribution.voxels import random_maps
+from brainlens.metrics.attribution import truth_auroc
+from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.pipeline.runs import keep
 from brainlens.pipeline.source import Recording, Source, Tell
@@ -63,8 +66,18 @@ def attribute_claims(
         for ending in ("", ".low", ".high"):
             metrics[f"attribute/{method}/truth_auroc{ending}"] = result.metrics[f"truth/auroc{ending}"]
         metrics[f"attribute/{method}/truth_auroc_trial_mean"] = result.metrics["truth/auroc_trial_mean"]
+    if "random" in results:
+        metrics |= random_control(model, responses, seed=seed)
     main = results[methods[0]]
     arrays = {f"map/{name}_mean": result.arrays["map/brain_mean"] for name, result in results.items() if name != methods[0]}
     arrays["truth/informative"] = responses.units["informative"].to_numpy(dtype=bool)
     keep(replace(main, metrics={**main.metrics, **metrics}), runs, source, arrays=arrays)
     return metrics
+
+
+def random_control(model: VolumeEncoder, responses: Responses, *, draws: int = 400, seed: int = 0) -> dict[str, float]:
+    """Mean AUROC of random maps with the patches of the encoder; one such map alone may lie .05 off, for its few patches."""
+    maps = random_maps(draws, model.n_voxels, patch_of=model.patch_of, seed=seed).cpu().numpy()
+    areas = truth_auroc(maps, responses.units["informative"].to_numpy(dtype=bool))
+    names = ("attribute/random/truth_auroc", "attribute/random/truth_auroc.low", "attribute/random/truth_auroc.high")
+    return dict(zip(names, bootstrap_mean(areas, seed=seed), strict=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from brainlens import datasets, miniatures
 from brainlens.backbones import clip, vision
@@ -59,9 +60,11 @@ def open_recording(
 ) -> Recording:
     """Loads a recording and extracts what was asked of the network.
 
-    Raises DataError for a recording without a folder, without images where layers or embeddings are asked, and for a
-    test image that is also in the training set, by id or by pixels.
+    Raises DataError for an unknown dataset, a device that is not there, a recording without a folder, without images where
+    layers or embeddings are asked, and for a test image that is also in the training set, by id or by pixels.
     """
+    datasets.module(source.dataset)  # its name before its folder: a misspelt name has no folder to give
+    check_device(device)
     say: Tell = tell if tell is not None else _silent
     if source.dataset == "phantom":
         return _phantom(source, device, say)
@@ -82,6 +85,18 @@ def open_recording(
     model = clip.load_clip(network_folder(source), device=device)
     texts = clip.embed_texts(model, stimuli.captions, stimuli.ids) if all(stimuli.captions) else None
     return Recording(responses, stimuli, found, clip.embed_images(model, stimuli), texts)
+
+
+def check_device(device: str) -> None:
+    """Raises DataError for a device that this machine or this build of torch does not have."""
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise DataError(f"device {device!r} is not known; choose cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and (chosen.index or 0) >= count):
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        raise DataError(f"device {device!r} is not there; this machine has {there}")
 
 
 def _silent(text: str, share: float | None = None) -> None:
