@@ -172,24 +172,34 @@ def report(
 
 @contextmanager
 def steps() -> Iterator[Callable[[str, float | None], None]]:
-    """A progress bar on standard error; the function given takes a text and the share that is done (None: unknown)."""
+    """A progress bar on standard error; the function given takes a text and the share that is done (None: unknown).
+
+    It appears with the first text, and only on a terminal, so that a log holds nothing but what went wrong.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
-        current: dict[str, Any] = {"text": None, "task": None}
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=False, disable=not console.is_terminal)
+    current: dict[str, Any] = {"text": None, "task": None}
 
-        def tell(text: str, share: float | None = None) -> None:
-            if text != current["text"]:
-                if current["task"] is not None:
-                    bar.update(current["task"], total=1.0, completed=1.0)
-                current.update(text=text, task=bar.add_task(text, total=None if share is None else 1.0))
-            bar.update(current["task"], total=None if share is None else 1.0, completed=share or 0.0)
+    def tell(text: str, share: float | None = None) -> None:
+        if text != current["text"]:
+            if current["task"] is None:
+                bar.start()
+            else:
+                bar.update(current["task"], total=1.0, completed=1.0)
+            current.update(text=text, task=bar.add_task(text, total=None if share is None else 1.0))
+        bar.update(current["task"], total=None if share is None else 1.0, completed=share or 0.0)
 
+    try:
         yield tell
         if current["task"] is not None:
             bar.update(current["task"], total=1.0, completed=1.0)
+    finally:
+        if current["task"] is not None:
+            bar.stop()
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
@@ -211,17 +221,34 @@ def _text(value: Any) -> str:
 
 
 def main() -> None:
-    """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on."""
+    """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on (130)."""
+    try:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        text = _mistake(error)
+        if text is None:
+            raise
+        typer.echo(f"error: {' '.join(text.split())}", err=True)
+        code = 2
+    if code == 130:
+        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+    sys.exit(code or 0)
+
+
+def _mistake(error: Exception) -> str | None:
+    """What to tell the user about a mistake in the command line, the data or the folders; None for a fault of ours."""
     from brainlens.types import DataError
 
-    try:
-        app()
-    except DataError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
-        sys.exit(130)
+    if isinstance(error, DataError):
+        return str(error)
+    usage: Any = typer.BadParameter.__bases__  # every fault of usage: unknown options and commands, missing arguments
+    if isinstance(error, usage):
+        return f"{error.format_message().rstrip('.')}; see `brainlens --help`, or `brainlens COMMAND --help` for its options"
+    if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)):
+        return f"{error.filename}: {error.strerror}"
+    return None
 
 
 if __name__ == "__main__":

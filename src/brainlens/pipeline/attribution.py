@@ -39,7 +39,7 @@ def attribute_claims(
     runs: Path,
     *,
     methods: tuple[str, ...] = METHODS,
-    trials: int = 16,
+    trials: int = 32,
     masks: int = 500,
     seed: int = 0,
     device: str = "cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 
 from brainlens import store
 from brainlens.align import ENCODERS, TRAINING, align, split_tables
+from brainlens.attribute import METHODS as ATTRIBUTIONS
 from brainlens.attribute import Options, attribute
 from brainlens.backbones import vision
 from brainlens.encode import METHODS, encode, haxby2001_encode
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
 from brainlens.pipeline.runs import keep
-from brainlens.pipeline.source import Recording, Source, Tell, network_folder, open_recording
+from brainlens.pipeline.source import Recording, Source, Tell, check_device, network_folder, open_recording
 from brainlens.types import DataError, Features, Responses, Result, Volume
 
 Rows = list[dict[str, Any]]
@@ -26,6 +28,7 @@ def run_features(
     source: Source, out: str | Path, *, layers: Sequence[str] | None = None, device: str = "cpu", tell: Tell
 ) -> dict[str, dict[str, str]]:
     """Extracts a network's layers for a recording's images to disk; a second call reads what is there. Returns shapes."""
+    check_device(device)
     recording = open_recording(source, embeddings=False, device=device, tell=tell) if source.dataset != "phantom" else None
     if recording is None:
         from brainlens.datasets import phantom
@@ -73,13 +76,16 @@ def run_align(
     device: str = "cpu",
     tell: Tell,
 ) -> tuple[Path, Rows]:
-    """Aligns and stores the result with the weights of the volume encoder, where one was trained."""
+    """Aligns and stores the result with the weights of the volume encoder, where one was trained.
+
+    Checkpoints are kept in `runs/unfinished` until the run is stored; the same call after a stop goes on from them.
+    """
     names = list(encoders) if encoders else ["ridge", "ridge_whitened", "linear", "volume"]
     unknown = [name for name in names if name not in ENCODERS]
     if unknown:
         raise DataError(f"encoder {unknown[0]!r} is not one of {list(ENCODERS)}")
     recording = open_recording(source, device=device, tell=tell)
-    training = replace(TRAINING, steps=training_steps)
+    training = replace(TRAINING, steps=training_steps, checkpoint_every=TRAINING.evaluate_every)
     config = {**source.config(), "encoders": names, "training": asdict(training), "seed": seed}
     checkpoints = store.run_folder(Path(runs) / "unfinished", "align", config, [store.fingerprint(recording.responses)])
 
@@ -97,6 +103,7 @@ def run_align(
         module = found.decoders["volume"].module if "volume" in found.decoders else None
         if module is not None:
             store.save_weights(folder, "volume", module.state_dict())
+    shutil.rmtree(checkpoints)  # the run is stored whole; what it would have gone on from is of no more use
     return folder, table(found.result, "align/", ending=("top1", "top5", "chance1"))
 
 
@@ -111,6 +118,10 @@ def run_attribute(
     tell: Tell,
 ) -> tuple[Path, Rows]:
     """Explains the volume encoder of a finished align run on its own test images; writes the mean map as NIfTI too."""
+    if method not in ATTRIBUTIONS:
+        raise DataError(f"attribute: method {method!r} is not one of {list(ATTRIBUTIONS)}")
+    if n_trials < 1:
+        raise DataError(f"attribute: {n_trials} trials are asked for; at least 1 is needed")
     aligned = store.load_result(run)
     if aligned.task != "align" or "volume" not in aligned.config.get("encoders", []):
         raise DataError(f"{run}: attribute needs a run of `align` with the encoder 'volume'; this one is {aligned.task!r}")
@@ -139,6 +150,7 @@ def run_attribute(
     images = targets(prepared(recording), "image")
     assert images is not None
     result = attribute(model, mean_of("test", n_trials), images, targets(recording.texts, "text"), method=method, options=options)
+    result = replace(result, config={**result.config, "run": Path(run).resolve().name})  # maps of two runs go to two folders
     folder = keep(result, runs, source)
     store.save_nifti(folder / "map.nii.gz", split.space.fill(result.arrays["map/brain_mean"], 0.0), split.space.affine)
     return folder, table(result, "truth/") + table(result, "attribution/", ending=("drop", "increase", "area"))

@@ -1,0 +1,157 @@
+"""The command line: quick to say what it can do, one line for a mistake, and a run that survives an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import brainlens
+
+HEAVY = ("torch", "transformers", "nilearn", "mne", "pandas", "scipy", "sklearn", "matplotlib", "diffusers", "h5py")
+BARE = "import sys; from brainlens.cli import main; sys.argv[0] = 'brainlens'; main()"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", BARE, *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
+
+
+def run(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=environment(), cwd=folder, timeout=300, check=False
+    )
+
+
+def test_help_takes_less_than_a_second_of_cpu():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = run("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert found.returncode == 0
+    for verb in ("demo", "datasets", "features", "encode", "align", "attribute", "report"):
+        assert verb in found.stdout
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 1.0  # CPU, so that a busy machine is fair
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_nothing_heavy_is_imported_to_say_what_there_is(argument):
+    code = f"""
+import sys
+from brainlens.cli import main
+sys.argv = ["brainlens", {argument!r}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("IMPORTED", sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert found.stdout.splitlines()[-1] == "IMPORTED []"
+
+
+def test_version_is_that_of_the_package():
+    found = run("--version")
+    assert (found.returncode, found.stdout, found.stderr) == (0, f"{brainlens.__version__}\n", "")
+
+
+MISTAKES = [
+    (("encode", "--dataset", "nope"), "haxby2001"),
+    (("datasets", "nope"), "haxby2001"),
+    (("encode", "--dataset", "nsd"), "--data"),
+    (("encode", "--dataset", "nsd", "--data", "nowhere"), "nowhere"),
+    (("encode", "--method", "magic"), "factortopy"),
+    (("align", "--encoder", "magic"), "ridge_whitened"),
+    (("align", "--device", "magic"), "cuda:N"),
+    (("align", "--train", "many"), "--train"),
+    (("align", "--trian", "9"), "--trian"),
+    (("attribute", "nowhere"), "nowhere"),
+    (("attribute", "empty"), "empty"),
+    (("attribute", "empty", "--method", "magic"), "gradcam"),
+    (("attribute", "empty", "--trials", "0"), "at least 1"),
+    (("attribute",), "run"),
+    (("report", "empty"), "empty"),
+    (("report", "nowhere"), "nowhere"),
+    (("discover",), "discover"),
+]
+
+
+@pytest.mark.parametrize("arguments, names", MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_line_that_names_it(tmp_path, monkeypatch, capfd, arguments, names):
+    from brainlens.cli import main
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["brainlens", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capfd.readouterr()
+    assert end.value.code == 2
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert len(said.err.splitlines()) == 1
+    assert names in said.err
+
+
+def test_a_mistake_in_a_process_of_its_own_ends_with_code_2(tmp_path):
+    found = run("report", ".", folder=tmp_path)
+    assert found.returncode == 2
+    assert len(found.stderr.splitlines()) == 1
+    assert "Traceback" not in found.stderr
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    import brainlens.report
+    from brainlens.cli import main
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(brainlens.report, "build", broken)
+    monkeypatch.setattr(sys, "argv", ["brainlens", "report", "."])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_an_interrupted_align_goes_on_and_finishes(tmp_path):
+    arguments = ("align", "--train", "120", "--test", "30", "--encoder", "mlp", "--steps", "60")
+    child = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    checkpoint = wait_for_checkpoint(child, tmp_path / "runs" / "unfinished")
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 130, said
+    assert said == "stopped; the same command goes on from the last checkpoint\n"
+    assert not list(tmp_path.glob("runs/align-*"))
+    assert checkpoint.exists()
+    assert not list(tmp_path.rglob(".lock"))
+    again = run(*arguments, folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    (stored,) = tmp_path.glob("runs/align-*")
+    assert not list(tmp_path.glob("runs/unfinished/*"))
+    metrics = json.loads((stored / "result.json").read_text())["metrics"]
+    assert metrics["data/train_images"] + metrics["data/validation_images"] == 120
+    assert metrics["data/test_images"] == len(np.load(stored / "embedding%2Fbrain.npy")) == 30
+
+
+def wait_for_checkpoint(child: subprocess.Popen[str], folder: Path) -> Path:
+    """The first checkpoint of the running command, as soon as it is there."""
+    for _ in range(2400):
+        found = list(folder.rglob("checkpoint-*.json")) if folder.exists() else []
+        if found:
+            return found[0]
+        assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.05)
+    child.kill()
+    raise AssertionError("no checkpoint within two minutes")
