@@ -71,7 +71,13 @@ def datasets(name: Annotated[str | None, typer.Argument(help="One recording, for
         if name is not None:
             rows += [{"fact": key, "value": str(value)} for key, value in known.items()]
         else:
-            rows.append({"name": each, "measure": str(known.get("modality", "")), "licence": str(known.get("licence", ""))})
+            rows.append(
+                {
+                    "name": each,
+                    "measure": str(known.get("measure", known.get("kind", ""))),
+                    "licence": str(known.get("licence", "")),
+                }
+            )
     show(rows, "Recordings" if name is None else name)
 
 
@@ -113,7 +119,7 @@ def encode(
     source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
     with steps() as tell:
         folder, table = run_encode(source, runs, method=method, seed=seed, device=device, tell=tell)
-    show(table, f"encode: {method} on {dataset}")
+    show(table, f"encode: {dataset}")
     typer.echo(f"run: {folder}")
 
 

@@ -52,8 +52,9 @@ def haxby2001_encode(
         "encoding/r2_share_positive": float((fine > 0).mean()),
         "encoding/units": float(len(value)),
     } | {f"encoding/{name}": float(n) for name, n in counts.items()}
-    drawn = bootstrap_mean((fine > 0).astype(float), seed=seed)
-    metrics |= {"encoding/r2_share_positive.low": drawn[1], "encoding/r2_share_positive.high": drawn[2]}
+    for name, values in (("r2_mean", fine), ("r2_share_positive", (fine > 0).astype(float))):  # intervals over voxels
+        _, low, high = bootstrap_mean(values, seed=seed)
+        metrics |= {f"encoding/{name}.low": low, f"encoding/{name}.high": high}
     arrays = {"r2": value, "ceiling": ceiling.ceiling, "ncsnr": ceiling.ncsnr}
     config: dict[str, Any] = {
         "method": "ridge_onehot",
