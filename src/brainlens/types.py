@@ -389,11 +389,11 @@ def check_no_leak(train: Stimuli, test: Stimuli) -> None:
     """Raises DataError if a test image is in the training set, by id or by pixels."""
     shared = sorted(set(train.ids) & set(test.ids))
     if shared:
-        raise DataError(f"{len(shared)} test images are in the training set by id, first {shared[0]!r}")
+        raise DataError(f"{len(shared)} test images are in the training set by id, first {str(shared[0])!r}")
     seen = {image_key(image): name for name, image in zip(train.ids, train.images, strict=True)}
     for name, image in zip(test.ids, test.images, strict=True):
         if image_key(image) in seen:
-            raise DataError(f"test image {name!r} has the same pixels as training image {seen[image_key(image)]!r}")
+            raise DataError(f"test image {str(name)!r} has the same pixels as training image {str(seen[image_key(image)])!r}")
 
 
 def image_key(image: np.ndarray) -> bytes:
