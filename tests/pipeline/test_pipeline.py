@@ -1,0 +1,171 @@
+"""Whole runs on a very small phantom: align, attribute, encode, report, each stored and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from brainlens import pipeline, report, store
+from brainlens.pipeline import Source, demo, open_recording, run_align, run_attribute, runs, source, verbs
+from brainlens.types import DataError, Result, Volume
+
+SMALL = Source(n_train=120, n_test=30)
+ENCODERS = ["ridge", "linear", "volume"]
+
+
+def quiet(text: str, share: float | None = None) -> None:
+    """No progress is shown."""
+
+
+@pytest.fixture(scope="module")
+def recording() -> source.Recording:
+    return open_recording(SMALL)
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory, recording) -> tuple[Path, list]:
+    """The folder of an align run with few steps, and the rows that it showed."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verbs, "open_recording", lambda *arguments, **options: recording)
+        return run_align(SMALL, folder, encoders=ENCODERS, training_steps=10, tell=quiet)
+
+
+@pytest.fixture(scope="module")
+def explained(aligned, recording) -> tuple[Path, list]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verbs, "open_recording", lambda *arguments, **options: recording)
+        return run_attribute(aligned[0], aligned[0].parent, method="gradcam", n_trials=4, tell=quiet)
+
+
+def test_the_recording_holds_what_a_verb_needs(recording):
+    assert len(recording.stimuli) == 150
+    assert recording.images is not None
+    assert recording.texts is not None
+    assert set(recording.images.ids) == set(recording.texts.ids) == set(recording.stimuli.ids)
+    assert set(recording.responses.trials["stimulus"]) <= set(recording.stimuli.ids)
+    assert recording.responses.trials.groupby("split")["stimulus"].nunique().to_dict() == {"train": 120, "test": 30}
+    assert recording.truth is not None
+    assert isinstance(recording.responses.space, Volume)
+
+
+def test_align_is_stored_with_everything_attribute_needs(aligned, recording):
+    folder, rows = aligned
+    result = store.load_result(folder)
+    assert result.task == "align"
+    assert result.config["encoders"] == ENCODERS
+    assert verbs.source_of(result) == SMALL
+    assert result.metrics["data/test_images"] == 30
+    for name in ENCODERS:
+        assert 0 <= result.metrics[f"align/{name}/retrieval/brain->image/top1"] <= 1
+        assert result.metrics[f"align/{name}/retrieval/brain->image/chance1"] == pytest.approx(1 / 30)
+    assert set(result.arrays) >= {"ids", "embedding/brain", "embedding/image", "centre/image", "centre/text"}
+    assert set(result.arrays["ids"]) == set(recording.responses.where(split="test").trials["stimulus"])
+    assert store.load_weights(folder, "volume")
+    shown = {row["metric"]: row["value"] for row in rows}
+    assert shown["align/volume/retrieval/brain->image/top1"] == result.metrics["align/volume/retrieval/brain->image/top1"]
+    assert not list((folder.parent / "unfinished").iterdir())
+
+
+def test_attribution_is_a_map_in_the_space_of_the_brain(explained, aligned, recording):
+    folder, rows = explained
+    result, space = store.load_result(folder), recording.responses.space
+    assert result.task == "attribute"
+    assert result.config["run"] == aligned[0].name
+    assert result.arrays["map/brain"].shape[0] == 4
+    image = nib.load(folder / "map.nii.gz")
+    np.testing.assert_allclose(image.affine, space.affine)
+    values = np.asarray(image.dataobj)
+    assert values.shape == space.mask.shape
+    np.testing.assert_allclose(values[result.space.mask], result.arrays["map/brain_mean"], rtol=1e-6)
+    assert not values[~result.space.mask].any()
+    assert values.any()
+    assert "truth/auroc" in {row["metric"] for row in rows}
+
+
+def test_the_report_shows_both_runs(aligned, explained, tmp_path):
+    page = report.build(aligned[0].parent, tmp_path / "report.html", title="A small phantom").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert page.rstrip().endswith("</html>")
+    assert "A small phantom" in page
+    assert aligned[0].name in page
+    assert explained[0].name in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_an_encoding_run_has_a_score_a_voxel(recording, tmp_path, monkeypatch):
+    few = Source(n_train=120, n_test=30)
+    full = open_recording(few, layers=True)
+    informative = np.flatnonzero(full.responses.units["informative"].to_numpy(bool))[:40]
+    small = source.Recording(full.responses.columns(informative), full.stimuli, layers=full.layers)
+    monkeypatch.setattr(verbs, "open_recording", lambda *arguments, **options: small)
+    folder, rows = pipeline.run_encode(few, tmp_path, method="ridge", tell=quiet)
+    result = store.load_result(folder)
+    assert result.arrays["r2"].shape == (40,)
+    assert {row["metric"] for row in rows} >= {"encoding/r2_mean"}
+
+
+# --- without a run
+
+
+def test_attribute_refuses_a_run_of_another_kind(tmp_path):
+    folder = runs.keep(Result("encode", {"encoding/r2_mean": 0.1}), tmp_path, SMALL)
+    with pytest.raises(DataError, match="needs a run of `align`"):
+        run_attribute(folder, tmp_path, tell=quiet)
+
+
+def test_a_run_remembers_its_recording(tmp_path):
+    here = Source("haxby2001", Path("somewhere"), "a/model", 5, 6, 7, 8)
+    folder = runs.keep(Result("align", {"x": 1.0}, config={"seed": 3}), tmp_path, here, arrays={"a": np.arange(3)})
+    stored = store.load_result(folder)
+    assert verbs.source_of(stored) == here
+    assert stored.config["seed"] == 3
+    np.testing.assert_array_equal(stored.arrays["a"], np.arange(3))
+    with pytest.raises(DataError, match="source_seed"):
+        verbs.source_of(Result("align", {}, config={"dataset": "phantom", "n_train": 1, "n_test": 1}))
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"dataset": "nope"}, "haxby2001"),
+        ({"dataset": "nsd"}, "--data"),
+        ({"dataset": "nsd", "folder": Path("nowhere")}, "nowhere"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(change, match):
+    with pytest.raises(DataError, match=match):
+        open_recording(Source(**change))
+
+
+@pytest.mark.parametrize("device", ["magic", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(DataError, match=f"device '{device}'"):
+        source.check_device(device)
+
+
+def test_the_table_of_the_demo_holds_what_was_measured_and_nothing_else():
+    volume = "align/volume/retrieval/brain->image"
+    metrics = {
+        f"{volume}/top1": 0.5,
+        f"{volume}/top1.low": 0.4,
+        f"{volume}/top1.high": 0.6,
+        f"{volume}/top5": 0.75,
+        f"{volume}/chance1": 0.005,
+        f"{volume}/chance5": 0.025,
+        "attribute/bottleneck/truth_auroc": 0.8125,
+        "attribute/bottleneck/truth_auroc.low": 0.75,
+        "attribute/bottleneck/truth_auroc.high": 0.875,
+        "encode/ridge/r2_mean": 0.25,
+        "encode/ridge/other": 9.0,
+    }
+    assert demo.short_table(metrics) == [
+        {"what": "brain->image, volume transformer", "value": "0.500 (0.400 to 0.600)", "top 5": "0.750"},
+        {"what": "chance, 200 images", "value": "0.005", "top 5": "0.025"},
+        {"what": "voxels that carry information, AUROC, bottleneck", "value": "0.812 (0.750 to 0.875)", "top 5": ""},
+        {"what": "encode/ridge/r2_mean", "value": "0.250", "top 5": ""},
+    ]
+    assert demo.short_table({}) == []
