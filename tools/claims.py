@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from brainlens import store
-from brainlens.align import TRAINING, Alignment
+from brainlens.align import LINEAR, TRAINING, Alignment
 from brainlens.align.encoders import ENCODERS
 from brainlens.encode import Training as EncodeTraining
 from brainlens.encode import decode, haxby2001_encode
@@ -71,11 +72,16 @@ def opened(scale: str, *, layers: bool) -> tuple[Source, Recording]:
     return source, replace(recording, responses=replace(standard, data=standard.data.astype(np.float16)))
 
 
-def align_group(scale: str) -> dict[str, float]:
+def align_group(scale: str, encoders: tuple[str, ...] = ENCODERS) -> dict[str, float]:
     """Every encoder, the ideal observer, shuffled pairs; and the attribution of the volume encoder that was trained."""
     source, recording = opened(scale, layers=False)
-    training = replace(TRAINING, steps=400 if scale == "full" else 200, evaluate_every=20)
-    alignment, metrics = align_claims(recording, source, WORK / "runs", encoders=ENCODERS, training=training, tell=tell)
+    long = scale != "small"
+    training = replace(TRAINING, steps=400 if long else TRAINING.steps, evaluate_every=20)
+    linear = replace(LINEAR, steps=3000 if long else LINEAR.steps, evaluate_every=50)
+    alignment, metrics = align_claims(
+        recording, source, WORK / "runs", encoders=encoders, training=training, linear=linear, tell=tell
+    )  # fmt: skip
+    metrics = earlier("align") | metrics
     module = alignment.decoders["volume"].module
     assert module is not None
     store.save_weights(WORK, f"volume-{scale}", module.state_dict())
@@ -172,6 +178,12 @@ GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
 }
 
 
+def earlier(name: str) -> dict[str, float]:
+    """The metrics of a group as they were measured last."""
+    file = CLAIMS / f"{name}.json"
+    return dict(store.read_json(file)["metrics"]) if file.exists() else {}
+
+
 def record(metrics: dict[str, float], scale: str) -> dict[str, object]:
     """What is kept of a group."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -220,7 +232,10 @@ def main() -> None:
     parser.add_argument("--only", choices=[*GROUPS, "attribute"], default=None)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--scale", choices=list(SIZES), default="full")
+    parser.add_argument("--encoders", nargs="+", default=None, help="align: only these; the others keep their last figures")
     chosen = parser.parse_args()
+    if chosen.encoders:
+        GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))
     wanted = [chosen.only if chosen.only != "attribute" else "align"] if chosen.only else list(GROUPS)
     for name in wanted:
         file = CLAIMS / f"{name}.json"

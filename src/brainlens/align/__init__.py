@@ -63,7 +63,8 @@ def align(
     same arguments goes on from them.
 
     Raises DataError for an unknown encoder, a stimulus in two parts of the split, stimuli without features, more than
-    20 % of voxels missing, or a loss that is not finite.
+    20 % of voxels missing, or a loss that is not finite. `linear` is the recipe of the linear encoder and the MLP, whose steps
+    are cheap, `training` that of the CNN and the volume encoder.
     """
     names = list(dict.fromkeys(encoders))
     unknown = [name for name in names if name not in ENCODERS]
@@ -116,7 +117,7 @@ def fit(
     if name == "linear":
         return fit_linear(split, linear, seed=seed, progress=tell)
     if name == "mlp":
-        return fit_mlp(split, training, seed=seed, folder=place, progress=tell)
+        return fit_mlp(split, linear, seed=seed, folder=place, progress=tell)
     if name == "cnn":
         return fit_cnn(split, training, seed=seed, folder=place, progress=tell)
     start = None

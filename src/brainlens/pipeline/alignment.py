@@ -27,6 +27,7 @@ def align_claims(
     *,
     encoders: tuple[str, ...] = ENCODERS,
     training: Training = TRAINING,
+    linear: Training = LINEAR,
     seed: int = 0,
     device: str = "cpu",
     tell: Tell,
@@ -35,12 +36,12 @@ def align_claims(
     assert recording.images is not None
 
     def progress(name: str, step: int, record: dict[str, float]) -> None:
-        whole = LINEAR.steps if name == "linear" else training.steps
+        whole = linear.steps if name in ("linear", "mlp") else training.steps
         tell(f"training {name}", step / whole)
 
     tell("fitting ridge", None)
     alignment = align(
-        recording.responses, recording.images, recording.texts, encoders=encoders, training=training, seed=seed, device=device,
+        recording.responses, recording.images, recording.texts, encoders=encoders, training=training, linear=linear, seed=seed, device=device,
         progress=progress,
     )  # fmt: skip
     metrics = {key: value for key, value in alignment.result.metrics.items() if key.startswith("align/")}
