@@ -81,7 +81,8 @@ def align_group(scale: str, encoders: tuple[str, ...] = ENCODERS) -> dict[str, f
     alignment, metrics = align_claims(
         recording, source, WORK / "runs", encoders=encoders, training=training, linear=linear, tell=tell
     )  # fmt: skip
-    metrics = earlier("align") | metrics
+    kept = {key: value for key, value in earlier("align").items() if "/volume-" not in key}  # paired with an older volume encoder
+    metrics = kept | metrics
     module = alignment.decoders["volume"].module
     assert module is not None
     store.save_weights(WORK, f"volume-{scale}", module.state_dict())

@@ -41,9 +41,16 @@ def align_claims(
 
     tell("fitting ridge", None)
     alignment = align(
-        recording.responses, recording.images, recording.texts, encoders=encoders, training=training, linear=linear, seed=seed, device=device,
+        recording.responses,
+        recording.images,
+        recording.texts,
+        encoders=encoders,
+        training=training,
+        linear=linear,
+        seed=seed,
+        device=device,
         progress=progress,
-    )  # fmt: skip
+    )
     metrics = {key: value for key, value in alignment.result.metrics.items() if key.startswith("align/")}
     metrics |= ideal_claims(recording, alignment)
     metrics |= shuffled_claims(recording, training, seed=seed, device=device, tell=tell)
