@@ -252,7 +252,7 @@ def _mistake(error: Exception) -> str | None:
     usage: Any = typer.BadParameter.__bases__  # every fault of usage: unknown options and commands, missing arguments
     if isinstance(error, usage):
         return f"{error.format_message().rstrip('.')}; see `brainlens --help`, or `brainlens COMMAND --help` for its options"
-    if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)):
+    if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None
 
