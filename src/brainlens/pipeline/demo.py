@@ -43,7 +43,8 @@ def run_demo(
     metrics |= attribute_claims(alignment, recording, source, out / "runs", seed=seed, device=device, tell=tell)
     metrics |= encode_claims(recording, source, out / "runs", seed=seed, device=device, tell=tell)
     tell("report", None)
-    report = build(out / "runs", out / "report.html", title="brainlens on the phantom")
+    made = sorted(f.parent for f in (out / "runs").glob("*/result.json") if f.stat().st_mtime >= started - 1)
+    report = build(made, out / "report.html", title="brainlens on the phantom")  # not what an older demo left there
     provenance = store.provenance(seed, device, [store.fingerprint(recording.responses)], started)
     content = {"task": "demo", "metrics": metrics, "config": source.config(), "provenance": provenance, "arrays": {}}
     store.save_json(out / "result.json", content)
