@@ -29,6 +29,7 @@ from brainlens.encode import decode, haxby2001_encode
 from brainlens.pipeline.alignment import align_claims
 from brainlens.pipeline.attribution import attribute_claims
 from brainlens.pipeline.encoding import encode_claims
+from brainlens.pipeline.pointing import pointing_claims
 from brainlens.pipeline.source import Recording, Source, open_recording
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,8 @@ TARGETS = {
     "align/shuffled/retrieval/brain->image/top1": "at chance",
     "attribute/bottleneck/truth_auroc": ">= .9",
     "attribute/random/truth_auroc": ".5",
+    "attribute/pixels/pointing_game": ">= .8",
+    "attribute/words/pointing_game": ">= .8",
     "encode/factortopy/r2_mean": "highest",
     "encode/factortopy/r2_of_ceiling": ">= .7",
     "encode/factortopy/truth/layer_spearman": ">= .8",
@@ -170,12 +173,18 @@ def eeg_group(scale: str) -> dict[str, float]:
     return dict(store.read_json(out / "result.json")["metrics"])
 
 
+def pointing_group(scale: str) -> dict[str, float]:
+    """Whether maps of pictures and captions point at the object that is asked for; the shipped miniature CLIP."""
+    return pointing_claims(scenes={"full": 200, "half": 100, "small": 40}[scale], tell=tell)
+
+
 GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
     "haxby2001": haxby2001_group,
     "images92": images92_group,
     "align": align_group,
     "encode": encode_group,
     "eeg": eeg_group,
+    "pointing": pointing_group,
 }
 
 
@@ -200,7 +209,7 @@ def merge() -> None:
         "What each method recovers of the phantom's known truth, and what it gives on real recordings. `make claims` ",
     ]
     lines[-1] += "writes this page. A miss stays here with its value. Intervals are 95 % bootstrap intervals.\n"
-    for name in ("align", "attribute", "encode", "haxby2001", "images92", "eeg"):
+    for name in ("align", "attribute", "pointing", "encode", "haxby2001", "images92", "eeg"):
         file = CLAIMS / f"{name}.json"
         if not file.exists():
             lines.append(f"\n## {name}\n\nNot run yet.\n")
