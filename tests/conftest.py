@@ -10,7 +10,8 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
-torch.set_num_threads(int(os.environ.get("BRAINLENS_TEST_THREADS", "2")))
+# one thread: the sizes here are small, and two threads wait for each other when the machine is busy
+torch.set_num_threads(int(os.environ.get("BRAINLENS_TEST_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")
