@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainlens import store
+from brainlens.encode.refit import refit_readout
+from brainlens.encode.start import search, start_selectors
 from brainlens.encode.tables import LayerTokens, Part, Tables
 from brainlens.metrics.encoding import r2
 from brainlens.nn.factortopy import FactorTopy, entropy_penalty
@@ -34,7 +36,9 @@ class Training:
     scale_penalty adds the code's further term (alpha - 1/2)^2, which the paper does not have; selector_rate multiplies the
     learning rate of the selector networks (the paper and its code: 1). Both differ from the paper on purpose: on the
     phantom, before the channel weights mean anything, every place ran into a corner and every scale to the global token
-    within 50 steps, where tanh and sigmoid have no gradient left. steps bounds the whole.
+    within 50 steps, where tanh and sigmoid have no gradient left. searched_start begins from a ridge search over layers
+    and places and a ridge readout (start.py, refit.py; not in the paper).
+    steps bounds the whole.
     """
 
     steps: int = 60_000
@@ -49,6 +53,7 @@ class Training:
     epoch: int = 1000
     patience: int = 20
     soup: int = 10
+    searched_start: bool = False
 
 
 def train(
@@ -77,6 +82,9 @@ def train(
         optimiser.load_state_dict(saved["optimiser"])
         generator.set_state(saved["generator"])
         log, kept = saved["log"], [(score, state) for score, state in saved["kept"]]
+    elif training.searched_start and isinstance(model, FactorTopy):
+        start_selectors(model, search(tables, tokens))
+        refit_readout(model, tables, tokens)
     target = torch.from_numpy(tables.train.y).to(next(model.parameters()).device)
     rows = torch.from_numpy(tables.train.rows)
     while not _finished(log, training):
