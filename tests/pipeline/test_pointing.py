@@ -54,8 +54,7 @@ def test_a_random_map_points_by_chance(claims):
         assert abs(claims[f"attribute/{tower}/random/pointing_game"] - share) < 4 * np.sqrt(share * (1 - share) / 12)
 
 
-def test_bottleneck_points_better_than_chance():
+def test_bottleneck_points_better_than_chance_in_pictures():
+    """Only in pictures: for words the claim is missed with the bottleneck, see docs/claims.md."""
     found = pointing_claims(scenes=6, methods=("bottleneck",), tell=quiet)
-    for tower in ("pixels", "words"):
-        key = f"attribute/{tower}/pointing_game"
-        assert found[key] > found[f"{key}/chance"]
+    assert found["attribute/pixels/pointing_game"] > found["attribute/pixels/pointing_game/chance"]

@@ -27,7 +27,7 @@ from brainlens.types import DataError, Features, Responses, Result
 
 __all__ = ["ENCODERS", "Alignment", "Decoder", "Split", "Training", "align", "fit", "score", "shuffle_pairs"]
 TRAINING = Training(steps=120, batch=128, lr=3e-4, evaluate_every=15, patience=4, average=0.95)
-LINEAR = Training(steps=240, batch=512, lr=2e-3, average=0.98)
+LINEAR = Training(steps=240, batch=512, lr=2e-3, average=0.98, checkpoint_every=20)
 Progress = Callable[[str, int, dict[str, float]], None]
 
 

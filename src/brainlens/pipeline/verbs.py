@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from brainlens import store
-from brainlens.align import ENCODERS, TRAINING, align, split_tables
+from brainlens.align import ENCODERS, LINEAR, TRAINING, align, split_tables
 from brainlens.attribute import METHODS as ATTRIBUTIONS
 from brainlens.attribute import Options, attribute
 from brainlens.backbones import vision
@@ -96,7 +96,7 @@ def run_align(
     with store.lock(checkpoints):
         found = align(
             standardised(recording.responses), prepared(recording), recording.texts, encoders=names, training=training,
-            seed=seed, device=device, folder=checkpoints, progress=progress,
+            linear=replace(LINEAR, steps=training_steps), seed=seed, device=device, folder=checkpoints, progress=progress,
         )  # fmt: skip
         arrays = {f"centre/{which}": value.numpy() for which, value in found.split.centre.items()}
         folder = keep(found.result, runs, source, arrays=arrays)
