@@ -110,7 +110,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     if notes:
         parts += ["\n## Notes\n", "\n".join(notes)]
     if missing:
-        parts.append(f"\nNot there yet: {', '.join(missing)}.")
+        parts.append(f"\nNot measured yet: {', '.join(missing)}.")
     return "\n".join(parts) + "\n"
 
 
