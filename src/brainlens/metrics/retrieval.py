@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import gammaln
 
+from brainlens.metrics.statistics import bootstrap_means, interval
 from brainlens.types import DataError
 
 TIE = 1e-6  # cosines closer than this are equal: two copies of one picture differ by that much in float32
@@ -125,7 +126,7 @@ def summary(
     wrong = n_gallery - np.asarray(n_right)
     each |= {f"nway{n}": _n_way_each(ranks, wrong, n) for n in ways if n - 1 <= np.min(wrong)}
     values = np.stack(list(each.values()), axis=1)
-    low, high = _bootstrap_means(values, resamples, seed)
+    low, high = interval(bootstrap_means(values, resamples=resamples, seed=seed))
     out: dict[str, float] = {}
     for i, name in enumerate(each):
         out |= {name: float(values[:, i].mean()), f"{name}.low": float(low[i]), f"{name}.high": float(high[i])}
@@ -294,20 +295,3 @@ def _n_way_each(ranks: np.ndarray, wrong: np.ndarray, n: int) -> np.ndarray:
     left = wrong - ranks
     log = _log_choose(np.maximum(left, n - 1).astype(np.float64), n - 1) - _log_choose(np.asarray(wrong, np.float64), n - 1)
     return np.where(left >= n - 1, np.exp(log), 0.0)
-
-
-def _bootstrap_means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """2.5 and 97.5 percentiles of the column means of values (n, c) under resampling of the rows."""
-    if resamples < 1:
-        raise DataError(f"retrieval: resamples is 1 or more, got {resamples}")
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    size = max(1, 4_000_000 // n)
-    means = []
-    for start in range(0, resamples, size):
-        many = min(size, resamples - start)
-        drawn = rng.integers(n, size=(many, n)) + np.arange(many)[:, None] * n
-        counts = np.bincount(drawn.ravel(), minlength=many * n).reshape(many, n)
-        means.append(counts @ values / n)
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
-    return low, high

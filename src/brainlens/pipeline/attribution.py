@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brainlens.align import Alignment
+from brainlens.align import Alignment, Split
 from brainlens.attribute import Options, attribute
 from brainlens.attribution.voxels import random_maps
 from brainlens.metrics.attribution import truth_auroc
@@ -20,15 +20,15 @@ from brainlens.types import DataError, Features, Responses
 METHODS = ("bottleneck", "gradcam", "random")
 
 
-def explained(recording: Recording, alignment: Alignment, *, part: str, trials: int) -> Responses:
+def explained(responses: Responses, split: Split, *, part: str, trials: int) -> Responses:
     """The mean responses to the first images of a part of the split, as the encoder was tested on them."""
-    ids = getattr(alignment.split, part).ids[:trials]
-    return recording.responses.clean()[0].rows(recording.responses.trials["stimulus"].isin(ids).to_numpy()).average()
+    ids = getattr(split, part).ids[:trials]
+    return responses.clean()[0].rows(responses.trials["stimulus"].isin(ids).to_numpy()).average()
 
 
-def centred(features: Features, alignment: Alignment, which: str) -> Features:
+def centred(features: Features, split: Split, which: str) -> Features:
     """Embeddings centred as the encoder's targets were."""
-    rows = np.asarray(features[which], np.float32) - alignment.split.centre[which].numpy()
+    rows = np.asarray(features[which], np.float32) - split.centre[which].numpy()
     return Features({which: rows}, features.ids, features.model)
 
 
@@ -49,13 +49,13 @@ def attribute_claims(
 
     The bottleneck's feature statistics come from validation responses, so that no test trial shapes them.
     """
-    model = alignment.decoders["volume"].module
+    model, split = alignment.decoders["volume"].module, alignment.split
     if not isinstance(model, VolumeEncoder) or recording.images is None:
         raise DataError("attribute claims need an alignment with the volume encoder, and image embeddings")
-    responses = explained(recording, alignment, part="test", trials=trials)
-    reference = explained(recording, alignment, part="validation", trials=200)
-    images = centred(recording.images, alignment, "image")
-    texts = None if recording.texts is None else centred(recording.texts, alignment, "text")
+    responses = explained(recording.responses, split, part="test", trials=trials)
+    reference = explained(recording.responses, split, part="validation", trials=200)
+    images = centred(recording.images, split, "image")
+    texts = None if recording.texts is None else centred(recording.texts, split, "text")
     results = {}
     for method in methods:
         tell(f"attribution, {method}", None)

@@ -17,6 +17,7 @@ from brainlens.attribute import Options, attribute
 from brainlens.backbones import vision
 from brainlens.encode import METHODS, encode, haxby2001_encode
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.pipeline.attribution import centred, explained
 from brainlens.pipeline.runs import keep
 from brainlens.pipeline.source import Recording, Source, Tell, check_device, network_folder, open_recording
 from brainlens.types import DataError, Features, Responses, Result, Volume
@@ -135,21 +136,14 @@ def run_attribute(
     model = VolumeEncoder(split.space.mask, design)
     model.load_state_dict(store.load_weights(run, "volume"))
     model.eval()
-    clean = responses.clean()[0]
-
-    def mean_of(part: str, count: int) -> Responses:
-        return clean.rows(clean.trials["stimulus"].isin(getattr(split, part).ids[:count]).to_numpy()).average()
-
-    def targets(features: Features | None, which: str) -> Features | None:
-        if features is None:
-            return None
-        return Features({which: features[which] - split.centre[which].numpy()}, features.ids, features.model)
-
     tell(f"attribution, {method}", None)
-    options = Options(reference=mean_of("validation", 200), seed=seed, device=device)
-    images = targets(prepared(recording), "image")
-    assert images is not None
-    result = attribute(model, mean_of("test", n_trials), images, targets(recording.texts, "text"), method=method, options=options)
+    reference = explained(responses, split, part="validation", trials=200)
+    images = centred(prepared(recording), split, "image")
+    texts = None if recording.texts is None else centred(recording.texts, split, "text")
+    chosen = explained(responses, split, part="test", trials=n_trials)
+    result = attribute(
+        model, chosen, images, texts, method=method, options=Options(reference=reference, seed=seed, device=device)
+    )
     result = replace(result, config={**result.config, "run": Path(run).resolve().name})  # maps of two runs go to two folders
     folder = keep(result, runs, source)
     store.save_nifti(folder / "map.nii.gz", split.space.fill(result.arrays["map/brain_mean"], 0.0), split.space.affine)
