@@ -130,6 +130,7 @@ def then_stop(*arguments):
     real(*arguments)
     os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, at a moment that does not depend on how fast the machine is
 store.save_checkpoint = then_stop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that was started in the background inherits "ignored"
 sys.argv[0] = "brainlens"
 main()
 """
