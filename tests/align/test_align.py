@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from brainlens.align import Training, align, shuffle_pairs
+from brainlens.align.batches import Batches, repeat_weights
 from brainlens.align.encoders import DESIGN, fit_linear, fit_ridge, fit_volume
 from brainlens.align.split import gather_mean, split_tables
-from brainlens.align.training import draw_batch, learning_rate, repeat_weights, train_contrastive
+from brainlens.align.training import learning_rate, train_contrastive
 from brainlens.nn.decoders import ComponentDecoder
 from brainlens.types import DataError, Features, Responses, Volume
 
@@ -137,8 +138,8 @@ def test_means_and_batches_against_a_plain_loop():
     weights = torch.tensor([[1.0, 0.0, 1.0]])
     got = gather_mean(part.x, torch.tensor([[0, -1, 2]]), weights)
     torch.testing.assert_close(got[0], (part.x[0] + part.x[2]) / 2)
-    x, chosen = draw_batch(part, replace(QUICK, repeats="mean"), seed=1, step=4)
-    torch.testing.assert_close(x, part.mean()[chosen])
+    drawn = Batches(part, 32, "mean", 1).draw(4)
+    torch.testing.assert_close(gather_mean(part.x, drawn.rows, drawn.weights), part.mean()[drawn.items])
 
 
 def test_subsets_of_repeats_are_never_empty_and_never_hold_a_missing_one():

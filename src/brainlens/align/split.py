@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,39 @@ from brainlens.types import DataError, Features, Responses, as_ids, positions
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the split, as tensors: trial rows x (n, V), the rows of each image, and the targets of each image."""
+    """One part of the split, as tensors: trial rows x (n, V), the rows of each image, and the targets of each image.
+
+    With several subjects an item is an image as one subject saw it: `ids` then holds an image once a subject.
+    """
 
     ids: np.ndarray
     x: Tensor
     rows: Tensor  # (image, repeat) row numbers into x, -1 where an image has fewer repeats
     image: Tensor
     text: Tensor | None
+    subject: np.ndarray | None = None  # (image,) whose brain it is; None: one brain without a name
+    trials: np.ndarray | None = None  # (n,) trial numbers in the recording, to name a trial that goes wrong
+
+    @property
+    def subjects(self) -> list[str]:
+        """The names of the subjects, sorted; one empty name where the recording has none."""
+        return [""] if self.subject is None else np.unique(self.subject).tolist()
+
+    def items(self, subject: str) -> np.ndarray:
+        """Numbers of the items of one subject."""
+        return np.arange(len(self.ids)) if self.subject is None else np.flatnonzero(self.subject == subject)
+
+    def of(self, subject: str) -> Part:
+        """The part of one subject; the trial rows are shared, not copied."""
+        if self.subjects == [subject]:
+            return self
+        chosen = self.items(subject)
+        if not len(chosen):
+            raise DataError(f"align: subject {subject!r} is not in this part of the split; it has {self.subjects}")
+        at = torch.from_numpy(chosen)
+        text = None if self.text is None else self.text[at]
+        some = None if self.subject is None else self.subject[chosen]
+        return replace(self, ids=self.ids[chosen], rows=self.rows[at], image=self.image[at], text=text, subject=some)
 
     def mean(self, chosen: Tensor | None = None) -> Tensor:
         """Mean over the repeats of each image, (image, V) float32."""
@@ -63,8 +89,9 @@ def split_tables(
 ) -> Split:
     """The tables as tensors, split by the column `split`; without validation trials a share of training images is held back.
 
-    Targets are centred by the training mean and scaled to length 1. Raises DataError for a stimulus in two parts of
-    the split, for stimuli without features, and for a part that is empty.
+    Targets are centred by the training mean and scaled to length 1. Where the trials name several subjects, whose volumes
+    must then be in one space, repeats are averaged within a subject, never between. Raises DataError for a stimulus in two
+    parts of the split, for stimuli without features, and for a part that is empty.
     """
     responses, counts = responses.clean()
     trials = responses.trials
@@ -72,6 +99,7 @@ def split_tables(
         raise DataError("align: trials have no column 'split'; add one with the values train, test and, if you like, validation")
     part = trials["split"].to_numpy(dtype=object).copy()
     stimulus = as_ids(trials["stimulus"])
+    subject = trials["subject"].astype(str).to_numpy(dtype=np.str_) if "subject" in trials.columns else None
     if not (part == "validation").any():
         names = np.unique(stimulus[part == "train"])
         held = np.random.default_rng(seed).permutation(names)[: max(2, round(validation * len(names)))]
@@ -95,14 +123,25 @@ def split_tables(
         chosen = np.flatnonzero(part == name)
         if not len(chosen):
             raise DataError(f"align: no trial has split {name!r}; the values are {sorted(set(map(str, part)))}")
-        ids, group = np.unique(stimulus[chosen], return_inverse=True)
+        ids, owners, group = _items(stimulus[chosen], None if subject is None else subject[chosen])
         data = np.ascontiguousarray(responses.data[chosen])
         x = torch.from_numpy(data if data.dtype in (np.float16, np.float32) else data.astype(np.float32)).to(device)
         text_rows = None if texts is None else targets(texts, "text", layers[1], ids)
-        return Part(ids, x, torch.from_numpy(_repeat_rows(group)), targets(images, "image", layers[0], ids), text_rows)
+        rows = torch.from_numpy(_repeat_rows(group))
+        return Part(ids, x, rows, targets(images, "image", layers[0], ids), text_rows, owners, chosen)
 
     centres = {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in centre.items()}
     return Split(build("train"), build("validation"), build("test"), centres, counts, responses.units, responses.space)
+
+
+def _items(stimulus: np.ndarray, subject: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Image and subject of each item, sorted by subject and image, and the item of each trial."""
+    ids, group = np.unique(stimulus, return_inverse=True)
+    if subject is None:
+        return ids, None, group
+    names, who = np.unique(subject, return_inverse=True)
+    codes, item = np.unique(who * len(ids) + group, return_inverse=True)
+    return ids[codes % len(ids)], names[codes // len(ids)], item
 
 
 def _repeat_rows(group: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ def info_nce(
     labels: Tensor | None = None,
     queue_labels: Tensor | None = None,
     repeats: str = "mask",
+    joint: bool = True,
 ) -> Tensor:
     """Symmetric contrastive loss of paired rows a (n, d) and b (n, d), normalised here.
 
@@ -31,18 +32,18 @@ def info_nce(
     (q, d) add negatives to the sums and receive no gradient. Rows with equal integer `labels` show the same image, so
     with repeats="mask" they leave each other's denominators, and with "positive" the log-probabilities of all of them
     are averaged. In several processes the negatives of all of them count, with exact gradients (see `gather`): the
-    mean over processes is the loss of the joint batch.
+    mean over processes is the loss of the joint batch. joint=False: this process's rows alone, as in validation.
 
     Raises DataError for shapes that differ, a batch of fewer than 2 rows without a queue, a temperature <= 0.
     """
     _check(a, b, temperature, repeats)
-    rank, world = processes()
+    rank, world = processes() if joint else (0, 1)
     others = [x for x in (queue_a, queue_b) if x is not None and len(x)]
     if len(a) * world < 2 and not others:
         raise DataError(f"contrastive loss: a batch of {len(a)} has nothing to compare with; use at least 2 rows")
     a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
-    all_a, all_b = gather(a), gather(b)
-    every = None if labels is None else gather(labels)
+    all_a, all_b = (gather(a), gather(b)) if joint else (a, b)
+    every = gather(labels) if joint and labels is not None else labels
     place = torch.arange(len(a), device=a.device) + rank * len(a)
     total = a.new_zeros(())
     for query, gallery, queue in ((a, all_b, queue_b), (b, all_a, queue_a)):
@@ -64,10 +65,11 @@ def trimodal(
     queue: dict[str, Tensor] | None = None,
     labels: Tensor | None = None,
     weights: tuple[float, float] = (1.0, 1.0),
+    joint: bool = True,
 ) -> Tensor:
     """L = w_image L(brain, image) + w_text L(brain, text); a modality that is None is left out.
 
-    queue: past embeddings under "brain", "image", "text" and their "labels" (see `MemoryQueue`).
+    queue: past embeddings under "brain", "image", "text" and their "labels" (see `MemoryQueue`). joint: see `info_nce`.
     """
     if image is None and text is None:
         raise DataError("contrastive loss: neither image nor text embeddings are given")
@@ -84,6 +86,7 @@ def trimodal(
             queue_b=past.get(name),
             labels=labels,
             queue_labels=past.get("labels"),
+            joint=joint,
         )
         total = total + weight * loss
     return total
