@@ -99,10 +99,21 @@ def relative_error(ours: dict[str, np.ndarray], peer: dict[str, np.ndarray]) -> 
     return max(errors) if errors else float("nan")
 
 
-def compare(name: str, ours: Side, peer: Side, *, peer_name: str, repeats: int = 3, **more: Any) -> dict[str, Any]:
+def compare(
+    name: str,
+    ours: Side,
+    peer: Side,
+    *,
+    peer_name: str,
+    repeats: int = 3,
+    peer_share: Callable[[str], float] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """Measures both sides and prints the table and, as the last line, the JSON object.
 
-    A value of `more` that is callable is called with the device and its number or text is added to the object.
+    peer_share(device): the share of the work that the peer does, where all of it would take too long; its time is divided
+    by it, and both are printed. A value of `more` that is callable is called with the device and its number or text is
+    added to the object.
     """
     parser = argparse.ArgumentParser(description=name)
     parser.add_argument("--device", default="cpu")
@@ -110,6 +121,10 @@ def compare(name: str, ours: Side, peer: Side, *, peer_name: str, repeats: int =
     chosen = parser.parse_args()
     time_s, peak, out = measure(ours, chosen.device, chosen.repeats)
     peer_time, peer_peak, peer_out = measure(peer, chosen.device, chosen.repeats)
+    share = 1.0 if peer_share is None else peer_share(chosen.device)
+    if share < 1:
+        print(f"the peer did {share:.3g} of the work in {peer_time:.2f} s, which makes {peer_time / share:.2f} s for all of it")
+        peer_time /= share
     row = {
         "name": name,
         "peer": peer_name,

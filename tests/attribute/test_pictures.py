@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
@@ -38,6 +40,31 @@ def test_the_opened_towers_equal_the_model(clip):
     ours = tower.embed(tower.run(text.embeddings(input_ids=captions()))[0], _end_of_text(captions(), text.config))
     truth = clip.get_text_features(input_ids=captions()).pooler_output
     torch.testing.assert_close(ours, truth, rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_block_needs_only_the_token_that_is_read(clip):
+    text, vision = clip.text_model, clip.vision_model
+    pooled = _end_of_text(captions(), text.config)
+    for tower, tokens, read in (
+        (Tower(list(text.encoder.layers), text.final_layer_norm, clip.text_projection, True), text.embeddings(captions()), pooled),
+        (
+            Tower(list(vision.encoder.layers), vision.post_layernorm, clip.visual_projection, False),
+            vision.embeddings(torch.randn(2, 3, 16, 16)),
+            torch.zeros(2, dtype=torch.int64),
+        ),
+    ):
+        for start in range(3):
+            plain = tower.embed(tower.run(tokens, start)[0], read)
+            torch.testing.assert_close(tower.finish(tokens, read, start), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_captions_explained_together_are_those_explained_alone(clip):
+    targets = torch.randn(2, 12)
+    for method in ("bottleneck", "chefer", "gradcam"):
+        both, single = (
+            attribute_words(clip, captions(), targets, method=method, options=replace(FAST, batch=size)) for size in (2, 1)
+        )
+        torch.testing.assert_close(both, single, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -51,6 +51,15 @@ class Tower:
         """Embeddings (B, d)."""
         return self.projection(self.norm(tokens[torch.arange(len(tokens)), pooled]))
 
+    def finish(self, tokens: Tensor, pooled: Tensor, start: int = 0) -> Tensor:
+        """Embeddings (B, d) of tokens before block `start`; of the last block only the token that is read is computed."""
+        tokens, _ = self.run(tokens, start, len(self.blocks) - 1)
+        block, rows = self.blocks[-1], torch.arange(len(tokens))
+        mixed, _ = _attend(block.self_attn, block.layer_norm1(tokens), self.causal, read=pooled)
+        one = tokens[rows, pooled][:, None] + mixed
+        one = one + block.mlp(block.layer_norm2(one))
+        return self.projection(self.norm(one[:, 0]))
+
 
 def attribute_pixels(
     clip: Any,
@@ -79,7 +88,7 @@ def attribute_pixels(
         return vision.pre_layrnorm(vision.embeddings(images))
 
     def model(images: Tensor) -> Tensor:
-        return tower.embed(tower.run(enter(images))[0], torch.zeros(len(images), dtype=torch.int64))
+        return tower.finish(enter(images), torch.zeros(len(images), dtype=torch.int64))
 
     with frozen(clip):
         if method == "rise":
@@ -109,7 +118,9 @@ def attribute_words(
 ) -> Tensor:
     """Maps (caption, token) of token ids (caption, token) for target embeddings (caption, d) or (caption, k, d).
 
-    The first token and everything from end-of-text on are no words and have value 0. reference: token ids (n, token) for the
+    The first token and everything from end-of-text on are no words and have value 0. layer: the text block before which features
+    are read; None: 0, the embedded words, since behind a block with causal attention a place also holds earlier words, and
+    values stand on "and" and "the" (docs/attribute.md). reference: token ids (n, token) for the
     bottleneck's statistics. Hidden words (RISE) keep their place, with embedding 0, so that pooling stays in place.
     Raises DataError for a caption without an end-of-text token.
     """
@@ -122,7 +133,7 @@ def attribute_words(
 
     def model(inner: Tensor, pooled: Tensor) -> Tensor:
         places = text.embeddings.position_embedding.weight[: inner.shape[1]]
-        return tower.embed(tower.run(inner + places)[0], pooled)
+        return tower.finish(inner + places, pooled)
 
     with frozen(clip):
         with torch.no_grad():
@@ -139,6 +150,7 @@ def attribute_words(
                 rows.append(_one_caption(inner[i : i + 1], words[i], run, targets[i : i + 1], method, options))
             maps = torch.cat(rows)
         else:
+            layer = 0 if layer is None else layer
             maps = _token_maps(tower, entered, pooled, targets, method=method, layer=layer, reference=base, options=options)
     return maps * words
 
@@ -183,7 +195,7 @@ def _token_maps(
     reference: Tensor | None,
     options: Options,
 ) -> Tensor:
-    """Maps (sample, token) by methods that read features or attention, one sample at a time, since `pooled` differs."""
+    """Maps (sample, token) by methods that read features or attention; `pooled` (sample,) is the token that is read."""
     if method not in METHODS:
         raise DataError(f"attribute: method {method!r} is not known; there are {list(METHODS)}")
     if method == "random":
@@ -196,39 +208,43 @@ def _token_maps(
         start = tower.run(tokens, 0, layer)[0]
         stats = None if reference is None else statistics([tower.run(reference, 0, layer)[0]])
     rows = []
-    for i in range(len(tokens)):
-        at = pooled[i : i + 1]
+    for some in torch.arange(len(tokens)).split(options.batch):
+        at = pooled[some]
 
         def rest(z: Tensor, at: Tensor = at) -> Tensor:
-            return tower.embed(tower.run(z, layer)[0], at.expand(len(z)))
+            return tower.finish(z, at.repeat_interleave(len(z) // len(at)), layer)
 
         def whole(z: Tensor, at: Tensor = at) -> tuple[Tensor, list[Tensor]]:
             last, maps = tower.run(z.detach().requires_grad_())
-            return tower.embed(last, at.expand(len(z))), maps
+            return tower.embed(last, at), maps
 
-        one, aim = start[i : i + 1], targets[i : i + 1]
+        part, aim = start[some], targets[some]
         if method == "chefer":
-            rows.append(chefer(tokens[i : i + 1], whole, aim, read=int(at)))
+            rows.append(chefer(tokens[some], whole, aim, read=at, batch=len(some)))
         elif method == "gradcam":
-            rows.append(gradcam(one, rest, aim, skip=1))
+            rows.append(gradcam(part, rest, aim, skip=1, batch=len(some)))
         else:
-            rows.append(bottleneck(one, rest, aim, reference=stats, settings=options.bottleneck).clamp_min(0))
+            maps = bottleneck(part, rest, aim, reference=stats, settings=options.bottleneck, batch=len(some))
+            rows.append(maps.clamp_min(0))
     return torch.cat(rows)
 
 
-def _attend(attention: Any, hidden: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+def _attend(attention: Any, hidden: Tensor, causal: bool, read: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mixed values (B, T, D) and probabilities (B, heads, T, T); with read (B,) those of that token alone, (B, 1, D)."""
     batch, length, width = hidden.shape
     heads = attention.num_heads
+    asking = hidden if read is None else hidden[torch.arange(batch), read][:, None]
     q, k, v = (
-        part(hidden).view(batch, length, heads, width // heads).transpose(1, 2)
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+        part(rows).view(batch, -1, heads, width // heads).transpose(1, 2)
+        for part, rows in ((attention.q_proj, asking), (attention.k_proj, hidden), (attention.v_proj, hidden))
     )
     logits = q @ k.transpose(-1, -2) * (width // heads) ** -0.5
     if causal:
-        later = torch.ones(length, length, dtype=torch.bool, device=hidden.device).triu(1)
-        logits = logits.masked_fill(later, -torch.inf)
+        place = torch.arange(length, device=hidden.device)
+        at = place[:, None] if read is None else read.to(hidden.device)[:, None, None, None]
+        logits = logits.masked_fill(place > at, -torch.inf)
     probabilities = logits.softmax(-1)
-    return attention.out_proj((probabilities @ v).transpose(1, 2).reshape(batch, length, width)), probabilities
+    return attention.out_proj((probabilities @ v).transpose(1, 2).reshape(batch, -1, width)), probabilities
 
 
 def _end_of_text(tokens: Tensor, config: Any) -> Tensor:
