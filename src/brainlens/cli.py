@@ -135,10 +135,27 @@ def align(
     device: Device = "cpu",
     train: Train = 1200,
     test: Test = 200,
+    protocol: Annotated[str, typer.Option(help="EEG, MEG: within (one subject) or across (leave one out).")] = "within",
+    subject: Annotated[str | None, typer.Option(help="EEG, MEG: the subject that is tested. Default: the first.")] = None,
+    gallery: Annotated[str, typer.Option(help="EEG, MEG: image (the one seen) or concept (its centre).")] = "image",
+    epochs: Annotated[int | None, typer.Option(help="EEG, MEG: training epochs. Default: the preset's.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="EEG, MEG: test repetitions averaged. Default: all.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="EEG, MEG: saliency, guidance or adjustment; repeat.")] = None,
+    ablation: Annotated[bool, typer.Option("--ablation", help="EEG, MEG: neuroalign without each part, too.")] = False,
+    prompts: Annotated[bool, typer.Option("--prompts", help="EEG phantom: neuroalign with other captions, too.")] = False,
 ) -> None:
     """Which image or sentence was seen: brain responses into the space of images and captions, and retrieval there."""
-    from brainlens.pipeline import Source, run_align
+    from brainlens.pipeline import Source, align_sensor_command, is_sensors, run_align
 
+    if is_sensors(dataset, encoder):
+        source = Source("phantom_eeg" if dataset == "phantom" else dataset, data, model, n_train=train, n_test=test, seed=seed)
+        chosen: dict[str, Any] = {"encoders": encoder, "epochs": epochs, "repeats": repeats, "leave_out": without}
+        chosen |= {"ablation": ablation, "prompts": prompts, "protocol": (protocol, subject, gallery)}
+        with steps() as tell:
+            folder, table = align_sensor_command(source, runs, chosen, seed=seed, device=device, tell=tell)
+        show(table, f"align: {source.dataset}, {protocol} subjects, gallery: {gallery}")
+        typer.echo(f"run: {folder}")
+        return
     source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
     with steps() as tell:
         folder, table = run_align(source, runs, encoders=encoder, training_steps=steps_, seed=seed, device=device, tell=tell)

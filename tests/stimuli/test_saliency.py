@@ -73,7 +73,7 @@ def test_a_flat_picture_is_finite() -> None:
 
 def test_stimuli_keep_their_ids_and_order() -> None:
     images = pictures(5)
-    made = saliency_stimuli(Stimuli(np.array(list("abcde")), images), block=2)
+    made = saliency_stimuli(Stimuli(np.array(list("abcde")), images))
     assert list(made.ids) == list("abcde")
     assert np.array_equal(made.images[3], np.rint(saliency(images[3:4]).image[0] * 255).astype(np.uint8))
 

@@ -7,7 +7,7 @@ same loop, selected on the same validation images, and retrieve the same gallery
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from brainlens.types import DataError, Features, Responses, Result, positions
 
 __all__ = [
     "NICE", "THINGS_EEG2", "THINGS_MEG", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors", "embed_responses",
-    "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "split_subjects", "without",
+    "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "score_sensors", "split_subjects", "without",
 ]  # fmt: skip
 
 
@@ -63,6 +63,23 @@ def align_sensors(
     decoder, test = fit_sensors(
         responses, images, texts, encoder=encoder, training=training, protocol=protocol, seed=seed, device=device
     )
+    result = score_sensors(decoder, test, images, texts, encoder=encoder, training=training, protocol=protocol, seed=seed)
+    provenance = result.provenance | {"seconds": time.perf_counter() - started}
+    return replace(result, provenance=provenance)
+
+
+def score_sensors(
+    decoder: SensorDecoder,
+    test: Responses,
+    images: Features,
+    texts: Features | None = None,
+    *,
+    encoder: str | nn.Module = "neuroalign",
+    training: SensorTraining = THINGS_EEG2,
+    protocol: Protocol = WITHIN,
+    seed: int = 0,
+) -> Result:
+    """The result of `align_sensors` from a decoder that is trained: `test` is looked at here for the first time."""
     layer = _gallery_layer(images, encoder, training, protocol)
     averaged = test.average()
     ids = averaged.trials["stimulus"].to_numpy(dtype=str)
@@ -75,9 +92,9 @@ def align_sensors(
     arrays = {"embedding/brain": brain, "embedding/image": image, "ids": ids}
     arrays["ranks/brain->image"] = retrieval_metrics.ranks(brain, image)
     tables = {"log": pd.DataFrame(decoder.log), "repeats": repetition_curve(decoder, test, image, ids, seed=seed)}
-    config = {"encoder": encoder if isinstance(encoder, str) else type(encoder).__name__, "seed": seed, "device": device}
+    config = {"encoder": encoder if isinstance(encoder, str) else type(encoder).__name__, "seed": seed, "device": decoder.device}
     config |= {"training": asdict(training), "protocol": asdict(protocol), "images": images.model, "gallery_layer": layer}
-    provenance = {"seconds": time.perf_counter() - started, "torch": torch.__version__, "seed": seed, "device": device}
+    provenance = {"torch": torch.__version__, "seed": seed, "device": decoder.device}
     return Result("align", metrics, arrays, test.units, tables, config, provenance, test.space)
 
 

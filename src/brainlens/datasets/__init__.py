@@ -11,6 +11,7 @@ from brainlens.types import DataError, Responses, Stimuli
 
 DATASETS = (
     "phantom",
+    "phantom_eeg",
     "haxby2001",
     "images92",
     "nsd",
@@ -20,6 +21,7 @@ DATASETS = (
     "nod",
     "eeglab_visual",
 )
+SIMULATED = ("phantom", "phantom_eeg")  # these need no folder
 
 
 def module(name: str) -> ModuleType:
@@ -35,14 +37,14 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def load(name: str, folder: str | Path | None = None, **options: Any) -> tuple[Responses, Stimuli]:
-    """A dataset by name, from its folder (the phantom needs none), with the options of its own `load`.
+    """A dataset by name, from its folder (the phantoms need none), with the options of its own `load`.
 
     Raises DataError for unknown names and options, and for a folder that does not exist.
     """
     import inspect
 
     chosen = module(name).load
-    if name != "phantom" and (folder is None or not Path(folder).exists()):
+    if not (name in SIMULATED and folder is None) and (folder is None or not Path(folder).exists()):
         raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
     known = list(inspect.signature(chosen).parameters)[1:]
     unknown = [option for option in options if option not in known]

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from brainlens.metrics.retrieval import ranks, summary
 from brainlens.types import DataError
 
 KINDS = ("growing", "shrinking", "sliding")
@@ -78,6 +79,31 @@ def window_scores(
     return np.array(found)
 
 
+def window_retrieval(
+    train: np.ndarray, target: np.ndarray, test: np.ndarray, windows: list[Window], *,
+    gallery: np.ndarray, width: int = 5, penalty: float = 1.0, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Retrieval from each window alone: a ridge decoder to the embeddings `target`, then the rank of the right gallery row.
+
+    train, test (trial, channel, time), one row an image; gallery (test image, d), row i belongs to test row i. Columns kind,
+    start, end (s), top1, top5 and twoway (chance 1/n, 5/n, .5) with their `.low` and `.high`, 95 % over test images.
+    """
+    rows = []
+    for window in windows:
+        a, b = _binned(train, window.mask, width), _binned(test, window.mask, width)
+        weights, intercept = ridge_fit(a, target, penalty=penalty)
+        found = summary(ranks(_away_from_zero(b @ weights + intercept), gallery), len(gallery), ks=(1, 5), ways=(2,), seed=seed)
+        kept = {k.replace("nway2", "twoway"): v for k, v in found.items() if k.startswith(("top1", "top5", "nway2"))}
+        rows.append({"kind": window.kind, "start": window.start, "end": window.stop, **kept})
+    return pd.DataFrame(rows)
+
+
+def two_way(prediction: np.ndarray, gallery: np.ndarray) -> float:
+    """Share of wrong gallery rows that are less similar to a prediction than the right one, mean over rows; chance .5."""
+    found = ranks(_away_from_zero(prediction), gallery)
+    return float(1 - found.mean() / (len(gallery) - 1))
+
+
 def window_table(windows: list[Window], scores: np.ndarray, *, metric: str) -> pd.DataFrame:
     """Columns kind, start, end (s) and the metric, one row a window: what the figure of time windows takes."""
     rows = [(window.kind, window.start, window.stop, float(value)) for window, value in zip(windows, scores, strict=True)]
@@ -122,6 +148,11 @@ def half_height(windows: list[Window], scores: np.ndarray, *, kind: str = "growi
         if value >= chosen[-1][1] / 2:
             return stop
     return chosen[-1][0]
+
+
+def _away_from_zero(rows: np.ndarray) -> np.ndarray:
+    """A prediction of exactly zero has no direction; a constant in its place is as far from every gallery row as chance."""
+    return np.where(np.abs(rows).max(axis=1, keepdims=True) > 0, rows, 1.0)
 
 
 def _binned(data: np.ndarray, mask: np.ndarray, width: int) -> np.ndarray:

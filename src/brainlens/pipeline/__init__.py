@@ -1,7 +1,19 @@
 """Whole runs, from a recording to a stored result: what the command line and the claims call."""
 
 from brainlens.pipeline.demo import run_demo
+from brainlens.pipeline.sensors import align_sensor_command, is_sensors
 from brainlens.pipeline.source import Recording, Source, open_recording
 from brainlens.pipeline.verbs import run_align, run_attribute, run_encode, run_features
 
-__all__ = ["Recording", "Source", "open_recording", "run_align", "run_attribute", "run_demo", "run_encode", "run_features"]
+__all__ = [
+    "Recording",
+    "Source",
+    "align_sensor_command",
+    "is_sensors",
+    "open_recording",
+    "run_align",
+    "run_attribute",
+    "run_demo",
+    "run_encode",
+    "run_features",
+]

@@ -7,10 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result, Sensors
+
+WINDOWS = {  # what a window is, and where on the time axis it is drawn
+    "growing": ("from the start until t", lambda part: part["end"]),
+    "shrinking": ("from t to the end", lambda part: part["start"]),
+    "sliding": ("100 ms around t", lambda part: (part["start"] + part["end"]) / 2),
+}
+TARGETS = {"image": "target: the picture", "saliency": "target: the picture after saliency extraction"}
 
 
 def topomaps(
@@ -53,7 +61,7 @@ def time_windows(
     """Accuracy in growing, shrinking and sliding time windows.
 
     table: columns `kind` (growing: from the first sample to `end`; shrinking: from `start` to the last; sliding: placed
-    at its centre), `start`, `end` in s, the metric, and its `.low` and `.high` where known.
+    at its centre), `start`, `end` in s, the metric, its `.low` and `.high` where known, and `target` for a panel each.
 
     Raises DataError for missing columns or an unknown kind.
     """
@@ -61,32 +69,62 @@ def time_windows(
         if column not in table.columns:
             raise DataError(f"time windows have no column {column!r}; they have {', '.join(map(str, table.columns))}")
     kinds = [str(k) for k in pd.unique(table["kind"])]
-    unknown = sorted(set(kinds) - {"growing", "shrinking", "sliding"})
+    unknown = sorted(set(kinds) - set(WINDOWS))
     if unknown:
         raise DataError(f"time windows: kind {unknown[0]!r} is not one of growing, shrinking, sliding")
-    figure, axes = style.canvas(6.0, 3.6)
-    ax = axes[0, 0]
+    targets = list(pd.unique(table["target"])) if "target" in table.columns else [""]
+    figure, axes = style.canvas(5.6 * len(targets) + 0.4, 3.7, ncols=len(targets), sharey=True)
+    for ax, target in zip(axes[0], targets):
+        _windows(ax, table if target == "" else table[table["target"] == target], kinds, metric)
+        if chance is not None:
+            ax.axhline(chance, label=f"chance {chance:.1%}", **style.CHANCE)
+        ax.axvline(0, color=style.GREY, lw=0.8)
+        ax.set_ylim(0, None)
+        style.label(ax, title=TARGETS.get(target, target), x="t after picture onset (ms)", y=f"{metric} accuracy")
+    axes[0, 0].legend(fontsize=8.5, frameon=False)
+    return style.head(figure, "Accuracy by time window, linear decoders", result)
+
+
+def _windows(ax: Axes, table: pd.DataFrame, kinds: list[str], metric: str) -> None:
+    """One line a kind of window, with its interval."""
     for i, kind in enumerate(kinds):
         part = table[table["kind"] == kind]
-        at = {"growing": part["end"], "shrinking": part["start"], "sliding": (part["start"] + part["end"]) / 2}[kind].to_numpy(
-            dtype=float
-        )
+        at = WINDOWS[kind][1](part).to_numpy(dtype=float)
         order = np.argsort(at)
         tone = style.PALETTE[i]
-        text = {"growing": "from onset of the epoch until t", "shrinking": "from t to the end", "sliding": "window centred on t"}[
-            kind
-        ]
-        ax.plot(1000 * at[order], part[metric].to_numpy(dtype=float)[order], color=tone, marker=".", lw=1.7, label=text)
+        value = part[metric].to_numpy(dtype=float)[order]
+        ax.plot(1000 * at[order], value, color=tone, marker=".", lw=1.7, label=WINDOWS[kind][0])
         if {f"{metric}.low", f"{metric}.high"} <= set(table.columns):
             low, high = (part[f"{metric}.{side}"].to_numpy(dtype=float)[order] for side in ("low", "high"))
             ax.fill_between(1000 * at[order], low, high, color=tone, alpha=0.18, linewidth=0)
-    if chance is not None:
-        ax.axhline(chance, label=f"chance {chance:.2%}", **style.CHANCE)
+
+
+def evoked(
+    mean: np.ndarray, times: np.ndarray, space: Sensors, *, trials: int, unit: str = "uV", result: Result | None = None
+) -> Figure:
+    """The evoked response of every channel (channel, time) over its global field power, posterior channels in colour.
+
+    Raises DataError for shapes that do not fit.
+    """
+    mean, times = np.asarray(mean, dtype=np.float64), np.asarray(times, dtype=np.float64)
+    if mean.shape != (len(space), len(times)):
+        raise DataError(f"evoked response is (channel, time), {len(space)} x {len(times)}; got shape {mean.shape}")
+    figure, axes = style.canvas(6.2, 3.8)
+    ax = axes[0, 0]
+    unit = unit.replace("uV", "µV")
+    behind = space.positions[:, 1]
+    shade = (behind - behind.min()) / max(float(np.ptp(behind)), 1e-12)
+    hues = style.hue_map()
+    for row in np.argsort(-np.abs(shade - 0.5)):
+        ax.plot(1000 * times, mean[row], color=hues(float(shade[row])), lw=0.8, alpha=0.75)
+    ax.plot(1000 * times, mean.std(axis=0), color=style.INK, lw=1.8, label="global field power")
     ax.axvline(0, color=style.GREY, lw=0.8)
-    ax.set_ylim(0, None)
+    ax.axhline(0, color=style.GREY, lw=0.8)
+    ax.plot([], [], color=hues(0.0), label="channels at the back")
+    ax.plot([], [], color=hues(1.0), label="channels at the front")
     ax.legend(fontsize=8.5, frameon=False)
-    style.label(ax, x="t after picture onset (ms)", y=f"{metric} accuracy")
-    return style.head(figure, "Accuracy by time window", result)
+    style.label(ax, x="t after onset (ms)", y=f"evoked response ({unit})")
+    return style.head(figure, f"Evoked response, {len(space)} channels, mean of {trials:,} epochs", result)
 
 
 def generalisation(matrix: np.ndarray, times: np.ndarray, *, chance: float, result: Result | None = None) -> Figure:

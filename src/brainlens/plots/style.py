@@ -100,7 +100,7 @@ def is_simulation(result: Result) -> bool:
     for table in (result.config, result.provenance):
         value = table.get("dataset")
         name = value.get("name") if isinstance(value, dict) else value
-        if isinstance(name, str) and name.split("/")[0].split(":")[0] == "phantom":
+        if isinstance(name, str) and name.split("/")[0].split(":")[0] in ("phantom", "phantom_eeg"):
             return True
     return False
 

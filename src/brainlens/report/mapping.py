@@ -1,4 +1,4 @@
-"""What stands on the brain, the scalp, the picture or the sentence: attribution, layers, scores, time."""
+"""What stands on the brain, the picture or the sentence: attribution, layers, scores."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from brainlens.plots import attribution, cortex, curves, layers, sensors, slabs
+from brainlens.plots import attribution, cortex, curves, layers, slabs
 from brainlens.report.parts import Section, capital, in_standard_space
-from brainlens.types import Result, Sensors, Surface, Volume
+from brainlens.types import Result, Surface, Volume
 
 
 def attribution_section(result: Result, dpi: int) -> Section:
@@ -108,27 +108,6 @@ def similarity_section(result: Result, dpi: int) -> Section:
     caption = f"Spearman correlation of each layer's dissimilarities with the brain's; of {len(table)} layers the best is "
     caption += f"{best['layer']} at {float(best['r']):.3f}. Bands: 95 % intervals; grey: noise ceiling, where it was computed."
     section.draw(partial(curves.rsa_profile, result, controls=controls), caption, caption)
-    return section
-
-
-def sensor_section(result: Result, dpi: int) -> Section:
-    """Scalp maps and accuracy over time."""
-    section = Section("Sensors and time", dpi)
-    space = result.space
-    if isinstance(space, Sensors):
-        for name in [n for n in result.arrays if n.startswith(("topomap/", "contribution"))]:
-            maps = np.asarray(result.arrays[name], dtype=float)
-            if maps.shape == (len(space),) or (maps.ndim == 2 and maps.shape[1] == len(space) and len(maps) <= 24):
-                title = capital(name.split("/", 1)[-1].replace("_", " "))
-                caption = f"{title} on the scalp, {len(space)} channels (dots), one colour scale."
-                section.draw(partial(sensors.topomaps, space, maps, title=title, result=result), caption, f"Scalp maps: {title}.")
-    windows = result.tables.get("time_windows")
-    if windows is not None:
-        metric = next((str(c) for c in windows.columns if str(c).endswith(("top1", "accuracy"))), "top1")
-        chance = next((v for k, v in result.metrics.items() if k.endswith("chance1")), None)
-        caption = "Accuracy when only part of the epoch is used: from its start until t, from t to its end, or a window around t."
-        make = partial(sensors.time_windows, windows, metric=metric, chance=chance, result=result)
-        section.draw(make, caption, "Accuracy over time windows.")
     return section
 
 

@@ -152,8 +152,7 @@ def _tables(result: Result) -> list[tuple[str, list[str], list[list[str]], int]]
     comparison = result.tables.get("comparison")
     if comparison is not None and not out:
         out.append(_table("comparison", comparison))
-    if "regions" in result.tables:
-        out.append(_table("regions", result.tables["regions"]))
+    out += [_table(name, result.tables[name]) for name in ("ablation", "prompts", "regions") if name in result.tables]
     return [table for table in out if table[2]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainlens.report import mapping, matching
+from brainlens.report import mapping, matching, sensors
 from brainlens.report.parts import Section
 from brainlens.types import Result
 
@@ -13,7 +13,9 @@ MAKERS = (
     mapping.words_and_pixels_section,
     mapping.encoding_section,
     mapping.similarity_section,
-    mapping.sensor_section,
+    sensors.sensor_section,
+    sensors.variants_section,
+    sensors.saliency_section,
     matching.embedding_section,
     matching.training_section,
 )

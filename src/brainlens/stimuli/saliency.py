@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from brainlens.types import DataError, Stimuli
 
+BLOCK = 64  # pictures filtered at a time
 GREY = (0.299, 0.587, 0.114)  # luminance weights of R, G, B (ITU-R 601), as in common image libraries
 
 
@@ -83,16 +85,30 @@ def saliency(
     return Saliency(**found)
 
 
-def saliency_stimuli(stimuli: Stimuli, *, block: int = 64, device: str = "cpu") -> Stimuli:
-    """The same stimuli with each picture I replaced by I R_a, uint8, constants at their defaults, in blocks of `block`."""
-    found = []
-    for start in range(0, len(stimuli), block):
-        pictures = [np.asarray(stimuli.images[i]) for i in range(start, min(start + block, len(stimuli)))]
-        if len({picture.shape for picture in pictures}) > 1:
-            found += [_filtered(picture[None], device)[0] for picture in pictures]
-        else:
-            found += list(_filtered(np.stack(pictures), device))
-    return Stimuli(stimuli.ids, found, stimuli.captions, stimuli.table)
+class Filtered(Sequence[np.ndarray]):
+    """Pictures I R_a, uint8, each filtered when it is asked for, so that 16,540 photographs are never in memory at once."""
+
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, device: str = "cpu") -> None:
+        self._images, self._device = images, device
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return _filtered(np.asarray(self._images[index])[None], self._device)[0]
+
+
+def saliency_stimuli(stimuli: Stimuli, *, device: str = "cpu") -> Stimuli:
+    """The same stimuli with each picture I replaced by I R_a, uint8, constants at their defaults.
+
+    Pictures that lie in memory are filtered at once, in blocks; files are filtered as they are opened.
+    """
+    if not isinstance(stimuli.images, np.ndarray):
+        return Stimuli(stimuli.ids, Filtered(stimuli.images, device), stimuli.captions, stimuli.table)
+    blocks = [_filtered(stimuli.images[start : start + BLOCK], device) for start in range(0, len(stimuli), BLOCK)]
+    return Stimuli(stimuli.ids, np.concatenate(blocks), stimuli.captions, stimuli.table)
 
 
 def stage_names() -> list[str]:

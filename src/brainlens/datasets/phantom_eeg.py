@@ -1,0 +1,147 @@
+"""The EEG phantom as a recording: simulated EEG of people who see drawn scenes, or images of which only embeddings are there.
+
+    responses, stimuli = phantom_eeg.load(n_train=1200, n_test=200)                # scenes, the shipped miniature CLIP
+    responses, stimuli = phantom_eeg.load("things", n_train=1200)                  # real CLIP embeddings of 200 test images
+
+With a folder that holds `clip_feature_maps_test.npy` (200 THINGS-EEG2 test images) and `center_clip.npy` (their concepts'
+centres, means of other images) the sources read those embeddings, and the test is the published 200-way task without its
+recordings. Training images are then drawn, not real: normal vectors with the mean and the (shrunk) covariance of the concept
+centres, of length 1; no test image shapes them, its concept does through that covariance. **It is a simulation.**
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from brainlens.datasets.pictures import NoImages
+from brainlens.phantom.eeg import AMPLITUDE, EEGTruth, eeg_trials, eeg_truth, simulate_eeg
+from brainlens.signals.mvnn import mvnn
+from brainlens.store import open_npy
+from brainlens.types import DataError, Features, Responses, Stimuli
+
+FILES = ("clip_feature_maps_test.npy", "center_clip.npy")
+
+FACTS = {
+    "name": "phantom_eeg",
+    "title": "brainlens phantom: simulated EEG with known sources, of drawn scenes or of real image embeddings",
+    "measure": "EEG (simulated)",
+    "subjects": "1, 2, 3, ... (any number)",
+    "channels": 63,
+    "rate_hz": 250,
+    "licence": "MIT",
+    "citation": "brainlens",
+    "url": "",
+    "needs": f"nothing; or a folder with {FILES[0]} and {FILES[1]}",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the simulated people saw: images, their embeddings (image; saliency, concept where known), captions, and layers."""
+
+    stimuli: Stimuli
+    images: Features
+    texts: Features | None
+    network: Features
+
+
+def load(
+    folder: str | Path | None = None,
+    *,
+    n_train: int = 1200,
+    n_test: int = 200,
+    subjects: Sequence[int] = (1,),
+    rows: tuple[int, int] = (1, 80),
+    amplitude: float = AMPLITUDE,
+    whiten: bool = True,
+    seed: int = 0,
+) -> tuple[Responses, Stimuli]:
+    """Simulated EEG (trial, 63 channels, 250 samples) float16 of 4 training and 80 test repetitions an image, and the images.
+
+    rows: in how many rows these stand (a row of a training image is the mean of 4 by default, test rows are single trials).
+    whiten: divide by the noise of training trials, as released recordings are (MVNN); otherwise the values are uV.
+    Raises DataError for a folder that lacks the embeddings, and repetitions that do not divide into rows.
+    """
+    seen = shown(folder, n_train=n_train, n_test=n_test, seed=seed)
+    return record(seen, subjects=subjects, rows=rows, amplitude=amplitude, whiten=whiten, seed=seed), seen.stimuli
+
+
+def record(
+    seen: Shown,
+    *,
+    subjects: Sequence[int] = (1,),
+    rows: tuple[int, int] = (1, 80),
+    amplitude: float = AMPLITUDE,
+    whiten: bool = True,
+    seed: int = 0,
+) -> Responses:
+    """The recordings of `load` for images whose embeddings are there already."""
+    if not len(subjects):
+        raise DataError("phantom EEG: no subject is named; give subjects=(1,)")
+    parts = []
+    for subject in subjects:
+        known = truth(seen, subject=subject, amplitude=amplitude, seed=seed)
+        part = simulate_eeg(known, eeg_trials(seen.stimuli, subject=subject, rows=rows))
+        parts.append(mvnn(part, by=None, out=part.data) if whiten else part)
+    if len(parts) == 1:
+        return parts[0]
+    trials = pd.concat([part.trials for part in parts], ignore_index=True)
+    return replace(parts[0], data=np.concatenate([part.data for part in parts]), trials=trials)
+
+
+def truth(seen: Shown, *, subject: int = 1, amplitude: float = AMPLITUDE, seed: int = 0) -> EEGTruth:
+    """The sources behind the recordings of a subject."""
+    return eeg_truth(seen.stimuli, seen.network, subject=subject, amplitude=amplitude, seed=seed)
+
+
+def shown(folder: str | Path | None = None, *, n_train: int = 1200, n_test: int = 200, seed: int = 0) -> Shown:
+    """Scenes with the layers of the miniature CLIP, or the real embeddings of a folder; see the module."""
+    if folder is not None:
+        return embedded(folder, n_train=n_train, seed=seed)
+    from brainlens.datasets import phantom
+    from brainlens.stimuli.saliency import saliency_stimuli
+
+    stimuli = phantom.scenes(n_train=n_train, n_test=n_test, seed=seed)
+    network = phantom.features(stimuli)
+    filtered = phantom.features(saliency_stimuli(stimuli))
+    data = {"image": np.asarray(network["image"], np.float32), "saliency": np.asarray(filtered["image"], np.float32)}
+    return Shown(stimuli, Features(data, network.ids, network.model), phantom.texts(stimuli), network)
+
+
+def embedded(folder: str | Path, *, n_train: int = 1200, seed: int = 0) -> Shown:
+    """The real embeddings of a folder as test images with their concept centres, and drawn training images."""
+    image, centre = (_embeddings(Path(folder) / name) for name in FILES)
+    if image.shape != centre.shape or n_train < 10:
+        raise DataError(f"{folder}: {len(image)} images, {len(centre)} centres, n_train {n_train}; they match, n_train >= 10")
+    rng = np.random.default_rng([seed, 61])
+    mean, spread = centre.mean(0), centre - centre.mean(0)
+    share = 0.1  # of the variance that lies outside the span of the centres, equally in all directions
+    drawn = rng.standard_normal((n_train, len(centre))) @ spread * np.sqrt((1 - share) / len(centre))
+    drawn += rng.standard_normal((n_train, image.shape[1])) * np.sqrt(share * spread.var(0).mean())
+    train = _unit(mean + drawn)
+    ids = np.array([f"drawn-{seed}-{i:06d}" for i in range(n_train)] + [f"things-test-{i:03d}" for i in range(len(image))])
+    table = pd.DataFrame({"split": ["train"] * n_train + ["test"] * len(image)})
+    stimuli = Stimuli(ids, NoImages(len(ids), f"{folder} holds embeddings and no images"), [], table)
+    data = {"image": np.concatenate([train, image]), "concept": np.concatenate([train, centre])}
+    images = Features({name: rows.astype(np.float32) for name, rows in data.items()}, ids, "CLIP ViT-L/14 (THINGS-EEG2)")
+    return Shown(stimuli, images, None, Features({"image": images["image"]}, ids, images.model))
+
+
+def _embeddings(path: Path) -> np.ndarray:
+    """(n, d) float64 of length 1; raises DataError for a missing file, another shape, or missing values."""
+    if not path.exists():
+        raise DataError(f"{path} is missing; the folder holds {FILES[0]} and {FILES[1]}, CLIP embeddings of the THINGS-EEG2 test")
+    values = np.asarray(open_npy(path, max_bytes=1 << 30), dtype=np.float64)
+    values = values.reshape(len(values), -1) if values.ndim == 3 and values.shape[1] == 1 else values
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise DataError(f"{path} should hold finite embeddings (image, dimension), got shape {values.shape}")
+    return _unit(values)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)

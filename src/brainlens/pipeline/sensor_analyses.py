@@ -1,0 +1,241 @@
+"""What an EEG or MEG alignment shows beyond its scores: when, where, by category, and in cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from brainlens.align_sensors import SensorDecoder, split_subjects
+from brainlens.align_sensors.parts import Protocol
+from brainlens.attribution.channels import channel_share, contributions, deeplift, similarity_score
+from brainlens.metrics import timecourse
+from brainlens.metrics.retrieval import neighbours
+from brainlens.nn.sensor_encoder import TSConv
+from brainlens.nn.sensor_peers import SensorModel
+from brainlens.pipeline.sensor_data import SensorRecording
+from brainlens.pipeline.source import Tell
+from brainlens.stimuli.saliency import saliency, stage_names
+from brainlens.types import DataError, Responses, Result, Stimuli, positions
+
+METHODS = ("gradient_x_input", "integrated_gradients", "deeplift")
+STEP = 0.1  # s, of time windows and of the scalp maps
+MOST = 4000  # training images of the linear decoders over time
+THUMB = 64  # pixels of a stored picture
+STAGED = 3  # test pictures whose saliency stages are stored
+
+Found = tuple[dict[str, np.ndarray], dict[str, pd.DataFrame], dict[str, float]]
+
+
+def analyses(
+    recording: SensorRecording, result: Result, decoder: SensorDecoder, test: Responses, *, encoder: str, seed: int, tell: Tell
+) -> Found:
+    """Arrays, tables and metrics: accuracy over time windows, generalisation over time, scalp maps, categories, saliency."""
+    arrays: dict[str, np.ndarray] = {}
+    averaged = test.average()
+    tell("when: linear decoders over time", None)
+    tables, arrays["generalisation"], arrays["generalisation_times"] = over_time(recording, result, averaged, seed=seed)
+    tell("where: contributions of channels", None)
+    gallery = result.arrays["embedding/image"]
+    mean = sensor_contributions(decoder, averaged.data, gallery, method="gradient_x_input")
+    maps, tables["topomap"], metrics = scalp(mean, test, recording, result.config["protocol"])
+    arrays |= maps
+    metrics["time/two_way_max"] = float(np.diag(arrays["generalisation"]).max())
+    metrics["time/two_way_max.chance"] = 0.5
+    groups = categories(recording.stimuli, result.arrays["ids"])
+    if groups is not None:
+        arrays["groups"] = groups
+        arrays["embedding_before"] = before(averaged.data)
+        metrics |= neighbour_shares(result, arrays["embedding_before"], groups)
+    arrays |= stages(recording.stimuli, result.arrays["ids"])
+    return arrays, tables, metrics
+
+
+def over_time(
+    recording: SensorRecording, result: Result, averaged: Responses, *, seed: int
+) -> tuple[dict[str, pd.DataFrame], np.ndarray, np.ndarray]:
+    """Retrieval from growing, shrinking and sliding windows for each target (Fig. 3), and two-way accuracy across times.
+
+    The decoders are linear and trained anew for each window on at most MOST training images, so that the curves are the data's
+    and not one network's. Generalisation: (train time, test time) with the times of its bins in s.
+    """
+    protocol = Protocol(**result.config["protocol"])
+    train, _ = split_subjects(recording.responses, protocol)
+    if len(train) > MOST:
+        train = train.rows(np.sort(np.random.default_rng([seed, 71]).permutation(len(train))[:MOST]))
+    shown, seen = train.trials["stimulus"].to_numpy(dtype=str), averaged.trials["stimulus"].to_numpy(dtype=str)
+    fitted, asked = (positions(ids, recording.images.ids, "images") for ids in (shown, seen))
+    assert averaged.times is not None
+    windows = timecourse.time_windows(averaged.times, step=STEP)
+    found = []
+    for target in [name for name in ("image", "saliency") if name in recording.images.data]:
+        layer = "concept" if target == "image" and protocol.gallery == "concept" else target
+        values, gallery = recording.images[target][fitted], recording.images[layer][asked]
+        table = timecourse.window_retrieval(train.data, values, averaged.data, windows, gallery=gallery, seed=seed)
+        found.append(table.assign(target=target))
+    square = timecourse.time_generalisation(
+        train.data, recording.images["image"][fitted], averaged.data, timecourse.two_way,
+        test_target=recording.images["image"][asked],
+    )  # fmt: skip
+    width = len(averaged.times) / len(square)
+    at = averaged.times[np.minimum((np.arange(len(square)) * width + width / 2).astype(int), len(averaged.times) - 1)]
+    return {"time_windows": pd.concat(found, ignore_index=True)}, square, np.asarray(at, np.float64)
+
+
+def sensor_contributions(decoder: SensorDecoder, data: np.ndarray, gallery: np.ndarray, *, method: str) -> np.ndarray:
+    """Mean contribution of each channel and sample to the similarity with the right image, (channel, time) float64.
+
+    data (image, channel, time) and gallery (image, d) row by row; similarities are relative to the mean over the gallery.
+    DeepLIFT (rescale) runs through the TSConv and takes the gradient through its head.
+    Raises DataError for an unknown method, and for DeepLIFT on an encoder with attention or recurrence in front.
+    """
+    if method not in METHODS:
+        raise DataError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    scaled = ((torch.as_tensor(np.asarray(data, np.float32)) - decoder.scale[0]) / decoder.scale[1]).numpy()
+    right = torch.as_tensor(np.asarray(gallery, np.float32)).to(decoder.device)
+    with unfiltered(decoder):
+        if method != "deeplift":
+            return contributions(
+                lambda rows: similarity_score(decoder.model, right[rows], against=right),
+                scaled,
+                method=method,
+                device=decoder.device,
+            )
+        return _deeplift(decoder, scaled, right)
+
+
+def scalp(mean: np.ndarray, test: Responses, recording: SensorRecording, protocol: dict) -> Found:
+    """Contributions as scalp maps, whole and in steps of 0.1 s, and beside the truth where it is known."""
+    assert test.times is not None
+    windows = timecourse.time_windows(test.times, step=STEP, kinds=("sliding",))
+    maps = {
+        "topomap/contribution": mean.sum(axis=1),
+        "topomap/contribution_by_time": np.stack([mean[:, w.mask].sum(1) for w in windows]),
+    }
+    titles = [f"{1000 * w.start:.0f} to {1000 * w.stop:.0f} ms" for w in windows]
+    table = pd.DataFrame({"map": "contribution_by_time", "title": titles})
+    metrics: dict[str, float] = {}
+    names = [str(name) for name in test.units["channel"]]
+    back = np.array([name.startswith(("P", "O")) for name in names])
+    try:
+        share = channel_share(mean)
+    except DataError:
+        return maps, table, metrics  # the decoder is at chance, and no channel speaks for the right image
+    if back.any() and not back.all():
+        metrics |= {
+            "topography/posterior_share": float(share[back].sum()),
+            "topography/posterior_share.chance": float(back.mean()),
+        }
+    if recording.truth is not None:
+        truth = recording.truth.topography()
+        maps["topomap/truth"] = truth
+        metrics["topography/truth_correlation"] = float(np.corrcoef(share, truth)[0, 1])
+    return maps, table, metrics
+
+
+def categories(stimuli: Stimuli, ids: np.ndarray) -> np.ndarray | None:
+    """The category of each of these stimuli, where the table names one."""
+    for column in ("domain", "category"):
+        if column in stimuli.table.columns:
+            return stimuli.table[column].to_numpy(dtype=str)[positions(ids, stimuli.ids, "stimuli")]
+    return None
+
+
+def before(data: np.ndarray) -> np.ndarray:
+    """The recordings themselves as points: (image, <= 50) principal components of channels x time, before any alignment."""
+    flat = np.asarray(data, np.float64).reshape(len(data), -1)
+    u, s, _ = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    return (u * s)[:, : min(50, len(data) - 1)].astype(np.float32)
+
+
+def neighbour_shares(result: Result, earlier: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Share of test images whose nearest other image is of their category, before and after alignment, with its chance."""
+    found: dict[str, float] = {}
+    for name, points in (("before", earlier), ("after", result.arrays["embedding/brain"])):
+        centred = np.asarray(points, np.float64) - np.asarray(points, np.float64).mean(0)
+        nearest = neighbours(centred, centred, 2)[0]
+        other = np.where(nearest[:, 0] == np.arange(len(nearest)), nearest[:, 1], nearest[:, 0])
+        found[f"category/{name}/nearest_share"] = float((groups[other] == groups).mean())
+        counts = np.unique(groups, return_counts=True)[1]
+        found[f"category/{name}/nearest_share.chance"] = float((counts * (counts - 1)).sum() / (len(groups) * (len(groups) - 1)))
+    return found
+
+
+def cases(recording: SensorRecording, result: Result) -> tuple[dict[str, np.ndarray], dict[str, pd.DataFrame]]:
+    """Pictures, neighbours and captions for the gallery of good and bad cases; nothing where there are no pictures."""
+    ids = result.arrays["ids"]
+    near = neighbours(result.arrays["embedding/brain"], result.arrays["embedding/image"], min(10, len(ids)))[0]
+    arrays = {"neighbours/brain->image": near}
+    try:
+        seen = recording.stimuli.take(ids)
+        arrays["gallery/images"] = np.stack([_thumb(np.asarray(picture)) for picture in seen.images])
+    except DataError:  # embeddings without pictures
+        return arrays, {}
+    table = pd.DataFrame({"stimulus": ids, "caption": [said[0] if said else "" for said in seen.captions]})
+    groups = categories(recording.stimuli, ids)
+    return arrays, {"gallery": table if groups is None else table.assign(domain=groups)}
+
+
+def stages(stimuli: Stimuli, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Every stage of the saliency extraction of the first test pictures (Fig. 7); nothing where there are no pictures."""
+    try:
+        pictures = [np.asarray(picture) for picture in stimuli.take(ids[:STAGED]).images]
+    except DataError:
+        return {}
+    if len({picture.shape for picture in pictures}) > 1:
+        pictures = pictures[:1]
+    shown = np.stack(pictures)
+    found = saliency(shown)
+    arrays = {f"saliency/{name}": np.asarray(getattr(found, name), np.float32) for name in stage_names()}
+    return {"saliency/picture": shown, **arrays}
+
+
+def scored(result: Result) -> dict[str, float]:
+    """top1 and top5 of brain->image with their intervals and chance, under short names."""
+    start = "retrieval/brain->image/"
+    found = {key.removeprefix(start): v for key, v in result.metrics.items() if key.startswith(start)}
+    return {key: v for key, v in found.items() if key.startswith(("top1", "top5", "chance1", "chance5")) and "10" not in key}
+
+
+@contextmanager
+def unfiltered(decoder: SensorDecoder) -> Iterator[None]:
+    """The encoder in evaluation mode and taking recordings as they are, not box-filtered ones."""
+    body = getattr(decoder.model, "encoder", None)
+    filtered = isinstance(body, TSConv) and body.filtered
+    decoder.model.eval()
+    if isinstance(body, TSConv):
+        body.filtered = False
+    try:
+        yield
+    finally:
+        if isinstance(body, TSConv):
+            body.filtered = filtered
+
+
+def _deeplift(decoder: SensorDecoder, data: np.ndarray, right: Tensor, *, block: int = 25) -> np.ndarray:
+    model = decoder.model
+    body = getattr(model, "encoder", None)
+    if not isinstance(model, SensorModel) or not isinstance(body, TSConv) or model.front is not None:
+        raise DataError("deeplift runs through a TSConv without attention (neuroalign, nice); take another method or encoder")
+    layers = [torch.nn.Unflatten(1, (1, data.shape[1])), *body.layers()]
+    total = np.zeros(data.shape[1:])
+    for start in range(0, len(data), block):
+        x = torch.as_tensor(data[start : start + block]).to(decoder.device)
+        hidden = body(x).detach().requires_grad_()
+        score = similarity_score(model.head, right[start : start + block], against=right)
+        (slope,) = torch.autograd.grad(score(hidden).sum(), hidden)
+        direction = slope.view(len(x), body.steps, -1).transpose(1, 2).flatten(1)  # forward is time-major, layers filter-major
+        total += deeplift(layers, x, direction).sum(0).double().cpu().numpy()
+    return total / len(data)
+
+
+def _thumb(picture: np.ndarray) -> np.ndarray:
+    """A picture of THUMB x THUMB pixels, uint8."""
+    if picture.shape[:2] == (THUMB, THUMB):
+        return picture
+    return np.asarray(Image.fromarray(picture).convert("RGB").resize((THUMB, THUMB), Image.Resampling.LANCZOS))

@@ -1,0 +1,270 @@
+"""`align` for EEG and MEG from the command line: encoders on one footing, analyses, ablations, and the stored run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens import store
+from brainlens.align_sensors import (
+    NICE,
+    THINGS_EEG2,
+    THINGS_MEG,
+    Protocol,
+    SensorDecoder,
+    SensorTraining,
+    fit_sensors,
+    score_sensors,
+    without,
+)  # fmt: skip
+from brainlens.align_sensors.parts import WITHIN
+from brainlens.nn.sensor_peers import SENSOR_ENCODERS
+from brainlens.pipeline.runs import keep
+from brainlens.pipeline.sensor_analyses import analyses, cases, scored
+from brainlens.pipeline.sensor_data import PROMPTS, SENSOR_DATASETS, SensorRecording, number_of, open_sensors, prompt_texts
+from brainlens.pipeline.source import Source, Tell
+from brainlens.pipeline.verbs import Rows, table
+from brainlens.types import DataError, Responses, Result
+
+PARTS = ("saliency", "guidance", "adjustment")
+DEFAULT = ("linear", "nice", "neuroalign")
+SMALL = {
+    "epochs": 30,
+    "batch": 64,
+    "lr": 1e-3,
+    "validation": 200,
+    "patience": 8,
+}  # the phantom's 1,200 images are a tenth of the real set
+
+
+@dataclass(frozen=True)
+class SensorOptions:
+    """What `align` does with a sensor recording.
+
+    encoders: fitted one after the other, the last is the main one; leave_out: parts of NeuroAlign that are left out (saliency,
+    guidance, adjustment). epochs and repeats: None for the preset's and for all. ablation, prompts: the comparisons of Tables
+    4 and 5, three and five more fits of NeuroAlign.
+    """
+
+    encoders: tuple[str, ...] = DEFAULT
+    protocol: Protocol = WITHIN
+    epochs: int | None = None
+    repeats: int | None = None
+    leave_out: tuple[str, ...] = ()
+    ablation: bool = False
+    prompts: bool = False
+
+    def __post_init__(self) -> None:
+        known = (*SENSOR_ENCODERS, "sensors")
+        for name in self.encoders:
+            if name not in known:
+                raise DataError(f"encoder {name!r} is not one of {list(known)}, the encoders of EEG and MEG")
+        for part in self.leave_out:
+            without(THINGS_EEG2, part)  # says which there are
+        if self.epochs is not None and self.epochs < 1:
+            raise DataError(f"--epochs {self.epochs} must be at least 1")
+
+
+def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
+    """Whether `align` was asked for EEG or MEG: by the recording, or by an encoder that only they have."""
+    only = (set(SENSOR_ENCODERS) | {"sensors"}) - {"linear"}
+    return dataset in SENSOR_DATASETS or bool(only & set(encoders or ()))
+
+
+def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int = 1, texts: bool = True) -> SensorTraining:
+    """The training of an encoder on a recording: Table 3 of NeuroAlign, or NICE's; on the phantom shorter, for its size.
+
+    Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
+    """
+    tri = encoder == "neuroalign"
+    chosen = (THINGS_MEG if dataset == "things_meg" else THINGS_EEG2) if tri else NICE
+    chosen = replace(chosen, epochs=THINGS_MEG.epochs) if dataset == "things_meg" else chosen
+    if dataset == "phantom_eeg":
+        small: dict[str, Any] = SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)}
+        chosen = replace(chosen, **small)
+    if options.epochs is not None:
+        chosen = replace(chosen, epochs=options.epochs)
+    for part in options.leave_out if tri else ():
+        chosen = without(chosen, part)
+    return replace(chosen, guidance=False) if tri and not texts and "guidance" in options.leave_out else chosen
+
+
+def align_sensor_command(
+    source: Source, runs: str | Path, chosen: dict[str, Any], *, seed: int = 0, device: str = "cpu", tell: Tell
+) -> tuple[Path, Rows]:
+    """`run_align_sensors` from what the command line was given: SensorOptions as plain values, None where nothing was said."""
+    given = {key: value for key, value in chosen.items() if value is not None and key != "protocol"}
+    for key in ("encoders", "leave_out"):
+        if key in given:
+            given[key] = tuple(given[key])
+    options = SensorOptions(protocol=Protocol(*chosen["protocol"]), **given)
+    return run_align_sensors(source, runs, options, seed=seed, device=device, tell=tell)
+
+
+def run_align_sensors(
+    source: Source,
+    runs: str | Path,
+    options: SensorOptions,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> tuple[Path, Rows]:
+    """Fits every encoder on the same split, analyses the last one, and stores its run with the weights.
+
+    Prepared recordings and embeddings are kept in `runs/prepared`, so that a second run, or one after a stop, goes on from them.
+    """
+    started = time.time()
+    protocol = options.protocol
+    cache = Path(runs) / "prepared"
+    recording = open_sensors(source, protocol=protocol, repeats=options.repeats, cache=cache, device=device, tell=tell)
+    people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
+    protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
+    bench = Bench(recording, source, options, protocol, len(people), seed, device, tell)
+    fits = [bench.fit(name) for name in bench.encoders()]
+    name, decoder, test, result = fits[-1]
+    arrays, tables, more = analyses(recording, result, decoder, test, encoder=name, seed=seed, tell=tell)
+    tables["comparison"] = pd.DataFrame([{"encoder": e, **retrieved(r), "seconds": d.seconds} for e, d, _, r in fits])
+    if options.ablation:
+        tables["ablation"], extra = bench.ablation(result)
+        arrays |= extra
+    if options.prompts:
+        tables["prompts"] = bench.prompts()
+    pictures, captions = cases(recording, result)
+    kept = replace(
+        result,
+        metrics=result.metrics | more | bench.counts(test),
+        tables={**result.tables, **tables, **captions, "log": bench.steps(result)},
+        config=result.config | {"encoders": [f[0] for f in fits], "options": asdict(options)},
+        provenance=store.provenance(seed, device, [store.fingerprint(recording.responses)], started),
+    )
+    folder = keep(kept, runs, source, arrays=arrays | pictures)
+    save_decoder(decoder, folder)
+    return folder, table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One recording, on which every fit has the same split, protocol and seed."""
+
+    recording: SensorRecording
+    source: Source
+    options: SensorOptions
+    protocol: Protocol
+    subjects: int
+    seed: int
+    device: str
+    tell: Tell
+
+    def encoders(self) -> list[str]:
+        """The encoders in their order, each once, `sensors` for neuroalign; without captions NeuroAlign cannot be guided."""
+        names = [("neuroalign" if name == "sensors" else name) for name in self.options.encoders]
+        names = [name for i, name in enumerate(names) if name not in names[i + 1 :]]
+        if self.recording.texts is None and "neuroalign" in names and "guidance" not in self.options.leave_out:
+            if self.options.encoders == DEFAULT:
+                return [name for name in names if name != "neuroalign"]
+            raise DataError(
+                "neuroalign needs captions and this recording has none; add --without guidance, or take another encoder"
+            )
+        return names
+
+    def training(self, encoder: str) -> SensorTraining:
+        return preset(
+            self.source.dataset, encoder, self.options, subjects=max(1, self.subjects - 1), texts=self.recording.texts is not None
+        )
+
+    def fit(
+        self, encoder: str, training: SensorTraining | None = None, *, label: str = "", texts: Any = "own"
+    ) -> tuple[str, SensorDecoder, Responses, Result]:
+        """(name, decoder, test trials, result) of one fit."""
+        chosen = self.training(encoder) if training is None else training
+        captions = self.recording.texts if isinstance(texts, str) else texts
+        said = label or encoder.replace("_", " ")
+
+        def progress(epoch: int, record: dict[str, float]) -> None:
+            self.tell(f"training {said}", (epoch + 1) / chosen.epochs)
+
+        decoder, test = fit_sensors(
+            self.recording.responses, self.recording.images, captions, encoder=encoder, training=chosen, protocol=self.protocol,
+            seed=self.seed, device=self.device, progress=progress,
+        )  # fmt: skip
+        result = score_sensors(
+            decoder,
+            test,
+            self.recording.images,
+            captions,
+            encoder=encoder,
+            training=chosen,
+            protocol=self.protocol,
+            seed=self.seed,
+        )
+        return encoder, decoder, test, result
+
+    def ablation(self, full: Result) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+        """NeuroAlign whole and without each part (Table 4), and the brain embeddings without guidance (Fig. 4b)."""
+        base, arrays = self.training("neuroalign"), {}
+        whole = full if full.config["encoder"] == "neuroalign" else self.fit("neuroalign")[3]
+        rows = [{"variant": "full", **scored(whole)}]
+        for part in PARTS:
+            if not getattr(base, part) or (part == "saliency" and "saliency" not in self.recording.images.data):
+                continue
+            found = self.fit("neuroalign", without(base, part), label=f"without {part}")[3]
+            rows.append({"variant": f"without {part}", **scored(found)})
+            if part == "guidance":
+                arrays["embedding_without_guidance"] = found.arrays["embedding/brain"]
+        return pd.DataFrame(rows), arrays
+
+    def prompts(self) -> pd.DataFrame:
+        """NeuroAlign with no text, with labels alone, and with captions of three prompts (Table 5)."""
+        base = self.training("neuroalign")
+        rows = [
+            {"variant": "no text", **scored(self.fit("neuroalign", without(base, "guidance"), label="no text", texts=None)[3])}
+        ]
+        for prompt in PROMPTS:
+            texts = prompt_texts(self.recording, self.source, prompt, self.device)
+            name = "label only" if prompt == "label" else f"prompt {prompt}"
+            rows.append({"variant": name, **scored(self.fit("neuroalign", base, label=name, texts=texts)[3])})
+        return pd.DataFrame(rows)
+
+    def steps(self, result: Result) -> pd.DataFrame:
+        """The training log by step, with the losses' weights under the names that the report draws."""
+        log = result.tables["log"]
+        training = result.config["training"]
+        rows = int(self.counts(None)["data/train_images"] * max(1, self.subjects - (self.protocol.kind == "across")))
+        each = max(1, -(-rows // int(training["batch"])))
+        out = pd.DataFrame({"step": (log["epoch"] * each).astype(int), "loss": log["loss"], "validation_loss": log["validation"]})
+        for k, name in ((1, "brain_image"), (2, "image_text"), (3, "guidance")):
+            if f"w{k}" in log.columns and log[f"w{k}"].any():
+                out[f"weight_{name}"] = log[f"w{k}"]
+        return out
+
+    def counts(self, test: Responses | None) -> dict[str, float]:
+        """How many images are trained on, held back and tested, and how many repetitions a test image has."""
+        trials = self.recording.responses.trials
+        images = trials.loc[trials["split"] == "train", "stimulus"].nunique()
+        held = min(self.training(self.encoders()[-1]).validation, images // 5)
+        found = {"data/train_images": float(images - held), "data/validation_images": float(held)}
+        if test is not None:
+            many = test.trials["repeats"] if "repeats" in test.trials.columns else pd.Series(np.ones(len(test)))
+            repeats = many.groupby(test.trials["stimulus"]).sum()
+            found |= {"data/test_images": float(len(repeats)), "data/test_repeats": float(repeats.median())}
+        return found
+
+
+def retrieved(result: Result) -> dict[str, float]:
+    """The metrics of retrieval alone."""
+    return {key: value for key, value in result.metrics.items() if key.startswith("retrieval/")}
+
+
+def save_decoder(decoder: SensorDecoder, folder: Path) -> None:
+    """Weights of the encoder and its heads, and the channels' scale, as safetensors in the run folder."""
+    parts = {"model": decoder.model, "image_head": decoder.image_head, "text_head": decoder.text_head}
+    tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    tensors |= {"scale/mean": decoder.scale[0], "scale/spread": decoder.scale[1]}
+    store.save_weights(folder, "sensors", tensors)

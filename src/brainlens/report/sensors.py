@@ -1,0 +1,139 @@
+"""What EEG and MEG show: when, where and by category; repetitions, variants of the model, and the saliency extraction."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from brainlens.plots import sensor_scores, sensors
+from brainlens.report.parts import Section, capital
+from brainlens.types import Result, Sensors
+
+MAX_MAPS = 24
+PICTURE = "saliency/picture"
+
+
+def sensor_section(result: Result, dpi: int) -> Section:
+    """Repetitions, accuracy over time windows and across times, evoked response, scalp maps, categories."""
+    section = Section("Sensors and time", dpi)
+    repeats = result.tables.get("repeats")
+    if repeats is not None and "repeats" in repeats.columns:
+        found = {
+            k.rpartition("/")[2].replace("chance", "top"): v for k, v in result.metrics.items() if "brain->image/chance" in k
+        }
+        caption = (
+            "Retrieval when 1, 2, 4 ... repetitions of each test image are averaged. Bands: 95 % intervals over test images."
+        )
+        make = partial(sensor_scores.repetitions, repeats, chance=found, result=result)
+        section.draw(make, caption, f"Accuracy from {repeats['repeats'].min():g} to {repeats['repeats'].max():g} repetitions.")
+    _time(section, result)
+    _evoked(section, result)
+    _scalp(section, result)
+    if {"groups", "embedding_before", "embedding/brain"} <= set(result.arrays):
+        shares = {k: result.metrics.get(f"category/{k}/nearest_share", np.nan) for k in ("before", "after")}
+        chance = result.metrics.get("category/after/nearest_share.chance", np.nan)
+        caption = "Test images by category: the recordings before alignment and the embeddings after it"
+        caption += ", with the model without semantic guidance between" if "embedding_without_guidance" in result.arrays else ""
+        caption += f". Nearest other image of the same category: {shares['before']:.1%} before, {shares['after']:.1%} after, "
+        caption += f"chance {chance:.1%}. Distances between groups in such maps mean little."
+        section.draw(partial(sensor_scores.categories, result), caption, "Maps of test images, coloured by category.")
+    return section
+
+
+def variants_section(result: Result, dpi: int) -> Section:
+    """The model without each of its parts, and with other captions."""
+    section = Section("Ablations and captions", dpi)
+    for name, title, caption in (
+        ("ablation", "Without each part, 95 % intervals", "NeuroAlign and what is left without saliency extraction, semantic "
+         "guidance or dynamic loss adjustment, one fit each with the same seed."),
+        ("prompts", "Captions by prompt, 95 % intervals", "NeuroAlign without text, with the label alone, and with captions that "
+         "name the kind (A), the main object with its attributes (B), or everything in the picture (C)."),
+    ):  # fmt: skip
+        table = result.tables.get(name)
+        if table is not None:
+            section.draw(partial(sensor_scores.variants, table, title=title, result=result), caption, f"Bars: {title}.")
+    return section
+
+
+def saliency_section(result: Result, dpi: int) -> Section:
+    """Every stage of the saliency extraction of some test pictures."""
+    section = Section("Visual saliency extraction", dpi)
+    if PICTURE not in result.arrays:
+        return section
+    pictures = np.asarray(result.arrays[PICTURE])
+    names = [name for name in result.arrays if name.startswith("saliency/") and name != PICTURE]
+    for i in range(min(2, len(pictures))):
+        maps = {name.split("/", 1)[1]: np.asarray(result.arrays[name][i]) for name in names}
+        caption = (
+            "A test picture, the low-level maps, the gate of edges against them, centre-surround antagonism and its power, and "
+        )
+        caption += "the picture weighted with it, which is what the network sees."
+        section.draw(partial(sensors.stages, pictures[i], maps, result=result), caption, "Stages of the saliency extraction.")
+    return section
+
+
+def _time(section: Section, result: Result) -> None:
+    windows = result.tables.get("time_windows")
+    if windows is not None:
+        metric = next((str(c) for c in windows.columns if str(c).endswith(("top1", "accuracy"))), "top1")
+        chance = next((v for k, v in result.metrics.items() if k.endswith("chance1")), None)
+        caption = "Accuracy when only part of the epoch is used: from its start until t, from t to its end, or a window around t."
+        make = partial(sensors.time_windows, windows, metric=metric, chance=chance, result=result)
+        section.draw(make, caption, "Accuracy over time windows.")
+    if {"generalisation", "generalisation_times"} <= set(result.arrays):
+        matrix, times = (np.asarray(result.arrays[name]) for name in ("generalisation", "generalisation_times"))
+        best = float(np.diag(matrix).max())
+        caption = (
+            "Two-way accuracy of linear decoders trained at one time and tested at every other (chance 50 %); the diagonal is "
+        )
+        caption += f"time-resolved decoding, at most {best:.1%}, at {1000 * times[int(np.diag(matrix).argmax())]:.0f} ms."
+        section.draw(
+            partial(sensors.generalisation, matrix, times, chance=0.5, result=result), caption, "Train time by test time."
+        )
+
+
+def _evoked(section: Section, result: Result) -> None:
+    if "evoked/times" not in result.arrays or not isinstance(result.space, Sensors):
+        return
+    times, unit = np.asarray(result.arrays["evoked/times"]), str(result.config.get("measure", "uV"))
+    for name in [n for n in result.arrays if n.startswith("evoked/") and n != "evoked/times"]:
+        short = name.split("/", 1)[1]
+        trials = int(result.metrics.get(f"epochs/{short}/n", 0))
+        caption = (
+            f"Mean of {trials:,} epochs of {short.replace('_', ' ')}, one line a channel, blue at the back and yellow in front."
+        )
+        make = partial(
+            sensors.evoked, np.asarray(result.arrays[name]), times, result.space, trials=trials, unit=unit, result=result
+        )
+        section.draw(make, caption, f"Evoked response to {short}.")
+
+
+def _scalp(section: Section, result: Result) -> None:
+    space = result.space
+    if not isinstance(space, Sensors):
+        return
+    table = result.tables.get("topomap")
+    for name in [n for n in result.arrays if n.startswith(("topomap/", "contribution"))]:
+        maps = np.asarray(result.arrays[name], dtype=float)
+        if maps.shape != (len(space),) and not (maps.ndim == 2 and maps.shape[1] == len(space) and len(maps) <= MAX_MAPS):
+            continue
+        short = name.split("/", 1)[-1]
+        titles = list(table.loc[table["map"] == short, "title"]) if table is not None and "map" in table.columns else []
+        unit = (
+            str(result.config.get("measure", "uV")).replace("uV", "µV")
+            if short.startswith(("truth", "evoked"))
+            else "contribution"
+        )
+        title = TITLES.get(short, capital(short.replace("_", " ")))
+        caption = f"{title} on the scalp, {len(space)} channels (dots), one colour scale."
+        make = partial(sensors.topomaps, space, maps, titles=titles, unit=unit, title=title, result=result)
+        section.draw(make, caption, f"Scalp maps: {title}.")
+
+
+TITLES = {
+    "contribution": "Contribution to the similarity with the seen image",
+    "contribution_by_time": "Contribution to the similarity with the seen image, by time",
+    "truth": "True topography of the simulated signal",
+    "evoked_by_time": "Evoked response by time",
+}

@@ -1,0 +1,142 @@
+"""`align` on EEG and MEG as the command runs it: simulated recordings, a THINGS-EEG2 folder, what is stored and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainlens import report, store
+from brainlens.align_sensors import NICE, THINGS_EEG2, THINGS_MEG, Protocol
+from brainlens.datasets import phantom_eeg
+from brainlens.pipeline import Source
+from brainlens.pipeline.sensor_data import number_of, prompted
+from brainlens.pipeline.sensors import SensorOptions, is_sensors, preset, run_align_sensors
+from brainlens.types import DataError
+
+
+def silent(text: str, share: float | None = None) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made embeddings of 24 images and of their concepts' centres, under the names that the real ones have."""
+    folder = tmp_path_factory.mktemp("things")
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=(24, 12)).astype(np.float32)
+    np.save(folder / "center_clip.npy", centre)
+    np.save(folder / "clip_feature_maps_test.npy", (centre + 0.3 * rng.normal(size=centre.shape).astype(np.float32))[:, None])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stored(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
+    """A run of two encoders, two epochs each."""
+    source = Source("phantom_eeg", embeddings, n_train=120)
+    options = SensorOptions(("linear", "nice"), epochs=2, repeats=8)
+    return run_align_sensors(source, tmp_path_factory.mktemp("runs"), options, tell=silent)
+
+
+def test_a_run_holds_scores_analyses_and_weights(stored: tuple[Path, list]) -> None:
+    folder, rows = stored
+    result = store.load_result(folder)
+    assert {row["metric"] for row in rows} >= {"retrieval/brain->image/top1", "retrieval/brain->image/chance5"}
+    assert result.metrics["retrieval/brain->image/chance1"] == pytest.approx(1 / 24)
+    assert result.metrics["data/test_repeats"] == 8
+    assert result.tables["repeats"]["repeats"].tolist() == [1, 2, 4, 8]
+    assert result.tables["comparison"]["encoder"].tolist() == ["linear", "nice"]
+    windows = result.tables["time_windows"]
+    assert set(windows["kind"]) == {"growing", "shrinking", "sliding"}
+    assert result.arrays["generalisation"].shape == (50, 50)
+    assert result.arrays["topomap/contribution_by_time"].shape == (10, 63)
+    assert result.arrays["topomap/contribution"] == pytest.approx(result.arrays["topomap/contribution_by_time"].sum(0))
+    assert "step" in result.tables["log"].columns
+    assert {"scale/mean", "model/encoder.spatial.weight"} <= set(store.load_weights(folder, "sensors"))
+    assert "simulation" in report.render([("run", result)])
+
+
+def test_windows_rise_with_the_signal_and_not_before(stored: tuple[Path, list]) -> None:
+    table = store.load_result(stored[0]).tables["time_windows"]
+    sliding = table[table["kind"] == "sliding"].set_index("start")
+    assert sliding["twoway"].loc[0.1:0.3].min() > sliding["twoway.low"].loc[0.0] > 0
+    assert sliding["twoway"].loc[0.1:0.3].max() > 0.75  # 8 repetitions, sources from 90 ms on
+    assert sliding["twoway"].loc[0.0] < 0.7
+
+
+def test_images_and_centres_are_two_galleries(embeddings: Path, tmp_path: Path) -> None:
+    options = SensorOptions(("linear",), Protocol(gallery="concept"), epochs=1, repeats=2)
+    folder, _ = run_align_sensors(Source("phantom_eeg", embeddings, n_train=60), tmp_path, options, tell=silent)
+    result = store.load_result(folder)
+    assert result.config["gallery_layer"] == "concept"
+    truth = np.load(embeddings / "center_clip.npy")
+    cosine = result.arrays["embedding/image"] @ truth.T / np.linalg.norm(truth, axis=1)
+    assert np.diag(cosine) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_across_leaves_one_out_and_shares_the_epochs(embeddings: Path, tmp_path: Path) -> None:
+    options = SensorOptions(("linear",), Protocol("across", "2"), epochs=1, repeats=2)
+    folder, _ = run_align_sensors(Source("phantom_eeg", embeddings, n_train=60), tmp_path, options, tell=silent)
+    config = store.load_result(folder).config
+    assert config["protocol"] == {"kind": "across", "subject": "2", "gallery": "image"}
+    assert preset("phantom_eeg", "nice", SensorOptions(), subjects=3).epochs == 10
+
+
+def test_drawn_training_images_hold_no_test_image(embeddings: Path) -> None:
+    seen = phantom_eeg.shown(embeddings, n_train=300)
+    train = seen.images["image"][:300]
+    assert np.linalg.norm(train, axis=1) == pytest.approx(1.0, abs=1e-5)
+    changed = np.load(embeddings / "clip_feature_maps_test.npy")[::-1] * 2
+    other = embeddings.parent / "other"
+    other.mkdir()
+    np.save(other / "clip_feature_maps_test.npy", changed)
+    np.save(other / "center_clip.npy", np.load(embeddings / "center_clip.npy"))
+    assert np.array_equal(phantom_eeg.shown(other, n_train=300).images["image"][:300], train)
+
+
+def test_presets_are_those_of_the_paper() -> None:
+    none = SensorOptions()
+    assert preset("things_eeg2", "neuroalign", none) == THINGS_EEG2
+    assert preset("things_eeg2", "nice", none) == NICE
+    assert preset("things_meg", "neuroalign", none) == THINGS_MEG
+    assert preset("things_meg", "atm", none).epochs == 100
+    assert preset("things_eeg2", "neuroalign", SensorOptions(epochs=7, leave_out=("guidance",))).epochs == 7
+    assert not preset("things_eeg2", "neuroalign", SensorOptions(leave_out=("guidance",))).guidance
+
+
+def test_what_is_a_sensor_alignment() -> None:
+    assert is_sensors("phantom_eeg", None)
+    assert is_sensors("phantom", ["sensors"])
+    assert is_sensors("phantom", ["neuroalign"])
+    assert not is_sensors("phantom", ["linear", "volume"])
+    assert not is_sensors("nsd", None)
+
+
+def test_prompts_say_more_and_more() -> None:
+    from brainlens.datasets import phantom
+
+    scenes = phantom.scenes(n_train=5, n_test=2)
+    said = [[captions[0] for captions in prompted(scenes, prompt)] for prompt in ("label", "A", "B", "C")]
+    for label, a, b, c in zip(*said):
+        assert a == f"a picture of a {label}"
+        assert set(label.split()) <= set(b.split()) <= set(c.split())
+        assert len(b.split()) < len(c.split())
+    with pytest.raises(DataError, match="label, A, B, C"):
+        prompted(scenes, "D")
+
+
+def test_without_captions_neuroalign_says_what_to_leave_out(embeddings: Path, tmp_path: Path) -> None:
+    source = Source("phantom_eeg", embeddings, n_train=60)
+    with pytest.raises(DataError, match="--without guidance"):
+        run_align_sensors(source, tmp_path, SensorOptions(("neuroalign",), epochs=1, repeats=1), tell=silent)
+    options = SensorOptions(("sensors",), epochs=1, repeats=1, leave_out=("guidance",))
+    folder, _ = run_align_sensors(source, tmp_path, options, tell=silent)
+    assert store.load_result(folder).config["encoder"] == "neuroalign"
+
+
+@pytest.mark.parametrize("subject", [1, "1", "01", "sub-01", "P1"])
+def test_subjects_have_one_number(subject: str | int) -> None:
+    assert number_of(subject, [1, 2]) == 1
+    with pytest.raises(DataError, match="1, 2"):
+        number_of("sub-03", [1, 2])
