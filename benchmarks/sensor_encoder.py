@@ -10,6 +10,7 @@ import sys
 
 sys.modules["bottleneck"] = None  # type: ignore[assignment]  # pandas would take bottleneck.py here for the package
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -85,14 +86,14 @@ def peer(device: str) -> Any:
     return side(net, lambda x: net(x[:, None]).permute(0, 2, 3, 1).flatten(1), device, names)
 
 
-def filtered_seconds(device: str) -> float:
+def filtered_seconds(device: str, kind: torch.dtype = torch.float32) -> float:
     """Seconds of a step when the box filter and the window moments were computed once, as `align` does."""
     import statistics
     import time
 
     net, (x, weight) = encoder().to(device), data(device)
     net.filtered = True
-    x = box_filter(x)
+    x = box_filter(x).to(kind)
     moments = window_moments(x)
     times = []
     for _ in range(4):
@@ -113,4 +114,5 @@ if __name__ == "__main__":
         peer_name="Conv2d, AvgPool2d, BatchNorm2d, ELU, Conv2d (NICE)",
         gmac_forward=BATCH * 36 * CHANNELS * 40 * (25 + 40) / 1e9,
         time_filtered_s=filtered_seconds,
+        time_filtered_bfloat16_s=partial(filtered_seconds, kind=torch.bfloat16),
     )

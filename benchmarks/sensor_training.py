@@ -15,6 +15,7 @@ import argparse  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
 from dataclasses import replace  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -61,7 +62,7 @@ def weights() -> tuple[TSConv, Head]:
     return TSConv(CHANNELS, SAMPLES, dropout=0.0), Head(1440, WIDTH, dropout=0.0)
 
 
-def ours(device: str) -> Any:
+def ours(device: str, precision: str = "float32") -> Any:
     recordings, features = data(trials(device))
     n, kept = len(recordings), {}
     begin = time.perf_counter()
@@ -70,7 +71,7 @@ def ours(device: str) -> Any:
     responses = Responses(recordings, table, units, times=np.arange(SAMPLES) / 250, measure="uV")
     scale = (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
     decoder: SensorDecoder = build("nice", responses, WIDTH, None, NICE, 0, device, scale)
-    part = tensors(recordings, np.arange(n), np.arange(n), decoder.model, scale, device)
+    part = tensors(recordings, np.arange(n), np.arange(n), model=decoder.model, scale=scale, device=device, precision=precision)
     image = torch.as_tensor(features).to(device)
     kept["setup"] = time.perf_counter() - begin
     body, head = weights()
@@ -88,7 +89,7 @@ def ours(device: str) -> Any:
             for rows in batches(n):
                 optimiser.zero_grad(set_to_none=True)
                 batch = part.batch(rows.to(part.x.device), device)
-                loss, _ = step(decoder, batch, image, None, replace(NICE), None)
+                loss, _ = step(decoder, batch, image, None, replace(NICE, precision=precision), None)
                 optimiser.step()
                 losses.append(loss)
         kept["losses"] = losses[:4]
@@ -146,7 +147,7 @@ def adjustment_cost(device: str) -> float:
     decoder = build(
         "neuroalign", responses, 512, image, THINGS_EEG2, 0, device, (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
     )
-    part = tensors(recordings, np.arange(256), np.arange(256), decoder.model, decoder.scale, device)
+    part = tensors(recordings, np.arange(256), np.arange(256), model=decoder.model, scale=decoder.scale, device=device)
     batch = part.batch(torch.arange(256, device=part.x.device), device)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(6):
@@ -163,16 +164,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="sensor_training")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of our products")
     chosen = parser.parse_args()
     device = chosen.device
     part = trials(device) * epochs(device) / TRIALS
-    one, peak, found = measure(ours, device, chosen.repeats)
+    one, peak, found = measure(partial(ours, precision=chosen.precision), device, chosen.repeats)
     other, peer_peak, truth = measure(peer, device, chosen.repeats)
     setup = float(found.pop("setup")) * TRIALS / trials(device)
     row = {
         "name": "sensor_training",
         "peer": "port of the NICE training loop",
         "device": device,
+        "precision": chosen.precision,
         "time_s": setup + one * EPOCHS / part,
         "peer_time_s": other * EPOCHS / part,
         "time_ratio": other * EPOCHS / part / (setup + one * EPOCHS / part),

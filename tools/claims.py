@@ -12,7 +12,6 @@ import argparse
 import datetime
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -164,13 +163,12 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def eeg_group(scale: str) -> dict[str, float]:
-    """NeuroAlign, its rivals and its ablations; the script keeps each fit, so that a second run goes on."""
-    size = {"full": ("4", "4000", "40", "1"), "half": ("2", "4000", "30", "1"), "small": ("1", "1000", "10", "1")}[scale]
-    names = ("--subjects", "--train", "--epochs", "--seeds")
-    arguments = [word for pair in zip(names, size, strict=True) for word in pair]
-    out = WORK / f"eeg-{scale}"
-    subprocess.run([sys.executable, str(ROOT / "tools" / "claims_eeg.py"), "--out", str(out), *arguments], check=True)
-    return dict(store.read_json(out / "result.json")["metrics"])
+    """NeuroAlign, its rivals and its ablations; each fit is kept, so that a second run goes on."""
+    from brainlens.pipeline.sensor_claims import SensorStudy, sensor_claims
+
+    half = {"train": 4000, "subjects": (1, 2), "across": (1,), "across_train": 4000}
+    sizes = {"full": {}, "half": half, "small": {"train": 1000, "subjects": (1,), "across": (), "epochs": 10}}
+    return sensor_claims(SensorStudy(**sizes[scale]), WORK / f"eeg-{scale}", tell=tell)  # type: ignore[arg-type]
 
 
 def pointing_group(scale: str) -> dict[str, float]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from brainlens.nn.sensor_encoder import TSConv, box_filter, tsconv_steps, window_moments
-from brainlens.nn.sensor_peers import SENSOR_ENCODERS, sensor_encoder
+from brainlens.nn.sensor_encoder import TSConv, _elu, box_filter, product, tsconv_steps, window_moments
+from brainlens.nn.sensor_peers import SENSOR_ENCODERS, WideDropout, sensor_encoder
 from brainlens.types import DataError
 
 SHAPES = [(63, 250, 1440), (17, 100, 240), (4, 201, 1040), (3, 200, 1040), (2, 276, 1640), (2, 300, 1840)]
@@ -154,3 +154,42 @@ def test_mistakes_are_one_line(call: object, text: str) -> None:
     with pytest.raises(DataError, match=text) as error:
         call()  # type: ignore[operator]
     assert "\n" not in str(error.value)
+
+
+def test_products_and_elu_are_those_of_torch() -> None:
+    torch.manual_seed(3)
+    a, b, wide = torch.randn(90, 26), torch.randn(26, 40), torch.randn(50, 90)
+    assert relative(product(a, b), (a.double() @ b.double()).float()) < 1e-6
+    assert relative(product(wide.t()[:50].t(), a[:50]), (wide[:, :50].double() @ a[:50].double()).float()) < 1e-6  # strided
+    z, out = 4 * torch.randn(3000), torch.empty(3000)
+    _elu(z, out)
+    assert (out - nn.functional.elu(z.double()).float()).abs().max() < 1e-6
+
+
+def test_bfloat16_recordings_give_nearly_the_same_gradients() -> None:
+    torch.manual_seed(4)
+    net = TSConv(31, 250, dropout=0.0)
+    x, weight = torch.randn(16, 31, 250), torch.randn(16, net.width)
+    found = []
+    for kind in (torch.float32, torch.bfloat16):
+        net.zero_grad(set_to_none=True)
+        out = net(x.to(kind))
+        assert out.dtype == torch.float32
+        (out * weight).sum().backward()
+        found.append([out.flatten().detach()] + [p.grad.flatten().clone() for p in (net.temporal.weight, net.spatial.weight)])
+    for exact, rounded in zip(*found):
+        assert torch.cosine_similarity(exact, rounded, dim=0) > 0.999
+
+
+def test_wide_dropout_drops_its_share_scales_the_rest_and_is_seeded() -> None:
+    layer, x = WideDropout(0.3), torch.ones(301, 997)
+    torch.manual_seed(5)
+    first = layer(x)
+    torch.manual_seed(5)
+    assert torch.equal(first, layer(x))
+    gone = (first == 0).double()
+    assert gone.mean() == pytest.approx(0.3, abs=0.003)
+    assert gone.mean(0).std() == pytest.approx((0.3 * 0.7 / 301) ** 0.5, rel=0.1)  # no column is favoured: binomial spread
+    assert gone.mean(1).std() == pytest.approx((0.3 * 0.7 / 997) ** 0.5, rel=0.15)
+    assert first[first > 0].unique().item() == pytest.approx(1 / 0.7)
+    assert torch.equal(layer.eval()(x), x)

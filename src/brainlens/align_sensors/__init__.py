@@ -128,8 +128,12 @@ def fit_sensors(
         torch.manual_seed(seed)  # dropout draws from the global generator, which is put back afterwards
         decoder = build(encoder, train, image.shape[1], text, training, seed, device, (mean, spread))
         parts = [
-            tensors(train.data, np.flatnonzero(keep[row]), row, decoder.model, (mean, spread), device) for keep in (~held, held)
-        ]
+            tensors(
+                train.data, np.flatnonzero(keep[row]), row,
+                model=decoder.model, scale=(mean, spread), device=device, precision=training.precision,
+            )
+            for keep in (~held, held)
+        ]  # fmt: skip
         train_decoder(decoder, parts[0], parts[1], image, text, training, seed, progress)
     decoder.seconds = time.perf_counter() - started
     decoder.channels = tuple(map(str, train.units["channel"])) if "channel" in train.units.columns else ()

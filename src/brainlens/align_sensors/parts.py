@@ -48,7 +48,8 @@ class SensorPart:
     moments: Tensor | None = None
 
     def batch(self, rows: Tensor, device: str) -> tuple[Tensor, Tensor | None, Tensor]:
-        x = self.x[rows].to(device, torch.float32)
+        x = self.x[rows].to(device)
+        x = x.float() if x.dtype == torch.float16 else x
         moments = None if self.moments is None else self.moments[rows].to(device)
         return x, moments, self.target[rows]
 
@@ -117,14 +118,22 @@ def prepare(x: Tensor, model: nn.Module) -> Tensor:
 
 
 def tensors(
-    data: np.ndarray, rows: np.ndarray, target: np.ndarray, model: nn.Module, scale: tuple[Tensor, Tensor], device: str
+    data: np.ndarray,
+    rows: np.ndarray,
+    target: np.ndarray,
+    *,
+    model: nn.Module,
+    scale: tuple[Tensor, Tensor],
+    device: str,
+    precision: str = "float32",
 ) -> SensorPart:
     """Scaled (and box-filtered) recordings with their window moments, made in pieces so that no float64 copy exists."""
     body = getattr(model, "encoder", None)
     filtered = isinstance(body, TSConv) and body.filtered
     cut = data.shape[2] - (body.pool - 1 if isinstance(body, TSConv) and filtered else 0)
     half = len(rows) * data.shape[1] * cut * 4 > FLOAT32_LIMIT
-    x = torch.empty(len(rows), data.shape[1], cut, dtype=torch.float16 if half else torch.float32)
+    kind = torch.bfloat16 if precision == "bfloat16" else torch.float16 if half else torch.float32
+    x = torch.empty(len(rows), data.shape[1], cut, dtype=kind)
     moments = []
     for start in range(0, len(rows), 256):
         block = torch.as_tensor(np.asarray(data[rows[start : start + 256]], dtype=np.float32))

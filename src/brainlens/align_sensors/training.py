@@ -28,6 +28,7 @@ class SensorTraining:
     Its text says Adam and batch 1000 (A.3.4), its table AdamW and 256; the table is taken. `guidance`, `adjustment` and
     `saliency` are the three parts that the ablation leaves out one at a time; without adjustment the weights are equal.
     norms, form: see nn.guidance. patience: epochs without a better validation loss before stopping; None: never.
+    precision: "float32", or "bfloat16" for the products of the encoder (weights, norms and losses stay in float32).
     """
 
     epochs: int = 200
@@ -46,6 +47,11 @@ class SensorTraining:
     norms: str = "relative"
     form: str = "softmax"
     patience: int | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise DataError(f"precision {self.precision!r} is not one of ['float32', 'bfloat16']")
 
 
 THINGS_EEG2 = SensorTraining()
@@ -171,6 +177,11 @@ def _state(decoder: SensorDecoder) -> list[dict[str, Tensor]]:
     return [copy.deepcopy(part.state_dict()) for part in (decoder.model, decoder.image_head, decoder.text_head)]
 
 
+def _products(training: SensorTraining, x: Tensor) -> torch.autocast:
+    """Matrix products in bfloat16 inside, if the training asks for it."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=training.precision == "bfloat16")
+
+
 def step(
     decoder: SensorDecoder,
     batch: tuple[Tensor, Tensor | None, Tensor],
@@ -183,14 +194,18 @@ def step(
     x, moments, target = batch
     model, shown = decoder.model, image[target]
     if isinstance(decoder.image_head, nn.Identity):
-        brain = model(x, moments) if isinstance(model, SensorModel) else model(x)
+        with _products(training, x):
+            brain = model(x, moments) if isinstance(model, SensorModel) else model(x)
+        brain = brain.float()
         loss = 0.5 * info_nce(brain, shown, training.temperature, labels=target, repeats="positive")
         loss.backward()
         return loss.item(), np.ones(1)
     assert isinstance(model, SensorModel) and isinstance(model.encoder, TSConv)  # noqa: PT018
-    hidden = model.encoder(x, moments)
-    leaf = hidden.detach().requires_grad_()
-    e, v = model.head(leaf), decoder.image_head(shown)
+    with _products(training, x):
+        hidden = model.encoder(x, moments)
+        leaf = hidden.detach().requires_grad_()
+        e = model.head(leaf)
+    e, v = e.float(), decoder.image_head(shown)
     losses = [0.5 * info_nce(e, v, training.temperature, labels=target, repeats="positive")]
     if text is not None:
         t = decoder.text_head(text[target])
@@ -219,7 +234,8 @@ def validation_loss(decoder: SensorDecoder, part: SensorPart, image: Tensor, tra
         pieces = []
         for few in rows.split(256):
             x, _, _ = part.batch(few, decoder.device)
-            pieces.append(decoder.model(x))
+            with _products(training, x):
+                pieces.append(decoder.model(x).float())
         target = part.target[rows]
         gallery = decoder.image_head(image[target])
         if len(rows) > 1:

@@ -1,0 +1,279 @@
+"""The claims `eeg/...`: NeuroAlign, its rivals and its ablations on simulated EEG, fit by fit, so that a killed run goes on.
+
+Each fit (protocol, subject, method, seed) leaves one JSON file with the rank of every test image; what is there is not fitted
+again. Every method is trained as published (NICE: batch 1,000; NeuroAlign: Table 3), stopped when its validation loss has
+rested for `patience` epochs, and tested once. Scores are means over subjects and seeds; intervals draw test images again, the
+same ones for every fit, and `eeg/difference/X/...` is NeuroAlign less X on the same images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens import miniatures, store
+from brainlens.align_sensors import NICE, THINGS_EEG2, Protocol, SensorDecoder, SensorTraining, fit_sensors, without
+from brainlens.datasets import phantom
+from brainlens.metrics import retrieval as retrieval_metrics
+from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
+from brainlens.phantom.eeg import AMPLITUDE, EEGTruth, eeg_trials, eeg_truth, simulate_eeg
+from brainlens.pipeline.source import Tell
+from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener
+from brainlens.stimuli.saliency import saliency_stimuli
+from brainlens.types import Features, Responses, Stimuli, positions
+
+METHODS = ("neuroalign", "nice", "linear", "no_saliency", "no_guidance", "no_adjustment", "shuffled")
+ENCODERS = {"nice": "nice", "linear": "linear"}  # every other method is a NeuroAlign
+TEST_ROWS = 16  # means of 5 repetitions
+
+
+@dataclass(frozen=True)
+class SensorStudy:
+    """What is run: training images, subjects tested within and across (on the other subjects), images an other subject gives.
+
+    epochs: None as published (200). minutes: no new fit is begun after this.
+    """
+
+    train: int = 16_540
+    subjects: tuple[int, ...] = (1, 2, 3, 4)
+    across: tuple[int, ...] = (1, 2)
+    across_train: int = 4_000
+    seeds: tuple[int, ...] = (0,)
+    methods: tuple[str, ...] = METHODS
+    epochs: int | None = None
+    patience: int = 8
+    amplitude: float = AMPLITUDE
+    precision: str = "bfloat16"
+    scenes: int = 0
+    minutes: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Scenes without their pictures, the network's layers pooled to 2 x 2 fields with the saliency embedding, captions."""
+
+    stimuli: Stimuli
+    network: Features
+    texts: Features
+
+
+def sensor_tables(study: SensorStudy, folder: Path, tell: Tell, *, block: int = 1000) -> Tables:
+    """What the phantom reads and what is decoded, kept in `folder`; pictures live only while their block is read."""
+    stimuli = phantom.scenes(n_train=study.train, n_test=200, seed=study.scenes)
+    weights = {file.name: store.sha256(file) for file in sorted(miniatures.folder("clip").glob("*.safetensors"))}
+    key = {"scenes": study.scenes, "train": study.train, "saliency": "defaults", "pooled": 2, "weights": weights}
+
+    def layers(start: int, stop: int) -> Features:
+        tell(f"network layers {start} of {len(stimuli)}", start / len(stimuli))
+        part = stimuli.take(stimuli.ids[start:stop])
+        found, filtered = phantom.features(part), phantom.features(saliency_stimuli(part))
+        data = dict(found.data) | {"saliency": filtered["image"]}
+        tokens = {name: _fields(found, name) for name in found.tokens}
+        return Features(data, part.ids, found.model, tokens, dict.fromkeys(tokens, (2, 2)))
+
+    ids = list(map(str, stimuli.ids))
+    network = store.cached_features(folder, key | {"kind": "layers"}, layers, ids=ids, block=block)
+    texts = store.cached_features(
+        folder, key | {"kind": "texts"}, lambda a, b: phantom.texts(stimuli.take(stimuli.ids[a:b])), ids=ids, block=block
+    )
+    data = {name: np.asarray(value, np.float32) for name, value in network.data.items()}
+    tokens = {name: np.asarray(value, np.float32) for name, value in network.tokens.items()}
+    pictures = np.zeros((len(stimuli), 1, 1, 3), np.uint8)
+    bare = Stimuli(stimuli.ids, pictures, stimuli.captions, stimuli.table)
+    return Tables(bare, replace(network, data=data, tokens=tokens), texts)
+
+
+def _fields(features: Features, name: str) -> np.ndarray:
+    """Tokens averaged over the four quarters of the picture, (image, 4, channel): all that the EEG phantom reads of them."""
+    rows, columns = features.grid[name]
+    array = np.asarray(features.tokens[name], np.float32)
+    quarters = array.reshape(len(array), 2, rows // 2, 2, columns // 2, -1).mean(axis=(2, 4))
+    return quarters.reshape(len(array), 4, -1)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One simulated subject: whitened recordings (a memory map), the whitener, and what generated them."""
+
+    responses: Responses
+    matrix: np.ndarray
+    truth: EEGTruth
+
+
+def subject_recording(tables: Tables, study: SensorStudy, subject: int, folder: Path) -> Subject:
+    """Training means of 4, test in 16 means of 5, whitened by training trials alone, float16, kept in `folder`."""
+    truth = eeg_truth(tables.stimuli, tables.network, subject=subject, amplitude=study.amplitude, seed=study.scenes)
+    trials = eeg_trials(tables.stimuli, subject=subject, rows=(1, TEST_ROWS))
+    place = Path(folder) / f"subject{subject}-{study.train}-{study.scenes}-{study.amplitude:g}"
+    if "recordings" not in store.manifest(place):
+        raw = simulate_eeg(truth, trials)
+        fitted = np.flatnonzero((trials["split"] == "train").to_numpy())
+        matrix = whitener(mvnn_covariance(raw.data, rows=fitted))
+        for start in range(0, len(trials), 256):
+            raw.data[start : start + 256] = whiten(matrix, raw.data[start : start + 256])
+        store.save_array(place, "whitener", matrix)
+        store.save_array(place, "recordings", raw.data)
+    data = store.open_array(place, "recordings", verify=False)
+    responses = Responses(data, trials, truth.units, space=truth.space, times=truth.times, measure="z")
+    return Subject(responses, np.array(store.open_array(place, "whitener")), truth)
+
+
+def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str, SensorTraining]:
+    """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
+    encoder = ENCODERS.get(method, "neuroalign")
+    training = NICE if encoder in ("nice", "linear") else THINGS_EEG2
+    if method.startswith("no_"):
+        training = without(training, method.removeprefix("no_"))
+    epochs = training.epochs if study.epochs is None else study.epochs
+    return encoder, replace(training, epochs=max(1, epochs // parts), patience=study.patience, precision=study.precision)
+
+
+def pooled(people: dict[int, Subject], study: SensorStudy, tested: int) -> Responses:
+    """The first `across_train` training images of all other subjects, and the test trials of the tested one."""
+    chosen, tables = [], []
+    for number, subject in people.items():
+        trials = subject.responses.trials
+        rows = np.flatnonzero((trials["split"] == "test").to_numpy() if number == tested else trials["split"] == "train")
+        rows = rows if number == tested else rows[: study.across_train]
+        chosen.append(np.asarray(subject.responses.data[rows]))
+        tables.append(trials.iloc[rows])
+    first = people[tested].responses
+    return replace(first, data=np.concatenate(chosen), trials=pd.concat(tables, ignore_index=True))
+
+
+def shuffled(responses: Responses, seed: int) -> Responses:
+    """Training trials that belong to other images."""
+    trials = responses.trials.copy()
+    rows = np.flatnonzero((trials["split"] == "train").to_numpy())
+    trials.loc[rows, "stimulus"] = np.random.default_rng(seed).permutation(trials.loc[rows, "stimulus"].to_numpy())
+    return replace(responses, trials=trials)
+
+
+def planned(study: SensorStudy) -> Iterator[tuple[str, int, str, int]]:
+    """(protocol, subject, method, seed) of every fit, subject by subject, so that a shorter run has whole subjects."""
+    for seed in study.seeds:
+        for subject in study.subjects:
+            for kind in ("within", "across") if subject in study.across and len(study.subjects) > 1 else ("within",):
+                for method in study.methods:
+                    yield kind, subject, method, seed
+
+
+def run_fits(study: SensorStudy, tables: Tables, folder: Path, tell: Tell) -> list[dict[str, Any]]:
+    """Every planned fit that time allows, read back where it was done before."""
+    begin = time.perf_counter()
+    people: dict[int, Subject] = {}
+    fits, pool = [], None
+    for kind, subject, method, seed in planned(study):
+        file = Path(folder) / "fits" / f"{kind}-{subject}-{method}-{seed}.json"
+        if file.exists():
+            fits.append(store.read_json(file))
+            continue
+        if time.perf_counter() - begin > 60 * study.minutes:
+            continue
+        tell(f"{kind} {subject} {method} seed {seed}", None)
+        needed = study.subjects if kind == "across" else (subject,)
+        for number in needed:
+            if number not in people:
+                people[number] = subject_recording(tables, study, number, folder)
+        if kind == "across" and (pool is None or pool[0] != subject):
+            pool = (subject, pooled({n: people[n] for n in study.subjects}, study, subject))
+        responses = pool[1] if kind == "across" and pool is not None else people[subject].responses
+        protocol = Protocol(kind=kind, subject=str(subject))
+        decoder, found = fit_once(responses, tables, method, study=study, protocol=protocol, seed=seed)
+        if (kind, method, seed) == ("within", "neuroalign", study.seeds[0]):
+            store.save_weights(folder, f"decoder-{subject}", _weights(decoder))
+        store.save_json(file, found)
+        fits.append(found)
+        tell(f"{kind} {subject} {method} seed {seed}: top-1 {found['top1']:.3f}, {found['seconds']:.0f} s", None)
+    return fits
+
+
+def fit_once(
+    responses: Responses, tables: Tables, method: str, *, study: SensorStudy, protocol: Protocol, seed: int
+) -> tuple[SensorDecoder, dict[str, Any]]:
+    """One decoder and what is kept of it: ranks of the test images, curve over epochs, settings."""
+    started = time.perf_counter()
+    if method == "shuffled":
+        responses = shuffled(responses, seed)
+    others = len(study.subjects) - 1
+    parts = max(1, others * study.across_train // study.train) if protocol.kind == "across" else 1
+    encoder, training = training_of(method, study, parts=parts)
+    decoder, test = fit_sensors(
+        responses, tables.network, tables.texts, encoder=encoder, training=training, protocol=protocol, seed=seed
+    )
+    averaged = test.average()
+    ids = averaged.trials["stimulus"].to_numpy(dtype=str)
+    ranks = retrieval_metrics.ranks(decoder.embed(averaged.data), gallery_of(decoder, tables, ids, encoder, training))
+    found: dict[str, Any] = {"kind": protocol.kind, "subject": int(protocol.subject or 0), "method": method, "seed": seed}
+    found |= {"seconds": time.perf_counter() - started, "ranks": ranks.tolist(), "ids": ids.tolist(), "log": decoder.log}
+    found |= {"best_epoch": decoder.best_epoch, "training": asdict(training), "amplitude": study.amplitude}
+    return decoder, found | {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
+
+
+def gallery_of(decoder: SensorDecoder, tables: Tables, ids: np.ndarray, encoder: str, training: SensorTraining) -> np.ndarray:
+    """Embeddings of these images as the decoder was trained to find them."""
+    layer = "saliency" if encoder == "neuroalign" and training.saliency else "image"
+    return decoder.gallery(tables.network[layer][positions(ids, tables.network.ids, "images")])
+
+
+def _weights(decoder: SensorDecoder) -> dict[str, Any]:
+    """All weights of a decoder under the names of its parts, and its scale."""
+    parts = {"model": decoder.model, "image": decoder.image_head, "text": decoder.text_head}
+    found = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
+    return found | {"scale.0": decoder.scale[0], "scale.1": decoder.scale[1]}
+
+
+def summarise(fits: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over subjects and seeds with 95 % intervals over test images, paired differences, and chance.
+
+    A difference takes only the fits that both methods have.
+    """
+    out: dict[str, float] = {}
+    hits = {
+        (fit["kind"], fit["method"], fit["subject"], fit["seed"]): np.array(fit["ranks"])[np.argsort(fit["ids"])] for fit in fits
+    }
+    for kind in sorted({key[0] for key in hits}):
+        many = len(next(ranks for key, ranks in hits.items() if key[0] == kind))
+        for k in (1, 5):
+            out[f"eeg/{kind}/chance{k}"] = k / many
+        for method in [m for m in dict.fromkeys(key[1] for key in hits) if any(key[:2] == (kind, m) for key in hits)]:
+            chosen = {key[2:]: ranks for key, ranks in hits.items() if key[:2] == (kind, method)}
+            out[f"eeg/{method}/{kind}/fits"] = float(len(chosen))
+            for k in (1, 5):
+                each = np.array([ranks < k for ranks in chosen.values()], float)
+                name = f"eeg/{method}/{kind}/top{k}"
+                out[name], out[f"{name}.low"], out[f"{name}.high"] = bootstrap_mean(each.mean(axis=0))
+                out[f"{name}.sd_fits"] = float(each.mean(axis=1).std())
+                full = {key[2:]: ranks for key, ranks in hits.items() if key[:2] == (kind, "neuroalign")}
+                both = [key for key in chosen if key in full]
+                if method != "neuroalign" and both:
+                    a, b = (np.mean([table[key] < k for key in both], axis=0) for table in (full, chosen))
+                    name = f"eeg/difference/{method}/{kind}/top{k}"
+                    out[name], out[f"{name}.low"], out[f"{name}.high"], out[f"{name}.p"] = paired_bootstrap(a, b)
+    return out
+
+
+def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool = True) -> dict[str, float]:
+    """All `eeg/...` claims of a study, from the fits in `folder` and those that are still to be run.
+
+    extra: also what the truth of the first subject says of its NeuroAlign decoder (onsets, topography, signal to noise).
+    """
+    from brainlens.pipeline import sensor_truth
+
+    tables = sensor_tables(study, folder, tell)
+    metrics = summarise(run_fits(study, tables, folder, tell))
+    metrics |= {"eeg/train_images": float(study.train), "eeg/across/train_images": float(study.across_train)}
+    metrics["eeg/across/train_subjects"] = float(len(study.subjects) - 1)
+    if extra:
+        number = study.subjects[0]
+        subject = subject_recording(tables, study, number, folder)
+        tell("onsets and topography", None)
+        metrics |= sensor_truth.signal_facts(subject) | sensor_truth.time_claims(subject, tables)
+        metrics |= sensor_truth.topography(subject, tables, study, folder, number)
+    return metrics

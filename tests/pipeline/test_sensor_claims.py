@@ -1,0 +1,83 @@
+"""The claims on simulated EEG: what is run, that a second run goes on, and the arithmetic of the summary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainlens.pipeline import sensor_claims, sensor_truth
+from brainlens.pipeline.sensor_claims import SensorStudy, Tables, planned, pooled, run_fits, subject_recording, summarise
+from brainlens.types import Features, Stimuli
+
+STUDY = SensorStudy(
+    train=100, subjects=(1, 2), across=(2,), across_train=60, methods=("neuroalign", "linear"), epochs=2, amplitude=6.0
+)
+
+
+def quiet(text: str, share: float | None = None) -> None:
+    """No progress is shown."""
+
+
+@pytest.fixture(scope="module")
+def tables() -> Tables:
+    rng = np.random.default_rng(0)
+    n = 120
+    ids = np.array([f"s{i:03d}" for i in range(n)])
+    z = rng.normal(size=(n, 6))
+    data = {f"layer{k}": (z @ rng.normal(size=(6, 12))).astype(np.float32) for k in range(4)}
+    data |= {name: (z @ rng.normal(size=(6, 10))).astype(np.float32) for name in ("image", "saliency")}
+    texts = Features({"text": (z @ rng.normal(size=(6, 10))).astype(np.float32)}, ids, "text")
+    table = pd.DataFrame({"split": ["train"] * 100 + ["test"] * 20})
+    return Tables(Stimuli(ids, np.zeros((n, 1, 1, 3), np.uint8), table=table), Features(data, ids, "random"), texts)
+
+
+def test_every_fit_is_kept_and_a_second_run_only_reads(tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = run_fits(STUDY, tables, tmp_path, quiet)
+    assert [(fit["kind"], fit["subject"], fit["method"], fit["seed"]) for fit in fits] == list(planned(STUDY))
+    assert len(fits) == 6
+    assert all(len(fit["ranks"]) == 20 and fit["training"]["precision"] == "bfloat16" for fit in fits)
+    monkeypatch.setattr(sensor_claims, "fit_once", lambda *a, **k: pytest.fail("fitted again"))
+    again = run_fits(STUDY, tables, tmp_path, quiet)
+    assert [fit["ranks"] for fit in again] == [fit["ranks"] for fit in fits]
+    subject = subject_recording(tables, STUDY, 1, tmp_path)
+    found = sensor_truth.topography(subject, tables, STUDY, tmp_path, 1)
+    assert -1 <= found["eeg/topography_correlation"] <= 1
+    assert sensor_truth.signal_facts(subject)["eeg/amplitude_uv"] == pytest.approx(6.0, rel=1e-3)
+    onset = sensor_truth.time_claims(subject, tables)
+    assert onset["eeg/onset/low_level"] <= onset["eeg/onset/category"]
+
+
+def test_no_new_fit_is_begun_when_the_time_is_over(tables: Tables, tmp_path: Path) -> None:
+    assert run_fits(replace(STUDY, minutes=-1), tables, tmp_path, quiet) == []
+
+
+def test_across_trains_on_the_others_only(tables: Tables, tmp_path: Path) -> None:
+    people = {number: subject_recording(tables, STUDY, number, tmp_path) for number in (1, 2)}
+    joined = pooled(people, STUDY, 2).trials
+    train, test = joined[joined["split"] == "train"], joined[joined["split"] == "test"]
+    assert set(train["subject"]) == {"1"} and len(train) == 60  # noqa: PT018
+    assert set(test["subject"]) == {"2"} and len(test) == 20 * 16  # noqa: PT018
+
+
+def test_summary_by_hand() -> None:
+    ids = ["b", "a", "c", "d"]
+    fits = [
+        {"kind": "within", "method": m, "subject": s, "seed": 0, "ids": ids, "ranks": ranks}
+        for m, s, ranks in (
+            ("neuroalign", 1, [0, 0, 7, 3]),
+            ("neuroalign", 2, [0, 9, 9, 9]),
+            ("nice", 1, [9, 0, 9, 9]),
+        )
+    ]
+    found = summarise(fits)
+    assert found["eeg/neuroalign/within/top1"] == pytest.approx(3 / 8)
+    assert found["eeg/neuroalign/within/top5"] == pytest.approx(4 / 8)
+    assert found["eeg/nice/within/top1"] == pytest.approx(1 / 4)
+    assert found["eeg/difference/nice/within/top1"] == pytest.approx(1 / 4)  # subject 1 alone: 2 of 4 less 1 of 4
+    assert found["eeg/within/chance1"] == 1 / 4
+    low, high = (found[f"eeg/neuroalign/within/top1.{end}"] for end in ("low", "high"))
+    assert low < 3 / 8 < high
