@@ -18,6 +18,7 @@ from brainlens.pipeline.sensor_analyses import METHODS, scalp, sensor_contributi
 from brainlens.pipeline.sensor_data import SENSOR_DATASETS, open_sensors
 from brainlens.pipeline.source import Tell
 from brainlens.pipeline.verbs import Rows, source_of, table
+from brainlens.signals.epochs import check_rate, match_channels
 from brainlens.types import DataError, Responses, Result
 
 
@@ -50,7 +51,12 @@ def run_attribute_sensors(
         device=device,
         tell=tell,
     )
-    train, test = split_subjects(recording.responses, protocol)
+    assert aligned.units is not None
+    responses = match_channels(recording.responses, [str(name) for name in aligned.units["channel"]])
+    times = np.asarray(aligned.arrays["times"])
+    window = (float(times[0]), float(times[-1]))
+    check_rate(responses, rate=1 / float(np.median(np.diff(times))), window=window)
+    train, test = split_subjects(responses, protocol)
     decoder = load_decoder(run, aligned, train, device=device)
     averaged = test.average()
     if not np.array_equal(averaged.trials["stimulus"].to_numpy(dtype=str), aligned.arrays["ids"].astype(str)):

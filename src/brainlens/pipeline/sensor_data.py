@@ -17,6 +17,7 @@ from brainlens.datasets import phantom_eeg, things_eeg2
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
 from brainlens.pipeline.source import Source, Tell, check_device, network_folder
+from brainlens.signals.epochs import check_channels, match_channels
 from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.store import ArrayWriter, open_array, open_npy, release
 from brainlens.types import DataError, Features, Responses, Stimuli
@@ -67,6 +68,8 @@ def open_sensors(
     for each in wanted:
         tell(f"reading {source.dataset}, subject {each}", None)
         responses, seen = read_subject(source, each, cache)
+        for part in pd.unique(responses.trials["split"]):
+            check_channels(responses, among=np.flatnonzero(responses.trials["split"] == part))
         parts.append(_means(responses, repeats, cache / f"{source.dataset}-{each}-means"))
         if stimuli is not None and not np.array_equal(np.sort(stimuli.ids), np.sort(seen.ids)):
             raise DataError(f"subject {each} saw other images than subject {wanted[0]}; align them one at a time")
@@ -188,8 +191,6 @@ def _means(responses: Responses, repeats: int | None, place: Path) -> Responses:
 
 def _joined(parts: list[Responses]) -> Responses:
     """Subjects one after the other, their channels by name in the order of the first."""
-    from brainlens.signals.epochs import match_channels
-
     if len(parts) == 1:
         return parts[0]
     names = [str(name) for name in parts[0].units["channel"]]

@@ -138,6 +138,7 @@ def run_align_sensors(
         arrays |= extra
     if options.prompts:
         tables["prompts"] = bench.prompts()
+    arrays["times"] = np.asarray(test.times)
     pictures, captions = cases(recording, result)
     notes = saliency_note(tables["time_windows"]) if name == "neuroalign" and result.config["gallery_layer"] == "saliency" else []
     kept = replace(
