@@ -23,8 +23,6 @@ from brainlens.align_sensors import (
     split_subjects,
     without,
 )
-from brainlens.align_sensors.ridge import fit_ridge
-from brainlens.metrics import retrieval
 from brainlens.phantom.eeg import make_eeg
 from brainlens.types import DataError, Features, Responses, Stimuli
 
@@ -212,28 +210,3 @@ def test_real_embeddings_with_phantom_eeg_give_a_200_way_run(test_data: Path) ->
         result = align_sensors(responses, images, encoder="linear", training=training, protocol=Protocol(gallery=gallery))
         assert result.metrics["retrieval/brain->image/gallery"] == 200
         assert result.metrics["retrieval/brain->image/top5.low"] > 5 / 200
-
-
-def test_ridge_is_that_of_sklearn_with_the_penalty_of_the_validation_images(tables: tuple) -> None:
-    from sklearn.linear_model import Ridge
-
-    responses, images, _ = tables
-    decoder, test = fit_ridge(responses, images, protocol=ONE, width=5, validation=40)
-    assert decoder.penalty == max(decoder.validation, key=decoder.validation.get)
-    train = responses.where(split="train", subject="1")
-    names = train.trials["stimulus"].to_numpy(dtype=str)
-    held = dict(zip(np.unique(names), held_out(len(np.unique(names)), 40, 0)))
-    kept = np.array([not held[name] for name in names])
-    x = train.data[kept].astype(np.float64).reshape(kept.sum(), 23, 50, 5).mean(axis=3).reshape(kept.sum(), -1)
-    row = {name: i for i, name in enumerate(images.ids)}
-    y = images["image"][[row[name] for name in names[kept]]].astype(np.float64)
-    y /= np.linalg.norm(y, axis=1, keepdims=True)
-    a = x - x.mean(axis=0)
-    truth = Ridge(alpha=decoder.penalty * (a**2).sum() / a.shape[1], fit_intercept=False).fit(a, y - y.mean(axis=0)).coef_.T
-    assert np.abs(decoder.weights - truth).max() < 1e-4 * np.abs(truth).max()
-    averaged = test.average()
-    ids = averaged.trials["stimulus"].to_numpy(dtype=str)
-    ranks = retrieval.ranks(decoder.embed(averaged.data), decoder.gallery(images["image"][[row[name] for name in ids]]))
-    assert (ranks < 5).mean() > 0.5  # chance 0.125
-    with pytest.raises(DataError, match="above 0"):
-        fit_ridge(responses, images, protocol=ONE, penalties=(0.0,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,81 +130,113 @@ def align(
     data: Data = None,
     model: Model = None,
     encoder: Annotated[list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.")] = None,
+    preset: Annotated[str, typer.Option(help="small (a laptop) or paper (the published configuration).")] = "small",
+    steps_: Annotated[int | None, typer.Option("--steps", help="Training steps of the contrastive encoders.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Pieces of a batch; the loss stays that of the batch.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 inside the encoder.")] = None,
+    queue: Annotated[int | None, typer.Option(help="Past embeddings kept as further negatives.")] = None,
+    recompute: Annotated[bool, typer.Option(help="Recompute activations in the backward pass, to save memory.")] = False,
+    modality: Annotated[str | None, typer.Option(help="Targets of the loss: image, text or both.")] = None,
+    region: Annotated[list[str] | None, typer.Option(help="Region (roi), visual or whole; repeat for several.")] = None,
+    captions: Annotated[str | None, typer.Option(help="Caption source: its name, or a file of `brainlens captions`.")] = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(help="Subject; repeat for several in one model (EEG, MEG: tested)."),
+    ] = None,
+    one_each: Annotated[bool, typer.Option("--one-each", help="A model for each subject instead of one for all.")] = False,
     runs: Runs = Path("runs"),
-    steps_: Annotated[int, typer.Option("--steps", help="Training steps of the contrastive encoders.")] = 400,
     seed: Seed = 0,
     device: Device = "cpu",
     train: Train = 1200,
     test: Test = 200,
     protocol: Annotated[str, typer.Option(help="EEG, MEG: within (one subject) or across (leave one out).")] = "within",
-    subject: Annotated[str | None, typer.Option(help="EEG, MEG: the subject that is tested. Default: the first.")] = None,
     gallery: Annotated[str, typer.Option(help="EEG, MEG: image (the one seen) or concept (its centre).")] = "image",
-    epochs: Annotated[int | None, typer.Option(help="EEG, MEG: training epochs. Default: the preset's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Training epochs, in place of steps. Default: the preset's.")] = None,
     repeats: Annotated[int | None, typer.Option(help="EEG, MEG: test repetitions averaged. Default: all.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="EEG, MEG: saliency, guidance or adjustment; repeat.")] = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="EEG, MEG: neuroalign without each part, too.")] = False,
     prompts: Annotated[bool, typer.Option("--prompts", help="EEG phantom: neuroalign with other captions, too.")] = False,
 ) -> None:
-    """Which image or sentence was seen: brain responses into the space of images and captions, and retrieval there."""
-    from brainlens.pipeline import Source, align_sensor_command, is_sensors, run_align
+    """Which image or sentence was seen: brain responses into the space of images and captions, and retrieval there.
+
+    Several processes: torchrun --nproc-per-node 2 -m brainlens align ...
+    """
+    from brainlens.align.presets import preset as configuration
+    from brainlens.pipeline import Source, align_sensor_command, is_sensors, run_align, run_align_each
 
     if is_sensors(dataset, encoder):
         source = Source("phantom_eeg" if dataset == "phantom" else dataset, data, model, n_train=train, n_test=test, seed=seed)
-        chosen: dict[str, Any] = {"encoders": encoder, "epochs": epochs, "repeats": repeats, "leave_out": without}
-        chosen |= {"ablation": ablation, "prompts": prompts, "protocol": (protocol, subject, gallery)}
+        wanted: dict[str, Any] = {"encoders": encoder, "epochs": epochs, "repeats": repeats, "leave_out": without}
+        wanted |= {"ablation": ablation, "prompts": prompts, "protocol": (protocol, subject[-1] if subject else None, gallery)}
         with steps() as tell:
-            folder, table = align_sensor_command(source, runs, chosen, seed=seed, device=device, tell=tell)
+            folder, table = align_sensor_command(source, runs, wanted, seed=seed, device=device, tell=tell)
         show(table, f"align: {source.dataset}, {protocol} subjects, gallery: {gallery}")
         typer.echo(f"run: {folder}")
         return
-    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
+    training = {"steps": steps_, "batch": batch, "accumulate": accumulate, "precision": precision, "queue": queue}
+    chosen = configuration(preset).changed(
+        training={**training, "modality": modality, "epochs": epochs}, design={"checkpointing": True if recompute else None}
+    )
+    parts = {"subjects": tuple(subject or ()), "regions": tuple(region or ()), "captions": captions}
+    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed, **parts)  # type: ignore[arg-type]
     with steps() as tell:
-        folder, table = run_align(source, runs, encoders=encoder, training_steps=steps_, seed=seed, device=device, tell=tell)
-    show(table, f"align: {dataset}")
-    typer.echo(f"run: {folder}")
+        run = run_align_each if one_each else run_align
+        place, table = run(source, runs, encoders=encoder, configuration=chosen, seed=seed, device=device, tell=tell)
+    if table:  # of several processes the first one speaks
+        show(table, f"align: {dataset}")
+        for one in place if isinstance(place, list) else [place]:
+            typer.echo(f"run: {one}")
 
 
 @app.command()
-def epochs(
-    dataset: Annotated[str, typer.Option(help="eeglab_visual, things_eeg2 or things_meg.")] = "eeglab_visual",
+def captions(
+    captioner: Annotated[str | None, typer.Option(help="BLIP, BLIP-2 or Qwen2.5-VL: a local folder or a hub name.")] = None,
+    score: Annotated[bool, typer.Option("--score", help="Score the sources of captions instead of making one.")] = False,
+    file: Annotated[list[Path] | None, typer.Option(help="Captions made before, to be scored; repeat for several.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new source; default: the captioner's.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What is asked of the captioner; default: see `docs/align.md`.")] = None,
+    images: Annotated[Path | None, typer.Option(help="A folder of pictures in place of a recording.")] = None,
+    dataset: Dataset = "phantom",
     data: Data = None,
-    subject: Annotated[str | None, typer.Option(help="Subject; default: the first.")] = None,
-    runs: Runs = Path("runs"),
+    model: Annotated[str | None, typer.Option(help="CLIP that reads the captions; default: the shipped miniature.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the captions, or of the run with --score.")] = Path("captions"),
     seed: Seed = 0,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
 ) -> None:
-    """From a recording of EEG or MEG to epochs, evoked responses and scalp maps; a second call goes on where one stopped."""
-    from brainlens.pipeline import Source, run_epochs
+    """Describes the images of a recording by a network, or scores how well captions and images find each other."""
+    from brainlens.pipeline.captioning import run_caption_scores, run_captions
+    from brainlens.pipeline.source import Source
+    from brainlens.types import DataError
 
+    if score == (captioner is not None):
+        raise DataError("captions: give --captioner MODEL to make captions, or --score to score them, and not both")
+    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
     with steps() as tell:
-        folder, table = run_epochs(Source(dataset, data), runs, subject=subject, seed=seed, tell=tell)
-    show(table, f"epochs: {dataset}")
-    typer.echo(f"run: {folder}")
+        if captioner is None:
+            place, table = run_caption_scores(source, out, files=file or (), images=images, seed=seed, device=device, tell=tell)
+        else:
+            place, table = run_captions(
+                source, out, model=captioner, name=name, images=images, prompt=prompt, device=device, tell=tell
+            )
+    show(table, "captions" if captioner else "Captions: does each find its image?")
+    typer.echo(f"{'run' if score else 'captions'}: {place}")
 
 
 @app.command()
 def attribute(
     run: Annotated[Path, typer.Argument(help="Folder of a finished align run.")],
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="bottleneck (default), rise, gradcam, chefer, integrated_gradients; EEG, MEG: gradient_x_input, deeplift"
-        ),
-    ] = None,
+    method: Annotated[str, typer.Option(help="bottleneck, rise, gradcam, chefer or integrated_gradients.")] = "bottleneck",
     trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Which voxels carried it: an attribution map of an aligned brain encoder, as NIfTI too; for EEG and MEG channels."""
-    from brainlens.pipeline import is_sensor_run, run_attribute, run_attribute_sensors
+    """Which voxels carried it: an attribution map of an aligned brain encoder, saved as NIfTI too."""
+    from brainlens.pipeline import run_attribute
 
-    if is_sensor_run(run):
-        with steps() as tell:
-            folder, table = run_attribute_sensors(run, runs, method=method or "gradient_x_input", device=device, tell=tell)
-        show(table, f"attribute: {method or 'gradient_x_input'}")
-        typer.echo(f"run: {folder}")
-        return
-    method = method or "bottleneck"
     with steps() as tell:
         folder, table = run_attribute(run, runs, method=method, n_trials=trials, seed=seed, device=device, tell=tell)
     show(table, f"attribute: {method}")
@@ -282,7 +315,8 @@ def main() -> None:
         text = _mistake(error)
         if text is None:
             raise
-        typer.echo(f"error: {' '.join(text.split())}", err=True)
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+            typer.echo(f"error: {' '.join(text.split())}", err=True)
         code = 2
     if code == 130:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)

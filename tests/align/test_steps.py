@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from brainlens.align.batches import Batches
+from brainlens.align.processes import joined
 from brainlens.align.split import Split, gather_mean, split_tables
 from brainlens.align.steps import APART, joint_gradients, remember
 from brainlens.align.training import Run, Training, contrastive_loss, train_contrastive
+from brainlens.nn.gather import processes
 from brainlens.nn.losses import info_nce
 from brainlens.nn.memory_queue import MemoryQueue
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
@@ -228,12 +231,16 @@ def test_epochs_count_the_steps():
 # --- two processes
 
 
-def _worker(rank: int, folder: str) -> None:
+def _worker(rank: int, folder: str, port: int) -> None:
+    """One of two processes, told who it is as `torchrun` tells."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found = [_short_training(1, queue, Path(folder) / f"checkpoints{queue}") for queue in (0, 24)]
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with joined() as device:
+        assert (device, processes()) == ("cpu", (rank, 2))
+        found = [_short_training(1, queue, Path(folder) / f"checkpoints{queue}") for queue in (0, 24)]
+        torch.save(found, f"{folder}/{rank}.pt")
+    assert processes() == (0, 1)
 
 
 def _short_training(pieces: int, queue: int, folder: Path | None = None) -> dict[str, object]:
@@ -249,7 +256,10 @@ def _short_training(pieces: int, queue: int, folder: Path | None = None) -> dict
 
 
 def test_two_processes_train_as_one_does_with_the_joint_batch(tmp_path):
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_worker, args=(str(tmp_path), port), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for truth, both in zip([_short_training(2, queue) for queue in (0, 24)], zip(*found, strict=True), strict=True):
         for got in both:

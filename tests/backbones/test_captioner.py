@@ -41,6 +41,40 @@ def build_blip(folder: Path) -> Path:
     return folder
 
 
+def word_tokenizer(marks: list[str]) -> transformers.PreTrainedTokenizerFast:
+    """One number a word; the marks are special."""
+    vocabulary = {word: i for i, word in enumerate([*marks, "Describe", *WORDS])}
+    bare = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+    tokenizer.add_special_tokens({"additional_special_tokens": marks[1:]})
+    return tokenizer
+
+
+def build_blip2(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    tokenizer = word_tokenizer(["<unk>", "</s>", "<image>"])
+    tokenizer.save_pretrained(folder)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    marks = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(tokenizer)}
+    text = {**size, **marks, "model_type": "opt", "ffn_dim": 16, "word_embed_proj_dim": 16, "max_position_embeddings": 64}
+    config = transformers.Blip2Config(
+        vision_config={**size, "image_size": 16, "patch_size": 8},
+        qformer_config={**size, "vocab_size": 30, "encoder_hidden_size": 16, "max_position_embeddings": 32},
+        text_config=text,
+        num_query_tokens=4,
+        image_token_index=2,
+    )
+    torch.manual_seed(3)
+    model = transformers.Blip2ForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    transformers.BlipImageProcessorPil(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    return folder
+
+
 def build_qwen(folder: Path) -> Path:
     folder.mkdir(parents=True)
     marks = ["<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -91,6 +125,11 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> K.Captioner:
     return K.load_captioner(build_qwen(tmp_path_factory.mktemp("qwen") / "tiny"))
 
 
+@pytest.fixture(scope="module")
+def blip2(tmp_path_factory: pytest.TempPathFactory) -> K.Captioner:
+    return K.load_captioner(build_blip2(tmp_path_factory.mktemp("blip2") / "tiny"))
+
+
 def stimuli(n: int = 5) -> Stimuli:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, size=(30 + 20 * i, 60, 3), dtype=np.uint8) // (1 + i) for i in range(n)]
@@ -110,6 +149,21 @@ def test_blip_equals_the_model_called_by_hand_for_any_batch(blip: K.Captioner) -
     assert all("word" in caption for caption in expected)
     prompted = K.caption_images(blip, stimuli(), prompt="word3 word4", max_new_tokens=6)
     assert all(caption.startswith("word3 word4") for caption in prompted)
+
+
+def test_blip2_equals_the_model_called_by_hand_and_continues_a_prompt(blip2: K.Captioner) -> None:
+    expected = []
+    for image in stimuli().images:
+        with torch.no_grad():
+            pixels = torch.from_numpy(blip2.preprocess(image))[None]
+            out = blip2.model.generate(pixel_values=pixels, max_new_tokens=6, do_sample=False)
+        expected.append(" ".join(blip2.tokenizer.decode(out[0], skip_special_tokens=True).split()))
+    for batch in (1, 5):
+        assert K.caption_images(blip2, stimuli(), batch=batch, max_new_tokens=6) == expected
+    assert len(set(expected)) > 1  # it reads the picture
+    prompted = K.caption_images(blip2, stimuli(), prompt="word3 word4", max_new_tokens=6)
+    assert all(caption.startswith("word3 word4") for caption in prompted)
+    assert not any("<image>" in caption for caption in prompted)
 
 
 def test_a_stopped_run_goes_on_and_nothing_is_made_twice(
@@ -185,7 +239,7 @@ class Torn(list):
 
 def test_bad_input_is_one_clear_line(blip: K.Captioner, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(DataError, match="of type 'vit'; captioners are blip, qwen2_5_vl"):
+    with pytest.raises(DataError, match="of type 'vit'; captioners are blip, blip-2, qwen2_5_vl"):
         K.load_captioner(tmp_path)
     with pytest.raises(DataError, match="batch 0"):
         K.caption_images(blip, stimuli(), batch=0)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainlens.metrics import retrieval as R
+from brainlens.metrics.statistics import bootstrap_counts
 from brainlens.types import DataError
 
 
@@ -211,3 +212,29 @@ def test_bad_input_is_one_clear_line(call, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_the_mean_over_subjects_resamples_stimuli_for_all_of_them_at_once():
+    rng = np.random.default_rng(0)
+    ids = [np.array([f"i{k}" for k in range(8)]), np.array([f"i{k}" for k in range(3, 9)])]
+    ranks = [rng.integers(0, 8, 8), rng.integers(0, 6, 6)]
+    found = R.summary_over_subjects(ranks, ids, [8, 6], ks=(1, 3), ways=(2,), resamples=200, seed=1)
+    assert found["top3"] == pytest.approx(np.mean([np.mean(r < 3) for r in ranks]))
+    assert found["nway2"] == pytest.approx(np.mean([R.n_way(r, g, 2) for r, g in zip(ranks, [8, 6])]))
+    assert found["chance3"] == pytest.approx((3 / 8 + 3 / 6) / 2)
+    assert (found["n"], found["gallery"], found["subjects"]) == (9, 6, 2)
+    stimuli = sorted(set(ids[0]) | set(ids[1]))
+    drawn = []
+    for counts in bootstrap_counts(9, 200, 1):
+        each = []
+        for r, names in zip(ranks, ids):
+            weight = np.array([counts[stimuli.index(name)] for name in names])
+            each.append((weight * (r < 3)).sum() / weight.sum())
+        drawn.append(np.mean(each))
+    assert [found["top3.low"], found["top3.high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]))
+    alone = R.summary_over_subjects(ranks[:1], ids[:1], [8], ks=(1,), ways=(2,), seed=3)
+    assert {k: v for k, v in alone.items() if k != "subjects"} == pytest.approx(
+        R.summary(ranks[0], 8, ks=(1,), ways=(2,), seed=3)
+    )
+    with pytest.raises(DataError, match="2 lists of ranks, 1 of ids"):
+        R.summary_over_subjects(ranks, ids[:1], [8, 6])

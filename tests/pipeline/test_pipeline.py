@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from brainlens import pipeline, report, store
-from brainlens.pipeline import Source, demo, open_recording, run_align, run_attribute, runs, source, verbs
+from brainlens.pipeline import Source, aligning, demo, open_recording, run_align, run_attribute, runs, source, verbs
 from brainlens.types import DataError, Result, Volume
 
 SMALL = Source(n_train=120, n_test=30)
@@ -30,7 +30,7 @@ def aligned(tmp_path_factory, recording) -> tuple[Path, list]:
     """The folder of an align run with few steps, and the rows that it showed."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verbs, "open_recording", lambda *arguments, **options: recording)
+        patch.setattr(aligning, "open_recording", lambda *arguments, **options: recording)
         return run_align(SMALL, folder, encoders=ENCODERS, training_steps=10, tell=quiet)
 
 

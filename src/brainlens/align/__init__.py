@@ -14,32 +14,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from brainlens import store
-from brainlens.align.encoders import (
-    DESIGN,
-    ENCODERS,
-    Decoder,
-    find_start,
-    fit_cnn,
-    fit_linear,
-    fit_mlp,
-    fit_projected,
-    fit_ridge,
-    fit_volume,
-)
-from brainlens.align.split import Part, Split, split_tables
+from brainlens.align.encoders import DESIGN, ENCODERS, Decoder, fit_cnn, fit_linear, fit_mlp, fit_ridge, fit_volume
+from brainlens.align.scoring import arrays, embeddings, hits, score
+from brainlens.align.split import Split, split_tables
 from brainlens.align.training import Training
-from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.metrics.statistics import paired_bootstrap
 from brainlens.nn.volume_encoder import Design
 from brainlens.types import DataError, Features, Responses, Result
 
-__all__ = [
-    "ENCODERS", "Alignment", "Decoder", "Split", "Training", "align", "embeddings", "fit", "one_result", "score", "shuffle_pairs",
-    "split_tables",
-]  # fmt: skip
+__all__ = ["ENCODERS", "Alignment", "Decoder", "Split", "Training", "align", "embeddings", "fit", "score", "shuffle_pairs"]
 TRAINING = Training(steps=120, batch=128, lr=3e-4, evaluate_every=15, patience=4, average=0.95)
 LINEAR = Training(steps=240, batch=512, lr=2e-3, average=0.98, checkpoint_every=20)
 Progress = Callable[[str, int, dict[str, float]], None]
@@ -91,7 +76,7 @@ def align(
         fitted[name] = fit(
             name, split, training, linear=linear, design=design, seed=seed, folder=folder, progress=progress, known=fitted
         )
-    result = one_result(fitted, split, main=names[-1], seed=seed)
+    result = _result(fitted, split, main=names[-1], seed=seed)
     config = {
         "encoders": names,
         "training": asdict(training),
@@ -101,7 +86,7 @@ def align(
         "device": device,
     }
     config |= {"images": images.model, "texts": None if texts is None else texts.model}
-    data = [store.fingerprint(responses), store.fingerprint(images)]
+    data = [store.fingerprint(table) for table in (responses, images, texts) if table is not None]
     provenance = store.provenance(seed, device, data, started)
     return Alignment(replace(result, config=config, provenance=provenance), fitted, split)
 
@@ -118,7 +103,7 @@ def fit(
     progress: Progress | None = None,
     known: dict[str, Decoder] | None = None,
 ) -> Decoder:
-    """One encoder; `known` holds those that are fitted already, whose ridge and whose start are used again."""
+    """One encoder; `known` holds those that are fitted already, which a volume encoder may start from."""
 
     def tell(step: int, record: dict[str, float]) -> None:
         if progress is not None:
@@ -128,83 +113,38 @@ def fit(
     if name in ("ridge", "ridge_whitened"):
         done = (known or {}).get("ridge")
         return fit_ridge(split, whitened=name == "ridge_whitened", fits=None if done is None else done.ridge)
+    if name == "linear":
+        return fit_linear(split, linear, seed=seed, progress=tell)
+    if name == "mlp":
+        return fit_mlp(split, linear, seed=seed, folder=place, progress=tell)
     if name == "cnn":
         return fit_cnn(split, training, seed=seed, folder=place, progress=tell)
     start = None
-    if name.endswith("_projected") or (name == "volume" and design.per_patch and design.class_token == "sum"):
-        begun = [d.start for d in (known or {}).values() if d.start is not None]
-        start = begun[0] if begun else find_start(split, design, modality=training.modality)
-    if name == "ridge_projected":
-        assert start is not None
-        return fit_projected(start)
-    if name in ("linear", "linear_projected"):
-        return fit_linear(split, linear, seed=seed, start=start, progress=tell)
-    if name in ("mlp", "mlp_projected"):
-        return fit_mlp(split, linear, seed=seed, start=start, folder=place, progress=tell)
-    return fit_volume(split, training, design=design, start=start, seed=seed, folder=place, progress=tell)
+    if design.per_patch and design.class_token == "sum":
+        start = ((known or {}).get("linear") or fit_linear(split, linear, seed=seed)).linear
+    return fit_volume(split, training, design=design, start_from=start, seed=seed, folder=place, progress=tell)
 
 
-def embeddings(decoder: Decoder, part: Part) -> dict[str, tuple[Tensor, Tensor]]:
-    """Per modality: (brain embeddings, targets) of a part of the split, in the space in which cosines are taken."""
-    for_image, for_text = decoder.embed(part.mean())
-    pairs = {"image": (for_image, decoder.gallery(part.image, "image"))}
-    if part.text is not None:
-        pairs["text"] = (for_text, decoder.gallery(part.text, "text"))
-    return pairs
-
-
-def score(decoder: Decoder, part: Part, *, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Retrieval metrics of a decoder in the four named directions."""
+def _result(fitted: dict[str, Decoder], split: Split, *, main: str, seed: int) -> Result:
     metrics: dict[str, float] = {}
-    for which, (brain, target) in embeddings(decoder, part).items():
-        found = retrieval_metrics.retrieval(brain.cpu().numpy(), target.cpu().numpy(), resamples=resamples, seed=seed)
-        metrics |= {key.replace("image", which): value for key, value in found.items()}
-    return metrics
-
-
-def one_result(fitted: dict[str, Decoder], split: Split, *, main: str = "volume", seed: int = 0) -> Result:
-    """The Result of fitted encoders: scores of each, arrays of the main one."""
-    metrics: dict[str, float] = {}
-    rows, hits, logs = [], {}, []
+    rows, found, logs = [], {}, []
     for name, decoder in fitted.items():
         scores = score(decoder, split.test, seed=seed)
         metrics |= {f"align/{name}/{key}": value for key, value in scores.items()}
         if name == main:
             metrics |= scores
         rows.append({"encoder": name, "parameters": decoder.parameters, "seconds": decoder.seconds, **decoder.chosen, **scores})
-        brain, target = embeddings(decoder, split.test)["image"]
-        hits[name] = (retrieval_metrics.ranks(brain.cpu().numpy(), target.cpu().numpy()) < 5).astype(float)
+        found[name] = hits(decoder, split.test)
         logs += [{"encoder": name, **record} for record in decoder.log]
     for name in fitted:
         if name != main:
-            difference, low, high, p = paired_bootstrap(hits[main], hits[name], seed=seed)
+            difference, low, high, p = paired_bootstrap(found[main], found[name], seed=seed)
             key = f"align/{main}-{name}/retrieval/brain->image/top5"
             metrics |= {key: difference, f"{key}.low": low, f"{key}.high": high, f"{key}.p": p}
     metrics |= {f"data/{key}": float(value) for key, value in split.counts.items()}
     metrics |= {f"data/{name}_images": float(len(getattr(split, name).ids)) for name in ("train", "validation", "test")}
     tables = {"comparison": pd.DataFrame(rows), "log": pd.DataFrame(logs)}
-    arrays = _arrays(fitted[main], split.test) | target_maps(fitted.get("volume"))
-    return Result("align", metrics, arrays, split.units, tables, space=split.space)
-
-
-def target_maps(decoder: Decoder | None) -> dict[str, np.ndarray]:
-    """`target/<which>/matrix` and `/shift` of the volume encoder's start: what brings targets into its space."""
-    if decoder is None or decoder.start is None:
-        return {}
-    maps = decoder.start.maps.items()
-    return {f"target/{which}/{part}": getattr(m, part).cpu().numpy() for which, m in maps for part in ("matrix", "shift")}
-
-
-def _arrays(decoder: Decoder, part: Part) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {"ids": part.ids}
-    for which, (brain, target) in embeddings(decoder, part).items():
-        query, gallery = brain.cpu().numpy(), target.cpu().numpy()
-        arrays[f"embedding/brain_for_{which}"], arrays[f"embedding/{which}"] = query, gallery
-        for direction, a, b in ((f"brain->{which}", query, gallery), (f"{which}->brain", gallery, query)):
-            arrays[f"ranks/{direction}"] = retrieval_metrics.ranks(a, b)
-            arrays[f"neighbours/{direction}"] = retrieval_metrics.neighbours(a, b, min(10, len(b)))[0]
-    arrays["embedding/brain"] = arrays.pop("embedding/brain_for_image")
-    return arrays
+    return Result("align", metrics, arrays(fitted[main], split.test), split.units, tables, space=split.space)
 
 
 def shuffle_pairs(responses: Responses, *, seed: int = 0, within: str = "train") -> Responses:

@@ -76,6 +76,13 @@ def same_everywhere(module: nn.Module) -> None:
             dist.broadcast(tensor, 0)
 
 
+def shared(tensor: Tensor) -> Tensor:
+    """The tensor of the first process, in every process."""
+    if processes()[1] > 1:
+        dist.broadcast(tensor, 0)
+    return tensor
+
+
 def from_first(value: Any) -> Any:
     """What the first process holds, in every process: plain numbers, text and containers."""
     if processes()[1] == 1:

@@ -211,7 +211,7 @@ def _step(run: Run, part: Part, batches: Batches, training: Training) -> float:
     if not torch.isfinite(loss):
         _stop(f"the loss is {loss.item()}", run, part, wrong_items(module, z, drawn, training.accumulate))
     if run.scaler is None:
-        size = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+        size = torch.stack([p.grad.norm() for p in module.parameters() if p.grad is not None]).norm()
         if not torch.isfinite(size):
             _stop("the gradient is not finite", run, part, wrong_items(module, z, drawn, training.accumulate))
         run.optimiser.step()

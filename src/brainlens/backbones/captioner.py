@@ -1,4 +1,4 @@
-"""Captions of images by a vision-language model (BLIP, Qwen2.5-VL), resumable; and how good captions are under a CLIP.
+"""Captions of images by a vision-language model (BLIP, BLIP-2, Qwen2.5-VL), resumable; and how good captions are under a CLIP.
 
 The prompt asks for what the whole-brain alignment paper found useful: what is there, how it looks, what it does, where
 things are to each other, in as much text as CLIP's text encoder can read.
@@ -30,7 +30,11 @@ from brainlens.types import DataError, Stimuli, image_key
 
 log = logging.getLogger(__name__)
 
-KINDS = ("blip", "qwen2_5_vl")
+KINDS = {
+    "blip": "BlipForConditionalGeneration",
+    "blip-2": "Blip2ForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+}
 PROMPT = (
     "Describe this picture in one or two plain sentences of at most 50 words: the main things in it, their colours and "
     "what they do, where they are to each other, and the place. Say only what can be seen."
@@ -51,7 +55,7 @@ class Captioner:
 
 
 def load_captioner(name_or_folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
-    """BLIP or Qwen2.5-VL from a local folder or by hub name, from safetensors, without remote code.
+    """BLIP, BLIP-2 or Qwen2.5-VL from a local folder or by hub name, from safetensors, without remote code.
 
     Raises DataError if the folder is of another kind or incomplete.
     """
@@ -60,15 +64,17 @@ def load_captioner(name_or_folder: str | Path, *, device: str = "cpu", dtype: to
     kind = str(read_json(folder / "config.json").get("model_type"))
     if kind not in KINDS:
         raise DataError(f"model folder {str(folder)!r} is of type {kind!r}; captioners are {', '.join(KINDS)}")
-    if kind == "blip":
-        model = load_weights(transformers.BlipForConditionalGeneration, folder)
-        settings, steps = {}, read_preprocess(folder)
-    else:
-        model = load_weights(transformers.Qwen2_5_VLForConditionalGeneration, folder)
-        settings, steps = read_json(folder / "preprocessor_config.json"), None
+    model = load_weights(getattr(transformers, KINDS[kind]), folder)
+    qwen = kind == "qwen2_5_vl"
+    settings, steps = (read_json(folder / "preprocessor_config.json"), None) if qwen else ({}, read_preprocess(folder))
     tokenizer = load_tokenizer(folder, vocabulary=int(model.config.text_config.vocab_size))
     model = model.to(device=device, dtype=dtype)
     return Captioner(model, tokenizer, steps, settings, kind, Path(name_or_folder).name, files_hash(folder))
+
+
+def default_prompt(captioner: Captioner) -> str:
+    """What is asked where nothing else is given: an instruction to a chat model, nothing to one that only continues."""
+    return PROMPT if captioner.kind == "qwen2_5_vl" else ""
 
 
 def caption_images(
@@ -82,7 +88,7 @@ def caption_images(
 ) -> list[str]:
     """One caption per image, decoded greedily, in the order of the stimuli.
 
-    prompt: for Qwen an instruction (default PROMPT), for BLIP the beginning of the caption (default none).
+    prompt: for Qwen an instruction (default PROMPT), for BLIP and BLIP-2 the beginning of the caption (default none).
     folder: captions are noted there one by one in log.jsonl, and those noted before for the same pixels, model and
     prompt are not made again. An empty caption is kept as it came and counted in the log of the process.
 
@@ -90,12 +96,12 @@ def caption_images(
     """
     if batch < 1 or max_new_tokens < 1:
         raise DataError(f"captions: batch {batch} and max_new_tokens {max_new_tokens} must be 1 or more")
-    asked = (PROMPT if captioner.kind == "qwen2_5_vl" else "") if prompt is None else prompt
+    asked = default_prompt(captioner) if prompt is None else prompt
     setting = json.dumps([captioner.files, str(captioner.model.dtype), asked, max_new_tokens])
     noted = {} if folder is None else {r["key"]: str(r["caption"]) for r in read_log(folder) if {"key", "caption"} <= set(r)}
     keys = [hashlib.sha256(setting.encode() + image_key(read_images(stimuli, [i])[0])).hexdigest() for i in range(len(stimuli))]
     todo = [i for i in range(len(stimuli)) if keys[i] not in noted]
-    say = _blip if captioner.kind == "blip" else _qwen_each
+    say = {"blip": _blip, "blip-2": _blip2, "qwen2_5_vl": _qwen_each}[captioner.kind]
     for start in range(0, len(todo), batch):
         here = todo[start : start + batch]
         with torch.inference_mode():
@@ -115,9 +121,9 @@ def caption_quality(
 ) -> pd.DataFrame:
     """How well the captions of each source find their image, and each other's captions, under one CLIP.
 
-    One row per source and gallery: source, gallery ("image" or another source), gallery -> source and source ->
-    gallery top-1, top-5 with intervals and chance (the paper's Fig. 11), n, captions, and `cut`, those beyond the text
-    limit.
+    One row per source and gallery: source, gallery ("image", another source, or "<source>, others": the first caption of
+    every image against the mean of its others), gallery -> source and source -> gallery top-1, top-5 with intervals and
+    chance (the paper's Fig. 11), n, captions, and `cut`, those beyond the text limit.
 
     Raises DataError for a source with missing or empty captions.
     """
@@ -127,9 +133,13 @@ def caption_quality(
     for number, (name, several) in enumerate(sources.items()):
         flat = [caption for captions in several for caption in captions]
         cut = int((token_counts(clip, flat) > clip.max_tokens).sum())
-        galleries = {"image": image} | {other: text[other] for other in list(sources)[number + 1 :]}
-        for gallery, embedded in galleries.items():
-            found = retrieval(text[name], embedded, ks=(1, 5), resamples=resamples, seed=seed)
+        galleries = {"image": (text[name], image)}
+        if all(len(captions) > 1 for captions in several):
+            parts = [embed_texts(clip, [c[at] for c in several], stimuli.ids)["text"] for at in (slice(1), slice(1, None))]
+            galleries[f"{name}, others"] = (parts[0], parts[1])
+        galleries |= {other: (text[name], text[other]) for other in list(sources)[number + 1 :]}
+        for gallery, (query, embedded) in galleries.items():
+            found = retrieval(query, embedded, ks=(1, 5), resamples=resamples, seed=seed)
             row: dict[str, Any] = {"source": name, "gallery": gallery, "captions": len(flat), "cut": cut, "n": len(stimuli)}
             for direction, way in (("brain->image", "source->gallery"), ("image->brain", "gallery->source")):
                 for score in ("top1", "top1.low", "top1.high", "chance1", "top5", "top5.low", "top5.high", "chance5"):
@@ -148,6 +158,21 @@ def _blip(captioner: Captioner, images: list[np.ndarray], prompt: str, length: i
         start = {"input_ids": numbers, "attention_mask": torch.ones_like(numbers)}
     out = model.generate(pixel_values=pixels, max_new_tokens=length, do_sample=False, **start)
     return tokenizer.batch_decode(out, skip_special_tokens=True)
+
+
+def _blip2(captioner: Captioner, images: list[np.ndarray], prompt: str, length: int) -> list[str]:
+    """The image's query tokens, then the prompt, are the beginning that the language model continues."""
+    model, tokenizer = captioner.model, captioner.tokenizer
+    assert captioner.preprocess is not None
+    pixels = torch.from_numpy(captioner.preprocess.batch(images)).to(device=model.device, dtype=model.dtype)
+    start = {}
+    if prompt:
+        picture = [model.config.image_token_index] * model.config.num_query_tokens
+        numbers = torch.tensor([picture + tokenizer(prompt)["input_ids"]] * len(images), device=model.device)
+        start = {"input_ids": numbers, "attention_mask": torch.ones_like(numbers)}
+    out = model.generate(pixel_values=pixels, max_new_tokens=length, do_sample=False, **start)
+    said = tokenizer.batch_decode(out, skip_special_tokens=True)
+    return [text if text.strip().startswith(prompt) else f"{prompt} {text}" for text in said]
 
 
 def _qwen_each(captioner: Captioner, images: list[np.ndarray], prompt: str, length: int) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import gammaln
 
-from brainlens.metrics.statistics import bootstrap_means, interval
+from brainlens.metrics.statistics import bootstrap_means, count_blocks, interval
 from brainlens.types import DataError
 
 TIE = 1e-6  # cosines closer than this are equal: two copies of one picture differ by that much in float32
@@ -121,10 +121,7 @@ def summary(
     ranks = np.asarray(ranks)
     if ranks.ndim != 1 or len(ranks) < 2:
         raise DataError(f"retrieval: scores need 2 queries or more, got ranks of shape {ranks.shape}")
-    each = {f"top{k}": (ranks < k).astype(np.float64) for k in ks}
-    each["mean_rank"] = ranks.astype(np.float64)
-    wrong = n_gallery - np.asarray(n_right)
-    each |= {f"nway{n}": _n_way_each(ranks, wrong, n) for n in ways if n - 1 <= np.min(wrong)}
+    each = _each(ranks, n_gallery - np.asarray(n_right), ks, ways)
     values = np.stack(list(each.values()), axis=1)
     low, high = interval(bootstrap_means(values, resamples=resamples, seed=seed))
     out: dict[str, float] = {}
@@ -132,6 +129,47 @@ def summary(
         out |= {name: float(values[:, i].mean()), f"{name}.low": float(low[i]), f"{name}.high": float(high[i])}
     out |= {f"chance{k}": chance(k, n_gallery, n_right) for k in ks}
     return out | {"median_rank": float(np.median(ranks)), "n": float(len(ranks)), "gallery": float(n_gallery)}
+
+
+def summary_over_subjects(
+    ranks: Sequence[np.ndarray],
+    ids: Sequence[np.ndarray],
+    galleries: Sequence[int],
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    ways: Sequence[int] = WAYS,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The mean over subjects of the scores of `summary`, each subject with its own gallery, and an interval over stimuli.
+
+    score*_r = 1/S sum_s [ sum_i c_ri score_si / sum_i c_ri ], c_r the counts of a resample of all stimuli that any subject saw
+
+    so a stimulus that several subjects saw is drawn once for all of them. ids[s] (n_s,): the stimulus of each rank of
+    subject s. n counts distinct stimuli, gallery is the smallest of them, subjects their number. The interval is about other
+    stimuli with these subjects, not about other subjects.
+
+    Raises DataError for lists that do not match and fewer than 2 stimuli.
+    """
+    if not len(ranks) == len(ids) == len(galleries) or not ranks or any(len(r) != len(i) for r, i in zip(ranks, ids)):
+        raise DataError(f"retrieval over subjects: {len(ranks)} lists of ranks, {len(ids)} of ids, {len(galleries)} galleries")
+    usable = [n for n in ways if n <= min(galleries)]
+    tables = [_each(np.asarray(r), np.asarray(g - 1), ks, usable) for r, g in zip(ranks, galleries, strict=True)]
+    names, stimuli = list(tables[0]), np.unique(np.concatenate(list(ids)))
+    rows = [np.searchsorted(stimuli, one) for one in ids]
+    values = [np.stack(list(table.values()), axis=1) for table in tables]
+    drawn = []
+    for counts in count_blocks(len(stimuli), resamples, seed):
+        weights = [counts[:, at].astype(np.float64) for at in rows]
+        drawn.append(np.mean([w @ v / w.sum(1, keepdims=True) for w, v in zip(weights, values, strict=True)], axis=0))
+    low, high = interval(np.concatenate(drawn))
+    mean = np.mean([v.mean(0) for v in values], axis=0)
+    out: dict[str, float] = {}
+    for i, name in enumerate(names):
+        out |= {name: float(mean[i]), f"{name}.low": float(low[i]), f"{name}.high": float(high[i])}
+    out |= {f"chance{k}": float(np.mean([chance(k, g) for g in galleries])) for k in ks}
+    out["median_rank"] = float(np.mean([np.median(r) for r in ranks]))
+    return out | {"n": float(len(stimuli)), "gallery": float(min(galleries)), "subjects": float(len(ranks))}
 
 
 def retrieval(
@@ -284,6 +322,13 @@ def _inverse_norms(array: np.ndarray, what: str, block: int) -> np.ndarray:
 
 def _log_choose(n: np.ndarray | float, k: np.ndarray | float) -> np.ndarray:
     return gammaln(np.add(n, 1.0)) - gammaln(np.add(k, 1.0)) - gammaln(np.subtract(n, k) + 1.0)
+
+
+def _each(ranks: np.ndarray, wrong: np.ndarray, ks: Sequence[int], ways: Sequence[int]) -> dict[str, np.ndarray]:
+    """The scores of every query by name: hits among the first k, the rank, the n-way expectation."""
+    each = {f"top{k}": (ranks < k).astype(np.float64) for k in ks}
+    each["mean_rank"] = ranks.astype(np.float64)
+    return each | {f"nway{n}": _n_way_each(ranks, wrong, n) for n in ways if n - 1 <= np.min(wrong)}
 
 
 def _n_way_each(ranks: np.ndarray, wrong: np.ndarray, n: int) -> np.ndarray:

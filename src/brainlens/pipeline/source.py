@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 
 from brainlens import datasets, miniatures
+from brainlens.align.subjects import join_stimuli, join_subjects, select_regions, select_subjects
 from brainlens.backbones import clip, vision
 from brainlens.phantom.fmri import PhantomTruth, make_trials, simulate
+from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
 from brainlens.types import DataError, Features, Responses, Stimuli, check_no_leak
 
 Tell = Callable[[str, float | None], None]
@@ -20,7 +23,11 @@ Tell = Callable[[str, float | None], None]
 
 @dataclass(frozen=True)
 class Source:
-    """Which recording and which network: a dataset's name, its folder, the network's folder or hub name (None: the miniature)."""
+    """Which recording and which network: a dataset's name, its folder, the network's folder or hub name (None: the miniature).
+
+    subjects: those whose trials are used (none: what the dataset gives); regions: the voxels, by `roi`, "visual" or "whole";
+    captions: the name of a caption source of the recording, or a JSON file of one.
+    """
 
     dataset: str = "phantom"
     folder: Path | None = None
@@ -29,17 +36,24 @@ class Source:
     n_test: int = 200
     seed: int = 0
     n_validation: int = 0
+    subjects: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    captions: str | None = None
 
     def config(self) -> dict[str, Any]:
         """What a run folder remembers of it."""
         where = None if self.folder is None else str(self.folder)
         sizes = {"n_train": self.n_train, "n_test": self.n_test, "n_validation": self.n_validation}
-        return {"dataset": self.dataset, "folder": where, "model": self.model, "source_seed": self.seed, **sizes}
+        parts = {"subjects": list(self.subjects), "regions": list(self.regions), "captions": self.captions}
+        return {"dataset": self.dataset, "folder": where, "model": self.model, "source_seed": self.seed, **sizes, **parts}
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Responses, stimuli, the network's layers (global and spatial), and the embeddings; `truth` on the phantom only."""
+    """Responses, stimuli, the network's layers (global and spatial), and the embeddings; `truth` on the phantom only.
+
+    counts: captions that are empty, repeated, shared by several images, or cut at the text limit.
+    """
 
     responses: Responses
     stimuli: Stimuli
@@ -47,6 +61,7 @@ class Recording:
     images: Features | None = None
     texts: Features | None = None
     truth: PhantomTruth | None = None
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def network_folder(source: Source) -> str:
@@ -73,7 +88,8 @@ def open_recording(
             f"dataset {source.dataset!r} needs its folder: give it with --data; `brainlens datasets` says where to get it"
         )
     say(f"reading {source.dataset}", None)
-    responses, stimuli = datasets.load(source.dataset, source.folder)
+    responses, stimuli = _load(source)
+    responses = select_regions(responses, source.regions)
     _refuse_leaks(responses, stimuli)
     if not (embeddings or layers):
         return Recording(responses, stimuli)
@@ -83,8 +99,43 @@ def open_recording(
     if not embeddings:
         return Recording(responses, stimuli, layers=found)
     model = clip.load_clip(network_folder(source), device=device)
-    texts = clip.embed_texts(model, stimuli.captions, stimuli.ids) if all(stimuli.captions) else None
-    return Recording(responses, stimuli, found, clip.embed_images(model, stimuli), texts)
+    stimuli, texts, counts = _texts(model, stimuli, source)
+    return Recording(responses, stimuli, found, clip.embed_images(model, stimuli), texts, counts=counts)
+
+
+def _load(source: Source) -> tuple[Responses, Stimuli]:
+    """The recording, of the subjects that were asked for: loaded one by one, or chosen where one folder holds them all."""
+    options = inspect.signature(datasets.module(source.dataset).load).parameters
+    if not source.subjects:
+        return datasets.load(source.dataset, source.folder)
+    if "subject" not in options:
+        responses, stimuli = datasets.load(source.dataset, source.folder)
+        return select_subjects(responses, source.subjects), stimuli
+    loaded = [datasets.load(source.dataset, source.folder, subject=_number(name)) for name in source.subjects]
+    if len(loaded) == 1:
+        return loaded[0]
+    return join_subjects([responses for responses, _ in loaded]), join_stimuli([stimuli for _, stimuli in loaded])
+
+
+def _number(name: str) -> int:
+    if not name.isdigit() or int(name) < 1:
+        raise DataError(f"subject {name!r}: this dataset numbers its subjects 1, 2, 3, ...")
+    return int(name)
+
+
+def _texts(model: clip.Clip, stimuli: Stimuli, source: Source) -> tuple[Stimuli, Features | None, dict[str, int]]:
+    """The chosen captions without empty and repeated ones, their embeddings (None where no image has any), and counts."""
+    if source.captions is not None:
+        name = source.captions
+        if Path(name).suffix == ".json":
+            found = read_captions(name)
+            stimuli, name = with_source(stimuli, found), found.name
+        stimuli = choose_source(stimuli, name)
+    captions, counts = clean_captions(stimuli.captions, stimuli.ids)
+    if not any(captions):
+        return stimuli, None, {}
+    counts["cut"] = int((clip.token_counts(model, [c for each in captions for c in each]) > model.max_tokens).sum())
+    return replace(stimuli, captions=captions), clip.embed_texts(model, captions, stimuli.ids), counts
 
 
 def check_device(device: str) -> None:
@@ -113,11 +164,15 @@ def _phantom(source: Source, device: str, say: Tell) -> Recording:
     network = phantom.features(stimuli) if own else vision.extract(vision.load(network_folder(source), device=device), stimuli)
     model = clip.load_clip(network_folder(source), device=device)
     images = Features({"image": np.asarray(network["image"], np.float32)}, network.ids, network.model)
-    texts = clip.embed_texts(model, stimuli.captions, stimuli.ids)
+    stimuli, texts, counts = _texts(model, stimuli, source)
     say("simulating the brain", None)
-    truth = phantom.truth(stimuli, network, seed=source.seed)
-    responses = simulate(truth, make_trials(stimuli, seed=source.seed))
-    return Recording(responses, stimuli, network, images, texts, truth)
+    each, truths = [], []
+    for number in [_number(name) for name in source.subjects] or [1]:
+        truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed))
+        each.append(simulate(truths[-1], make_trials(stimuli, subject=number, seed=source.seed)))
+    responses = select_regions(each[0] if len(each) == 1 else join_subjects(each), source.regions)
+    whole = len(each) == 1 and len(responses.units) == len(each[0].units)  # the ideal observer reads every voxel of one brain
+    return Recording(responses, stimuli, network, images, texts, truths[0] if whole else None, counts)
 
 
 def _refuse_leaks(responses: Responses, stimuli: Stimuli) -> None:

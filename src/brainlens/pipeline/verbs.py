@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from brainlens import store
-from brainlens.align import ENCODERS, LINEAR, TRAINING, align, split_tables
+from brainlens.align import split_tables
 from brainlens.attribute import METHODS as ATTRIBUTIONS
 from brainlens.attribute import Options, attribute
 from brainlens.backbones import vision
 from brainlens.encode import METHODS, encode, haxby2001_encode
-from brainlens.nn.canonical import AffineMap
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
 from brainlens.pipeline.attribution import centred, explained
 from brainlens.pipeline.runs import keep
@@ -70,47 +66,6 @@ def run_encode(
     return keep(result, runs, source), table(result, "encoding/")
 
 
-def run_align(
-    source: Source,
-    runs: str | Path,
-    *,
-    encoders: Sequence[str] | None = None,
-    training_steps: int = TRAINING.steps,
-    seed: int = 0,
-    device: str = "cpu",
-    tell: Tell,
-) -> tuple[Path, Rows]:
-    """Aligns and stores the result with the weights of the volume encoder, where one was trained.
-
-    Checkpoints are kept in `runs/unfinished` until the run is stored; the same call after a stop goes on from them.
-    """
-    names = list(encoders) if encoders else ["ridge", "ridge_whitened", "linear", "volume"]
-    unknown = [name for name in names if name not in ENCODERS]
-    if unknown:
-        raise DataError(f"encoder {unknown[0]!r} is not one of {list(ENCODERS)}")
-    recording = open_recording(source, device=device, tell=tell)
-    training = replace(TRAINING, steps=training_steps, checkpoint_every=TRAINING.evaluate_every)
-    config = {**source.config(), "encoders": names, "training": asdict(training), "seed": seed}
-    checkpoints = store.run_folder(Path(runs) / "unfinished", "align", config, [store.fingerprint(recording.responses)])
-
-    def progress(name: str, step: int, record: dict[str, float]) -> None:
-        tell(f"training {name}", step / max(training.steps, step))
-
-    tell("fitting", None)
-    with store.lock(checkpoints):
-        found = align(
-            standardised(recording.responses), prepared(recording), recording.texts, encoders=names, training=training,
-            linear=replace(LINEAR, steps=training_steps), seed=seed, device=device, folder=checkpoints, progress=progress,
-        )  # fmt: skip
-        arrays = {f"centre/{which}": value.numpy() for which, value in found.split.centre.items()}
-        folder = keep(found.result, runs, source, arrays=arrays)
-        module = found.decoders["volume"].module if "volume" in found.decoders else None
-        if module is not None:
-            store.save_weights(folder, "volume", module.state_dict())
-    shutil.rmtree(checkpoints)  # the run is stored whole; what it would have gone on from is of no more use
-    return folder, table(found.result, "align/", ending=("top1", "top5", "chance1"))
-
-
 def run_attribute(
     run: str | Path,
     runs: str | Path,
@@ -135,15 +90,14 @@ def run_attribute(
     split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]))
     if not isinstance(split.space, Volume):
         raise DataError(f"{run}: its responses are not in a volume")
-    weights = store.load_weights(run, "volume")
-    design = replace(Design(**aligned.config["design"]), embed_dim=len(weights["head.weight"]))
+    design = replace(Design(**aligned.config["design"]), embed_dim=split.train.image.shape[1])
     model = VolumeEncoder(split.space.mask, design)
-    model.load_state_dict(weights)
+    model.load_state_dict(store.load_weights(run, "volume"))
     model.eval()
     tell(f"attribution, {method}", None)
     reference = explained(responses, split, part="validation", trials=200)
-    images = centred(prepared(recording), split, "image", gallery_of(aligned))
-    texts = None if recording.texts is None else centred(recording.texts, split, "text", gallery_of(aligned))
+    images = centred(prepared(recording), split, "image")
+    texts = None if recording.texts is None else centred(recording.texts, split, "text")
     chosen = explained(responses, split, part="test", trials=n_trials)
     result = attribute(
         model, chosen, images, texts, method=method, options=Options(reference=reference, seed=seed, device=device)
@@ -154,17 +108,6 @@ def run_attribute(
     return folder, table(result, "truth/") + table(result, "attribution/", ending=("drop", "increase", "area"))
 
 
-def gallery_of(aligned: Result) -> Callable[[Tensor, str], Tensor] | None:
-    """The map of targets into the space of the stored main encoder; None where it compares with the targets themselves."""
-    if "target/image/matrix" not in aligned.arrays:
-        return None
-    maps = {}
-    for which in ("image", "text"):
-        matrix, shift = (np.array(aligned.arrays[f"target/{which}/{part}"]) for part in ("matrix", "shift"))
-        maps[which] = AffineMap(torch.from_numpy(matrix), torch.from_numpy(shift))
-    return lambda target, which: maps[which](target)
-
-
 def source_of(result: Result) -> Source:
     """The recording that a stored result came from."""
     config = result.config
@@ -173,7 +116,9 @@ def source_of(result: Result) -> Source:
         raise DataError(f"the run does not say where its data came from: {missing} are missing in its config")
     folder = None if config["folder"] is None else Path(config["folder"])
     sizes = {"n_train": config["n_train"], "n_test": config["n_test"], "n_validation": config["n_validation"]}
-    return Source(config["dataset"], folder, config["model"], seed=config["source_seed"], **sizes)
+    source = Source(config["dataset"], folder, config["model"], seed=config["source_seed"], **sizes)
+    parts = [tuple(config.get(name, ())) for name in ("subjects", "regions")]
+    return replace(source, subjects=parts[0], regions=parts[1], captions=config.get("captions"))
 
 
 def standardised(responses: Responses) -> Responses:
