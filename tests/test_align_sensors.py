@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from brainlens.align_sensors import (
+    ANCHORED,
     NICE,
     Protocol,
     SensorTraining,
@@ -23,6 +24,10 @@ from brainlens.align_sensors import (
     split_subjects,
     without,
 )
+from brainlens.align_sensors.ridge import fit_ridge
+from brainlens.align_sensors.training import build, step
+from brainlens.metrics import retrieval
+from brainlens.nn.losses import info_nce
 from brainlens.phantom.eeg import make_eeg
 from brainlens.types import DataError, Features, Responses, Stimuli
 
@@ -189,6 +194,23 @@ def test_flat_channels_and_leaks_are_errors(tables: tuple) -> None:
         align_sensors(replace(responses, trials=trials), images, texts, training=QUICK)
 
 
+def test_one_missing_sample_in_any_training_trial_is_an_error(tables: tuple) -> None:
+    """In a validation trial it would make every validation loss NaN and keep the weights of no epoch."""
+    responses, images, texts = tables
+    train = responses.where(split="train", subject="1")
+    names = train.trials["stimulus"].to_numpy(dtype=str)
+    held = np.unique(names)[held_out(len(np.unique(names)), QUICK.validation, 0)][0]
+    rows = (responses.trials["stimulus"] == held) & (responses.trials["subject"] == "1")
+    data = responses.data.copy()
+    data[np.flatnonzero(rows)[0], 2, 100] = np.nan
+    for fit in (
+        lambda r: fit_sensors(r, images, texts, training=QUICK, protocol=ONE),
+        lambda r: fit_ridge(r, images, protocol=ONE),
+    ):
+        with pytest.raises(DataError, match="NaN or infinity"):
+            fit(replace(responses, data=data))
+
+
 @pytest.mark.realdata
 def test_real_embeddings_with_phantom_eeg_give_a_200_way_run(test_data: Path) -> None:
     """Training images are mixtures of concept centres, test images the 200 real ones, the gallery both ways."""
@@ -210,3 +232,49 @@ def test_real_embeddings_with_phantom_eeg_give_a_200_way_run(test_data: Path) ->
         result = align_sensors(responses, images, encoder="linear", training=training, protocol=Protocol(gallery=gallery))
         assert result.metrics["retrieval/brain->image/gallery"] == 200
         assert result.metrics["retrieval/brain->image/top5.low"] > 5 / 200
+
+
+def test_ridge_is_that_of_sklearn_with_the_penalty_of_the_validation_images(tables: tuple) -> None:
+    from sklearn.linear_model import Ridge
+
+    responses, images, _ = tables
+    decoder, test = fit_ridge(responses, images, protocol=ONE, width=5, validation=40)
+    assert decoder.penalty == max(decoder.validation, key=decoder.validation.get)
+    train = responses.where(split="train", subject="1")
+    names = train.trials["stimulus"].to_numpy(dtype=str)
+    held = dict(zip(np.unique(names), held_out(len(np.unique(names)), 40, 0)))
+    kept = np.array([not held[name] for name in names])
+    x = train.data[kept].astype(np.float64).reshape(kept.sum(), 23, 50, 5).mean(axis=3).reshape(kept.sum(), -1)
+    row = {name: i for i, name in enumerate(images.ids)}
+    y = images["image"][[row[name] for name in names[kept]]].astype(np.float64)
+    y /= np.linalg.norm(y, axis=1, keepdims=True)
+    a = x - x.mean(axis=0)
+    truth = Ridge(alpha=decoder.penalty * (a**2).sum() / a.shape[1], fit_intercept=False).fit(a, y - y.mean(axis=0)).coef_.T
+    assert np.abs(decoder.weights - truth).max() < 1e-4 * np.abs(truth).max()
+    averaged = test.average()
+    ids = averaged.trials["stimulus"].to_numpy(dtype=str)
+    ranks = retrieval.ranks(decoder.embed(averaged.data), decoder.gallery(images["image"][[row[name] for name in ids]]))
+    assert (ranks < 5).mean() > 0.5  # chance 0.125
+    with pytest.raises(DataError, match="above 0"):
+        fit_ridge(responses, images, protocol=ONE, penalties=(0.0,))
+
+
+def test_an_anchored_image_head_learns_from_texts_alone(tables: tuple) -> None:
+    responses, images, texts = tables
+    image, text = (torch.as_tensor(np.asarray(f.data[k], np.float32)[:32]) for f, k in ((images, "image"), (texts, "text")))
+    x, rows = torch.randn(32, 23, 250), torch.arange(32)
+    gradients = {}
+    for anchor in (True, False):
+        training = replace(ANCHORED, anchor=anchor, dropout=0.0)
+        scale = (torch.zeros(23, 1), torch.ones(23, 1))
+        torch.manual_seed(0)
+        decoder = build("neuroalign", responses, image.shape[1], text, training, seed=0, device="cpu", scale=scale)
+        decoder.model.encoder.filtered, decoder.model.encoder.dropout.p = False, 0.0
+        step(decoder, (x, None, rows), image, text, training, None)
+        gradients[anchor] = decoder.image_head.enter.weight.grad.clone()
+    v, t = decoder.image_head(image), decoder.text_head(text)
+    alone = torch.autograd.grad(0.5 * info_nce(v, t, training.temperature) / 3, decoder.image_head.enter.weight)[0]
+    assert torch.allclose(gradients[True], alone, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(gradients[False], alone, rtol=1e-2, atol=1e-5)
+    with pytest.raises(DataError, match="anchor"):
+        step(decoder, (x, None, rows), image, None, replace(training, anchor=True), None)

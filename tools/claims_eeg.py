@@ -40,7 +40,7 @@ def main() -> None:
                 protocol = Protocol(subject=str(number))
                 _, found = fit_once(subject.responses, tables, method, study=this, protocol=protocol, seed=0)
                 snr = f"single-trial SNR {subject.truth.snr():.5f}, of 80 {subject.truth.snr(80):.3f}"
-                where = f"epoch {found['best_epoch']} of {len(found['log'])}, {found['seconds']:.0f} s"
+                where = f"epoch {found.get('best_epoch')} of {len(found.get('log', []))}, {found['seconds']:.0f} s"
                 tell(f"{amplitude} uV subject {number} {method}: {found['top1']:.3f} {found['top5']:.3f}; {snr}; {where}")
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from brainlens.align_sensors.parts import WITHIN, Protocol, channel_scale, held_out, split_subjects, tensors
 from brainlens.align_sensors.training import (
+    ANCHORED,
     NICE,
     THINGS_EEG2,
     THINGS_MEG,
@@ -31,8 +32,9 @@ from brainlens.signals.epochs import check_magnitude, check_rate, match_channels
 from brainlens.types import DataError, Features, Responses, Result, positions
 
 __all__ = [
-    "NICE", "THINGS_EEG2", "THINGS_MEG", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors", "embed_responses",
-    "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "score_sensors", "split_subjects", "without",
+    "ANCHORED", "NICE", "THINGS_EEG2", "THINGS_MEG", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors",
+    "embed_responses", "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "score_sensors", "split_subjects",
+    "without",
 ]  # fmt: skip
 
 

@@ -137,6 +137,10 @@ def tensors(
     moments = []
     for start in range(0, len(rows), 256):
         block = torch.as_tensor(np.asarray(data[rows[start : start + 256]], dtype=np.float32))
+        if not torch.isfinite(block).all():
+            raise DataError(
+                f"trials {rows[start]} to {rows[min(start + 256, len(rows)) - 1]} hold NaN or infinity; drop them with clean()"
+            )
         block = prepare((block - scale[0]) / scale[1], model)
         x[start : start + len(block)] = block
         if isinstance(body, TSConv) and filtered:

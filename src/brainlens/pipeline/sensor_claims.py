@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from brainlens import miniatures, store
-from brainlens.align_sensors import NICE, THINGS_EEG2, Protocol, SensorDecoder, SensorTraining, fit_sensors, without
+from brainlens.align_sensors import ANCHORED, NICE, THINGS_EEG2, Protocol, SensorDecoder, SensorTraining, fit_sensors, without
+from brainlens.align_sensors.ridge import fit_ridge
 from brainlens.datasets import phantom
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
@@ -28,7 +29,7 @@ from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener
 from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.types import Features, Responses, Stimuli, positions
 
-METHODS = ("neuroalign", "nice", "linear", "no_saliency", "no_guidance", "no_adjustment", "shuffled")
+METHODS = ("neuroalign", "nice", "ridge", "anchored", "no_saliency", "linear", "no_guidance", "no_adjustment", "shuffled")
 ENCODERS = {"nice": "nice", "linear": "linear"}  # every other method is a NeuroAlign
 TEST_ROWS = 16  # means of 5 repetitions
 
@@ -47,7 +48,7 @@ class SensorStudy:
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = METHODS
     epochs: int | None = None
-    patience: int = 8
+    patience: int = 6
     amplitude: float = AMPLITUDE
     precision: str = "bfloat16"
     scenes: int = 0
@@ -127,7 +128,7 @@ def subject_recording(tables: Tables, study: SensorStudy, subject: int, folder: 
 def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str, SensorTraining]:
     """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
     encoder = ENCODERS.get(method, "neuroalign")
-    training = NICE if encoder in ("nice", "linear") else THINGS_EEG2
+    training = NICE if encoder in ("nice", "linear") else ANCHORED if method == "anchored" else THINGS_EEG2
     if method.startswith("no_"):
         training = without(training, method.removeprefix("no_"))
     epochs = training.epochs if study.epochs is None else study.epochs
@@ -185,8 +186,8 @@ def run_fits(study: SensorStudy, tables: Tables, folder: Path, tell: Tell) -> li
             pool = (subject, pooled({n: people[n] for n in study.subjects}, study, subject))
         responses = pool[1] if kind == "across" and pool is not None else people[subject].responses
         protocol = Protocol(kind=kind, subject=str(subject))
-        decoder, found = fit_once(responses, tables, method, study=study, protocol=protocol, seed=seed)
-        if (kind, method, seed) == ("within", "neuroalign", study.seeds[0]):
+        decoder, found = fit_once(responses, tables, method, study=study, protocol=protocol, seed=seed, tell=tell)
+        if decoder is not None and (kind, method, seed) == ("within", "neuroalign", study.seeds[0]):
             store.save_weights(folder, f"decoder-{subject}", _weights(decoder))
         store.save_json(file, found)
         fits.append(found)
@@ -195,25 +196,60 @@ def run_fits(study: SensorStudy, tables: Tables, folder: Path, tell: Tell) -> li
 
 
 def fit_once(
-    responses: Responses, tables: Tables, method: str, *, study: SensorStudy, protocol: Protocol, seed: int
-) -> tuple[SensorDecoder, dict[str, Any]]:
-    """One decoder and what is kept of it: ranks of the test images, curve over epochs, settings."""
+    responses: Responses,
+    tables: Tables,
+    method: str,
+    *,
+    study: SensorStudy,
+    protocol: Protocol,
+    seed: int,
+    tell: Tell | None = None,
+) -> tuple[SensorDecoder | None, dict[str, Any]]:
+    """One decoder (None for ridge) and what is kept of it: ranks of the test images, curve over epochs, settings."""
     started = time.perf_counter()
     if method == "shuffled":
         responses = shuffled(responses, seed)
     others = len(study.subjects) - 1
     parts = max(1, others * study.across_train // study.train) if protocol.kind == "across" else 1
+    if method == "ridge":
+        return None, _found(_ridge(responses, tables, protocol, seed), study, protocol, method, seed) | {
+            "seconds": time.perf_counter() - started
+        }
     encoder, training = training_of(method, study, parts=parts)
+
+    def progress(epoch: int, record: dict[str, float]) -> None:
+        if tell is not None:
+            weights = " ".join(f"{record[w]:.2f}" for w in ("w1", "w2", "w3") if w in record)
+            tell(f"  {method} {epoch + 1}: loss {record['loss']:.4f}, validation {record['validation']:.4f} {weights}", None)
+
     decoder, test = fit_sensors(
-        responses, tables.network, tables.texts, encoder=encoder, training=training, protocol=protocol, seed=seed
-    )
+        responses, tables.network, tables.texts,
+        encoder=encoder, training=training, protocol=protocol, seed=seed, progress=progress,
+    )  # fmt: skip
     averaged = test.average()
     ids = averaged.trials["stimulus"].to_numpy(dtype=str)
     ranks = retrieval_metrics.ranks(decoder.embed(averaged.data), gallery_of(decoder, tables, ids, encoder, training))
-    found: dict[str, Any] = {"kind": protocol.kind, "subject": int(protocol.subject or 0), "method": method, "seed": seed}
-    found |= {"seconds": time.perf_counter() - started, "ranks": ranks.tolist(), "ids": ids.tolist(), "log": decoder.log}
-    found |= {"best_epoch": decoder.best_epoch, "training": asdict(training), "amplitude": study.amplitude}
-    return decoder, found | {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
+    found = _found((ranks, ids), study, protocol, method, seed)
+    found |= {"log": decoder.log, "best_epoch": decoder.best_epoch, "training": asdict(training)}
+    return decoder, found | {"seconds": time.perf_counter() - started}
+
+
+def _ridge(responses: Responses, tables: Tables, protocol: Protocol, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks and ids of the test images by ridge regression."""
+    ridge, test = fit_ridge(responses, tables.network, protocol=protocol, seed=seed)
+    averaged = test.average()
+    ids = averaged.trials["stimulus"].to_numpy(dtype=str)
+    gallery = ridge.gallery(tables.network["image"][positions(ids, tables.network.ids, "images")])
+    return retrieval_metrics.ranks(ridge.embed(averaged.data), gallery), ids
+
+
+def _found(
+    tested: tuple[np.ndarray, np.ndarray], study: SensorStudy, protocol: Protocol, method: str, seed: int
+) -> dict[str, Any]:
+    ranks, ids = tested
+    found = {"kind": protocol.kind, "subject": int(protocol.subject or 0), "method": method, "seed": seed}
+    found |= {"ranks": ranks.tolist(), "ids": ids.tolist(), "amplitude": study.amplitude}
+    return found | {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
 
 
 def gallery_of(decoder: SensorDecoder, tables: Tables, ids: np.ndarray, encoder: str, training: SensorTraining) -> np.ndarray:
