@@ -1,6 +1,6 @@
 """Every ground-truth claim at its full size, group by group: claims/result.json and the table in docs/claims.md.
 
-    python tools/claims.py [--only GROUP] [--again] [--scale full|half|small]
+    python tools/claims.py [--only GROUP] [--again] [--go-on] [--scale full|half|small]
 
 A group that is done is not run again (--again runs it again); its numbers are kept in claims/GROUP.json with the date, the
 commit, the device and the size. A claim that is missed stays in the table with its value.
@@ -11,24 +11,27 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from brainlens import store
-from brainlens.align import LINEAR, TRAINING, Alignment
-from brainlens.align.encoders import ENCODERS
+from brainlens.align import LINEAR, TRAINING, Alignment, one_result, split_tables
+from brainlens.align.encoders import DESIGN, ENCODERS
 from brainlens.encode import Training as EncodeTraining
 from brainlens.encode import decode, haxby2001_encode
-from brainlens.pipeline.alignment import align_claims
+from brainlens.pipeline.align_study import ABLATIONS, Study
+from brainlens.pipeline.alignment import ideal_claims
 from brainlens.pipeline.attribution import attribute_claims
 from brainlens.pipeline.encoding import encode_claims
 from brainlens.pipeline.pointing import pointing_claims
+from brainlens.pipeline.runs import keep
 from brainlens.pipeline.source import Recording, Source, open_recording
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,27 +78,46 @@ def opened(scale: str, *, layers: bool) -> tuple[Source, Recording]:
 
 
 def align_group(scale: str, encoders: tuple[str, ...] = ENCODERS) -> dict[str, float]:
-    """Every encoder, the ideal observer, shuffled pairs; and the attribution of the volume encoder that was trained."""
+    """Every encoder, curves, ablations, controls; and the attribution of the volume encoder. A second call goes on."""
     source, recording = opened(scale, layers=False)
+    assert recording.images is not None
     long = scale != "small"
-    training = replace(TRAINING, steps=400 if long else TRAINING.steps, evaluate_every=20)
+    training = replace(TRAINING, checkpoint_every=20)
     linear = replace(LINEAR, steps=3000 if long else LINEAR.steps, evaluate_every=50)
-    alignment, metrics = align_claims(
-        recording, source, WORK / "runs", encoders=encoders, training=training, linear=linear, tell=tell
-    )  # fmt: skip
-    kept = {key: value for key, value in earlier("align").items() if "/volume-" not in key}  # paired with an older volume encoder
-    metrics = kept | metrics
-    module = alignment.decoders["volume"].module
-    assert module is not None
-    store.save_weights(WORK, f"volume-{scale}", module.state_dict())
-    store.save_json(CLAIMS / "align.json", record(metrics, scale))
-    store.save_json(CLAIMS / "attribute.json", record(attribution(recording, source, alignment), scale))
+    split = split_tables(recording.responses, recording.images, recording.texts)
+    study = Study(split, WORK / f"align-{scale}", training, linear, tell=tell)
+    before = {} if "cnn" in encoders else {k: v for k, v in earlier("align").items() if k.startswith("align/cnn/")}
+    metrics = before | ideal_claims(recording, split)
+
+    def done(more: dict[str, float]) -> None:
+        metrics.update(more)
+        store.save_json(CLAIMS / "align.json", record(metrics, scale))
+
+    first = [n for n in ("ridge", "ridge_whitened", "ridge_projected", "volume") if n in encoders]
+    for name in dict.fromkeys([*first, *encoders]):
+        done(study.encoder(name))
+        if name == "volume":
+            store.save_json(CLAIMS / "attribute.json", record(attribution(recording, source, study), scale))
+    done(study.differences(tuple(n for n in encoders if n != "volume")))
+    for label in ABLATIONS:
+        done(study.ablation(label))
+    if long:
+        done(study.curve())
     return metrics
 
 
-def attribution(recording: Recording, source: Source, alignment: Alignment) -> dict[str, float]:
-    """All attribution methods on the same 32 test images."""
+def attribution(recording: Recording, source: Source, study: Study) -> dict[str, float]:
+    """All attribution methods on the same 32 test images; the run and the weights of the volume encoder are kept."""
+    decoder = study.volume()
+    assert decoder.module is not None
+    result = one_result({"volume": decoder}, study.split, seed=study.seed)
+    gallery = recording.stimuli.take(study.split.test.ids)
+    pictures = {"gallery/images": np.stack(list(gallery.images)), "domain": gallery.table["domain"].to_numpy(dtype=np.str_)}
+    config = {"encoders": ["volume"], "design": asdict(DESIGN), "seed": study.seed}
+    keep(replace(result, config=config), WORK / "runs", source, arrays=pictures)
+    store.save_weights(WORK, "volume", decoder.module.state_dict())
     methods = ("bottleneck", "gradcam", "integrated_gradients", "chefer", "rise", "random")
+    alignment = Alignment(result, {"volume": decoder}, study.split)
     return attribute_claims(
         alignment, recording, source, WORK / "runs", methods=methods, trials=32, masks=1000, tell=tell
     )  # fmt: skip
@@ -120,7 +142,6 @@ def recordings() -> Path:
 def haxby2001_group(scale: str) -> dict[str, float]:
     """Ridge on categories and 8-way decoding, one run left out, on the real slice."""
     from brainlens import datasets
-    from brainlens.pipeline.runs import keep
 
     folder = recordings() / "haxby2001"
     responses, _ = datasets.load("haxby2001", folder)
@@ -136,7 +157,6 @@ def images92_group(scale: str) -> dict[str, float]:
     from brainlens.backbones import vision
     from brainlens.datasets import images92
     from brainlens.metrics import similarity
-    from brainlens.pipeline.runs import keep
     from brainlens.types import Features
 
     folder = recordings()
@@ -238,16 +258,19 @@ def main() -> None:
     """Runs what is asked for and is not done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[*GROUPS, "attribute"], default=None)
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--again", action="store_true", help="run a group that is done, from the start")
+    parser.add_argument("--go-on", action="store_true", help="align: run it again, but keep the encoders that are finished")
     parser.add_argument("--scale", choices=list(SIZES), default="full")
     parser.add_argument("--encoders", nargs="+", default=None, help="align: only these; the others keep their last figures")
     chosen = parser.parse_args()
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))
     wanted = [chosen.only if chosen.only != "attribute" else "align"] if chosen.only else list(GROUPS)
+    if chosen.again and "align" in wanted:
+        shutil.rmtree(WORK / f"align-{chosen.scale}", ignore_errors=True)
     for name in wanted:
         file = CLAIMS / f"{name}.json"
-        if file.exists() and not chosen.again and store.read_json(file)["scale"] == chosen.scale:
+        if file.exists() and not (chosen.again or chosen.go_on) and store.read_json(file)["scale"] == chosen.scale:
             print(f"{name}: done already, claims/{name}.json")
             continue
         tell(f"group {name}")

@@ -226,17 +226,46 @@ def captions(
 
 
 @app.command()
+def epochs(
+    dataset: Annotated[str, typer.Option(help="eeglab_visual, things_eeg2 or things_meg.")] = "eeglab_visual",
+    data: Data = None,
+    subject: Annotated[str | None, typer.Option(help="Subject; default: the first.")] = None,
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+) -> None:
+    """From a recording of EEG or MEG to epochs, evoked responses and scalp maps; a second call goes on where one stopped."""
+    from brainlens.pipeline import Source, run_epochs
+
+    with steps() as tell:
+        folder, table = run_epochs(Source(dataset, data), runs, subject=subject, seed=seed, tell=tell)
+    show(table, f"epochs: {dataset}")
+    typer.echo(f"run: {folder}")
+
+
+@app.command()
 def attribute(
     run: Annotated[Path, typer.Argument(help="Folder of a finished align run.")],
-    method: Annotated[str, typer.Option(help="bottleneck, rise, gradcam, chefer or integrated_gradients.")] = "bottleneck",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="bottleneck (default), rise, gradcam, chefer, integrated_gradients; EEG, MEG: gradient_x_input, deeplift"
+        ),
+    ] = None,
     trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Which voxels carried it: an attribution map of an aligned brain encoder, saved as NIfTI too."""
-    from brainlens.pipeline import run_attribute
+    """Which voxels carried it: an attribution map of an aligned brain encoder, as NIfTI too; for EEG and MEG channels."""
+    from brainlens.pipeline import is_sensor_run, run_attribute, run_attribute_sensors
 
+    if is_sensor_run(run):
+        with steps() as tell:
+            folder, table = run_attribute_sensors(run, runs, method=method or "gradient_x_input", device=device, tell=tell)
+        show(table, f"attribute: {method or 'gradient_x_input'}")
+        typer.echo(f"run: {folder}")
+        return
+    method = method or "bottleneck"
     with steps() as tell:
         folder, table = run_attribute(run, runs, method=method, n_trials=trials, seed=seed, device=device, tell=tell)
     show(table, f"attribute: {method}")

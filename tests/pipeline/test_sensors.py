@@ -11,7 +11,10 @@ from brainlens import report, store
 from brainlens.align_sensors import NICE, THINGS_EEG2, THINGS_MEG, Protocol
 from brainlens.datasets import phantom_eeg
 from brainlens.pipeline import Source
+from brainlens.pipeline.sensor_analyses import METHODS
+from brainlens.pipeline.sensor_attribution import is_sensor_run, run_attribute_sensors
 from brainlens.pipeline.sensor_data import number_of, prompted
+from brainlens.pipeline.sensor_epochs import run_epochs
 from brainlens.pipeline.sensors import SensorOptions, is_sensors, preset, run_align_sensors
 from brainlens.types import DataError
 
@@ -140,3 +143,47 @@ def test_subjects_have_one_number(subject: str | int) -> None:
     assert number_of(subject, [1, 2]) == 1
     with pytest.raises(DataError, match="1, 2"):
         number_of("sub-03", [1, 2])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_channels_of_a_stored_run_are_attributed(stored: tuple[Path, list], method: str, tmp_path: Path) -> None:
+    assert is_sensor_run(stored[0])
+    folder, _ = run_attribute_sensors(stored[0], tmp_path, method=method, tell=silent)
+    found, aligned = store.load_result(folder), store.load_result(stored[0])
+    assert found.arrays["contribution"].shape == (63, 250)
+    assert found.arrays["topomap/contribution"] == pytest.approx(found.arrays["contribution"].sum(1), abs=1e-9)
+    if method == "gradient_x_input":  # the weights came back as they were
+        assert found.arrays["topomap/contribution"] == pytest.approx(aligned.arrays["topomap/contribution"], abs=1e-6)
+
+
+def test_deeplift_and_integrated_gradients_agree_on_what_a_decoder_adds(stored: tuple[Path, list], tmp_path: Path) -> None:
+    maps = []
+    for method in ("integrated_gradients", "deeplift"):
+        folder, _ = run_attribute_sensors(stored[0], tmp_path, method=method, tell=silent)
+        maps.append(np.asarray(store.load_result(folder).arrays["contribution"]))
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.8
+    with pytest.raises(DataError, match="deeplift"):
+        run_attribute_sensors(stored[0], tmp_path, method="rise", tell=silent)
+
+
+@pytest.mark.realdata
+def test_a_real_recording_has_a_p3_over_the_parietal_lobe(test_data: Path, tmp_path: Path) -> None:
+    folder, rows = run_epochs(Source("eeglab_visual", test_data / "eeglab_visual"), tmp_path, tell=silent)
+    result = store.load_result(folder)
+    assert result.metrics["epochs/square/n"] == 80
+    assert result.metrics["epochs/square/baseline_ratio"] > 3
+    assert 300 < result.metrics["epochs/square/peak_ms"] < 500
+    assert result.arrays["topomap/evoked_by_time"].shape == (8, 30)
+    assert "Not drawn" not in report.render([("run", result)])
+    assert {row["metric"] for row in rows} >= {"epochs/square/peak"}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("gallery", ["image", "concept"])
+def test_real_embeddings_give_a_200_way_run(test_data: Path, tmp_path: Path, gallery: str) -> None:
+    source = Source("phantom_eeg", test_data / "things", n_train=300)
+    options = SensorOptions(("nice",), Protocol(gallery=gallery), epochs=3, repeats=20)
+    folder, _ = run_align_sensors(source, tmp_path, options, tell=silent)
+    metrics = store.load_result(folder).metrics
+    assert metrics["retrieval/brain->image/gallery"] == 200
+    assert metrics["retrieval/brain->image/top5.low"] > metrics["retrieval/brain->image/chance5"]

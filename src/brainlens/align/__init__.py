@@ -16,7 +16,18 @@ import numpy as np
 import pandas as pd
 
 from brainlens import store
-from brainlens.align.encoders import DESIGN, ENCODERS, Decoder, fit_cnn, fit_linear, fit_mlp, fit_ridge, fit_volume
+from brainlens.align.encoders import (
+    DESIGN,
+    ENCODERS,
+    Decoder,
+    find_start,
+    fit_cnn,
+    fit_linear,
+    fit_mlp,
+    fit_projected,
+    fit_ridge,
+    fit_volume,
+)
 from brainlens.align.scoring import arrays, embeddings, hits, score
 from brainlens.align.split import Split, split_tables
 from brainlens.align.training import Training
@@ -24,7 +35,10 @@ from brainlens.metrics.statistics import paired_bootstrap
 from brainlens.nn.volume_encoder import Design
 from brainlens.types import DataError, Features, Responses, Result
 
-__all__ = ["ENCODERS", "Alignment", "Decoder", "Split", "Training", "align", "embeddings", "fit", "score", "shuffle_pairs"]
+__all__ = [
+    "ENCODERS", "Alignment", "Decoder", "Split", "Training", "align", "embeddings", "fit", "one_result", "score", "shuffle_pairs",
+    "split_tables",
+]  # fmt: skip
 TRAINING = Training(steps=120, batch=128, lr=3e-4, evaluate_every=15, patience=4, average=0.95)
 LINEAR = Training(steps=240, batch=512, lr=2e-3, average=0.98, checkpoint_every=20)
 Progress = Callable[[str, int, dict[str, float]], None]
@@ -76,7 +90,7 @@ def align(
         fitted[name] = fit(
             name, split, training, linear=linear, design=design, seed=seed, folder=folder, progress=progress, known=fitted
         )
-    result = _result(fitted, split, main=names[-1], seed=seed)
+    result = one_result(fitted, split, main=names[-1], seed=seed)
     config = {
         "encoders": names,
         "training": asdict(training),
@@ -103,7 +117,7 @@ def fit(
     progress: Progress | None = None,
     known: dict[str, Decoder] | None = None,
 ) -> Decoder:
-    """One encoder; `known` holds those that are fitted already, which a volume encoder may start from."""
+    """One encoder; `known` holds those that are fitted already, whose ridge and whose start are used again."""
 
     def tell(step: int, record: dict[str, float]) -> None:
         if progress is not None:
@@ -113,19 +127,24 @@ def fit(
     if name in ("ridge", "ridge_whitened"):
         done = (known or {}).get("ridge")
         return fit_ridge(split, whitened=name == "ridge_whitened", fits=None if done is None else done.ridge)
-    if name == "linear":
-        return fit_linear(split, linear, seed=seed, progress=tell)
-    if name == "mlp":
-        return fit_mlp(split, linear, seed=seed, folder=place, progress=tell)
     if name == "cnn":
         return fit_cnn(split, training, seed=seed, folder=place, progress=tell)
     start = None
-    if design.per_patch and design.class_token == "sum":
-        start = ((known or {}).get("linear") or fit_linear(split, linear, seed=seed)).linear
-    return fit_volume(split, training, design=design, start_from=start, seed=seed, folder=place, progress=tell)
+    if name.endswith("_projected") or (name == "volume" and design.per_patch and design.class_token == "sum"):
+        begun = [d.start for d in (known or {}).values() if d.start is not None]
+        start = begun[0] if begun else find_start(split, design, modality=training.modality)
+    if name == "ridge_projected":
+        assert start is not None
+        return fit_projected(start)
+    if name in ("linear", "linear_projected"):
+        return fit_linear(split, linear, seed=seed, start=start, progress=tell)
+    if name in ("mlp", "mlp_projected"):
+        return fit_mlp(split, linear, seed=seed, start=start, folder=place, progress=tell)
+    return fit_volume(split, training, design=design, start=start, seed=seed, folder=place, progress=tell)
 
 
-def _result(fitted: dict[str, Decoder], split: Split, *, main: str, seed: int) -> Result:
+def one_result(fitted: dict[str, Decoder], split: Split, *, main: str = "volume", seed: int = 0) -> Result:
+    """The Result of fitted encoders: scores of each, arrays of the main one."""
     metrics: dict[str, float] = {}
     rows, found, logs = [], {}, []
     for name, decoder in fitted.items():
@@ -144,7 +163,16 @@ def _result(fitted: dict[str, Decoder], split: Split, *, main: str, seed: int) -
     metrics |= {f"data/{key}": float(value) for key, value in split.counts.items()}
     metrics |= {f"data/{name}_images": float(len(getattr(split, name).ids)) for name in ("train", "validation", "test")}
     tables = {"comparison": pd.DataFrame(rows), "log": pd.DataFrame(logs)}
-    return Result("align", metrics, arrays(fitted[main], split.test), split.units, tables, space=split.space)
+    kept = arrays(fitted[main], split.test) | target_maps(fitted.get("volume"))
+    return Result("align", metrics, kept, split.units, tables, space=split.space)
+
+
+def target_maps(decoder: Decoder | None) -> dict[str, np.ndarray]:
+    """`target/<which>/matrix` and `/shift` of the volume encoder's start: what brings targets into its space."""
+    if decoder is None or decoder.start is None:
+        return {}
+    maps = decoder.start.maps.items()
+    return {f"target/{which}/{part}": getattr(m, part).cpu().numpy() for which, m in maps for part in ("matrix", "shift")}
 
 
 def shuffle_pairs(responses: Responses, *, seed: int = 0, within: str = "train") -> Responses:

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from brainlens.align.processes import shared
 from brainlens.align.split import Part, Split
-from brainlens.align.training import Progress, Training, reciprocal_rank, train_contrastive
+from brainlens.align.start import CrossFitted, Start, begin, cross_fitted, on_voxels
+from brainlens.align.training import Progress, Training, reciprocal_rank, train_contrastive, validate
 from brainlens.nn import decoders
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.nn.volume_encoder import Design, VolumeEncoder, cubic_patches
 from brainlens.types import DataError, Volume
 
-ENCODERS = ("ridge", "ridge_whitened", "linear", "mlp", "cnn", "volume")
+RIVALS = ("ridge", "ridge_whitened", "linear", "mlp", "cnn")
+CONTROLS = ("ridge_projected", "linear_projected", "mlp_projected")  # rivals that are given the metric of the volume encoder
+ENCODERS = (*RIVALS, *CONTROLS, "volume")
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-2, 3.1, 0.5))
 
 
@@ -28,7 +31,8 @@ class Decoder:
     """A fitted encoder.
 
     `embed(x)` maps mean rows (n, V) to the brain embeddings meant for images and for texts; `gallery(target, which)`
-    maps targets into the space in which cosines are taken (the identity but for the whitened metric).
+    maps targets (centred, of length one) into the space in which cosines are taken: the identity for the published rivals, a
+    learned map for the whitened metric and for encoders with a `start`. `module(x)` compares with the same `gallery`.
     """
 
     name: str
@@ -41,11 +45,14 @@ class Decoder:
     module: nn.Module | None = None
     linear: decoders.LinearDecoder | None = None
     ridge: dict[str, decoders.KernelRidge] | None = None
+    start: Start | None = None
 
 
 # Patches of 28 mm at 4 mm voxels, each with a projection of its own, and a class token that carries their sum: the
-# form that can start from a linear decoder. A Design without these two starts from scratch.
-DESIGN = Design(patch=7, width=192, depth=2, heads=4, per_patch=True, class_token="sum", zero_init=True, patch_dropout=0.5)
+# form that can start from a linear decoder. A Design without these two starts from scratch, in the network's own metric.
+DESIGN = Design(
+    patch=7, width=256, depth=1, heads=4, per_patch=True, class_token="sum", zero_init=True, input_dropout=0.3
+)  # fmt: skip
 
 
 def fit_ridge(
@@ -94,6 +101,23 @@ def _score(truth: Tensor) -> Callable[[Tensor], float]:
     return lambda predicted: reciprocal_rank(predicted, truth)
 
 
+def find_start(split: Split, design: Design = DESIGN, *, modality: str = "both") -> Start:
+    """The linear start and its metric on the patches of a design (see `start.begin`)."""
+    patch_of, _ = cubic_patches(_volume(split).mask, design.patch, design.padding)
+    return begin(split, torch.from_numpy(patch_of), modality=modality)
+
+
+def fit_projected(start: Start) -> Decoder:
+    """Ridge on reliable voxels in the learned metric: what the volume encoder starts from, without any training."""
+    begun = time.perf_counter()
+    weights = start.coordinates.on_voxels(start.linear.weights)
+    constant = start.linear(start.coordinates.rows(torch.zeros(1, len(weights)).to(weights)))[0]
+    linear = decoders.LinearDecoder(torch.zeros(len(weights)).to(weights), weights, constant)
+    count = weights.numel() + sum(m.matrix.numel() for m in start.maps.values())
+    found = _decoder("ridge_projected", linear, count, begun, [], start=start, linear=linear)
+    return replace(found, seconds=found.seconds + start.seconds, chosen=start.chosen)
+
+
 def fit_linear(
     split: Split,
     training: Training,
@@ -101,22 +125,30 @@ def fit_linear(
     components: int = 500,
     seed: int = 0,
     dropout: float = 0.5,
+    start: Start | None = None,
     progress: Progress | None = None,
 ) -> Decoder:
-    """One linear map, trained by the contrastive loss on principal components of the training responses."""
-    start = time.perf_counter()
+    """One linear map, trained by the contrastive loss on principal components of the training responses.
+
+    start: its targets and its temperature in place of the network's own (the control `linear_projected`).
+    """
+    begun = time.perf_counter()
     rows = split.train.mean()
     mean = rows.mean(0)
     axes, _ = decoders.principal_axes(rows - mean, components, generator=torch.Generator().manual_seed(seed))
     axes = shared(axes.contiguous())
+    split, training = _aims(split, training, start)
     small = replace(split, train=_project(split.train, mean, axes), validation=_project(split.validation, mean, axes))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = decoders.ComponentDecoder(axes.shape[1], split.train.image.shape[1], dropout=dropout).to(axes.device)
-    log = train_contrastive(module, small, training, seed=seed, progress=progress)
+
+    def build() -> nn.Module:
+        return decoders.ComponentDecoder(axes.shape[1], split.train.image.shape[1], dropout=dropout)
+
+    module, log = _train(build, small, training, seed=seed, progress=progress)
+    assert isinstance(module, decoders.ComponentDecoder)
     with torch.no_grad():
         linear = decoders.LinearDecoder(mean, axes @ module.linear.weight.T, module.linear.bias.detach().clone())
-    return _decoder("linear", linear, linear.weights.numel(), start, log, module=None, linear=linear)
+    name = "linear" if start is None else "linear_projected"
+    return _decoder(name, linear, linear.weights.numel(), begun, log, start=start, linear=linear)
 
 
 def _project(part: Part, mean: Tensor, axes: Tensor) -> Part:
@@ -130,23 +162,28 @@ def fit_mlp(
     *,
     seed: int = 0,
     width: int = 512,
+    start: Start | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Decoder:
-    """A residual MLP on the voxels that carry a region label (all voxels where none does)."""
+    """A residual MLP on the voxels that carry a region label (all voxels where none does).
+
+    start: its targets and its temperature in place of the network's own (the control `mlp_projected`).
+    """
+    begun = time.perf_counter()
     labels = split.units["roi"].fillna("").astype(str) if "roi" in split.units.columns else None
     chosen = np.arange(split.train.x.shape[1]) if labels is None else np.flatnonzero(~labels.isin(["", "none"]))
-    if not len(chosen):
-        chosen = np.arange(split.train.x.shape[1])
-    return _fit_module(
-        "mlp",
-        lambda: decoders.ResidualMLP(torch.from_numpy(chosen), split.train.image.shape[1], width=width),
-        split,
-        training,
-        seed=seed,
-        folder=folder,
-        progress=progress,
-    )
+    voxels = torch.from_numpy(chosen if len(chosen) else np.arange(split.train.x.shape[1])).to(split.train.x.device)
+    split, training = _aims(split, training, start)
+    parts = {name: replace(getattr(split, name), x=getattr(split, name).x[:, voxels]) for name in ("train", "validation")}
+
+    def build() -> nn.Module:
+        return decoders.ResidualMLP(torch.arange(len(voxels)), split.train.image.shape[1], width=width)
+
+    module, log = _train(build, replace(split, **parts), training, seed=seed, folder=folder, progress=progress)
+    module.voxels = voxels  # trained on these columns alone, read from whole rows from here on
+    name = "mlp" if start is None else "mlp_projected"
+    return _decoder(name, module, _count(module), begun, log, start=start, module=module)
 
 
 def fit_cnn(
@@ -159,16 +196,13 @@ def fit_cnn(
     progress: Progress | None = None,
 ) -> Decoder:
     """A 3D CNN on the whole volume."""
-    mask = torch.from_numpy(_volume(split).mask)
-    return _fit_module(
-        "cnn",
-        lambda: decoders.VolumeCNN(mask, split.train.image.shape[1], width=width),
-        split,
-        training,
-        seed=seed,
-        folder=folder,
-        progress=progress,
-    )
+    begun, mask = time.perf_counter(), torch.from_numpy(_volume(split).mask)
+
+    def build() -> nn.Module:
+        return decoders.VolumeCNN(mask, split.train.image.shape[1], width=width)
+
+    module, log = _train(build, split, training, seed=seed, folder=folder, progress=progress)
+    return _decoder("cnn", module, _count(module), begun, log, module=module)
 
 
 def fit_volume(
@@ -176,54 +210,95 @@ def fit_volume(
     training: Training,
     *,
     design: Design = DESIGN,
-    start_from: decoders.LinearDecoder | None = None,
+    start: Start | None = None,
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Decoder:
     """The 3D transformer on patches of masked voxels.
 
-    With `start_from` the patch projections start as that linear decoder, cut into patches, and the blocks start at
-    zero, so that training begins where the linear decoder ends and adds what lies beyond it.
+    With `start` it begins as that linear decoder, in its metric, with blocks that begin as the identity: training adds what
+    lies beyond, and early stopping keeps the start if nothing does. It is trained on the coordinates of the start, which cost
+    a twentieth of the voxels, and is then the same encoder on voxels, exactly. Without, it is trained on voxels from scratch.
     """
-    space = _volume(split)
-    design = replace(design, embed_dim=split.train.image.shape[1])
+    begun, space = time.perf_counter(), _volume(split)
+    if start is None:
+        design = replace(design, embed_dim=split.train.image.shape[1])
+        plain, log = _train(
+            lambda: VolumeEncoder(space.mask, design, seed=seed), split, training, seed=seed, folder=folder, progress=progress
+        )  # fmt: skip
+        return _decoder("volume", plain, _count(plain), begun, log, module=plain)
+    design = replace(design, embed_dim=start.linear.weights.shape[1])
+    _, training = _aims(split, training, start)
+    begin_at = CrossFitted(start, design, seed=seed).encoder
+    module, log = _train(
+        lambda: CrossFitted(start, design, seed=seed), cross_fitted(start, seed=seed), training,
+        seed=seed, folder=folder, progress=progress,
+    )  # fmt: skip
+    assert isinstance(module, CrossFitted)
+    encoder, losses = module.encoder, [loss_of(e.eval(), start, training) for e in (begin_at, module.encoder)]
+    if losses[0] <= losses[1]:
+        encoder = begin_at
+    whole = on_voxels(encoder, start, space.mask, design)
+    found = _decoder("volume", whole, _count(whole), begun, log, start=start, module=whole)
+    chosen = {**start.chosen, "start_loss": losses[0], "validation_loss": losses[1], "kept_start": float(encoder is begin_at)}
+    return replace(found, seconds=found.seconds + start.seconds, chosen=chosen)
 
-    def build() -> nn.Module:
-        module = VolumeEncoder(space.mask, design, seed=seed)
-        if start_from is not None:
-            module.load_linear(start_from.weights, start_from.intercept - start_from.mean @ start_from.weights)
-        return module
 
-    return _fit_module("volume", build, split, training, seed=seed, folder=folder, progress=progress)
+def loss_of(encoder: VolumeEncoder, start: Start, training: Training) -> float:
+    """Contrastive loss on the validation images, for an encoder on coordinates."""
+    part = start.split.validation
+    return validate(encoder, [part.mean()], [part], training)["validation_loss"]
 
 
-def _fit_module(
-    name: str,
+def _aims(split: Split, training: Training, start: Start | None) -> tuple[Split, Training]:
+    """The split with the targets of the start, and its temperature; both as they are without one."""
+    if start is None:
+        return split, training
+    parts = {}
+    for name in ("train", "validation", "test"):
+        aims = getattr(start.split, name)
+        parts[name] = replace(getattr(split, name), image=aims.image, text=aims.text)
+    return replace(split, **parts), replace(training, temperature=start.chosen["temperature"])
+
+
+def _train(
     build: Callable[[], nn.Module],
     split: Split,
     training: Training,
     *,
     seed: int,
-    folder: Path | None,
-    progress: Progress | None,
-) -> Decoder:
-    start = time.perf_counter()
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[nn.Module, list[dict[str, float]]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build().to(split.train.x.device)
-    log = train_contrastive(module, split, training, seed=seed, folder=folder, progress=progress)
-    parameters = sum(p.numel() for p in module.parameters())
-    return _decoder(name, module, parameters, start, log, module=module, linear=None)
+    return module, train_contrastive(module, split, training, seed=seed, folder=folder, progress=progress)
 
 
-def _decoder(name: str, run: Callable[[Tensor], Tensor], parameters: int, start: float, log: Any, **more: Any) -> Decoder:
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _decoder(
+    name: str,
+    run: Callable[[Tensor], Tensor],
+    parameters: int,
+    begun: float,
+    log: Any,
+    *,
+    start: Start | None = None,
+    **more: Any,
+) -> Decoder:
     def embed(x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             z = torch.cat([run(rows) for rows in x.split(128)])
-        return z, z
+        return (z, z) if start is None else start.embed(z)
 
-    return Decoder(name, embed, parameters, time.perf_counter() - start, log=log, **more)
+    if start is not None:
+        more["gallery"] = start.gallery
+    return Decoder(name, embed, parameters, time.perf_counter() - begun, log=log, start=start, **more)
 
 
 def _volume(split: Split) -> Volume:

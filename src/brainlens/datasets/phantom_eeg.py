@@ -56,26 +56,31 @@ def load(
     n_train: int = 1200,
     n_test: int = 200,
     subjects: Sequence[int] = (1,),
-    rows: tuple[int, int] = (1, 80),
+    repeats: tuple[int, int] = (4, 80),
+    rows: tuple[int, int] | None = None,
     amplitude: float = AMPLITUDE,
     whiten: bool = True,
     seed: int = 0,
 ) -> tuple[Responses, Stimuli]:
-    """Simulated EEG (trial, 63 channels, 250 samples) float16 of 4 training and 80 test repetitions an image, and the images.
+    """Simulated EEG (trial, 63 channels, 250 samples) float16 and the images seen.
 
-    rows: in how many rows these stand (a row of a training image is the mean of 4 by default, test rows are single trials).
+    repeats: of a training and of a test image; rows: in how many rows they stand, by default one mean of each training image,
+    and single trials in test.
     whiten: divide by the noise of training trials, as released recordings are (MVNN); otherwise the values are uV.
     Raises DataError for a folder that lacks the embeddings, and repetitions that do not divide into rows.
     """
     seen = shown(folder, n_train=n_train, n_test=n_test, seed=seed)
-    return record(seen, subjects=subjects, rows=rows, amplitude=amplitude, whiten=whiten, seed=seed), seen.stimuli
+    return record(
+        seen, subjects=subjects, repeats=repeats, rows=rows, amplitude=amplitude, whiten=whiten, seed=seed
+    ), seen.stimuli
 
 
 def record(
     seen: Shown,
     *,
     subjects: Sequence[int] = (1,),
-    rows: tuple[int, int] = (1, 80),
+    repeats: tuple[int, int] = (4, 80),
+    rows: tuple[int, int] | None = None,
     amplitude: float = AMPLITUDE,
     whiten: bool = True,
     seed: int = 0,
@@ -86,7 +91,7 @@ def record(
     parts = []
     for subject in subjects:
         known = truth(seen, subject=subject, amplitude=amplitude, seed=seed)
-        part = simulate_eeg(known, eeg_trials(seen.stimuli, subject=subject, rows=rows))
+        part = simulate_eeg(known, eeg_trials(seen.stimuli, subject=subject, repeats=repeats, rows=rows or (1, repeats[1])))
         parts.append(mvnn(part, by=None, out=part.data) if whiten else part)
     if len(parts) == 1:
         return parts[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pandas as pd
 
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
-from brainlens.datasets.unpickle import load_dictionary, release
-from brainlens.store import ArrayWriter, open_array
+from brainlens.datasets.unpickle import load_dictionary
+from brainlens.signals.epochs import stimulus_of_event
+from brainlens.signals.prepare import CUT, Cut, Piece, prepare
+from brainlens.store import ArrayWriter, open_array, release
 from brainlens.types import DataError, Responses, Sensors, Stimuli
 
 # fmt: off
@@ -23,10 +27,12 @@ CHANNELS = (
     "P2", "P4", "P6", "P8", "PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2",
 )
 # fmt: on
+TARGET = 99999  # event code of the target that subjects counted
+RAW_NAMES = {"training": ("training", "train"), "test": ("test",)}  # two spellings are in use
 MEMORY = 2e9  # bytes that may be held where no cache is named
 PIECE = 1 << 25  # bytes converted at a time
 
-FACTS = {
+FACTS: dict[str, Any] = {
     "name": "things_eeg2",
     "title": "A large and rich EEG dataset for modeling human visual object recognition",
     "measure": "EEG",
@@ -119,16 +125,16 @@ def _open(folder: Path, subject: int, part: str) -> dict[str, Any]:
     return {"data": data, "ch_names": names, "times": times, "path": path}
 
 
-def _image_table(folder: Path, part: str, count: int) -> pd.DataFrame:
-    """One row an image: stimulus, concept, file, split. Without the metadata file, rows are numbered."""
+def _image_table(folder: Path, part: str, count: int | None) -> pd.DataFrame:
+    """One row an image: stimulus, concept, file, split; count: how many there must be. Without metadata rows are numbered."""
     short = "train" if part == "training" else part
     path = folder / "image_set" / "image_metadata.npy"
     if not path.exists():
-        ids = [f"{short}-{i:05d}" for i in range(count)]
+        ids = [f"{short}-{i:05d}" for i in range(FACTS[f"{part}_images"] if count is None else count)]
         return pd.DataFrame({"stimulus": ids, "concept": "", "file": "", "split": short})
     content = load_dictionary(path, (f"{short}_img_files", f"{short}_img_concepts", f"{short}_img_concepts_THINGS"))
     files, concepts, folders = (list(map(str, content[f"{short}_img_{k}"])) for k in ("files", "concepts", "concepts_THINGS"))
-    if not len(files) == len(concepts) == len(folders) == count:
+    if not len(files) == len(concepts) == len(folders) == (len(files) if count is None else count):
         raise DataError(f"{path}: {len(files)} {short} images, the epochs have {count}; they are of another release")
     places = [f"{part}_images/{place}/{file}" for place, file in zip(folders, files)]
     return pd.DataFrame({"stimulus": [Path(f).stem for f in files], "concept": concepts, "file": places, "split": short})
@@ -210,3 +216,96 @@ def _stimuli(folder: Path, table: pd.DataFrame) -> Stimuli:
     else:
         images = NoImages(len(table), f"the images are not in {folder / 'image_set'}; see {FACTS['url']}")
     return Stimuli(table["stimulus"].to_numpy(), images, [], table[["concept", "split"]])
+
+
+def raw_pieces(folder: str | Path, *, subject: int = 1) -> list[Piece]:
+    """The continuous recordings of a subject, session by session, training before test, as `signals.prepare` takes them.
+
+    folder/sub-01/ses-01/raw_eeg_training.npy ... (or under raw_data/): pickled dictionaries that are mapped and not loaded. Event
+    codes are image numbers from 1; 99999 is the target and left out. Values are volts, as MNE stores them.
+    Raises DataError for missing files, event codes without an image, and a recording without its stimulus channel.
+    """
+    folder = Path(folder)
+    sessions = _raw_sessions(folder, subject)
+    pieces = []
+    for session in sessions:
+        for part in ("training", "test"):
+            path = next((session / f"raw_eeg_{name}.npy" for name in RAW_NAMES[part] if _there(session, name)), None)
+            if path is None:
+                raise DataError(f"{session / f'raw_eeg_{part}.npy'} is missing; see {FACTS['url']}")
+            pieces.append(_raw_piece(path, folder, part, session.name))
+    return pieces
+
+
+def prepare_subject(
+    folder: str | Path, out: str | Path, *, subject: int = 1, channels: Sequence[str] | None = CHANNELS, cut: Cut = CUT
+) -> tuple[Responses, Stimuli]:
+    """Continuous recordings of a subject to whitened epochs (trial, channel, time) in `out`, and the images seen.
+
+    The steps of the published pipeline (epochs, baseline, 250 Hz, 0 to 1 s, MVNN by session), but repetitions are taken in the
+    order of time and not drawn, and the noise comes from training epochs alone. channels: None for all but the stimulus
+    channel. A second call opens what is there; after a kill it goes on.
+    """
+    folder = Path(folder)
+    pieces = raw_pieces(folder, subject=subject)
+    names = [name for name in pieces[0].channels if name != "stim"] if channels is None else list(channels)
+    found = prepare(pieces, Path(out) / f"things_eeg2-raw-sub-{subject:02d}", channels=names, cut=cut)
+    tables = [_image_table(folder, part, None) for part in ("training", "test")]
+    table = pd.concat(tables, ignore_index=True)
+    seen = table[table["stimulus"].isin(set(found.trials["stimulus"]))].reset_index(drop=True)
+    trials = found.trials.assign(subject=str(subject))
+    trials["concept"] = trials["stimulus"].map(dict(zip(table["stimulus"], table["concept"])))
+    return replace(found, trials=trials, space=_sensors(names)), _stimuli(folder, seen)
+
+
+def raw_subjects(folder: str | Path) -> list[int]:
+    """Numbers of the subjects whose continuous recordings are in a folder."""
+    found = [place for root in (Path(folder), Path(folder) / "raw_data") for place in root.glob("sub-*/ses-*/raw_eeg_t*.npy")]
+    return sorted({int(path.parts[-3].removeprefix("sub-")) for path in found if path.parts[-3][4:].isdigit()})
+
+
+def _there(session: Path, name: str) -> bool:
+    return (session / f"raw_eeg_{name}.npy").exists()
+
+
+def _raw_sessions(folder: Path, subject: int) -> list[Path]:
+    for root in (folder, folder / "raw_data"):
+        sessions = sorted((root / f"sub-{subject:02d}").glob("ses-*"))
+        if sessions:
+            return sessions
+    raise DataError(f"{folder / f'sub-{subject:02d}' / 'ses-01'} is missing; see {FACTS['url']}")
+
+
+def _raw_piece(path: Path, folder: Path, part: str, session: str) -> Piece:
+    import mne
+
+    content = load_dictionary(path, ("raw_eeg_data", "ch_names", "sfreq"))
+    data, names = content["raw_eeg_data"], [str(name) for name in content["ch_names"]]
+    if not isinstance(data, np.ndarray) or data.ndim != 2 or len(data) != len(names) or "stim" not in names:
+        raise DataError(
+            f"{path}: raw_eeg_data is (channel, sample) with one 'stim'; got {np.shape(data)}, channels {names}"
+        )
+    rate = float(content["sfreq"])
+    stim = np.asarray(data[names.index("stim")], dtype=np.float64)[None]
+    events = mne.find_events(
+        mne.io.RawArray(stim, mne.create_info(["stim"], rate, "stim"), verbose="error"), stim_channel="stim", verbose="error"
+    )
+    codes, onset = events[:, 2], events[:, 0]
+    short = "train" if part == "training" else "test"
+    ids = list(_image_table(folder, part, None)["stimulus"])
+    shown = stimulus_of_event(codes, {i + 1: name for i, name in enumerate(ids)}, drop=(TARGET,))
+    keep = np.array([name is not None for name in shown], dtype=bool)
+    unit = "V" if _looks_like_volts(data, path) else "uV"
+    return Piece(
+        data, names, rate, onset[keep], np.array([name for name in shown if name is not None]), short, session, unit,
+        source=f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}",
+    )  # fmt: skip
+
+
+def _looks_like_volts(data: np.ndarray, path: Path) -> bool:
+    """Whether the values are volts, as they should be; EEG is 1e-6 to 1e-3 of them. Says so where they are not."""
+    part = np.asarray(data[0, : 1 << 16], dtype=np.float64)
+    size = float(np.median(np.abs(part - part.mean())))
+    if size > 1e-2:
+        warnings.warn(f"{path}: a median of {size:.2g} looks like microvolts, not volts; it is taken as it is", stacklevel=4)
+    return size <= 1e-2

@@ -8,7 +8,6 @@ a dictionary of 8 GB opens in milliseconds and can be converted row by row.
 
 from __future__ import annotations
 
-import mmap
 import re
 import struct
 from collections.abc import Callable
@@ -86,13 +85,6 @@ def load_dictionary(path: str | Path, keys: tuple[str, ...] = ()) -> dict[Any, A
     if missing:
         raise DataError(f"{path} has no key {missing[0]!r}; it has {list(value)[:20]}")
     return value
-
-
-def release(array: np.ndarray) -> None:
-    """Gives the pages of a mapped array back, so that a walk through it holds one piece at a time."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)  # the map is read-only: the file keeps every value
 
 
 def _skip_npy_header(handle: BinaryIO, path: Path) -> None:

@@ -30,7 +30,7 @@ class Design:
     linear readout of the whole brain past all blocks. per_patch: one projection a patch, (V, width) weights, in place of
     one shared projection. pre_norm: layer norm on the tokens before the first block, as in CLIP (with "sum" on the patch
     tokens only). norm: "layer" or "none" before the head. zero_init: blocks start as the identity.
-    patch_dropout: share of patch tokens left out in training.
+    patch_dropout: share of patch tokens left out in training; input_dropout: share of inputs set to zero, the others raised.
     """
 
     patch: int = 14
@@ -47,6 +47,7 @@ class Design:
     zero_init: bool = False
     dropout: float = 0.0
     patch_dropout: float = 0.0
+    input_dropout: float = 0.0
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class Design:
                 raise DataError(f"volume encoder: {name}={getattr(self, name)} must be at least 1")
         if self.width % self.heads:
             raise DataError(f"volume encoder: width {self.width} is not a multiple of {self.heads} heads")
-        for name in ("dropout", "patch_dropout"):
+        for name in ("dropout", "patch_dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"volume encoder: {name}={getattr(self, name)} must be in [0, 1)")
 
@@ -206,6 +207,8 @@ class VolumeEncoder(nn.Module):
         """Projected patches (B, P, width), before positions: sum over the patch's voxels of voxel times its weights."""
         if x.ndim != 2 or x.shape[1] != self.n_voxels:
             raise DataError(f"volume encoder: input {tuple(x.shape)} is not (batch, {self.n_voxels} voxels of the mask)")
+        if self.training and self.design.input_dropout:
+            x = F.dropout(x, self.design.input_dropout)
         if not self.design.per_patch:
             return F.pad(x, (0, 1))[:, self.gather] @ self.projection
         pieces = zip(x[:, self.order].split(self.sizes, 1), self.projection.split(self.sizes))

@@ -2,6 +2,8 @@
 
 from brainlens.pipeline.aligning import run_align, run_align_each
 from brainlens.pipeline.demo import run_demo
+from brainlens.pipeline.sensor_attribution import is_sensor_run, run_attribute_sensors
+from brainlens.pipeline.sensor_epochs import run_epochs
 from brainlens.pipeline.sensors import align_sensor_command, is_sensors
 from brainlens.pipeline.source import Recording, Source, open_recording
 from brainlens.pipeline.verbs import run_attribute, run_encode, run_features
@@ -10,12 +12,15 @@ __all__ = [
     "Recording",
     "Source",
     "align_sensor_command",
+    "is_sensor_run",
     "is_sensors",
     "open_recording",
     "run_align",
     "run_align_each",
     "run_attribute",
+    "run_attribute_sensors",
     "run_demo",
     "run_encode",
+    "run_epochs",
     "run_features",
 ]

@@ -103,7 +103,7 @@ def _fit(
     recording: Recording, names: list[str], chosen: Preset, *, seed: int, device: str, folder: Path, tell: Tell
 ) -> Alignment:
     def progress(name: str, step: int, record: dict[str, float]) -> None:
-        training = chosen.linear if name in ("linear", "mlp") else chosen.training
+        training = chosen.linear if name.startswith(("linear", "mlp")) else chosen.training
         whole = training.on(recording.responses.trials["stimulus"].nunique()).steps
         tell(f"training {name}", step / max(whole, step))
 

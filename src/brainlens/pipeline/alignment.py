@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from brainlens.align import LINEAR, TRAINING, Alignment, Training, align, score, shuffle_pairs
+from brainlens.align import LINEAR, TRAINING, Alignment, Split, Training, align, fit, score
+from brainlens.align.variants import unpaired
 from brainlens.metrics.retrieval import ranks_from_scores, summary
 from brainlens.phantom.ideal import ideal_scores
 from brainlens.pipeline.runs import keep
 from brainlens.pipeline.source import Recording, Source, Tell
 
-ENCODERS = ("ridge", "ridge_whitened", "linear", "volume")
+ENCODERS = ("ridge", "ridge_whitened", "linear", "ridge_projected", "volume")
 
 
 def align_claims(
@@ -36,7 +37,7 @@ def align_claims(
     assert recording.images is not None
 
     def progress(name: str, step: int, record: dict[str, float]) -> None:
-        whole = linear.steps if name in ("linear", "mlp") else training.steps
+        whole = linear.steps if name.startswith(("linear", "mlp")) else training.steps
         tell(f"training {name}", step / whole)
 
     tell("fitting ridge", None)
@@ -52,8 +53,8 @@ def align_claims(
         progress=progress,
     )
     metrics = {key: value for key, value in alignment.result.metrics.items() if key.startswith("align/")}
-    metrics |= ideal_claims(recording, alignment)
-    metrics |= shuffled_claims(recording, training, seed=seed, device=device, tell=tell)
+    metrics |= ideal_claims(recording, alignment.split)
+    metrics |= shuffled_claims(alignment.split, training, seed=seed, tell=tell)
     result = replace(alignment.result, metrics={**alignment.result.metrics, **metrics})
     gallery = recording.stimuli.take(alignment.split.test.ids)
     arrays = {"gallery/images": np.stack(list(gallery.images)), "domain": gallery.table["domain"].to_numpy(dtype=np.str_)}
@@ -61,11 +62,11 @@ def align_claims(
     return alignment, metrics
 
 
-def ideal_claims(recording: Recording, alignment: Alignment) -> dict[str, float]:
+def ideal_claims(recording: Recording, split: Split) -> dict[str, float]:
     """`align/ideal/...`: retrieval by the likelihood under the true generative model, the ceiling of every decoder here."""
     if recording.truth is None:
         return {}
-    part = alignment.split.test
+    part = split.test
     scores = ideal_scores(part.mean().cpu().numpy(), part.ids, recording.truth, repeats=(part.rows >= 0).sum(1).numpy())
     metrics: dict[str, float] = {}
     for direction, table in (("brain->image", scores), ("image->brain", scores.T)):
@@ -74,14 +75,8 @@ def ideal_claims(recording: Recording, alignment: Alignment) -> dict[str, float]
     return metrics
 
 
-def shuffled_claims(recording: Recording, training: Training, *, seed: int, device: str, tell: Tell) -> dict[str, float]:
-    """`align/shuffled/...`: the volume encoder and the linear one it starts from, trained on pairs that do not belong."""
-    assert recording.images is not None
+def shuffled_claims(split: Split, training: Training, *, seed: int, tell: Tell) -> dict[str, float]:
+    """`align/shuffled/...`: the volume encoder with its start and its metric, all from pairs that do not belong together."""
     tell("control: shuffled pairs", None)
-    shuffled = shuffle_pairs(recording.responses, seed=seed + 1)
-    short = replace(training, steps=min(training.steps, 60))
-    control = align(
-        shuffled, recording.images, recording.texts, encoders=("linear", "volume"), training=short, seed=seed, device=device
-    )
-    found = score(control.decoders["volume"], control.split.test, seed=seed)
-    return {f"align/shuffled/{key}": value for key, value in found.items()}
+    control = fit("volume", unpaired(split, seed=seed + 1), replace(training, steps=min(training.steps, 60)), seed=seed)
+    return {f"align/shuffled/{key}": value for key, value in score(control, split.test, seed=seed).items()}

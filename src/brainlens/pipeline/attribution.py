@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from brainlens.align import Alignment, Split
 from brainlens.attribute import Options, attribute
@@ -26,10 +29,11 @@ def explained(responses: Responses, split: Split, *, part: str, trials: int) -> 
     return responses.clean()[0].rows(responses.trials["stimulus"].isin(ids).to_numpy()).average()
 
 
-def centred(features: Features, split: Split, which: str) -> Features:
-    """Embeddings centred as the encoder's targets were."""
-    rows = np.asarray(features[which], np.float32) - split.centre[which].numpy()
-    return Features({which: rows}, features.ids, features.model)
+def centred(features: Features, split: Split, which: str, gallery: Callable[[Tensor, str], Tensor] | None = None) -> Features:
+    """Embeddings as the encoder's targets were: centred, of length one, and in its space (`Decoder.gallery`)."""
+    rows = torch.from_numpy(np.asarray(features[which], np.float32)) - split.centre[which]
+    rows = torch.nn.functional.normalize(rows, dim=1)
+    return Features({which: (rows if gallery is None else gallery(rows, which)).numpy()}, features.ids, features.model)
 
 
 def attribute_claims(
@@ -49,13 +53,14 @@ def attribute_claims(
 
     The bottleneck's feature statistics come from validation responses, so that no test trial shapes them.
     """
-    model, split = alignment.decoders["volume"].module, alignment.split
+    decoder, split = alignment.decoders["volume"], alignment.split
+    model = decoder.module
     if not isinstance(model, VolumeEncoder) or recording.images is None:
         raise DataError("attribute claims need an alignment with the volume encoder, and image embeddings")
     responses = explained(recording.responses, split, part="test", trials=trials)
     reference = explained(recording.responses, split, part="validation", trials=200)
-    images = centred(recording.images, split, "image")
-    texts = None if recording.texts is None else centred(recording.texts, split, "text")
+    images = centred(recording.images, split, "image", decoder.gallery)
+    texts = None if recording.texts is None else centred(recording.texts, split, "text", decoder.gallery)
     results = {}
     for method in methods:
         tell(f"attribution, {method}", None)

@@ -16,6 +16,7 @@ from brainlens.pipeline.source import Source, Tell, open_recording
 SHOWN = (
     ("align/ideal/retrieval/brain->image", "ideal observer"),
     ("align/volume/retrieval/brain->image", "volume transformer"),
+    ("align/ridge_projected/retrieval/brain->image", "ridge, reliable voxels and learned metric"),
     ("align/linear/retrieval/brain->image", "linear contrastive"),
     ("align/ridge_whitened/retrieval/brain->image", "ridge, whitened metric"),
     ("align/ridge/retrieval/brain->image", "ridge"),

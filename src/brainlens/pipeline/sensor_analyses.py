@@ -43,7 +43,7 @@ def analyses(
     tell("where: contributions of channels", None)
     gallery = result.arrays["embedding/image"]
     mean = sensor_contributions(decoder, averaged.data, gallery, method="gradient_x_input")
-    maps, tables["topomap"], metrics = scalp(mean, test, recording, result.config["protocol"])
+    maps, tables["topomap"], metrics = scalp(mean, test, recording)
     arrays |= maps
     metrics["time/two_way_max"] = float(np.diag(arrays["generalisation"]).max())
     metrics["time/two_way_max.chance"] = 0.5
@@ -97,7 +97,7 @@ def sensor_contributions(decoder: SensorDecoder, data: np.ndarray, gallery: np.n
     if method not in METHODS:
         raise DataError(f"method {method!r} is not one of {', '.join(METHODS)}")
     scaled = ((torch.as_tensor(np.asarray(data, np.float32)) - decoder.scale[0]) / decoder.scale[1]).numpy()
-    right = torch.as_tensor(np.asarray(gallery, np.float32)).to(decoder.device)
+    right = torch.as_tensor(np.array(gallery, np.float32)).to(decoder.device)
     with unfiltered(decoder):
         if method != "deeplift":
             return contributions(
@@ -109,7 +109,9 @@ def sensor_contributions(decoder: SensorDecoder, data: np.ndarray, gallery: np.n
         return _deeplift(decoder, scaled, right)
 
 
-def scalp(mean: np.ndarray, test: Responses, recording: SensorRecording, protocol: dict) -> Found:
+def scalp(
+    mean: np.ndarray, test: Responses, recording: SensorRecording
+) -> tuple[dict[str, np.ndarray], pd.DataFrame, dict[str, float]]:
     """Contributions as scalp maps, whole and in steps of 0.1 s, and beside the truth where it is known."""
     assert test.times is not None
     windows = timecourse.time_windows(test.times, step=STEP, kinds=("sliding",))

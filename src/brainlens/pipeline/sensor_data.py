@@ -13,13 +13,13 @@ import pandas as pd
 from brainlens import datasets
 from brainlens.align_sensors.parts import WITHIN, Protocol
 from brainlens.backbones import clip
-from brainlens.datasets import phantom_eeg
-from brainlens.datasets.unpickle import release
+from brainlens.datasets import phantom_eeg, things_eeg2
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
 from brainlens.pipeline.source import Source, Tell, check_device, network_folder
+from brainlens.signals.epochs import check_channels, match_channels
 from brainlens.stimuli.saliency import saliency_stimuli
-from brainlens.store import ArrayWriter, open_array, open_npy
+from brainlens.store import ArrayWriter, open_array, open_npy, release
 from brainlens.types import DataError, Features, Responses, Stimuli
 
 SENSOR_DATASETS = ("phantom_eeg", "things_eeg2", "things_meg")
@@ -67,7 +67,9 @@ def open_sensors(
     parts, stimuli = [], None
     for each in wanted:
         tell(f"reading {source.dataset}, subject {each}", None)
-        responses, seen = datasets.load(source.dataset, source.folder, subject=each, cache=cache)
+        responses, seen = read_subject(source, each, cache)
+        for part in pd.unique(responses.trials["split"]):
+            check_channels(responses, among=np.flatnonzero(responses.trials["split"] == part))
         parts.append(_means(responses, repeats, cache / f"{source.dataset}-{each}-means"))
         if stimuli is not None and not np.array_equal(np.sort(stimuli.ids), np.sort(seen.ids)):
             raise DataError(f"subject {each} saw other images than subject {wanted[0]}; align them one at a time")
@@ -79,12 +81,23 @@ def open_sensors(
     return SensorRecording(_joined(parts), stimuli, images, texts)
 
 
+def read_subject(source: Source, subject: int, cache: Path) -> tuple[Responses, Stimuli]:
+    """One subject of a THINGS recording, from the epochs released or, where only they are there, from the continuous files."""
+    assert source.folder is not None
+    if source.dataset == "things_eeg2" and subject in things_eeg2.raw_subjects(source.folder):
+        released = list(source.folder.glob(f"**/sub-{subject:02d}/preprocessed_eeg_training.npy"))
+        if not released:
+            return things_eeg2.prepare_subject(source.folder, cache, subject=subject)
+    return datasets.load(source.dataset, source.folder, subject=subject, cache=cache)
+
+
 def subjects_in(source: Source) -> list[int]:
     """Numbers of the subjects whose files lie in the folder of a THINGS recording. Raises DataError where there is none."""
     assert source.folder is not None
+    raw = things_eeg2.raw_subjects(source.folder) if source.dataset == "things_eeg2" else []
     files = [str(path.relative_to(source.folder)) for path in source.folder.rglob("*") if path.is_file()]
     pattern = r"sub-(\d+)/preprocessed_eeg_" if source.dataset == "things_eeg2" else r"preprocessed_P(\d+)-epo"
-    found = sorted({int(match[1]) for name in files if (match := re.search(pattern, name))})
+    found = sorted({*raw, *(int(match[1]) for name in files if (match := re.search(pattern, name)))})
     if not found:
         expected = "sub-01/preprocessed_eeg_training.npy" if source.dataset == "things_eeg2" else "preprocessed_P1-epo.fif"
         raise DataError(f"{source.folder}: no subject of {source.dataset} is there; a file {expected} is expected")
@@ -138,11 +151,9 @@ def _phantom(source: Source, protocol: Protocol, repeats: int | None, tell: Tell
     seen = phantom_eeg.shown(source.folder, n_train=source.n_train, n_test=source.n_test, seed=source.seed)
     people = [chosen] if kind == "within" else list(range(1, max(2, chosen) + 1))
     tell("simulating EEG", None)
-    responses = phantom_eeg.record(seen, subjects=people, seed=source.seed)
-    test = (responses.trials["split"] == "test").to_numpy()
-    late = test & (responses.trials["repeat"].to_numpy() > many)
+    responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), seed=source.seed)
     truth = phantom_eeg.truth(seen, subject=chosen, seed=source.seed)
-    return SensorRecording(responses if many == 80 else responses.rows(~late), seen.stimuli, seen.images, seen.texts, truth)
+    return SensorRecording(responses, seen.stimuli, seen.images, seen.texts, truth)
 
 
 def _means(responses: Responses, repeats: int | None, place: Path) -> Responses:
@@ -180,8 +191,6 @@ def _means(responses: Responses, repeats: int | None, place: Path) -> Responses:
 
 def _joined(parts: list[Responses]) -> Responses:
     """Subjects one after the other, their channels by name in the order of the first."""
-    from brainlens.signals.epochs import match_channels
-
     if len(parts) == 1:
         return parts[0]
     names = [str(name) for name in parts[0].units["channel"]]

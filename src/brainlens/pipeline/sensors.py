@@ -127,21 +127,25 @@ def run_align_sensors(
     people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
     protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
     bench = Bench(recording, source, options, protocol, len(people), seed, device, tell)
-    fits = [bench.fit(name) for name in bench.encoders()]
-    name, decoder, test, result = fits[-1]
+    rows = []
+    for name in bench.encoders():  # the test trials of one fit at a time: they are a copy
+        _, decoder, test, result = bench.fit(name)
+        rows.append({"encoder": name, **retrieved(result), "seconds": decoder.seconds})
     arrays, tables, more = analyses(recording, result, decoder, test, encoder=name, seed=seed, tell=tell)
-    tables["comparison"] = pd.DataFrame([{"encoder": e, **retrieved(r), "seconds": d.seconds} for e, d, _, r in fits])
+    tables["comparison"] = pd.DataFrame(rows)
     if options.ablation:
         tables["ablation"], extra = bench.ablation(result)
         arrays |= extra
     if options.prompts:
         tables["prompts"] = bench.prompts()
+    arrays["times"] = np.asarray(test.times)
     pictures, captions = cases(recording, result)
+    notes = saliency_note(tables["time_windows"]) if name == "neuroalign" and result.config["gallery_layer"] == "saliency" else []
     kept = replace(
         result,
         metrics=result.metrics | more | bench.counts(test),
         tables={**result.tables, **tables, **captions, "log": bench.steps(result)},
-        config=result.config | {"encoders": [f[0] for f in fits], "options": asdict(options)},
+        config=result.config | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": notes},
         provenance=store.provenance(seed, device, [store.fingerprint(recording.responses)], started),
     )
     folder = keep(kept, runs, source, arrays=arrays | pictures)
@@ -255,6 +259,18 @@ class Bench:
             repeats = many.groupby(test.trials["stimulus"]).sum()
             found |= {"data/test_images": float(len(repeats)), "data/test_repeats": float(repeats.median())}
         return found
+
+
+def saliency_note(windows: pd.DataFrame) -> list[str]:
+    """A remark where linear decoders of the whole epoch find the picture itself better than the filtered one, intervals apart."""
+    whole = windows[windows["kind"] == "growing"].groupby("target").last()
+    if {"image", "saliency"} <= set(whole.index) and whole.loc["image", "top5.low"] > whole.loc["saliency", "top5.high"]:
+        shares = [float(whole.loc[target, "top5"]) for target in ("image", "saliency")]
+        found = f"linear decoders find {shares[0]:.0%} of the pictures, {shares[1]:.0%} of the filtered ones among the first"
+        return [
+            f"{found} five: these recordings do not follow the filter; --without saliency aligns to the pictures as they were"
+        ]
+    return []
 
 
 def retrieved(result: Result) -> dict[str, float]:

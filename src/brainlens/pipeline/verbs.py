@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from brainlens import store
 from brainlens.align import split_tables
@@ -15,6 +17,7 @@ from brainlens.attribute import METHODS as ATTRIBUTIONS
 from brainlens.attribute import Options, attribute
 from brainlens.backbones import vision
 from brainlens.encode import METHODS, encode, haxby2001_encode
+from brainlens.nn.canonical import AffineMap
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
 from brainlens.pipeline.attribution import centred, explained
 from brainlens.pipeline.runs import keep
@@ -90,14 +93,15 @@ def run_attribute(
     split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]))
     if not isinstance(split.space, Volume):
         raise DataError(f"{run}: its responses are not in a volume")
-    design = replace(Design(**aligned.config["design"]), embed_dim=split.train.image.shape[1])
+    weights = store.load_weights(run, "volume")
+    design = replace(Design(**aligned.config["design"]), embed_dim=len(weights["head.weight"]))
     model = VolumeEncoder(split.space.mask, design)
-    model.load_state_dict(store.load_weights(run, "volume"))
+    model.load_state_dict(weights)
     model.eval()
     tell(f"attribution, {method}", None)
     reference = explained(responses, split, part="validation", trials=200)
-    images = centred(prepared(recording), split, "image")
-    texts = None if recording.texts is None else centred(recording.texts, split, "text")
+    images = centred(prepared(recording), split, "image", gallery_of(aligned))
+    texts = None if recording.texts is None else centred(recording.texts, split, "text", gallery_of(aligned))
     chosen = explained(responses, split, part="test", trials=n_trials)
     result = attribute(
         model, chosen, images, texts, method=method, options=Options(reference=reference, seed=seed, device=device)
@@ -106,6 +110,17 @@ def run_attribute(
     folder = keep(result, runs, source)
     store.save_nifti(folder / "map.nii.gz", split.space.fill(result.arrays["map/brain_mean"], 0.0), split.space.affine)
     return folder, table(result, "truth/") + table(result, "attribution/", ending=("drop", "increase", "area"))
+
+
+def gallery_of(aligned: Result) -> Callable[[Tensor, str], Tensor] | None:
+    """The map of targets into the space of the stored main encoder; None where it compares with the targets themselves."""
+    if "target/image/matrix" not in aligned.arrays:
+        return None
+    maps = {}
+    for which in ("image", "text"):
+        matrix, shift = (np.array(aligned.arrays[f"target/{which}/{part}"]) for part in ("matrix", "shift"))
+        maps[which] = AffineMap(torch.from_numpy(matrix), torch.from_numpy(shift))
+    return lambda target, which: maps[which](target)
 
 
 def source_of(result: Result) -> Source:

@@ -42,7 +42,7 @@ def repetitions(table: pd.DataFrame, *, chance: dict[str, float] | None = None, 
 
 
 def variants(table: pd.DataFrame, *, title: str, result: Result | None = None) -> Figure:
-    """Top-1 and top-5 of variants of a model as bars with 95 % intervals, the first one (the whole model) on the left.
+    """Top-1 and top-5 of variants of a model as bars with 95 % intervals; the variant "full" stands out.
 
     table: columns variant, top1, top5, their `.low` and `.high`, and chance1, chance5 where known.
     """
@@ -54,7 +54,7 @@ def variants(table: pd.DataFrame, *, title: str, result: Result | None = None) -
     figure, axes = style.canvas(max(6.6, 1.0 + 1.15 * len(table)), 3.7, ncols=2)
     for ax, score in zip(axes[0], SCORES):
         x, height = np.arange(len(table)), table[score].to_numpy(dtype=float)
-        ax.bar(x, height, 0.66, color=[style.BLUE] + [style.SKY] * (len(table) - 1))
+        ax.bar(x, height, 0.66, color=[style.BLUE if str(v) == "full" else style.SKY for v in table["variant"]])
         if {f"{score}.low", f"{score}.high"} <= set(table.columns):
             low, high = (table[f"{score}.{side}"].to_numpy(dtype=float) for side in ("low", "high"))
             ax.errorbar(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result, Sensors
@@ -18,6 +19,7 @@ WINDOWS = {  # what a window is, and where on the time axis it is drawn
     "shrinking": ("from t to the end", lambda part: part["start"]),
     "sliding": ("100 ms around t", lambda part: (part["start"] + part["end"]) / 2),
 }
+STAGES = {"exogenous": "exogenous, together", "antagonism": "centre-surround", "image": "picture x attention"}
 TARGETS = {"image": "target: the picture", "saliency": "target: the picture after saliency extraction"}
 
 
@@ -40,13 +42,14 @@ def topomaps(
     info, sphere = _info(space)
     reach = float(np.abs(maps).max()) or 1.0
     signed = bool((maps < 0).any())
+    levels = [share * reach for share in ((-0.75, -0.5, -0.25, 0.25, 0.5, 0.75) if signed else (0.25, 0.5, 0.75))]  # in all maps
     image: Any = None
     for ax in axes.ravel():
         ax.set_axis_off()
     for i, (ax, values) in enumerate(zip(axes.ravel(), maps, strict=False)):
         image, _ = mne.viz.plot_topomap(
             values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else "YlOrRd", sphere=sphere,
-            vlim=(-reach if signed else 0.0, reach), contours=4, sensors=True, extrapolate="head",
+            vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="head",
         )  # fmt: skip
         if i < len(titles):
             ax.set_title(style.printable(titles[i]), fontsize=9, color=style.INK)
@@ -80,7 +83,10 @@ def time_windows(
             ax.axhline(chance, label=f"chance {chance:.1%}", **style.CHANCE)
         ax.axvline(0, color=style.GREY, lw=0.8)
         ax.set_ylim(0, None)
-        style.label(ax, title=TARGETS.get(target, target), x="t after picture onset (ms)", y=f"{metric} accuracy")
+        style.label(
+            ax, title=TARGETS.get(target, target), x="t after picture onset (ms)", y=f"{metric.replace('top', 'top-')} accuracy"
+        )
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[0, 0].legend(fontsize=8.5, frameon=False)
     return style.head(figure, "Accuracy by time window, linear decoders", result)
 
@@ -182,8 +188,9 @@ def stages(image: np.ndarray, maps: dict[str, np.ndarray], *, result: Result | N
     for ax in axes.ravel():
         ax.set_axis_off()
     for ax, (name, values) in zip(axes.ravel(), [("picture", image), *maps.items()], strict=False):
-        ax.imshow(np.asarray(values), cmap="gray" if np.ndim(values) == 2 else None)
-        ax.set_title(style.printable(name.replace("_", " ")), fontsize=9, color=style.INK)
+        tone = style.SEQUENTIAL if name == "attention" else "gray"
+        ax.imshow(np.asarray(values), cmap=tone if np.ndim(values) == 2 else None)
+        ax.set_title(style.printable(STAGES.get(name, name.replace("_", " "))), fontsize=9, color=style.INK)
     return style.head(figure, "Stages of the saliency extraction, each scaled to its own range", result)
 
 

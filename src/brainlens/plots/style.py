@@ -32,11 +32,12 @@ SIMULATION = "simulation (phantom)"
 CHANCE = {"color": "#3d4654", "linestyle": "--", "linewidth": 1.3}  # every chance line
 _SHARED = (  # names that never stand in one figure share a colour
     (BLUE, "volume bottleneck factortopy neuroalign"),
-    (GREEN, "linear gradcam gnet nice"),
-    (ORANGE, "ridge rise"),
-    (PINK, "mlp chefer class_token"),
-    (SKY, "cnn integrated_gradients patch_token"),
-    (YELLOW, "ridge_whitened"),
+    (GREEN, "linear gradcam gnet"),
+    (ORANGE, "ridge rise nice"),
+    (PINK, "mlp chefer class_token eegnet"),
+    (VERMILION, "nice_ga"),
+    (SKY, "cnn integrated_gradients patch_token atm"),
+    (YELLOW, "ridge_whitened nice_sa"),
     (INK, "ideal"),
     (GREY, "random shuffled"),
 )

@@ -19,6 +19,7 @@ TITLES = {
     "describe": "Describe: what does each voxel mean, in words?",
     "rsa": "Similarity: which layer orders pictures as the brain does?",
     "decode": "Decode: which category was seen?",
+    "epochs": "Epochs: what does the recording look like around a picture?",
 }
 _BOTTLENECK = (
     "Bridging Vision, Language, and Brain: Whole-Brain Interpretation of Visual Representations "

@@ -101,6 +101,24 @@ def match_channels(responses: Responses, names: Sequence[str]) -> Responses:
     return responses.columns(np.array([have[name.lower()] for name in names]))
 
 
+def check_channels(responses: Responses, *, among: np.ndarray | None = None, rows: int = 256) -> Responses:
+    """The recording itself, or DataError naming the channels that never change or hold NaN in `rows` of the trials `among`."""
+    among = np.arange(len(responses)) if among is None else among
+    chosen = among[np.unique(np.linspace(0, len(among) - 1, min(rows, len(among))).astype(int))]
+    low, high = np.full(responses.data.shape[1], np.inf), np.full(responses.data.shape[1], -np.inf)
+    bad = np.zeros(responses.data.shape[1], bool)
+    for row in chosen:
+        trial = np.asarray(responses.data[row], dtype=np.float64)
+        bad |= ~np.isfinite(trial).all(axis=1)
+        low, high = np.fmin(low, trial.min(axis=1)), np.fmax(high, trial.max(axis=1))
+    names = [str(name) for name in responses.units["channel"]]
+    for mask, text in ((bad, "hold NaN or infinite values"), (~bad & (low == high), "are flat")):
+        if mask.any():
+            listed = [name for name, wrong in zip(names, mask) if wrong]
+            raise DataError(f"{len(listed)} channels {text}: {listed}; leave them out, or interpolate them before")
+    return responses
+
+
 def check_rate(responses: Responses, *, rate: float, window: tuple[float, float]) -> Responses:
     """The recording itself if it was sampled at `rate` Hz over `window` s (to a sample), or DataError that says what it is."""
     if responses.times is None or len(responses.times) < 2:

@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brainlens.store import release
 from brainlens.types import DataError, Responses
 
 FORMS = ("epochs", "time")
+EPS = float(np.finfo(np.float64).eps)
+RELEASED = 1 << 28  # bytes of a memory map that are read before its pages are given back
 
 
 def shrunk_covariance(x: Tensor) -> Tensor:
@@ -27,26 +30,27 @@ def shrunk_covariance(x: Tensor) -> Tensor:
     scales are put back. Equal to sklearn's `_cov(x.T, shrinkage="auto")` for each, in double. Source: Ledoit & Wolf 2004.
     """
     x = x.double()
-    x = x - x.mean(-1, keepdim=True)
+    mean = x.mean(-1, keepdim=True)
+    x = x - mean  # the one pass that writes; everything after it is a product or of the size of the covariance
     p, n = x.shape[-2:]
-    raw = x @ x.transpose(1, 2) / n
+    raw = torch.bmm(x, x.transpose(1, 2)).div_(n)
     variance = raw.diagonal(dim1=1, dim2=2)
-    flat = variance < 1e-24 * x.abs().amax(-1).square().clamp_min(1e-300)
-    scale = torch.where(flat, 1.0, variance).sqrt()
-    s = raw / (scale[:, :, None] * scale[:, None, :])
-    squared = s.square().sum((1, 2))
-    mu = s.diagonal(dim1=1, dim2=2).mean(1)
-    lengths = scale.reciprocal().square()[:, None, :] @ x.square_()  # |z_t|^2, without making z
+    flat = variance <= n * EPS * variance + (n * EPS * mean[..., 0]).square()  # as sklearn tells a constant variable
+    squares = torch.where(flat, 1.0, variance)
+    inverse = squares.reciprocal()
+    squared = torch.bmm(inverse[:, None], torch.bmm(raw.square(), inverse[:, :, None]))[:, 0, 0]  # |S|^2, without making S
+    mu = (variance * inverse).mean(1)
+    lengths = torch.bmm(inverse[:, None], x.square_())  # |z_t|^2, without making z
     b = (lengths.square().sum((1, 2)) / n - squared) / (p * n)
     d = (squared - p * mu.square()) / p
     rho = torch.where(d > 0, torch.minimum(b, d) / d.clamp_min(1e-300), torch.zeros_like(d))
-    shrunk = (1 - rho)[:, None, None] * raw
-    shrunk.diagonal(dim1=1, dim2=2).add_((rho * mu)[:, None] * scale.square())
-    return shrunk
+    raw.mul_((1 - rho)[:, None, None])
+    raw.diagonal(dim1=1, dim2=2).add_((rho * mu)[:, None] * squares)
+    return raw
 
 
 def mvnn_covariance(
-    data: np.ndarray, *, rows: np.ndarray | None = None, form: str = "epochs", groups: np.ndarray | None = None, block: int = 4
+    data: np.ndarray, *, rows: np.ndarray | None = None, form: str = "epochs", groups: np.ndarray | None = None, block: int = 8
 ) -> np.ndarray:
     """Mean shrunk covariance (channel, channel) of recordings (trial, channel, time), a few at a time, which stay in the cache.
 
@@ -60,8 +64,13 @@ def mvnn_covariance(
     if not len(rows):
         raise DataError("MVNN: no trial to estimate the noise from; check fit_on")
     total, count = torch.zeros(data.shape[1], data.shape[1], dtype=torch.float64), 0
+    read = 0
     for part in _pieces(rows, form, groups, block):
         x = torch.as_tensor(np.asarray(data[part], dtype=np.float64))
+        read += len(part) * data[:1].nbytes
+        if read > RELEASED:
+            release(data)
+            read = 0
         if not torch.isfinite(x).all():
             raise DataError(f"MVNN: trials {part[:3].tolist()}... hold NaN or infinite values; clean() the recording first")
         x = x if form == "epochs" else x.permute(2, 1, 0)
@@ -85,7 +94,7 @@ def whitener(covariance: np.ndarray, *, floor: float = 1e-10) -> np.ndarray:
 def whiten(matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
     """matrix @ each epoch, (trial, channel, time), in the precision of the data (at least float32)."""
     kind = np.float64 if data.dtype == np.float64 else np.float32
-    return torch.matmul(torch.as_tensor(matrix.astype(kind)), torch.as_tensor(np.asarray(data, kind))).numpy()
+    return np.matmul(matrix.astype(kind), np.asarray(data, kind))  # a product an epoch; torch would fold and copy all of them
 
 
 def mvnn(

@@ -4,7 +4,17 @@ Arrays are `.npy` memory maps beside a JSON manifest; results are run folders; w
 is whole or absent, hashed, and a missing or damaged piece is an error, never a fill value.
 """
 
-from brainlens.store.arrays import ArrayWriter, ids_hash, manifest, npy_header, open_array, open_npy, remove_array, save_array
+from brainlens.store.arrays import (
+    ArrayWriter,
+    ids_hash,
+    manifest,
+    npy_header,
+    open_array,
+    open_npy,
+    release,
+    remove_array,
+    save_array,
+)
 from brainlens.store.features import cached_features, features_folder, load_features, save_features
 from brainlens.store.files import (
     append_log,
@@ -46,6 +56,7 @@ __all__ = [
     "provenance",
     "read_json",
     "read_log",
+    "release",
     "remove_array",
     "replacing",
     "run_folder",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import mmap
 import os
 import struct
 from collections.abc import Iterable
@@ -170,6 +171,15 @@ def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
     for n in shape:
         size *= int(n)
     return size
+
+
+def release(array: np.ndarray) -> None:
+    """Gives the pages of a mapped array (or of a view of one) back, so that a walk through it holds one piece at a time."""
+    base: Any = array
+    while base is not None and not isinstance(getattr(base, "_mmap", None), mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base._mmap.madvise(mmap.MADV_DONTNEED)  # the maps here are read-only: the file keeps every value
 
 
 class ArrayWriter:
