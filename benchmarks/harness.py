@@ -26,7 +26,7 @@ sys.modules.setdefault("bottleneck", None)  # type: ignore[arg-type]
 Side = Callable[[str], tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]]
 
 
-def _memory_mb(field: str) -> float:
+def memory_mb(field: str) -> float:
     """A size of /proc/self/status: VmRSS (resident now) or VmHWM (highest so far).
 
     getrusage's ru_maxrss would not do: a spawned child inherits it from its parent across exec, so that a small run after a
@@ -38,7 +38,7 @@ def _memory_mb(field: str) -> float:
     raise SystemExit(f"/proc/self/status has no {field}; peak memory cannot be measured here")
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Sets VmHWM back to what is resident now. Where that is not permitted, the peak of loading the inputs stays in."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -57,11 +57,11 @@ def _measure(side: Side, device: str, repeats: int, pipe: Any) -> None:
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     else:
-        _forget_peak()
-    before = torch.cuda.memory_allocated() / 2**20 if cuda else _memory_mb("VmRSS")
+        forget_peak()
+    before = torch.cuda.memory_allocated() / 2**20 if cuda else memory_mb("VmRSS")
     run()  # warm-up, and the run whose memory counts
     wait()
-    peak = (torch.cuda.max_memory_allocated() / 2**20 if cuda else _memory_mb("VmHWM")) - before
+    peak = (torch.cuda.max_memory_allocated() / 2**20 if cuda else memory_mb("VmHWM")) - before
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -3,10 +3,14 @@
 Peer: every volume is filled into its zero-padded 98 x 112 x 98 grid, patched by a Conv3d and attended over all 392
 patches, the empty ones masked out as keys so that both compute the same function; all tokens through the last block.
 Batch 16, width 256, 4 blocks, so that a step takes seconds on two cores; loss and the gradient of every parameter compared.
+
+Beside the two: `input_share`, the part of a training step that goes into drawing and gathering its batch from three
+float16 trials an image, as the training loop does it, and `tflop_s`, what our step achieves in 10^12 operations a second.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +19,10 @@ import torch
 import torch.nn.functional as F
 from nilearn.datasets import load_mni152_brain_mask
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from brainlens.align.batches import Batches
+from brainlens.align.split import Part, gather_mean
 from brainlens.nn.losses import info_nce
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
 from harness import compare
@@ -89,5 +96,50 @@ def peer(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndar
     return step(encoder, embed, x, aim, found), lambda: found
 
 
+def seconds(run: Callable[[], Any], device: str, repeats: int = 5) -> float:
+    """Median seconds of a call, the first one left out."""
+    found = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        run()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return float(np.median(found[1:]))
+
+
+def input_share(device: str) -> float:
+    """Drawing and gathering a batch over that and the step, on 200 images with three trials each."""
+    encoder, _, x, aim = setting(device)
+    trials = torch.randn(600, encoder.n_voxels).half().to(device)
+    rows, ids = torch.randperm(600).view(200, 3), np.array([f"i{i:03d}" for i in range(200)])
+    part = Part(ids, trials, rows, torch.zeros(200, 1), None)
+    batches = Batches(part, BATCH, "subset", 0)
+    steps = iter(range(100))
+
+    def draw() -> None:
+        drawn = batches.draw(next(steps))
+        gather_mean(part.x, drawn.rows, drawn.weights)
+
+    taken = seconds(draw, device)
+    return taken / (taken + seconds(step(encoder, encoder, x, aim, {}), device, repeats=3))
+
+
+def tflop_s(device: str) -> float:
+    """Operations of our step, forward and backward, in 10^12 a second."""
+    encoder, _, x, aim = setting(device)
+    run = step(encoder, encoder, x, aim, {})
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / seconds(run, device, repeats=3) / 1e12
+
+
 if __name__ == "__main__":
-    compare("volume_encoder", ours, peer, peer_name="Conv3d on the full volume, 392 patches attended")
+    compare(
+        "volume_encoder",
+        ours,
+        peer,
+        peer_name="Conv3d on the full volume, 392 patches attended",
+        input_share=input_share,
+        tflop_s=tflop_s,
+    )

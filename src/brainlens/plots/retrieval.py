@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -119,6 +120,45 @@ def rank_curve(result: Result, *, directions: Sequence[str] = DIRECTIONS) -> Fig
     ax.legend(fontsize=8.5, frameon=False)
     style.label(ax, x="k (first k of the gallery)", y="share found")
     return style.head(figure, f"Found among the first k, n = {n:,}", result)
+
+
+def caption_quality(table: pd.DataFrame, *, k: int = 1, result: Result | None = None) -> Figure:
+    """How often captions find their image and each other, both ways, for every source: a point, its interval, and chance.
+
+    table: rows source, gallery, n and `source->gallery/topK`, `gallery->source/topK` with `.low` and `.high` and
+    `.../chanceK`, as `captioner.caption_quality` makes it.
+
+    Raises DataError for an empty table or absent columns.
+    """
+    wanted = ["source", "gallery", "n", *(f"{way}/{name}{k}" for way in _WAYS for name in ("top", "chance"))]
+    missing = [name for name in wanted if name not in table.columns]
+    if missing or not len(table):
+        raise DataError(f"caption quality: {len(table)} rows, columns {missing} are missing")
+    rows = [(row, way) for row in table.to_dict("records") for way in _WAYS]
+    figure, axes = style.canvas(6.2, 0.9 + 0.34 * len(rows))
+    ax = axes[0, 0]
+    for place, (row, way) in enumerate(rows):
+        value, low, high = (float(row[f"{way}/top{k}{end}"]) for end in ("", ".low", ".high"))
+        tone = style.PALETTE[0 if "image" in (row["source"], row["gallery"]) else 2]
+        ax.plot([low, high], [place, place], color=tone, lw=2.2, solid_capstyle="round", alpha=0.55)
+        ax.plot([value], [place], "o", color=tone, ms=5.5)
+        ax.plot(
+            [float(row[f"{way}/chance{k}"])] * 2,
+            [place - 0.38, place + 0.38],
+            label="chance" if place == 0 else "",
+            **style.CHANCE,
+        )
+    names = [((r["source"], r["gallery"]) if way == _WAYS[0] else (r["gallery"], r["source"])) for r, way in rows]
+    ax.set_yticks(range(len(rows)), [style.printable(f"{a} → {b}") for a, b in names], fontsize=9)
+    ax.invert_yaxis()
+    ax.set_xlim(0, None)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.legend(fontsize=8.5, frameon=False, loc="lower right")
+    style.label(ax, x=f"top-{k} accuracy, query → gallery")
+    return style.head(figure, f"Captions and images find each other, n = {int(table['n'].iloc[0]):,}", result)
+
+
+_WAYS = ("source->gallery", "gallery->source")
 
 
 def _gallery_size(scores: Scores) -> str:

@@ -55,7 +55,45 @@ def retrieval_section(result: Result, dpi: int) -> Section:
         count = len(result.arrays[f"ranks/{ranked[0]}"])
         caption = f"Share of the {count:,} test stimuli whose right item is among the first k of the gallery, for every k."
         section.draw(partial(retrieval.rank_curve, result), caption, "Rising curves, one a direction, over the curve of chance.")
+    by_subject = scores_by_subject(result)
+    if by_subject:
+        caption = (
+            f"Top-5 retrieval of {len(by_subject) - 1} subjects, each in a gallery of its own test pictures, and their mean. "
+            "Whiskers: 95 % bootstrap intervals over test stimuli. Dashed: chance."
+        )
+        draw = partial(retrieval.topk_bars, by_subject, k=5, title="Top-5 by subject, 95 % intervals", result=result)
+        section.draw(draw, caption, f"Bars of top-5 by subject. {_said(by_subject, 5)}")
     section.cases = cases(result)
+    return section
+
+
+def scores_by_subject(result: Result) -> Scores:
+    """{"subject <name>": {"retrieval/...": value}, "mean": {...}} where the run has several subjects."""
+    out: Scores = {}
+    for key, value in result.metrics.items():
+        if key.startswith("subject/") and "/retrieval/" in key:
+            name, score = key.removeprefix("subject/").split("/retrieval/", 1)
+            out.setdefault(f"subject {name}", {})[f"retrieval/{score}"] = float(value)
+    if out:
+        out["mean"] = {k: float(v) for k, v in result.metrics.items() if k.startswith("retrieval/")}
+    return out
+
+
+def caption_section(result: Result, dpi: int) -> Section:
+    """How well images and the captions of every source find each other under one network."""
+    section = Section("Captions", dpi)
+    table = result.tables.get("caption_quality")
+    if table is None or not len(table):
+        return section
+    cut = {str(row["source"]): int(row["cut"]) for row in table.to_dict("records")}
+    lost = ", ".join(f"{name}: {count}" for name, count in cut.items())
+    for k in (1, 5):
+        network = result.config.get("clip", "one network")
+        caption = (
+            f"Top-{k} retrieval between {int(table['n'].iloc[0]):,} images and the captions of each source, by {network}. "
+            f"Lines: 95 % bootstrap intervals over images. Captions cut at the text limit: {lost}."
+        )
+        section.draw(partial(retrieval.caption_quality, table, k=k, result=result), caption, f"Points of top-{k} by pair.")
     return section
 
 

@@ -9,6 +9,7 @@ from brainlens.types import Result
 MAKERS = (
     matching.retrieval_section,
     matching.comparison_section,
+    matching.caption_section,
     mapping.attribution_section,
     mapping.words_and_pixels_section,
     mapping.encoding_section,

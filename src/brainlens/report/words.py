@@ -20,6 +20,7 @@ TITLES = {
     "rsa": "Similarity: which layer orders pictures as the brain does?",
     "decode": "Decode: which category was seen?",
     "epochs": "Epochs: what does the recording look like around a picture?",
+    "captions": "Captions: do pictures and sentences find each other?",
 }
 _BOTTLENECK = (
     "Bridging Vision, Language, and Brain: Whole-Brain Interpretation of Visual Representations "
@@ -55,7 +56,7 @@ def sentence(result: Result) -> str:
 
 def _did(result: Result) -> str:
     config = result.config
-    target = _named(config.get("images") or config.get("model") or config.get("features"))
+    target = "" if result.task == "captions" else _named(config.get("images") or config.get("model") or config.get("features"))
     of_target = f" of {target}" if target else ""
     encoders = _listed(config.get("encoders") or config.get("encoder"))
     method = _listed(config.get("method") or config.get("methods"))
@@ -66,6 +67,9 @@ def _did(result: Result) -> str:
     if result.task == "attribute":
         how = f"The method {', '.join(method)}" if method else "An attribution method"
         return f"{how} scored which parts of the brain response (or picture, or caption) carried the match."
+    if result.task == "captions":
+        sources = _listed(config.get("sources"))
+        return f"Pictures and captions ({', '.join(sources)}) were embedded by {_named(config.get('clip'))} and looked up."
     if result.task == "encode":
         how = f" with {', '.join(method or encoders)}" if method or encoders else ""
         source = f" from {target}" if target else ""
