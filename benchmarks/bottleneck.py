@@ -66,9 +66,8 @@ def ours(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndar
         with frozen(encoder):
             with torch.no_grad():
                 tokens = torch.cat([encoder.prefix(encoder.tokens(part), LAYER) for part in x[:n].split(8)])
-            maps = bottleneck(
-                tokens, lambda z: encoder.forward_from(z, LAYER), targets[:n], reference=stats, settings=settings, batch=BATCH[kind]
-            )
+            rest, batch = lambda z: encoder.forward_from(z, LAYER), BATCH[kind]
+            maps = bottleneck(tokens, rest, targets[:n], reference=stats, settings=settings, batch=batch)
         found["maps"] = maps[: PEER[kind]].cpu().numpy()
 
     return run, lambda: found

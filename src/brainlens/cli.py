@@ -244,31 +244,53 @@ def epochs(
 
 @app.command()
 def attribute(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished align run.")],
+    run: Annotated[
+        list[Path], typer.Argument(help="Folder of a finished align run; several (one a subject) also give a group map.")
+    ],
+    of: Annotated[str, typer.Option(help="What is explained: brain, pixels or words.")] = "brain",
+    target: Annotated[str, typer.Option(help="Its match with: image, text, brain, or both others.")] = "both",
     method: Annotated[
         str | None,
         typer.Option(
             help="bottleneck (default), rise, gradcam, chefer, integrated_gradients; EEG, MEG: gradient_x_input, deeplift"
         ),
     ] = None,
+    layer: Annotated[str | None, typer.Option(help="Block before which features are read, or `patches`.")] = None,
     trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
+    beta: Annotated[float, typer.Option(help="Bottleneck: weight of the bits.")] = 0.1,
+    variance: Annotated[float, typer.Option(help="Bottleneck: variance of the noise, in that of the features.")] = 1.0,
+    lr: Annotated[float, typer.Option(help="Bottleneck: step size of Adam.")] = 1.0,
+    steps_: Annotated[int, typer.Option("--steps", help="Bottleneck: steps.")] = 20,
+    copies: Annotated[int, typer.Option(help="Bottleneck: noisy copies a step.")] = 10,
+    refine: Annotated[str, typer.Option(help="Within a brain patch: product, weight, signed or none (the paper's).")] = "product",
+    masks: Annotated[int, typer.Option(help="RISE: number of masks.")] = 1000,
+    rise_by: Annotated[str, typer.Option(help="RISE: hide cells of a grid, or whole regions.")] = "cells",
+    draws: Annotated[int, typer.Option(help="Grad-CAM, Chefer: noisy copies of the response to average over.")] = 1,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Vary layer, beta, variance, lr and steps one at a time.")
+    ] = False,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Which voxels carried it: an attribution map of an aligned brain encoder, as NIfTI too; for EEG and MEG channels."""
-    from brainlens.pipeline import is_sensor_run, run_attribute, run_attribute_sensors
+    """Which voxels, pixels or words carried the match; brain maps are saved as NIfTI too. For EEG and MEG: which channels."""
+    from brainlens.attribute import Options
+    from brainlens.attribution.bottleneck import Bottleneck
+    from brainlens.pipeline import Ask, is_sensor_run, run_attribute, run_attribute_sensors
 
-    if is_sensor_run(run):
+    if is_sensor_run(run[0]):
         with steps() as tell:
-            folder, table = run_attribute_sensors(run, runs, method=method or "gradient_x_input", device=device, tell=tell)
+            folder, table = run_attribute_sensors(run[0], runs, method=method or "gradient_x_input", device=device, tell=tell)
         show(table, f"attribute: {method or 'gradient_x_input'}")
         typer.echo(f"run: {folder}")
         return
     method = method or "bottleneck"
+    ask = Ask(of, target, method, layer, trials, sensitivity)
+    bottleneck = Bottleneck(beta, variance, lr, steps_, copies, seed=seed)
+    options = Options(refine=refine, bottleneck=bottleneck, masks=masks, rise_by=rise_by, draws=draws, seed=seed, device=device)
     with steps() as tell:
-        folder, table = run_attribute(run, runs, method=method, n_trials=trials, seed=seed, device=device, tell=tell)
-    show(table, f"attribute: {method}")
+        folder, table = run_attribute(run, runs, ask=ask, options=options, tell=tell)
+    show(table, f"attribute: {of}, {method}")
     typer.echo(f"run: {folder}")
 
 

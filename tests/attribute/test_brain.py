@@ -114,7 +114,7 @@ def test_the_random_map_knows_nothing():
 def test_refinement_keeps_the_mean_of_every_patch():
     encoder, responses, images, _ = model_and_targets()
     plain = attribute(encoder, responses, images, options=replace(FAST, refine="none")).arrays["map/brain"]
-    fine = attribute(encoder, responses, images, options=FAST).arrays["map/brain"]
+    fine = attribute(encoder, responses, images, options=replace(FAST, refine="weight")).arrays["map/brain"]
     for patch in range(encoder.n_patches):
         inside = encoder.patch_of.numpy() == patch
         assert np.ptp(plain[:, inside], axis=1).max() == 0

@@ -45,13 +45,12 @@ def test_the_opened_towers_equal_the_model(clip):
 def test_the_last_block_needs_only_the_token_that_is_read(clip):
     text, vision = clip.text_model, clip.vision_model
     pooled = _end_of_text(captions(), text.config)
+    words = Tower(list(text.encoder.layers), text.final_layer_norm, clip.text_projection, True)
+    picture = Tower(list(vision.encoder.layers), vision.post_layernorm, clip.visual_projection, False)
+    first = torch.zeros(2, dtype=torch.int64)
     for tower, tokens, read in (
-        (Tower(list(text.encoder.layers), text.final_layer_norm, clip.text_projection, True), text.embeddings(captions()), pooled),
-        (
-            Tower(list(vision.encoder.layers), vision.post_layernorm, clip.visual_projection, False),
-            vision.embeddings(torch.randn(2, 3, 16, 16)),
-            torch.zeros(2, dtype=torch.int64),
-        ),
+        (words, text.embeddings(captions()), pooled),
+        (picture, vision.embeddings(torch.randn(2, 3, 16, 16)), first),
     ):
         for start in range(3):
             plain = tower.embed(tower.run(tokens, start)[0], read)

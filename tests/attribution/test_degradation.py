@@ -90,9 +90,10 @@ def test_sensitivity_is_the_papers_grid_and_runs_each_setting_once():
     table = sensitivity(run, layer=6)
     assert len(table) == sum(len(v) for v in TABLE_6.values()) == 20
     assert len(calls) == len(set(calls)) == 20 - 4  # the paper's base setting stands in every group
-    assert table[0] == {"layer": 0, "beta": 0.1, "variance": 0.1, "lr": 1, "steps": 20, "drop": pytest.approx(0.1)}
-    small = sensitivity(run, layer=1, settings=Bottleneck(), grid={"steps": (5,)})
-    assert small[0]["steps"] == 5
+    assert table[0] == {"parameter": "layer", "value": 0, "drop": pytest.approx(0.1)}
+    assert table[7] == {"parameter": "beta", "value": 1.0, "drop": pytest.approx(7.0)}
+    small = sensitivity(run, layer=1, settings=Bottleneck(), grid={"steps": (5,), "layer": ("patches",)[:0]})
+    assert small == [{"parameter": "steps", "value": 5, "drop": pytest.approx(1.1)}]
     assert isinstance(calls[-1][1].steps, int)
 
 

@@ -9,7 +9,24 @@ import numpy as np
 import pytest
 
 from brainlens import pipeline, report, store
-from brainlens.pipeline import Source, aligning, demo, open_recording, run_align, run_attribute, runs, source, verbs
+from brainlens.align import Alignment, Decoder, split_tables
+from brainlens.attribute import Options
+from brainlens.attribution.bottleneck import Bottleneck
+from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.pipeline import (
+    Ask,
+    Source,
+    aligning,
+    demo,
+    explaining,
+    open_recording,
+    run_align,
+    run_attribute,
+    runs,
+    source,
+    verbs,
+)
+from brainlens.pipeline.attribution import attribute_claims
 from brainlens.types import DataError, Result, Volume
 
 SMALL = Source(n_train=120, n_test=30)
@@ -37,8 +54,8 @@ def aligned(tmp_path_factory, recording) -> tuple[Path, list]:
 @pytest.fixture(scope="module")
 def explained(aligned, recording) -> tuple[Path, list]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verbs, "open_recording", lambda *arguments, **options: recording)
-        return run_attribute(aligned[0], aligned[0].parent, method="gradcam", n_trials=4, tell=quiet)
+        patch.setattr(explaining, "open_recording", lambda *arguments, **options: recording)
+        return run_attribute(aligned[0], aligned[0].parent, ask=Ask(method="gradcam", trials=4), tell=quiet)
 
 
 def test_the_recording_holds_what_a_verb_needs(recording):
@@ -84,6 +101,82 @@ def test_attribution_is_a_map_in_the_space_of_the_brain(explained, aligned, reco
     assert not values[~result.space.mask].any()
     assert values.any()
     assert "truth/auroc" in {row["metric"] for row in rows}
+
+
+FAST = Options(masks=8, path=2, flips=50, bottleneck=Bottleneck(steps=2, copies=2))
+
+
+@pytest.mark.parametrize("of, target, method", [("pixels", "brain", "bottleneck"), ("words", "both", "chefer")])
+def test_the_reverse_mapping_of_a_run(aligned, recording, tmp_path, monkeypatch, of, target, method):
+    monkeypatch.setattr(explaining, "open_recording", lambda *arguments, **options: recording)
+    folder, rows = run_attribute(
+        aligned[0], tmp_path, ask=Ask(of=of, target=target, method=method, trials=3), options=FAST, tell=quiet
+    )
+    result = store.load_result(folder)
+    assert result.config["of"] == of
+    assert result.config["target"] == (["brain"] if target == "brain" else ["brain", "image"])
+    stimuli = recording.stimuli.take(result.arrays["ids"])
+    if of == "pixels":
+        assert result.arrays["map/pixels"].shape == (3, 64, 64)
+        np.testing.assert_array_equal(result.arrays["pixels/images"], np.stack(list(stimuli.images)))
+        assert result.arrays["truth/masks"].shape == (3, 64, 64)
+    else:
+        words = result.tables["words"]
+        assert list(words["word"]) == " ".join(c[0] for c in stimuli.captions).split()
+        assert (words["weight"] >= 0).all()
+    assert 0 < result.metrics["truth/pointing_game.chance"] < 1
+    for name in result.config["target"]:
+        assert f"attribution/{name}/soft/drop_absolute" in result.metrics
+        assert f"attribution/random/{name}/deletion_auc.low" in result.metrics
+    assert result.arrays[f"deletion/{method}"].shape == (3, 11)
+    assert "truth/pointing_game" in {row["metric"] for row in rows}
+
+
+def test_the_sensitivity_of_a_run_is_the_papers_table(aligned, recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(explaining, "open_recording", lambda *arguments, **options: recording)
+    folder, _ = run_attribute(aligned[0], tmp_path, ask=Ask(trials=2, sensitivity=True), options=FAST, tell=quiet)
+    found = store.load_result(folder).tables["sensitivity"]
+    assert list(found.groupby("parameter", sort=False).size().items()) == [
+        ("layer", 3), ("beta", 4), ("variance", 4), ("lr", 4), ("steps", 4)
+    ]  # fmt: skip
+    assert {"image_drop", "image_increase", "text_drop", "text_matched_drop", "map_area", "truth_auroc"} <= set(found.columns)
+    page = report.build(folder, tmp_path / "report.html").read_text()
+    assert "moves with each setting" in page
+
+
+def test_two_runs_make_a_group_map(aligned, recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(explaining, "open_recording", lambda *arguments, **options: recording)
+    folder, _ = run_attribute([aligned[0], aligned[0]], tmp_path, ask=Ask(method="gradcam", trials=3), tell=quiet)
+    result = store.load_result(folder)
+    assert result.config["group"] is True
+    assert result.arrays["map/subject"].shape == (2, len(recording.responses.units))
+    assert result.metrics["attribution/subject_correlation"] == pytest.approx(1)
+    assert (folder / "map.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"of": "sound"}, "pixels"),
+        ({"of": "brain", "target": "brain"}, "image"),
+        ({"of": "pixels", "target": "image"}, "text"),
+        ({"of": "words", "target": "text"}, "brain"),
+        ({"method": "lime"}, "gradcam"),
+        ({"trials": 0}, "at least 1"),
+        ({"layer": "middle"}, "patches"),
+        ({"of": "words", "layer": "patches"}, "number of a block"),
+        ({"sensitivity": True, "method": "rise"}, "--method"),
+        ({"sensitivity": True, "of": "pixels"}, "--of"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(change, match):
+    with pytest.raises(DataError, match=match):
+        Ask(**change)
+
+
+def test_a_group_is_of_the_brain_only(tmp_path):
+    with pytest.raises(DataError, match="one run for pixels"):
+        run_attribute([tmp_path, tmp_path], tmp_path, ask=Ask(of="pixels"), tell=quiet)
 
 
 def test_the_report_shows_both_runs(aligned, explained, tmp_path):
@@ -169,3 +262,25 @@ def test_the_table_of_the_demo_holds_what_was_measured_and_nothing_else():
         {"what": "encode/ridge/r2_mean", "value": "0.250", "top 5": ""},
     ]
     assert demo.short_table({}) == []
+
+
+def test_claims_of_attribution_stand_beside_their_checks(recording, tmp_path):
+    images = recording.images
+    split = split_tables(recording.responses.zscore(), images, recording.texts)
+    design = Design(patch=14, width=16, depth=1, heads=2, embed_dim=images["image"].shape[1], per_patch=True, class_token="sum")
+    module = VolumeEncoder(split.space.mask, design).eval()
+    decoder = Decoder("volume", lambda x: (module(x), module(x)), 0, 0.0, module=module)
+    alignment = Alignment(Result("align", {}), {"volume": decoder}, split)
+    names = ("bottleneck", "gradcam", "integrated_gradients", "chefer", "random")
+    found = attribute_claims(alignment, recording, SMALL, tmp_path, methods=names, trials=6, masks=4, tell=quiet)
+    for key in [f"{m}/truth_auroc" for m in names] + ["gradcam/matched_cost/truth_auroc", "chefer/plain/truth_auroc"]:
+        value, low, high = (found[f"attribute/{key}{end}"] for end in ("", ".low", ".high"))
+        assert 0 <= low <= value <= high <= 1
+    gap = found["attribute/bottleneck/truth_auroc"] - found["attribute/gradcam/truth_auroc"]
+    assert found["attribute/bottleneck-gradcam/truth_auroc"] == pytest.approx(gap)
+    assert found["attribute/bottleneck-gradcam/truth_auroc.low"] <= found["attribute/bottleneck-gradcam/truth_auroc.high"]
+    assert -1 <= found["attribute/randomised/map_correlation"] <= 1
+    result = store.load_result(next(tmp_path.iterdir()))
+    assert list(result.tables["cost"]["method"]) == list(names)
+    assert result.tables["randomisation"]["module"].iloc[0] == "none"
+    assert {"deletion/gradcam", "insertion/bottleneck", "deletion/random"} <= set(result.arrays)

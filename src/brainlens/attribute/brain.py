@@ -16,36 +16,44 @@ from brainlens.attribution.bottleneck import Bottleneck, bottleneck, statistics
 from brainlens.attribution.chefer import chefer
 from brainlens.attribution.gradcam import gradcam
 from brainlens.attribution.integrated_gradients import input_gradient, integrated_gradients
-from brainlens.attribution.rise import rise, volume_masks
+from brainlens.attribution.rise import region_masks, rise, volume_masks
 from brainlens.attribution.scoring import frozen, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.metrics import attribution as metrics
-from brainlens.metrics.statistics import auroc_interval, fdr
+from brainlens.metrics.statistics import auroc_interval, bootstrap_mean, fdr
 from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Result, Volume, positions
 
 METHODS = ("bottleneck", "rise", "gradcam", "chefer", "integrated_gradients", "random")
 TARGETS = ("both", "image", "text")
+REFINEMENTS = ("product", "weight", "signed", "none")
 
 
 @dataclass(frozen=True)
 class Options:
     """What an attribution is computed with.
 
-    refine: "weight" spreads a patch's value over its voxels by |input x gradient| (ours), "signed" does so and keeps the
-    sign of input x gradient, so that voxels which help and hurt by chance cancel in a mean over trials, "none" gives every
-    voxel its patch's value (the paper's). reference: responses that the bottleneck's feature statistics come from; None: the
-    attributed ones. masks, cells, keep: RISE. path: points of integrated gradients. area: share of voxels at which maps of
-    different sizes are compared. flips: sign flips of the group map's null.
+    refine: "product" multiplies a patch's value by |input x gradient| of each of its voxels, "weight" spreads it over them by
+    |input x gradient|, keeping the patch's mean (both ours; the first was chosen by insertion and deletion on validation
+    images, docs/attribute.md), "signed" is "product" with the sign of input x gradient, so that voxels which help and hurt by
+    chance cancel in a mean over trials, "none" gives every voxel its patch's value (the paper's).
+    reference: responses that the bottleneck's feature statistics come from; None: the attributed ones.
+    masks, cells, keep: RISE; rise_by: it hides "cells" of a grid, or whole "regions" (the units' column roi).
+    path: points of integrated gradients. area: share of voxels at which maps of different sizes are compared.
+    flips: sign flips of the group map's null. draws: Grad-CAM and Chefer are averaged over this many copies of the response
+    with noise of `noise` of its standard deviation (SmoothGrad, Smilkov et al. 2017), which brings them to the bottleneck's cost.
     """
 
-    refine: str = "weight"
+    refine: str = "product"
     bottleneck: Bottleneck = field(default_factory=Bottleneck)
     reference: Responses | None = None
     masks: int = 1000
+    rise_by: str = "cells"
     cells: int = 8
     keep: float = 0.5
     path: int = 32
+    draws: int = 1
+    noise: float = 0.2
     area: float = 0.1
     flips: int = 1000
     batch: int = 8
@@ -53,8 +61,15 @@ class Options:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.refine not in ("weight", "signed", "none"):
-            raise DataError(f"attribute: refine={self.refine!r} is not one of ('weight', 'signed', 'none')")
+        if self.refine not in REFINEMENTS:
+            raise DataError(f"attribute: refine={self.refine!r} is not one of {REFINEMENTS}")
+        if self.rise_by not in ("cells", "regions"):
+            raise DataError(f"attribute: rise_by={self.rise_by!r} is not one of ('cells', 'regions')")
+        for name in ("masks", "cells", "path", "draws", "flips", "batch"):
+            if getattr(self, name) < 1:
+                raise DataError(f"attribute: {name}={getattr(self, name)} must be at least 1")
+        if not 0 < self.area <= 1:
+            raise DataError(f"attribute: area={self.area} must be in (0, 1]")
 
 
 def attribute(
@@ -85,15 +100,17 @@ def attribute(
     """
     start = time.perf_counter()
     options = Options() if options is None else options
-    where = _layer(model, layer)
-    x, goals = _inputs(model, responses, images, texts, target, options)
+    where = layer_of(model, layer)
+    x, goals = check_inputs(model, responses, images, texts, target, options)
     aims = torch.stack(list(goals.values()), 1)
     model.to(options.device)
     with frozen(model):
-        maps = brain_maps(model, x, aims, method=method, layer=where, options=options)
-        numbers = _degradation(model, x, goals, maps, options)
+        maps = brain_maps(model, x, aims, method=method, layer=where, options=options, regions=_labels(responses.units))
+        numbers, curves = _degradation(model, x, goals, maps, options)
     found = maps.cpu().numpy()
     arrays = {"map/brain": found, "map/brain_mean": found.mean(0)}
+    arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
+    numbers |= cost(method, options)
     numbers |= _significance(found, arrays, options)
     numbers |= _truth(found, responses.units)
     config = {"method": method, "target": target, "layer": where, **asdict(replace(options, reference=None))}
@@ -110,8 +127,20 @@ def attribute(
     )
 
 
-def brain_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, *, method: str, layer: int | str, options: Options) -> Tensor:
-    """Maps (trial, voxel) of responses x (trial, voxel) for targets (trial, k, d); negative only with refine="signed"."""
+def brain_maps(
+    model: VolumeEncoder,
+    x: Tensor,
+    targets: Tensor,
+    *,
+    method: str,
+    layer: int | str,
+    options: Options,
+    regions: np.ndarray | None = None,
+) -> Tensor:
+    """Maps (trial, voxel) of responses x (trial, voxel) for targets (trial, k, d); negative only with refine="signed".
+
+    regions (voxel,): labels, for RISE by regions.
+    """
     if method not in METHODS:
         raise DataError(f"attribute: method {method!r} is not known; there are {list(METHODS)}")
     if method == "random":
@@ -121,14 +150,20 @@ def brain_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, *, method: str,
         return maps if options.refine == "signed" else maps.abs()
     if method == "rise":
         masks = volume_masks(model.mask, options.cells, keep=options.keep)
+        if options.rise_by == "regions":
+            if regions is None:
+                raise DataError("attribute: rise_by='regions' needs units with a column roi; use rise_by='cells'")
+            masks = region_masks(regions, keep=options.keep)
         maps = rise(x, model, targets, masks=masks, count=options.masks, keep=options.keep, seed=options.seed)
         return (maps - maps.min(1, keepdim=True).values).clamp_min(0)
     patches = _patch_maps(model, x, targets, method, layer, options)
     if options.refine == "none":
         return to_voxels(patches, model.patch_of)
     weight = input_gradient(x, model, targets)
-    maps = to_voxels(patches, model.patch_of, weight=weight.abs())
-    return maps * weight.sign() if options.refine == "signed" else maps
+    if options.refine == "weight":
+        return to_voxels(patches, model.patch_of, weight=weight.abs())
+    maps = to_voxels(patches, model.patch_of) * weight
+    return maps if options.refine == "signed" else maps.abs()
 
 
 def features(model: VolumeEncoder, x: Tensor, layer: int | str, *, batch: int = 32) -> Tensor:
@@ -148,12 +183,9 @@ def tail(model: VolumeEncoder, layer: int | str) -> Callable[[Tensor], Tensor]:
 
 def _patch_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, layer: int | str, options: Options) -> Tensor:
     skip = 0 if layer == "patches" else 1  # the class token is no part of the brain
-    if method == "chefer":
-        maps = chefer(x, lambda part: model.with_attentions(model.tokens(part).requires_grad_()), targets, batch=options.batch)
-        return maps[:, 1:]
+    if method in ("chefer", "gradcam"):
+        return _smoothed(model, x, targets, method, layer, options)[:, 1 if method == "chefer" else skip :]
     tokens, rest = features(model, x, layer), tail(model, layer)
-    if method == "gradcam":
-        return gradcam(tokens, rest, targets, skip=skip)[:, skip:]
     base = x
     if options.reference is not None:
         base = _data(model, options.reference).to(x)
@@ -162,7 +194,28 @@ def _patch_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, l
     return maps[:, skip:].clamp_min(0)
 
 
-def _layer(model: VolumeEncoder, layer: int | str | None) -> int | str:
+def _smoothed(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, layer: int | str, options: Options) -> Tensor:
+    """Grad-CAM or Chefer of the responses, or their mean over noisy copies."""
+
+    def once(rows: Tensor) -> Tensor:
+        if method == "chefer":
+            whole = lambda part: model.with_attentions(model.tokens(part).requires_grad_())  # noqa: E731
+            return chefer(rows, whole, targets, batch=options.batch)
+        skip = 0 if layer == "patches" else 1
+        return gradcam(features(model, rows, layer), tail(model, layer), targets, skip=skip)
+
+    if options.draws == 1:
+        return once(x)
+    generator = torch.Generator(x.device).manual_seed(options.seed)
+    spread = options.noise * x.std(1, keepdim=True)
+    total = torch.zeros(())
+    for _ in range(options.draws):
+        total = total + once(x + spread * torch.randn(x.shape, generator=generator, device=x.device))
+    return total / options.draws
+
+
+def layer_of(model: VolumeEncoder, layer: int | str | None) -> int | str:
+    """The layer that is read: as asked, or the method's own choice."""
     if layer is None:
         return "patches" if model.design.class_token == "sum" else model.design.depth // 2
     if isinstance(layer, str):
@@ -189,9 +242,10 @@ def _data(model: VolumeEncoder, responses: Responses) -> Tensor:
     return data
 
 
-def _inputs(
+def check_inputs(
     model: VolumeEncoder, responses: Responses, images: Features, texts: Features | None, target: str, options: Options
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    """The responses (trial, unit) and the targets (trial, d) by name, or a DataError that says what does not fit."""
     if target not in TARGETS:
         raise DataError(f"attribute: target {target!r} is not one of {TARGETS}")
     if target == "text" and texts is None:
@@ -214,11 +268,32 @@ def _inputs(
     return x, goals
 
 
-def _degradation(model: VolumeEncoder, x: Tensor, goals: dict[str, Tensor], maps: Tensor, options: Options) -> dict[str, float]:
+def cost(method: str, options: Options) -> dict[str, float]:
+    """Passes through the encoder, or the part of it behind the layer, that one map takes: forward, and backward to features."""
+    ours = options.bottleneck
+    draws = max(1, options.draws)
+    forward = {
+        "bottleneck": (ours.steps - (ours.read == "before")) * ours.copies + 1,
+        "rise": options.masks,
+        "integrated_gradients": options.path,
+        "gradcam": draws,
+        "chefer": draws,
+        "random": 0,
+    }[method]
+    refined = method in ("bottleneck", "gradcam", "chefer") and options.refine != "none"
+    backward = 0 if method in ("rise", "random") else forward
+    return {"attribution/forward_passes": float(forward + refined), "attribution/backward_passes": float(backward + refined)}
+
+
+def _degradation(
+    model: VolumeEncoder, x: Tensor, goals: dict[str, Tensor], maps: Tensor, options: Options
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Numbers, and curves (trial, point) of the map and of a random one, summed over the targets as the map explains them."""
     found = maps.cpu().numpy()
     out = {"attribution/mass": float(metrics.map_mass(found).mean()), "attribution/area": float(metrics.map_area(found).mean())}
     out |= {"attribution/map_mean": float(found.mean()), "attribution/matched_area": options.area}
     rivals = {"": maps, **{f"{k}/": v for k, v in degradation.controls(maps, seed=options.seed).items()}}
+    curves: dict[str, np.ndarray] = {}
     for name, aim in goals.items():
         out[f"attribution/{name}/score"] = float(scores(x, model, aim).mean())
         for who, rival in rivals.items():
@@ -227,10 +302,14 @@ def _degradation(model: VolumeEncoder, x: Tensor, goals: dict[str, Tensor], maps
                 numbers = metrics.confidence(kept.full.cpu().numpy(), kept.kept.cpu().numpy())
                 out |= {f"attribution/{who}{name}/{form}/{k}": v for k, v in numbers.items() if v == v}
             if who in ("", "random/"):
-                for form, insert in (("deletion", False), ("insertion", True)):
-                    line = degradation.curve(x, model, aim, rival, steps=10, insert=insert)
-                    out[f"attribution/{who}{name}/{form}_auc"] = float(metrics.area_under(line.cpu().numpy()).mean())
-    return out
+                for form in ("deletion", "insertion"):
+                    line = degradation.curve(x, model, aim, rival, steps=10, insert=form == "insertion").cpu().numpy()
+                    key = f"attribution/{who}{name}/{form}_auc"
+                    area_under = bootstrap_mean(metrics.area_under(line), seed=options.seed)
+                    out |= dict(zip((key, f"{key}.low", f"{key}.high"), area_under, strict=True))
+                    kept_as = f"{form}/{who.rstrip('/') or 'map'}"
+                    curves[kept_as] = curves.get(kept_as, np.zeros(line.shape)) + line
+    return out, curves
 
 
 def _significance(maps: np.ndarray, arrays: dict[str, np.ndarray], options: Options) -> dict[str, float]:
@@ -255,6 +334,10 @@ def _truth(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
         "truth/auroc_trial_mean": float(each.mean()),
         "truth/informative_share": float(right.mean()),
     }
+
+
+def _labels(units: pd.DataFrame) -> np.ndarray | None:
+    return units["roi"].fillna("").astype(str).to_numpy() if "roi" in units.columns else None
 
 
 def _regions(maps: np.ndarray, responses: Responses) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from brainlens.attribution.scoring import frozen
 from brainlens.attribution.voxels import random_maps
 from brainlens.types import DataError
 
+Space = Callable[[Tensor], Tensor]
 METHODS = ("bottleneck", "rise", "gradcam", "chefer", "integrated_gradients", "random")
 
 
@@ -34,7 +35,7 @@ class Tower:
 
     blocks: list[Any]
     norm: nn.Module
-    projection: nn.Module
+    projection: Callable[[Tensor], Tensor]
     causal: bool
 
     def run(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> tuple[Tensor, list[Tensor]]:
@@ -61,6 +62,41 @@ class Tower:
         return self.projection(self.norm(one[:, 0]))
 
 
+def vision_tower(clip: Any, space: Space | None = None) -> Tower:
+    """The tower of pictures; space: what the network's embeddings are brought into before the cosine is taken."""
+    vision = clip.vision_model
+    return Tower(list(vision.encoder.layers), vision.post_layernorm, _into(clip.visual_projection, space), False)
+
+
+def text_tower(clip: Any, space: Space | None = None) -> Tower:
+    """The tower of captions."""
+    text = clip.text_model
+    return Tower(list(text.encoder.layers), text.final_layer_norm, _into(clip.text_projection, space), True)
+
+
+def _into(projection: nn.Module, space: Space | None) -> Callable[[Tensor], Tensor]:
+    return projection if space is None else lambda z: space(projection(z))
+
+
+def pixel_model(clip: Any, space: Space | None = None) -> Callable[[Tensor], Tensor]:
+    """Pixels (image, 3, row, column) -> embeddings."""
+    tower, vision = vision_tower(clip, space), clip.vision_model
+
+    def model(images: Tensor) -> Tensor:
+        return tower.finish(vision.pre_layrnorm(vision.embeddings(images)), torch.zeros(len(images), dtype=torch.int64))
+
+    return model
+
+
+def word_model(clip: Any, caption: Tensor, space: Space | None = None) -> Callable[[Tensor], Tensor]:
+    """Masks (n, token) of one caption's words (1, token) -> embeddings; a hidden word keeps its place, with embedding 0."""
+    text = clip.text_model
+    tower, pooled = text_tower(clip, space), _end_of_text(caption, text.config)
+    inner = text.embeddings.token_embedding(caption)
+    places = text.embeddings.position_embedding.weight[: caption.shape[1]]
+    return lambda mask: tower.finish(inner * mask[..., None] + places, pooled.expand(len(mask)))
+
+
 def attribute_pixels(
     clip: Any,
     pixels: Tensor,
@@ -69,27 +105,22 @@ def attribute_pixels(
     method: str = "bottleneck",
     layer: int | None = None,
     reference: Tensor | None = None,
+    space: Space | None = None,
     options: Options | None = None,
 ) -> Tensor:
     """Maps (image, row, column) of preprocessed pixels (image, 3, row, column) for target embeddings (image, d) or (image, k, d).
 
     layer: the vision block before which features are read; None: the middle. reference: pixels (n, 3, row, column) that the
-    bottleneck's feature statistics come from; None takes mean 0 and variance 1, as M2IB does. Patch maps are enlarged
+    bottleneck's feature statistics come from; None takes mean 0 and variance 1, as M2IB does. space: the network's embeddings
+    (n, d) -> those that are compared with the targets, (n, d') or (n, k, d'); None: as they are. Patch maps are enlarged
     bilinearly. Raises DataError for unknown methods, layers and shapes.
     """
     options = Options() if options is None else options
     if pixels.ndim != 4:
         raise DataError(f"attribute_pixels: pixels {tuple(pixels.shape)} are not (image, channel, row, column)")
     vision = clip.vision_model
-    tower = Tower(list(vision.encoder.layers), vision.post_layernorm, clip.visual_projection, False)
+    tower, model = vision_tower(clip, space), pixel_model(clip, space)
     shape = tuple(pixels.shape[-2:])
-
-    def enter(images: Tensor) -> Tensor:
-        return vision.pre_layrnorm(vision.embeddings(images))
-
-    def model(images: Tensor) -> Tensor:
-        return tower.finish(enter(images), torch.zeros(len(images), dtype=torch.int64))
-
     with frozen(clip):
         if method == "rise":
             masks = grid_masks(shape, options.cells, keep=options.keep)
@@ -98,7 +129,8 @@ def attribute_pixels(
         if method == "integrated_gradients":
             return integrated_gradients(pixels, model, targets, steps=options.path).sum(1).abs()
         with torch.no_grad():
-            tokens, base = enter(pixels), None if reference is None else enter(reference)
+            tokens = vision.pre_layrnorm(vision.embeddings(pixels))
+            base = None if reference is None else vision.pre_layrnorm(vision.embeddings(reference))
         pooled = torch.zeros(len(pixels), dtype=torch.int64)
         maps = _token_maps(tower, tokens, pooled, targets, method=method, layer=layer, reference=base, options=options)[:, 1:]
     patch = int(vision.config.patch_size)
@@ -114,19 +146,20 @@ def attribute_words(
     method: str = "bottleneck",
     layer: int | None = None,
     reference: Tensor | None = None,
+    space: Space | None = None,
     options: Options | None = None,
 ) -> Tensor:
     """Maps (caption, token) of token ids (caption, token) for target embeddings (caption, d) or (caption, k, d).
 
-    The first token and everything from end-of-text on are no words and have value 0. layer: the text block before which features
-    are read; None: 0, the embedded words, since behind a block with causal attention a place also holds earlier words, and
-    values stand on "and" and "the" (docs/attribute.md). reference: token ids (n, token) for the
-    bottleneck's statistics. Hidden words (RISE) keep their place, with embedding 0, so that pooling stays in place.
-    Raises DataError for a caption without an end-of-text token.
+    The first token and everything from end-of-text on are no words and have value 0. layer: the text block before which
+    features are read; None: 0, the embedded words, since behind a block with causal attention a place also holds earlier
+    words, and values stand on "and" and "the" (docs/attribute.md). reference: token ids (n, token) for the bottleneck's
+    statistics. Hidden words (RISE) keep their place, with embedding 0, so that pooling stays in place. space: as for
+    `attribute_pixels`. Raises DataError for a caption without an end-of-text token.
     """
     options = Options() if options is None else options
     text = clip.text_model
-    tower = Tower(list(text.encoder.layers), text.final_layer_norm, clip.text_projection, True)
+    tower = text_tower(clip, space)
     pooled = _end_of_text(tokens, text.config)
     words = torch.arange(tokens.shape[1])[None] < pooled[:, None]
     words[:, 0] = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,10 @@ class Kept:
 
 
 def keep(x: Tensor, model: Tail, targets: Tensor, maps: Tensor, *, area: float | None = None, batch: int = 256) -> Kept:
-    """Scores of x * map. area=None: the map scaled to [0, 1] (M2IB's protocol); else the highest `area` of units, hard."""
+    """Scores of x * map. area=None: the map scaled to [0, 1] (M2IB's protocol); else the highest `area` of units, hard.
+
+    x: inputs (sample, unit); for units that are not inputs (pixels of three colours, words) ones, and a model of the mask.
+    """
     _check(x, targets, maps)
     mask = unit_range(maps) if area is None else top_area(maps, area)
     return Kept(scores(x, model, targets, batch=batch), scores(x * mask, model, targets, batch=batch), mask.mean(1))
@@ -91,7 +95,7 @@ def randomised(model: nn.Module, *, seed: int = 0) -> Iterator[tuple[str, nn.Mod
         model.load_state_dict(before)
 
 
-TABLE_6: dict[str, Sequence[float]] = {
+TABLE_6: dict[str, Sequence[float | str]] = {
     "layer": (0, 3, 6, 9),
     "beta": (0.001, 0.01, 0.1, 1.0),
     "variance": (0.01, 0.1, 1.0, 10.0),
@@ -101,13 +105,13 @@ TABLE_6: dict[str, Sequence[float]] = {
 
 
 def sensitivity(
-    run: Callable[[int, Bottleneck], dict[str, float]],
+    run: Callable[[int | str, Bottleneck], dict[str, float]],
     *,
-    layer: int,
+    layer: int | str,
     settings: Bottleneck | None = None,
-    grid: dict[str, Sequence[float]] | None = None,
-) -> list[dict[str, float]]:
-    """One parameter at a time around the given ones (the paper's Table 6): rows of parameters and run(layer, settings).
+    grid: Mapping[str, Sequence[float | str]] | None = None,
+) -> list[dict[str, Any]]:
+    """One parameter at a time around the given ones (the paper's Table 6): rows of `parameter`, `value` and run(layer, settings).
 
     Repeated settings are run once. Raises DataError for a parameter that does not exist.
     """
@@ -116,16 +120,18 @@ def sensitivity(
     unknown = sorted(set(grid) - set(TABLE_6))
     if unknown:
         raise DataError(f"sensitivity: {unknown[0]!r} is not a parameter; there are {list(TABLE_6)}")
-    known: dict[tuple[int, Bottleneck], dict[str, float]] = {}
+    known: dict[tuple[int | str, Bottleneck], dict[str, float]] = {}
     rows = []
     for name, value in itertools.chain.from_iterable(((name, v) for v in values) for name, values in grid.items()):
-        at = int(value) if name == "layer" else layer
-        kind = int(value) if name == "steps" else float(value)
-        chosen = base if name == "layer" else replace(base, **{name: kind})  # type: ignore[arg-type]
+        at: int | str = layer
+        chosen = base
+        if name == "layer":
+            at = value if isinstance(value, str) else int(value)
+        else:
+            chosen = replace(base, **{name: int(value) if name == "steps" else float(value)})  # type: ignore[arg-type]
         if (at, chosen) not in known:
             known[at, chosen] = run(at, chosen)
-        spot = {"layer": float(at), **{k: float(getattr(chosen, k)) for k in ("beta", "variance", "lr", "steps")}}
-        rows.append(spot | known[at, chosen])
+        rows.append({"parameter": name, "value": value, **known[at, chosen]})
     return rows
 
 

@@ -15,10 +15,15 @@ Tail = Callable[[Tensor], Tensor]
 
 
 def cosine(z: Tensor, targets: Tensor) -> Tensor:
-    """sum_k cos(z_i, e_ik) for z (B, d) and targets (B, d) or (B, k, d): (B,)."""
+    """sum_k cos(z_i, e_ik) for z (B, d) and targets (B, d) or (B, k, d): (B,).
+
+    z (B, k, d) holds an embedding for each of the k targets: two heads of an encoder, or one embedding in two spaces.
+    """
     z = F.normalize(z, dim=-1)
     targets = F.normalize(targets.to(z.dtype), dim=-1)
-    return (z * targets).sum(-1) if targets.ndim == 2 else (z[:, None] * targets).sum((-1, -2))
+    if z.ndim == 3 or targets.ndim == 2:
+        return (z * targets).flatten(1).sum(1)
+    return (z[:, None] * targets).sum((-1, -2))
 
 
 def check_targets(n: int, targets: Tensor) -> None:

@@ -282,9 +282,7 @@ def _raw_piece(path: Path, folder: Path, part: str, session: str) -> Piece:
     content = load_dictionary(path, ("raw_eeg_data", "ch_names", "sfreq"))
     data, names = content["raw_eeg_data"], [str(name) for name in content["ch_names"]]
     if not isinstance(data, np.ndarray) or data.ndim != 2 or len(data) != len(names) or "stim" not in names:
-        raise DataError(
-            f"{path}: raw_eeg_data is (channel, sample) with one 'stim'; got {np.shape(data)}, channels {names}"
-        )
+        raise DataError(f"{path}: raw_eeg_data is (channel, sample) with one 'stim'; got {np.shape(data)}, channels {names}")
     rate = float(content["sfreq"])
     stim = np.asarray(data[names.index("stim")], dtype=np.float64)[None]
     events = mne.find_events(

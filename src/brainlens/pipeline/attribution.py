@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from brainlens.align import Alignment, Split
-from brainlens.attribute import Options, attribute
+from brainlens.align import Alignment, Decoder, Split
+from brainlens.attribute import Options, attribute, randomisation
+from brainlens.attribute.brain import brain_maps, check_inputs, layer_of
+from brainlens.attribution.scoring import frozen
 from brainlens.attribution.voxels import random_maps
 from brainlens.metrics.attribution import truth_auroc
-from brainlens.metrics.statistics import bootstrap_mean
+from brainlens.metrics.statistics import auroc, auroc_interval, bootstrap_counts, bootstrap_mean
 from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.pipeline.runs import keep
 from brainlens.pipeline.source import Recording, Source, Tell
-from brainlens.types import DataError, Features, Responses
+from brainlens.types import DataError, Features, Responses, Result
 
 METHODS = ("bottleneck", "gradcam", "random")
 
@@ -29,11 +31,12 @@ def explained(responses: Responses, split: Split, *, part: str, trials: int) -> 
     return responses.clean()[0].rows(responses.trials["stimulus"].isin(ids).to_numpy()).average()
 
 
-def centred(features: Features, split: Split, which: str, gallery: Callable[[Tensor, str], Tensor] | None = None) -> Features:
-    """Embeddings as the encoder's targets were: centred, of length one, and in its space (`Decoder.gallery`)."""
-    rows = torch.from_numpy(np.asarray(features[which], np.float32)) - split.centre[which]
-    rows = torch.nn.functional.normalize(rows, dim=1)
-    return Features({which: (rows if gallery is None else gallery(rows, which)).numpy()}, features.ids, features.model)
+def goals(decoder: Decoder, split: Split, part: str) -> dict[str, Features]:
+    """Targets of a part of the split by name, in the space in which the encoder's cosines are taken."""
+    chosen = getattr(split, part)
+    rows = {"image": chosen.image} | ({} if chosen.text is None else {"text": chosen.text})
+    found = {name: decoder.gallery(t, name).detach().cpu().numpy() for name, t in rows.items()}
+    return {name: Features({name: t}, chosen.ids, decoder.name) for name, t in found.items()}
 
 
 def attribute_claims(
@@ -45,13 +48,15 @@ def attribute_claims(
     methods: tuple[str, ...] = METHODS,
     trials: int = 32,
     masks: int = 500,
+    checks: bool = True,
     seed: int = 0,
     device: str = "cpu",
     tell: Tell,
 ) -> dict[str, float]:
     """`attribute/<method>/truth_auroc`: the mean map of test trials against the voxels that read the network.
 
-    The bottleneck's feature statistics come from validation responses, so that no test trial shapes them.
+    The bottleneck's feature statistics come from validation responses, so that no test trial shapes them. checks: also the
+    methods at the bottleneck's cost, their plain maps without refinement, and maps of permuted weights.
     """
     decoder, split = alignment.decoders["volume"], alignment.split
     model = decoder.module
@@ -59,25 +64,98 @@ def attribute_claims(
         raise DataError("attribute claims need an alignment with the volume encoder, and image embeddings")
     responses = explained(recording.responses, split, part="test", trials=trials)
     reference = explained(recording.responses, split, part="validation", trials=200)
-    images = centred(recording.images, split, "image", decoder.gallery)
-    texts = None if recording.texts is None else centred(recording.texts, split, "text", decoder.gallery)
+    aims = goals(decoder, split, "test")
+    options = Options(reference=reference, masks=masks, seed=seed, device=device)
     results = {}
     for method in methods:
         tell(f"attribution, {method}", None)
-        options = Options(reference=reference, masks=masks, seed=seed, device=device)
-        results[method] = attribute(model, responses, images, texts, method=method, options=options)
+        results[method] = attribute(model, responses, aims["image"], aims.get("text"), method=method, options=options)
     metrics: dict[str, float] = {}
+    right = responses.units["informative"].to_numpy(dtype=bool)
+    maps = {method: result.arrays["map/brain"] for method, result in results.items()}
     for method, result in results.items():
         for ending in ("", ".low", ".high"):
             metrics[f"attribute/{method}/truth_auroc{ending}"] = result.metrics[f"truth/auroc{ending}"]
+            for kind in ("deletion_auc", "insertion_auc"):
+                metrics[f"attribute/{method}/image/{kind}{ending}"] = result.metrics[f"attribution/image/{kind}{ending}"]
         metrics[f"attribute/{method}/truth_auroc_trial_mean"] = result.metrics["truth/auroc_trial_mean"]
+    metrics |= differences(maps, right, seed=seed)
     if "random" in results:
         metrics |= random_control(model, responses, seed=seed)
     main = results[methods[0]]
+    tables = {**main.tables, "cost": costs(results)}
+    if checks:
+        tell("attribution, checks", None)
+        x, goal_rows = check_inputs(model, responses, aims["image"], aims.get("text"), "both", options)
+        found, tables["randomisation"] = checked(model, x, torch.stack(list(goal_rows.values()), 1), maps, right, options)
+        metrics |= found
     arrays = {f"map/{name}_mean": result.arrays["map/brain_mean"] for name, result in results.items() if name != methods[0]}
-    arrays["truth/informative"] = responses.units["informative"].to_numpy(dtype=bool)
-    keep(replace(main, metrics={**main.metrics, **metrics}), runs, source, arrays=arrays)
+    arrays["truth/informative"] = right
+    for name, result in results.items():
+        arrays |= {k: v for k, v in result.arrays.items() if k in (f"deletion/{name}", f"insertion/{name}")}
+    keep(replace(main, metrics={**main.metrics, **metrics}, tables=tables), runs, source, arrays=arrays)
     return metrics
+
+
+def differences(maps: dict[str, np.ndarray], right: np.ndarray, *, resamples: int = 200, seed: int = 0) -> dict[str, float]:
+    """`attribute/bottleneck-<method>/truth_auroc`: difference of the mean maps' AUROC, interval by resampling the images."""
+    if "bottleneck" not in maps:
+        return {}
+    counts = np.concatenate([np.ones((1, len(maps["bottleneck"]))), bootstrap_counts(len(maps["bottleneck"]), resamples, seed)])
+    areas = {name: np.array([auroc(c @ found, right) for c in counts]) for name, found in maps.items() if name != "random"}
+    out: dict[str, float] = {}
+    for name, values in areas.items():
+        if name != "bottleneck":
+            gap = areas["bottleneck"] - values
+            low, high = np.quantile(gap[1:], [0.025, 0.975])
+            key = f"attribute/bottleneck-{name}/truth_auroc"
+            out |= {key: float(gap[0]), f"{key}.low": float(low), f"{key}.high": float(high)}
+    return out
+
+
+def costs(results: dict[str, Result]) -> pd.DataFrame:
+    """What each method's maps took: passes a map, and seconds for all of them with their evaluation."""
+    rows = [
+        {
+            "method": name,
+            "forward passes": int(result.metrics["attribution/forward_passes"]),
+            "backward passes": int(result.metrics["attribution/backward_passes"]),
+            "seconds": float(result.provenance["wall_time_s"]),
+        }
+        for name, result in results.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def checked(
+    model: VolumeEncoder, x: Tensor, aims: Tensor, maps: dict[str, np.ndarray], right: np.ndarray, options: Options
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Rivals at the bottleneck's number of passes, plain maps of patches, and the bottleneck under permuted weights.
+
+    Keys `attribute/<method>/matched_cost/truth_auroc` (Grad-CAM and Chefer averaged over as many noisy copies as the bottleneck
+    has), `attribute/<method>/plain/truth_auroc` (no refinement within patches), `attribute/randomised/truth_auroc` and
+    `attribute/randomised/map_correlation` (all weights permuted; the first 8 trials).
+    """
+    out: dict[str, float] = {}
+    where, draws = layer_of(model, None), (options.bottleneck.steps - 1) * options.bottleneck.copies
+
+    def scored(key: str, found: Tensor) -> None:
+        names = (f"{key}/truth_auroc", f"{key}/truth_auroc.low", f"{key}/truth_auroc.high")
+        out.update(zip(names, auroc_interval(found.mean(0).cpu().numpy(), right), strict=True))
+
+    with frozen(model):
+        for method in [m for m in ("bottleneck", "gradcam", "chefer") if m in maps]:
+            plain = replace(options, refine="none")
+            scored(f"attribute/{method}/plain", brain_maps(model, x, aims, method=method, layer=where, options=plain))
+            if method != "bottleneck":
+                many = replace(options, draws=draws)
+                scored(f"attribute/{method}/matched_cost", brain_maps(model, x, aims, method=method, layer=where, options=many))
+    few = slice(0, 8)
+    rows = randomisation(model, x[few], aims[few], method="bottleneck", layer=where, options=options, right=right)
+    last = rows.iloc[-1]
+    out |= {f"attribute/randomised/truth_auroc{end}": float(last[f"truth_auroc{end}"]) for end in ("", ".low", ".high")}
+    out["attribute/randomised/map_correlation"] = float(last["correlation"])
+    return out, rows
 
 
 def random_control(model: VolumeEncoder, responses: Responses, *, draws: int = 400, seed: int = 0) -> dict[str, float]:

@@ -41,7 +41,7 @@ def run_demo(
     metrics: dict[str, float] = {}
     alignment, found = align_claims(recording, source, out / "runs", seed=seed, device=device, tell=tell)
     metrics |= found
-    metrics |= attribute_claims(alignment, recording, source, out / "runs", seed=seed, device=device, tell=tell)
+    metrics |= attribute_claims(alignment, recording, source, out / "runs", checks=False, seed=seed, device=device, tell=tell)
     metrics |= encode_claims(recording, source, out / "runs", seed=seed, device=device, tell=tell)
     tell("report", None)
     made = sorted(f.parent for f in (out / "runs").glob("*/result.json") if f.stat().st_mtime >= started - 1)

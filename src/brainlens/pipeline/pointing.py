@@ -105,9 +105,9 @@ def pointing_claims(
     """`attribute/pixels/pointing_game`, `attribute/words/pointing_game` of the bottleneck, of other methods under their names.
 
     hit_i = [argmax map_i in object_i], mean over scenes with a bootstrap interval; `/chance`: mean share of the picture
-    that the mask covers, and of the caption's words that name the object. layers: the block before which the pictures'
-    and the captions' tower is read; None: the middle for pictures, 0 for captions. masks: of RISE. The bottleneck's statistics come from 200 scenes
-    of the training split.
+    that the mask covers, and of the caption's words that name the object. layers: the block before which the pictures' and
+    the captions' tower is read; None: the middle for pictures, 0 for captions. masks: of RISE. The bottleneck's statistics
+    come from 200 scenes of the training split.
     """
     asked = questions(scenes, split=split, seed=seed)
     model = clips.load_clip(miniatures.folder("clip"))
@@ -147,9 +147,7 @@ def _words(model: clips.Clip, asked: list[Question], method: str, layer: int | N
     stem = "attribute/words" if method == "bottleneck" else f"attribute/words/{method}"
     found: dict[str, float] = {}
     for question, targets in word_targets(model, asked).items():
-        maps = attribute_words(
-            model.backbone.model, tokens, targets, method=method, layer=layer, reference=base, options=options
-        )
+        maps = attribute_words(model.backbone.model, tokens, targets, method=method, layer=layer, reference=base, options=options)
         rows = [row[1 : 1 + len(q.own)] for row, q in zip(maps.detach().numpy(), asked, strict=True)]  # one token a word
         variants = ("", "/kind_only") if question == "" else ("", "/objects_only")
         for name in variants:

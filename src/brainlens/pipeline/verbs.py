@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from brainlens import store
-from brainlens.align import split_tables
-from brainlens.attribute import METHODS as ATTRIBUTIONS
-from brainlens.attribute import Options, attribute
 from brainlens.backbones import vision
 from brainlens.encode import METHODS, encode, haxby2001_encode
-from brainlens.nn.canonical import AffineMap
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
-from brainlens.pipeline.attribution import centred, explained
 from brainlens.pipeline.runs import keep
 from brainlens.pipeline.source import Recording, Source, Tell, check_device, network_folder, open_recording
-from brainlens.types import DataError, Features, Responses, Result, Volume
+from brainlens.types import DataError, Features, Responses, Result
 
 Rows = list[dict[str, Any]]
 
@@ -67,60 +58,6 @@ def run_encode(
         tell(f"encoding, {method}", None)
         result = encode(responses, recording.layers, method=method, seed=seed, device=device)
     return keep(result, runs, source), table(result, "encoding/")
-
-
-def run_attribute(
-    run: str | Path,
-    runs: str | Path,
-    *,
-    method: str = "bottleneck",
-    n_trials: int = 32,
-    seed: int = 0,
-    device: str = "cpu",
-    tell: Tell,
-) -> tuple[Path, Rows]:
-    """Explains the volume encoder of a finished align run on its own test images; writes the mean map as NIfTI too."""
-    if method not in ATTRIBUTIONS:
-        raise DataError(f"attribute: method {method!r} is not one of {list(ATTRIBUTIONS)}")
-    if n_trials < 1:
-        raise DataError(f"attribute: {n_trials} trials are asked for; at least 1 is needed")
-    aligned = store.load_result(run)
-    if aligned.task != "align" or "volume" not in aligned.config.get("encoders", []):
-        raise DataError(f"{run}: attribute needs a run of `align` with the encoder 'volume'; this one is {aligned.task!r}")
-    source = source_of(aligned)
-    recording = open_recording(source, device=device, tell=tell)
-    responses = standardised(recording.responses)
-    split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]))
-    if not isinstance(split.space, Volume):
-        raise DataError(f"{run}: its responses are not in a volume")
-    weights = store.load_weights(run, "volume")
-    design = replace(Design(**aligned.config["design"]), embed_dim=len(weights["head.weight"]))
-    model = VolumeEncoder(split.space.mask, design)
-    model.load_state_dict(weights)
-    model.eval()
-    tell(f"attribution, {method}", None)
-    reference = explained(responses, split, part="validation", trials=200)
-    images = centred(prepared(recording), split, "image", gallery_of(aligned))
-    texts = None if recording.texts is None else centred(recording.texts, split, "text", gallery_of(aligned))
-    chosen = explained(responses, split, part="test", trials=n_trials)
-    result = attribute(
-        model, chosen, images, texts, method=method, options=Options(reference=reference, seed=seed, device=device)
-    )
-    result = replace(result, config={**result.config, "run": Path(run).resolve().name})  # maps of two runs go to two folders
-    folder = keep(result, runs, source)
-    store.save_nifti(folder / "map.nii.gz", split.space.fill(result.arrays["map/brain_mean"], 0.0), split.space.affine)
-    return folder, table(result, "truth/") + table(result, "attribution/", ending=("drop", "increase", "area"))
-
-
-def gallery_of(aligned: Result) -> Callable[[Tensor, str], Tensor] | None:
-    """The map of targets into the space of the stored main encoder; None where it compares with the targets themselves."""
-    if "target/image/matrix" not in aligned.arrays:
-        return None
-    maps = {}
-    for which in ("image", "text"):
-        matrix, shift = (np.array(aligned.arrays[f"target/{which}/{part}"]) for part in ("matrix", "shift"))
-        maps[which] = AffineMap(torch.from_numpy(matrix), torch.from_numpy(shift))
-    return lambda target, which: maps[which](target)
 
 
 def source_of(result: Result) -> Source:

@@ -37,7 +37,8 @@ def attribution_section(result: Result, dpi: int) -> Section:
     table = result.tables.get("sensitivity")
     if table is not None and {"parameter", "value"} <= set(table.columns):
         scored = [str(c) for c in table.columns if c not in ("parameter", "value") and not str(c).endswith((".low", ".high"))]
-        for metric in scored[:1]:
+        shown = [c for c in ("image_drop", "image_matched_drop", "map_area", "truth_auroc") if c in scored] or scored[:1]
+        for metric in shown:
             caption = f"How {metric.replace('_', ' ')} moves with each setting, the others held."
             section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{metric} against each setting.")
     return section

@@ -35,6 +35,7 @@ MAX_BYTES = 15_000_000
 DPI = (130, 90, 60)  # figures are drawn again, coarser, until the page is small enough
 THUMB = 112  # pixels of a thumbnail
 TABLE_ROWS = 60
+TABLES = ("ablation", "prompts", "regions", "cost", "sensitivity", "randomisation")  # shown as they are
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _tables(result: Result) -> list[tuple[str, list[str], list[list[str]], int]]
     comparison = result.tables.get("comparison")
     if comparison is not None and not out:
         out.append(_table("comparison", comparison))
-    out += [_table(name, result.tables[name]) for name in ("ablation", "prompts", "regions") if name in result.tables]
+    out += [_table(name, result.tables[name]) for name in TABLES if name in result.tables]
     return [table for table in out if table[2]]
 
 

@@ -1,0 +1,125 @@
+"""What a map depends on: the settings of the bottleneck (the paper's Table 6), and the weights of the encoder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from brainlens.attribute.brain import Options, brain_maps, check_inputs, layer_of
+from brainlens.attribution import degradation
+from brainlens.attribution.bottleneck import Bottleneck
+from brainlens.attribution.scoring import frozen
+from brainlens.metrics import attribution as metrics
+from brainlens.metrics.statistics import auroc, auroc_interval
+from brainlens.nn.volume_encoder import VolumeEncoder
+from brainlens.types import Features, Responses, Result
+
+
+def grid(depth: int, layer: int | str) -> dict[str, tuple[float | str, ...]]:
+    """The paper's Table 6 for an encoder of `depth` blocks: its layers 0, 3, 6, 9 of 12 at the same shares of the depth."""
+    layers: list[float | str] = [*dict.fromkeys(depth * k // 4 for k in range(4))]
+    table: dict[str, tuple[float | str, ...]] = {name: tuple(values) for name, values in degradation.TABLE_6.items()}
+    return table | {"layer": ("patches", *layers) if layer == "patches" else tuple(layers)}
+
+
+def sensitivity_table(
+    model: VolumeEncoder,
+    responses: Responses,
+    images: Features,
+    texts: Features | None = None,
+    *,
+    target: str = "both",
+    layer: int | str | None = None,
+    options: Options | None = None,
+) -> Result:
+    """The bottleneck's maps under each setting of the paper's Table 6, one parameter varied at a time around `options`.
+
+    Table `sensitivity` (parameter, value, and for each target `<target>_drop`, `<target>_increase` in percent as in the paper,
+    `<target>_matched_drop` at the area of `options.area`; `map_area`; `truth_auroc` of the mean map where the units say
+    which are informative). The drop alone rewards large maps, so the area stands beside it.
+    """
+    start = time.perf_counter()
+    options = Options() if options is None else options
+    where = layer_of(model, layer)
+    x, goals = check_inputs(model, responses, images, texts, target, options)
+    aims = torch.stack(list(goals.values()), 1)
+    right = responses.units["informative"].to_numpy(dtype=bool) if "informative" in responses.units.columns else None
+    model.to(options.device)
+    kept: dict[str, np.ndarray] = {}
+
+    def run(at: int | str, settings: Bottleneck) -> dict[str, float]:
+        maps = brain_maps(model, x, aims, method="bottleneck", layer=at, options=replace(options, bottleneck=settings))
+        if at == where and settings == options.bottleneck:
+            kept["map/brain_mean"] = maps.mean(0).cpu().numpy()
+        return _row(model, x, goals, maps, right, options)
+
+    with frozen(model):
+        chosen = grid(model.design.depth, where)
+        rows = degradation.sensitivity(run, layer=where, settings=options.bottleneck, grid=chosen)
+    table = pd.DataFrame(rows).astype({"value": str})
+    numbers = {f"sensitivity/{c}/range": float(np.ptp(table[c])) for c in table.columns if c not in ("parameter", "value")}
+    config = {"method": "bottleneck", "target": target, "layer": where, "sensitivity": True}
+    config |= asdict(replace(options, reference=None))
+    provenance = {"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - start}
+    tables = {"sensitivity": table, "trials": responses.trials}
+    return Result("attribute", numbers, kept, responses.units, tables, config, provenance, responses.space)
+
+
+def _row(
+    model: VolumeEncoder, x: Tensor, goals: dict[str, Tensor], maps: Tensor, right: np.ndarray | None, options: Options
+) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for name, aim in goals.items():
+        for form, area in (("", None), ("matched_", options.area)):
+            both = degradation.keep(x, model, aim, maps, area=area)
+            found = metrics.confidence(both.full.cpu().numpy(), both.kept.cpu().numpy())
+            out[f"{name}_{form}drop"] = found["drop_absolute"]
+            if not form:
+                out[f"{name}_increase"] = found["increase"]
+    out["map_area"] = float(metrics.map_area(maps.cpu().numpy()).mean())
+    if right is not None:
+        out["truth_auroc"] = auroc(maps.mean(0).cpu().numpy(), right)
+    return out
+
+
+def randomisation(
+    model: VolumeEncoder,
+    x: Tensor,
+    aims: Tensor,
+    *,
+    method: str,
+    layer: int | str,
+    options: Options,
+    right: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Maps while the weights are permuted module by module from the last to the first (Adebayo et al. 2018).
+
+    Rows `module` (permuted last, all behind it too; "none" first), `correlation`: Spearman of a trial's map with that of the
+    whole model, mean over trials; `truth_auroc` of the mean map with `.low`, `.high` where `right` (unit,) is given. A
+    map that survives explains the input and not the model.
+    """
+    with frozen(model):
+        whole = brain_maps(model, x, aims, method=method, layer=layer, options=options).cpu().numpy()
+        rows = [_agreement("none", whole, whole, right)]
+        for name, changed in degradation.randomised(model, seed=options.seed):
+            maps = brain_maps(changed, x, aims, method=method, layer=layer, options=options)  # type: ignore[arg-type]
+            rows.append(_agreement(name, whole, maps.cpu().numpy(), right))
+    return pd.DataFrame(rows)
+
+
+def _agreement(name: str, whole: np.ndarray, maps: np.ndarray, right: np.ndarray | None) -> dict[str, float | str]:
+    flat = [spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else np.nan for a, b in zip(whole, maps, strict=True)]
+    row: dict[str, float | str] = {
+        "module": name,
+        "correlation": float(np.nanmean(flat)) if np.isfinite(flat).any() else float("nan"),
+    }
+    if right is not None:
+        names = ("truth_auroc", "truth_auroc.low", "truth_auroc.high")
+        row |= dict(zip(names, auroc_interval(maps.mean(0), right), strict=True))
+    return row
