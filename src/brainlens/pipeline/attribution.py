@@ -27,16 +27,17 @@ METHODS = ("bottleneck", "gradcam", "random")
 
 def explained(responses: Responses, split: Split, *, part: str, trials: int) -> Responses:
     """The mean responses to the first images of a part of the split, as the encoder was tested on them."""
-    ids = getattr(split, part).ids[:trials]
+    ids = list(dict.fromkeys(getattr(split, part).ids))[:trials]
     return responses.clean()[0].rows(responses.trials["stimulus"].isin(ids).to_numpy()).average()
 
 
 def goals(decoder: Decoder, split: Split, part: str) -> dict[str, Features]:
     """Targets of a part of the split by name, in the space in which the encoder's cosines are taken."""
     chosen = getattr(split, part)
+    ids, first = np.unique(chosen.ids, return_index=True)  # an image stands there once a subject
     rows = {"image": chosen.image} | ({} if chosen.text is None else {"text": chosen.text})
-    found = {name: decoder.gallery(t, name).detach().cpu().numpy() for name, t in rows.items()}
-    return {name: Features({name: t}, chosen.ids, decoder.name) for name, t in found.items()}
+    found = {name: decoder.gallery(t[first], name).detach().cpu().numpy() for name, t in rows.items()}
+    return {name: Features({name: t}, ids, decoder.name) for name, t in found.items()}
 
 
 def attribute_claims(

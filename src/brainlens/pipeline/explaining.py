@@ -188,10 +188,12 @@ def _brain(aligned: Aligned, ask: Ask, options: Options) -> Result:
 def _stimuli(aligned: Aligned, ask: Ask, options: Options) -> Result:
     """Pixels or words of the first test stimuli that their targets support."""
     split = aligned.split
+    split = replace(split, test=split.test.of(split.test.subjects[0]))  # the first subject's brain, where there are several
+    aligned = replace(aligned, split=split)
     stimuli = aligned.recording.stimuli.take(split.test.ids[: ask.trials])
     model = clips.load_clip(network_folder(aligned.source), device=options.device)
     aims = _aims(aligned, "image" if ask.of == "pixels" else "text", ask.target)
-    reference = aligned.recording.stimuli.take(split.train.ids[:200]) if ask.method == "bottleneck" else None
+    reference = aligned.recording.stimuli.take(list(dict.fromkeys(split.train.ids))[:200]) if ask.method == "bottleneck" else None
     layer = ask.at if isinstance(ask.at, int) else None
     result = attribute_stimuli(
         model, stimuli, aims, of=ask.of, method=ask.method, layer=layer, reference=reference, options=options
