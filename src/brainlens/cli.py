@@ -82,13 +82,24 @@ def datasets(name: Annotated[str | None, typer.Argument(help="One recording, for
     show(rows, "Recordings" if name is None else name)
 
 
+Layer = Annotated[list[str] | None, typer.Option(help="Layer to use; repeat for several. Default: all.")]
+Timestep = Annotated[
+    list[int] | None, typer.Option(help="Time step of a diffusion network, 0 = clean picture; repeat for several (one layer).")
+]
+OfSteps = Annotated[int, typer.Option(help="Even time steps from clean picture to noise that --timestep counts.")]
+
+
 @app.command()
 def features(
     model: Annotated[str, typer.Argument(help="Network: a local folder or a hub name, or `miniature`.")],
     out: Annotated[Path, typer.Option(help="Folder of the features.")] = Path("features"),
     dataset: Dataset = "phantom",
     data: Data = None,
-    layer: Annotated[list[str] | None, typer.Option(help="Layer to keep; repeat for several. Default: all.")] = None,
+    layer: Layer = None,
+    timestep: Timestep = None,
+    of_steps: OfSteps = 50,
+    inversion: Annotated[bool, typer.Option(help="DDIM inversion (as the paper), or noise added in one go.")] = True,
+    grid: Annotated[int | None, typer.Option(help="Side to which maps are resized, e.g. 8. Default: as they are.")] = None,
     device: Device = "cpu",
     train: Train = 1200,
     test: Test = 200,
@@ -97,17 +108,47 @@ def features(
     from brainlens.pipeline import Source, run_features
 
     source = Source(dataset, data, model, n_train=train, n_test=test)
+    chosen = _steps_of(timestep, of_steps, inversion)
     with steps() as tell:
-        found = run_features(source, out, layers=layer, device=device, tell=tell)
+        found = run_features(
+            source, out, layers=layer, steps=chosen, pool_grid=None if grid is None else (grid, grid), device=device, tell=tell
+        )
     show([{"layer": name, **sizes} for name, sizes in found.items()], f"Features of {model}")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Released weights of a plain vision transformer (.pth, .pth.tar).")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    heads: Annotated[int | None, typer.Option(help="Attention heads; default: 64 channels each, 12 for MoCo v3.")] = None,
+) -> None:
+    """Turns released MoCo v3, DINO, DeiT or timm weights into a model folder that `encode` and `features` read."""
+    from brainlens.backbones.convert import convert_checkpoint
+
+    found = convert_checkpoint(checkpoint, out, heads=heads)
+    show([{"fact": key, "value": str(value)} for key, value in found.items()], f"model folder: {out}")
 
 
 @app.command()
 def encode(
     dataset: Dataset = "phantom",
     data: Data = None,
-    model: Model = None,
-    method: Annotated[str, typer.Option(help="factortopy, ridge, class_token, patch_token or gnet.")] = "factortopy",
+    model: Annotated[list[str] | None, typer.Option(help="Network: folder or hub name; repeat to compare several.")] = None,
+    method: Annotated[str | None, typer.Option(help="factortopy, ridge, class_token, patch_token or gnet.")] = None,
+    layer: Layer = None,
+    timestep: Timestep = None,
+    of_steps: OfSteps = 50,
+    samples: Annotated[int, typer.Option(help="Places in the picture that each voxel reads.")] = 1,
+    without: Annotated[list[str] | None, typer.Option(help="Selector to switch off: space, layer or scale; repeat.")] = None,
+    per_voxel: Annotated[bool, typer.Option(help="Selectors free for each voxel instead of topological.")] = False,
+    search: Annotated[bool | None, typer.Option(help="Start the selectors from a ridge search.")] = None,
+    refit: Annotated[bool | None, typer.Option(help="Solve the channel weights by ridge at the end.")] = None,
+    training_steps: Annotated[int | None, typer.Option("--steps", help="Training steps; default: the paper's recipe.")] = None,
+    roi: Annotated[list[str] | None, typer.Option(help="Region to fit; repeat for several. Default: every unit.")] = None,
+    subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat to compare several.")] = None,
+    seeds: Annotated[int, typer.Option(help="Fits with so many seeds, and how well their layer maps agree.")] = 1,
+    curve: Annotated[list[int] | None, typer.Option(help="Number of training images for a learning curve; repeat.")] = None,
+    one_layer: Annotated[bool, typer.Option(help="One-layer models beside the selector's weights.")] = False,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
     device: Device = "cpu",
@@ -115,11 +156,27 @@ def encode(
     test: Test = 200,
 ) -> None:
     """Which part of a network predicts which part of the brain."""
-    from brainlens.pipeline import Source, run_encode
+    from dataclasses import replace
 
-    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
+    from brainlens.encode import Design, Training
+    from brainlens.pipeline import Asked, Source, run_encode
+    from brainlens.pipeline.encode import selectors_without, shorter
+
+    training = Training() if training_steps is None else shorter(Training(), training_steps)
+    training = training if search is None else replace(training, searched_start=search)
+    design = Design(
+        layers=tuple(layer) if layer else None, samples=samples, use=selectors_without(without or []), topological=not per_voxel
+    )
+    design = design if refit is None else replace(design, refit=refit)
+    asked = Asked(
+        method, design, training, models=tuple(model or ()), seeds=seeds, curve=tuple(curve or ()), one_layer=one_layer,
+        steps=_steps_of(timestep, of_steps, True),
+    )  # fmt: skip
+    source = Source(
+        dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ())
+    )
     with steps() as tell:
-        folder, table = run_encode(source, runs, method=method, seed=seed, device=device, tell=tell)
+        folder, table = run_encode(source, runs, asked, seed=seed, device=device, tell=tell)
     show(table, f"encode: {dataset}")
     typer.echo(f"run: {folder}")
 
@@ -304,6 +361,13 @@ def report(
     from brainlens.report import build
 
     typer.echo(f"report: {build(runs, out, title=title)}")
+
+
+def _steps_of(timestep: list[int] | None, of: int, inversion: bool) -> Any:
+    """The time steps that were asked of a diffusion network; None where none were."""
+    from brainlens.backbones.diffusion import Steps
+
+    return None if not timestep else Steps(at=tuple(timestep), of=of, inversion=inversion)
 
 
 @contextmanager

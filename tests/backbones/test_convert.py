@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from brainlens.backbones import vision
-from brainlens.backbones.convert import vit_weights
+from brainlens.backbones.convert import convert_checkpoint, vit_weights
 from brainlens.types import DataError, Stimuli
 
 C, BLOCKS, HEADS, PATCH, SIDE = 12, 2, 3, 4, 8
@@ -76,3 +76,54 @@ def test_bad_input_is_one_clear_line() -> None:
         vit_weights({"blocks.0.norm1.weight": torch.ones(2)})
     with pytest.raises(DataError, match=r"'blocks.0.ls1.gamma' is not one of"):
         vit_weights({"blocks.0.ls1.gamma": torch.ones(2)}, prefix="")
+
+
+def released(folder: Path, name: str = "vit.pth.tar", extra: object = None) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A file as MoCo v3's training writes it: epoch, arch, state_dict with both encoders and heads, optimizer."""
+    weights = old_weights()
+    state = {f"module.base_encoder.{key}": value for key, value in weights.items()}
+    state |= {f"module.momentum_encoder.{key}": value + 1 for key, value in weights.items()}
+    content = {"epoch": 300, "arch": "vit_base", "state_dict": state, "optimizer": {"state": {}}, "extra": extra}
+    torch.save(content, folder / name)
+    return folder / name, weights
+
+
+def test_a_released_file_becomes_a_folder_that_computes_the_same(tmp_path: Path) -> None:
+    checkpoint, weights = released(tmp_path)
+    found = convert_checkpoint(checkpoint, tmp_path / "moco", heads=HEADS)
+    assert found == {
+        "prefix": "module.base_encoder.",
+        "weights": len(vit_weights({f"module.base_encoder.{k}": v for k, v in weights.items()})),
+        "image_size": SIDE,
+        "hidden_size": C,
+        "num_hidden_layers": BLOCKS,
+        "num_attention_heads": HEADS,
+        "patch_size": PATCH,
+    }
+    backbone = vision.load(tmp_path / "moco")
+    images = np.random.default_rng(0).integers(0, 256, size=(4, 20, 16, 3), dtype=np.uint8)
+    got = vision.extract(backbone, Stimuli(np.array(list("abcd")), images), ["image"], dtype=np.float32)
+    pixels = backbone.preprocess.batch(list(images))
+    assert pixels.shape == (4, 3, SIDE, SIDE)
+    np.testing.assert_allclose(got["image"], old_forward(weights, torch.from_numpy(pixels)).numpy(), atol=1e-5)
+
+
+def test_a_file_that_is_no_vision_transformer_is_one_clear_line(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"layer1.weight": torch.ones(2)}}, tmp_path / "resnet.pth")
+    torch.save({"state_dict": {}}, tmp_path / "empty.pth")
+    (tmp_path / "text.pth").write_text("not weights")
+    objects = tmp_path / "objects.pth"
+    torch.save({"args": PurePosixPath("x"), "state_dict": old_weights()}, objects)
+    cases = [
+        (tmp_path / "nowhere.pth", None, "is not there"),
+        (tmp_path / "resnet.pth", None, "no plain vision transformer"),
+        (tmp_path / "empty.pth", None, "holds no named weights"),
+        (tmp_path / "text.pth", None, "cannot be read as plain weights"),
+        (objects, None, "cannot be read as plain weights"),
+        (released(tmp_path)[0], 5, "and 5 heads"),
+    ]
+    for path, heads, message in cases:
+        with pytest.raises(DataError, match=message) as error:
+            convert_checkpoint(path, tmp_path / "out", heads=heads)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "config.json").exists()

@@ -27,6 +27,7 @@ from brainlens.pipeline import (
     source,
     verbs,
 )
+from brainlens.pipeline import encode as encode_run
 from brainlens.pipeline.attribution import attribute_claims
 from brainlens.types import DataError, Result, Volume
 
@@ -194,8 +195,8 @@ def test_an_encoding_run_has_a_score_a_voxel(recording, tmp_path, monkeypatch):
     full = open_recording(few, layers=True)
     informative = np.flatnonzero(full.responses.units["informative"].to_numpy(bool))[:40]
     small = source.Recording(full.responses.columns(informative), full.stimuli, layers=full.layers)
-    monkeypatch.setattr(verbs, "open_recording", lambda *arguments, **options: small)
-    folder, rows = pipeline.run_encode(few, tmp_path, method="ridge", tell=quiet)
+    monkeypatch.setattr(encode_run, "open_recording", lambda *arguments, **options: small)
+    folder, rows = pipeline.run_encode(few, tmp_path, pipeline.Asked("ridge"), tell=quiet)
     result = store.load_result(folder)
     assert result.arrays["r2"].shape == (40,)
     assert {row["metric"] for row in rows} >= {"encoding/r2_mean"}

@@ -60,6 +60,12 @@ class Steps:
     seed: int = 0
 
 
+def is_diffusion(name: str | Path) -> bool:
+    """Whether a name means a diffusion pipeline: a folder by its model_index.json, a hub name by its text."""
+    local = Path(name).expanduser()
+    return (local / "model_index.json").is_file() if local.is_dir() else "diffusion" in str(name).lower()
+
+
 def load_diffusion(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Diffusion:
     """A Stable Diffusion folder (unet, vae, text_encoder, tokenizer, scheduler), from safetensors.
 

@@ -66,6 +66,13 @@ def load_rdms(folder: str | Path) -> dict[str, np.ndarray]:
     return out
 
 
+def subject_rdms(folder: str | Path) -> np.ndarray:
+    """Dissimilarities of the four subjects, mean over sessions: (subject, 4186), upper triangle, row-major."""
+    rdms = load_rdms(folder)
+    upper = np.triu_indices(len(rdms["human"][0]), 1)
+    return np.stack([rdm.mean(axis=0)[upper] for name, rdm in rdms.items() if name.startswith("subject")])
+
+
 def square(pairs: np.ndarray) -> np.ndarray:
     """Upper triangle, row-major (n (n - 1) / 2,), as a symmetric (n, n) matrix with zero diagonal."""
     n = round((1 + np.sqrt(1 + 8 * len(pairs))) / 2)

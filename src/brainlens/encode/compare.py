@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata, spearmanr
 
 from brainlens.metrics.encoding import distance_to_best
 from brainlens.metrics.selectors import consistency, layer_position
+from brainlens.metrics.statistics import bootstrap_mean, interval
 from brainlens.types import DataError, Responses, Result
 
 ROWS = ("r2_mean", "r2_of_ceiling", "hierarchy_slope", "hierarchy_b0", "hierarchy_b1")
@@ -56,30 +58,138 @@ def agreement(results: Sequence[Result]) -> dict[str, float]:
     return consistency([_array(result, "layer_weights", f"result {i}") for i, result in enumerate(results)])
 
 
+def agreement_table(
+    results: Sequence[Result], names: Sequence[str], *, resamples: int = 1000, seed: int = 0
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Every pair of layer maps of the same units (figure 12): (metrics, one row a pair).
+
+    correlation: Pearson r of the layer positions over the units whose mean is reported (chance 0), its interval by resampling
+    units, which neighbours make too narrow; same_layer: share of units with the same strongest layer; chance: the share that
+    two maps with these layer counts would agree in by accident, sum_l p_l q_l. Metrics: the means over pairs, intervals by
+    resampling the units of all pairs together. Raises DataError for maps of other units or layers.
+    """
+    maps = [_array(result, "layer_weights", name) for result, name in zip(results, names, strict=True)]
+    if len(maps) < 2 or len({np.shape(m) for m in maps}) != 1:
+        raise DataError(f"consistency needs two or more maps of one shape, got {[np.shape(m) for m in maps]}")
+    inside = scored_units(results[0])
+    place = np.stack([layer_position(m)[inside] for m in maps])
+    best = np.stack([np.argmax(m, axis=1)[inside] for m in maps])
+    pairs = [(i, j) for i in range(len(maps)) for j in range(i + 1, len(maps))]
+    drawn = [_resampled_r(place, rows) for rows in _row_blocks(place.shape[1], resamples, seed)]
+    low, high = interval(np.stack(drawn))
+    whole = np.corrcoef(place)
+    share = [np.bincount(b, minlength=maps[0].shape[1]) / len(b) for b in best]
+    rows = [
+        {
+            "a": names[i],
+            "b": names[j],
+            "correlation": float(whole[i, j]),
+            "correlation.low": float(low[i, j]),
+            "correlation.high": float(high[i, j]),
+            "same_layer": float((best[i] == best[j]).mean()),
+            "chance": float(share[i] @ share[j]),
+            "units": int(inside.sum()),
+        }
+        for i, j in pairs
+    ]
+    table = pd.DataFrame(rows)
+    upper = np.triu_indices(len(maps), 1)
+    mean_low, mean_high = interval(np.array([d[upper].mean() for d in drawn]))
+    metrics = {"layer_correlation": float(whole[upper].mean()), "layer_correlation.low": float(mean_low)}
+    metrics |= {"layer_correlation.high": float(mean_high), "same_layer_share": float(table["same_layer"].mean())}
+    return metrics | {"same_layer_share.chance": float(table["chance"].mean()), "n": float(inside.sum())}, table
+
+
+def scored_units(result: Result) -> np.ndarray:
+    """The units whose mean a result reports: signal to noise above its design's threshold, or all where it is not known."""
+    snr = _array(result, "r2", "result") * np.nan
+    if result.units is not None and "ncsnr" in result.units.columns:
+        snr = result.units["ncsnr"].to_numpy(float)
+    elif "ncsnr" in result.arrays:
+        snr = np.asarray(result.arrays["ncsnr"], dtype=float)
+    inside = np.where(np.isfinite(snr), snr, -np.inf) > float(result.config.get("design", {}).get("least_ncsnr", 0.3))
+    return inside if inside.sum() > 1 else np.ones(len(snr), bool)
+
+
+def _row_blocks(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield rng.integers(0, n, n)
+
+
+def _resampled_r(place: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Correlations of all maps over resampled units; a map that is constant there correlates with nothing."""
+    centred = place[:, rows] - place[:, rows].mean(axis=1, keepdims=True)
+    norm = np.sqrt((centred**2).sum(axis=1))
+    unit = centred / np.where(norm > 0, norm, np.inf)[:, None]
+    return unit @ unit.T
+
+
+def layer_match(selected: Result, single: Result, *, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Rank correlation, over the reported units, of the position that a selector found and the best single layer.
+
+    correlation with .low and .high (units resampled), same_layer_share with its chance, n.
+    """
+    weights, scores = _paired(selected, single)
+    inside = scored_units(selected) & np.isfinite(scores).any(axis=1)
+    found, best = layer_position(weights)[inside], np.where(np.isfinite(scores), scores, -np.inf)[inside].argmax(axis=1)
+    ranks = np.stack([rankdata(found), rankdata(best)])
+    drawn = [_resampled_r(ranks, rows)[0, 1] for rows in _row_blocks(len(found), resamples, seed)]
+    low, high = interval(np.array(drawn))
+    own = np.argmax(weights[inside], axis=1)
+    share = [np.bincount(b, minlength=weights.shape[1]) / len(b) for b in (own, best)]
+    return {
+        "layer_correlation": float(_resampled_r(ranks, np.arange(len(found)))[0, 1]),
+        "layer_correlation.low": float(low),
+        "layer_correlation.high": float(high),
+        "same_layer_share": float((own == best).mean()),
+        "same_layer_share.chance": float(share[0] @ share[1]),
+        "n": float(len(found)),
+    }
+
+
 def layer_check(selected: Result, single: Result) -> pd.DataFrame:
     """The score of one-layer models against the selector's weights (figure 25): one row a layer, means over units.
 
     selected: a factortopy result; single: a ridge result on the same layers and units, whose layer_scores are the grid
-    search. Column `correlation` holds, on every row, the rank correlation over units of found and best single layer.
+    search (cross-validated on training images, with intervals over units). Means are over the reported units (`scored_units`).
+    Column `correlation` holds, on every row, the rank correlation over units of found and best single layer.
     """
-    weights, scores = _array(selected, "layer_weights", "selected"), _array(single, "layer_scores", "single")
-    names = list(selected.config.get("layers", range(weights.shape[1])))
-    columns = [
-        list(single.config.get("layers", names)).index(name) for name in names if name in single.config.get("layers", names)
-    ]
-    if len(columns) != weights.shape[1] or len(weights) != len(scores):
-        raise DataError(f"layer_check: layers or units differ, {weights.shape} against {scores.shape}")
-    from scipy.stats import spearmanr
-
-    found, best = layer_position(weights), np.where(np.isnan(scores[:, columns]), -np.inf, scores[:, columns]).argmax(axis=1)
+    weights, scores = _paired(selected, single)
+    inside = scored_units(selected)
+    found, best = layer_position(weights), np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
+    mean, low, high = _means(scores[inside])
     return pd.DataFrame(
         {
-            "layer": names,
-            "selector_weight": weights.mean(axis=0),
-            "single_layer_r2": scores[:, columns].mean(axis=0),
+            "layer": list(selected.config.get("layers", range(weights.shape[1]))),
+            "selector_weight": weights[inside].mean(axis=0),
+            "single_layer_r2": mean,
+            "single_layer_r2.low": low,
+            "single_layer_r2.high": high,
             "correlation": float(spearmanr(found, best).statistic),
         }
     )
+
+
+def _means(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of each layer's scores (unit, layer) with its interval over units; NaN for a layer without any."""
+    out = np.full((3, scores.shape[1]), np.nan)
+    for k in range(scores.shape[1]):
+        fine = scores[np.isfinite(scores[:, k]), k].astype(float)
+        if len(fine) > 1:
+            out[:, k] = bootstrap_mean(fine, resamples=1000)
+    return out[0], out[1], out[2]
+
+
+def _paired(selected: Result, single: Result) -> tuple[np.ndarray, np.ndarray]:
+    """Selector weights and one-layer scores (unit, layer) of the same units and layers. Raises DataError when they differ."""
+    weights, scores = _array(selected, "layer_weights", "selected"), _array(single, "layer_scores", "single")
+    names = list(selected.config.get("layers", range(weights.shape[1])))
+    have = list(single.config.get("layers", names))
+    columns = [have.index(name) for name in names if name in have]
+    if len(columns) != weights.shape[1] or len(weights) != len(scores):
+        raise DataError(f"layer_check: layers or units differ, {weights.shape} against {scores.shape}")
+    return weights, scores[:, columns]
 
 
 def scores_by_size(
@@ -100,8 +210,8 @@ def scores_by_size(
             raise DataError(f"scores_by_size: {size} images asked for, there are {len(names)} training images")
         keep = (part != "train") | np.isin(trials["stimulus"].to_numpy().astype(str), order[:size])
         metrics = fit(responses.rows(keep)).metrics
-        rows.append({"images": size} | {key: metrics.get(f"encoding/{key}", np.nan) for key in ("r2_mean", "hierarchy_slope")})
-        rows[-1] |= {f"r2_mean{end}": metrics.get(f"encoding/r2_mean{end}", np.nan) for end in (".low", ".high")}
+        keys = [f"{key}{end}" for key in ("r2_mean", "hierarchy_slope") for end in ("", ".low", ".high")]
+        rows.append({"images": size} | {key: metrics.get(f"encoding/{key}", np.nan) for key in keys})
     return pd.DataFrame(rows)
 
 

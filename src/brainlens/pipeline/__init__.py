@@ -2,15 +2,17 @@
 
 from brainlens.pipeline.aligning import run_align, run_align_each
 from brainlens.pipeline.demo import run_demo
+from brainlens.pipeline.encode import Asked, run_encode
 from brainlens.pipeline.explaining import Ask, run_attribute
 from brainlens.pipeline.sensor_attribution import is_sensor_run, run_attribute_sensors
 from brainlens.pipeline.sensor_epochs import run_epochs
 from brainlens.pipeline.sensors import align_sensor_command, is_sensors
 from brainlens.pipeline.source import Recording, Source, open_recording
-from brainlens.pipeline.verbs import run_encode, run_features
+from brainlens.pipeline.verbs import run_features
 
 __all__ = [
     "Ask",
+    "Asked",
     "Recording",
     "Source",
     "align_sensor_command",

@@ -9,19 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from brainlens.backbones import vision
-from brainlens.encode import METHODS, encode, haxby2001_encode
-from brainlens.pipeline.runs import keep
-from brainlens.pipeline.source import Recording, Source, Tell, check_device, network_folder, open_recording
+from brainlens.backbones.diffusion import Steps
+from brainlens.pipeline.networks import extract_layers
+from brainlens.pipeline.source import Recording, Source, Tell, check_device, open_recording
 from brainlens.types import DataError, Features, Responses, Result
 
 Rows = list[dict[str, Any]]
 
 
 def run_features(
-    source: Source, out: str | Path, *, layers: Sequence[str] | None = None, device: str = "cpu", tell: Tell
+    source: Source,
+    out: str | Path,
+    *,
+    layers: Sequence[str] | None = None,
+    steps: Steps | None = None,
+    pool_grid: tuple[int, int] | None = None,
+    device: str = "cpu",
+    tell: Tell,
 ) -> dict[str, dict[str, str]]:
-    """Extracts a network's layers for a recording's images to disk; a second call reads what is there. Returns shapes."""
+    """Extracts a network's layers for a recording's images to disk; a second call reads what is there. Returns shapes.
+
+    steps: the time steps of a diffusion network; pool_grid: (rows, columns) to which maps are resized, None for as they are.
+    """
     check_device(device)
     recording = open_recording(source, embeddings=False, device=device, tell=tell) if source.dataset != "phantom" else None
     if recording is None:
@@ -31,33 +40,15 @@ def run_features(
     else:
         stimuli = recording.stimuli
     tell("network layers", None)
-    found = vision.extract(vision.load(network_folder(source), device=device), stimuli, layers, cache=out)
+    found = extract_layers(source.model, stimuli, layers, steps=steps, pool_grid=pool_grid, cache=out, device=device)
     return {
         layer: {
             "global": str(found.data[layer].shape) if layer in found.data else "",
             "spatial": str(found.tokens[layer].shape) if layer in found.tokens else "",
+            "grid": "{} x {}".format(*found.grid[layer]) if layer in found.grid else "",
         }
         for layer in found.layer
     }
-
-
-def run_encode(
-    source: Source, runs: str | Path, *, method: str = "factortopy", seed: int = 0, device: str = "cpu", tell: Tell
-) -> tuple[Path, Rows]:
-    """Voxelwise encoding. A recording without pictures but with categories is encoded from its categories (ridge)."""
-    if method not in METHODS:
-        raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
-    if source.dataset == "haxby2001":
-        recording = open_recording(source, embeddings=False, device=device, tell=tell)
-        tell("ridge on categories, one run left out", None)
-        result = haxby2001_encode(recording.responses, seed=seed, device=device)
-    else:
-        recording = open_recording(source, embeddings=False, layers=True, device=device, tell=tell)
-        assert recording.layers is not None
-        responses = standardised(recording.responses)
-        tell(f"encoding, {method}", None)
-        result = encode(responses, recording.layers, method=method, seed=seed, device=device)
-    return keep(result, runs, source), table(result, "encoding/")
 
 
 def source_of(result: Result) -> Source:

@@ -60,7 +60,7 @@ def cortex_map(
         draw(ax, surface[hemisphere], side, hemisphere=hemisphere, scale=scale, colours=colours, threshold=threshold)
     _bar(figure, axes, scale, colours, unit or name, threshold)
     n = int(np.isfinite(array).sum())
-    return style.head(figure, f"{title or name}  ·  n = {n:,} {_noun(result)}", result)
+    return style.head(figure, f"{title or name}  ·  n = {n:,} {noun(result)}", result)
 
 
 def slices(
@@ -105,18 +105,55 @@ def layer_map(
     the paper's figures in kind (hue = layer, brightness = confidence; "Brain Decodes Deep Nets", eq. 2), taken along hues
     that colour-blind readers can order.
     """
-    numbers, certain, names, rgb = _layer_colours(result, layer, confidence, names)
+    numbers, certain, names, rgb = layer_colours(result, layer, confidence, names)
     measured = np.isfinite(numbers) & np.isfinite(certain)
-    on = {c: mesh.on_surface(np.where(measured, rgb[:, c], np.nan), result.space) for c in range(3)}
+    figure, axes = colour_map(result, rgb, measured.astype(float), panels=panels)
+    layer_legend(figure, axes, names)
+    return style.head(figure, f"{title}  ·  n = {int(measured.sum()):,} {noun(result)}", result)
+
+
+def colour_map(
+    result: Result, rgb: np.ndarray, opacity: np.ndarray, *, panels: Panels = PANELS, nearest: bool = False
+) -> tuple[Figure, np.ndarray]:
+    """A colour (unit, 3) and an opacity (unit,) of every unit on the cortex; units of opacity 0 do not count. No title yet.
+
+    nearest: each vertex takes the colour of its nearest voxel, for labels that must not be mixed.
+    """
     figure, axes = style.canvas(2.7 * len(panels[0]) + 1.2, 2.25 * len(panels) + 0.9, nrows=len(panels), ncols=len(panels[0]))
-    for ax, (side, hemisphere) in zip(axes.ravel(), (p for row in panels for p in row), strict=True):
+    places = [place for row in panels for place in row]
+    paint_colours(axes.ravel(), places, result, rgb, opacity, nearest=nearest)
+    return figure, axes
+
+
+def paint_colours(
+    axes: Sequence[Axes] | np.ndarray,
+    places: Sequence[tuple[str, str]],
+    result: Result,
+    rgb: np.ndarray,
+    opacity: np.ndarray,
+    *,
+    nearest: bool = False,
+    titled: bool = True,
+) -> None:
+    """Draws coloured units on one view for each of the axes; places: (side, hemisphere)."""
+    shown = opacity > 0
+    on = [mesh.on_surface(np.where(shown, rgb[:, c], np.nan), result.space, nearest=nearest) for c in range(3)]
+    thick = mesh.on_surface(np.where(shown, opacity, np.nan), result.space, nearest=nearest)
+    for ax, (side, hemisphere) in zip(axes, places, strict=True):
         seen = mesh.view(side, hemisphere)
         image = np.stack([mesh.interpolate(seen, on[c][hemisphere]) for c in range(3)], axis=-1)
-        shown = np.isfinite(image).all(axis=-1)
-        rgb_pixels = np.where(shown[..., None], image, 0.0)
-        _panel(ax, _over(_anatomy(side, hemisphere), rgb_pixels, shown.astype(float)), f"{hemisphere} {side}")
-    _layer_legend(figure, axes, names)
-    return style.head(figure, f"{title}  ·  n = {int(measured.sum()):,} {_noun(result)}", result)
+        weight = mesh.interpolate(seen, thick[hemisphere])
+        there = np.isfinite(image).all(axis=-1) & np.isfinite(weight)
+        pixels = _over(_anatomy(side, hemisphere), np.where(there[..., None], image, 0.0), np.where(there, weight, 0.0))
+        _panel(ax, pixels, f"{hemisphere} {side}" if titled else "")
+
+
+def colour_slices(
+    result: Result, rgb: np.ndarray, opacity: np.ndarray, *, weight: np.ndarray, cuts: dict[str, Sequence[float]] | None = None
+) -> tuple[Figure, np.ndarray]:
+    """As `colour_map` on slices of the MNI152 template, cut where the weight (unit,) is largest. No title yet."""
+    space = _volume(result)
+    return _slice_panels(space, np.concatenate([rgb, opacity[:, None]], axis=1), cuts or _cuts(space, weight))
 
 
 def layer_slices(
@@ -129,12 +166,11 @@ def layer_slices(
     cuts: dict[str, Sequence[float]] | None = None,
 ) -> Figure:
     """As `layer_map`, on slices of the MNI152 template."""
-    numbers, certain, names, rgb = _layer_colours(result, layer, confidence, names)
-    space = _volume(result)
+    numbers, certain, names, rgb = layer_colours(result, layer, confidence, names)
     measured = np.isfinite(numbers) & np.isfinite(certain)
     weight = np.where(measured, certain, 0.0)
-    figure, axes = _slice_panels(space, np.concatenate([rgb, measured[:, None]], axis=1), cuts or _cuts(space, weight))
-    _layer_legend(figure, axes, names)
+    figure, axes = colour_slices(result, rgb, measured.astype(float), weight=weight, cuts=cuts)
+    layer_legend(figure, axes, names)
     return style.head(figure, f"{title}  ·  n = {int(measured.sum()):,} voxels", result)
 
 
@@ -175,7 +211,8 @@ def _volume(result: Result) -> Volume:
     return result.space
 
 
-def _noun(result: Result) -> str:
+def noun(result: Result) -> str:
+    """What a unit is called."""
     return "voxels" if isinstance(result.space, Volume) else "vertices"
 
 
@@ -290,9 +327,10 @@ def _slice(ax: Axes, axis: str, place: float, number: np.ndarray, rgba: np.ndarr
             ax.text(side, 0.03, letter, transform=ax.transAxes, fontsize=8, color=style.FAINT, ha="center")
 
 
-def _layer_colours(
+def layer_colours(
     result: Result, layer: str | np.ndarray, confidence: str | np.ndarray, names: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
+    """Layers, confidences (unit,), names of the layers, colours (unit, 3): hue = layer, brightness = confidence."""
     numbers, certain = values_of(result, layer)[0], values_of(result, confidence)[0]
     if numbers.shape != certain.shape:
         raise DataError(f"layer map: {len(numbers)} layers but {len(certain)} confidences")
@@ -318,7 +356,7 @@ def _brightness(confidence: np.ndarray) -> np.ndarray:
     return DARKEST + (1 - DARKEST) * np.clip(confidence, 0, 1)
 
 
-def _layer_legend(figure: Figure, axes: np.ndarray, names: Sequence[str]) -> None:
+def layer_legend(figure: Figure, axes: np.ndarray, names: Sequence[str]) -> None:
     """Layer to the right, confidence upwards, in the colours of the map."""
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), style.hue_map()),

@@ -115,6 +115,41 @@ def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str 
     return style.head(figure, f"Hierarchy: slope {slope:+.2f} layers a region{_slope(result)}, n = {len(found):,} voxels", result)
 
 
+def receptive_fields(result: Result, *, least: int = 5, most: int = 8) -> Figure:
+    """Places that the units of each region read, in the frame of the picture; opacity 1 - scale, mean place as a cross.
+
+    Regions of at least `least` units, the largest `most` of them. Raises DataError where there is none.
+    """
+    places, scale = style.need(result, "space", "scale")
+    roi = regions_of(result, len(places))
+    sizes = roi.value_counts()
+    kept = [r for r in sizes.index if sizes[r] >= least and str(r).lower() not in NO_REGION][:most]
+    if not kept:
+        raise DataError(f"receptive fields: no region has {least} units; sizes are {sizes.head(5).to_dict()}")
+    columns = min(len(kept), 4)
+    rows = -(-len(kept) // columns)
+    figure, axes = style.canvas(2.1 * columns + 0.5, 2.3 * rows + 0.6, nrows=rows, ncols=columns)
+    for ax in axes.ravel()[len(kept) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes.ravel(), kept, strict=False):
+        inside = (roi == name).to_numpy()
+        local = np.clip(1 - scale[inside].astype(float), 0.03, 1)
+        colour = np.tile([0.0, 0.447, 0.698, 1.0], (int(inside.sum()), 1))
+        colour[:, 3] = local * min(1.0, 40 / np.sqrt(inside.sum()) / 3)
+        ax.scatter(places[inside, 0], places[inside, 1], s=9, c=colour, linewidths=0, rasterized=True)
+        centre = np.average(places[inside], axis=0, weights=local)
+        ax.plot(*centre, "+", color=style.VERMILION, ms=11, mew=2)
+        ax.set_xlim(-1, 1)
+        ax.set_ylim(1, -1)  # y is down, as in the picture
+        ax.set_aspect("equal")
+        ax.spines[["top", "right"]].set_visible(True)
+        ax.set_xticks([-1, 0, 1], ["left", "", "right"], fontsize=8)
+        ax.set_yticks([-1, 0, 1], ["top", "", "bottom"] if ax in axes[:, 0] else ["", "", ""], fontsize=8)
+        scaled = float(np.mean(scale[inside]))
+        ax.set_title(f"{style.printable(str(name))}  n = {sizes[name]:,}, scale {scaled:.2f}", fontsize=8.5, color=style.INK)
+    return style.head(figure, "Places that each region reads", result)
+
+
 def model_bars(
     table: pd.DataFrame,
     metric: str,
@@ -123,6 +158,7 @@ def model_bars(
     title: str = "",
     chance: float | None = None,
     ceiling: float | None = None,
+    axis: str = "",
     result: Result | None = None,
 ) -> Figure:
     """One bar a row of `table` with its interval (`metric`, `metric.low`, `metric.high`), best on top.
@@ -149,7 +185,7 @@ def model_bars(
         if level is not None and np.isfinite(level):
             ax.axvline(level, color=style.INK, ls=line, lw=1.4, label=text)
     ax.set_yticks(range(len(table)), [style.printable(n.replace("_", " ")) for n in names], fontsize=9)
-    style.label(ax, x=metric)
+    style.label(ax, x=axis or metric)
     if ax.get_legend_handles_labels()[0]:
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", fontsize=8.5, frameon=False, ncols=2)
     return style.head(figure, title or f"{metric}, 95 % intervals", result)

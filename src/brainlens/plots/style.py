@@ -117,7 +117,7 @@ def hue_map() -> LinearSegmentedColormap:
     stops = np.linspace(0, 1, len(_HUES))
     at = np.linspace(0, 1, 256)
     lightness, chroma, angle = (np.interp(at, stops, np.unwrap(c, period=360.0)) for c in np.array(_HUES).T)
-    return LinearSegmentedColormap.from_list("layers", _oklch(lightness, chroma, np.deg2rad(angle)), N=256)
+    return LinearSegmentedColormap.from_list("layers", oklch(lightness, chroma, np.deg2rad(angle)), N=256)
 
 
 def printable(text: str) -> str:
@@ -142,7 +142,7 @@ def need(result: Result, *names: str) -> list[np.ndarray]:
     return [np.asarray(result.arrays[name]) for name in names]
 
 
-def _oklch(lightness: np.ndarray, chroma: np.ndarray, angle: np.ndarray) -> np.ndarray:
+def oklch(lightness: np.ndarray, chroma: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """OKLCH to sRGB in [0, 1] (Ottosson 2020), clipped to the gamut."""
     a, b = chroma * np.cos(angle), chroma * np.sin(angle)
     cone = np.stack([

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from brainlens.plots import attribution, cortex, curves, layers, slabs
+from brainlens.report.encoding import selector_maps
 from brainlens.report.parts import Section, capital, in_standard_space
 from brainlens.types import Result, Surface, Volume
 
@@ -81,6 +82,7 @@ def encoding_section(result: Result, dpi: int) -> Section:
             section.draw(
                 partial(cortex.layer_slices, result), "The same on slices of the MNI152 template.", "Layer map on slices."
             )
+    selector_maps(section, result)
     if "layer_weights" in arrays and units is not None and "roi" in units.columns:
         caption = "Mean selector weight of each layer in each region, regions sorted by their expected layer (white dots)."
         section.draw(partial(layers.region_profiles, result), caption, "Heat map of layer by region.")

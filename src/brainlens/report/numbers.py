@@ -23,6 +23,13 @@ NAMES = {
     "r2_median": "median R²",
     "r2_share_positive": "share of units with R² > 0",
     "r2_of_ceiling": "R² / noise ceiling",
+    "r2_weighted": "R² over images and dimensions",
+    "r_weighted": "correlation over images and dimensions",
+    "two_way_patterns": "two-way identification of held-out images",
+    "match_correlation": "dissimilarities, Spearman with single subjects",
+    "layer_correlation": "agreement of layer maps, correlation",
+    "same_layer_share": "units with the same layer",
+    "units_significant": "units with R² > 0 at q < .05",
     "layer_spearman": "found against true layer, Spearman",
     "rf_error_median": "receptive-field centre error, median",
     "scale_auroc": "global against local units, AUROC",
@@ -34,6 +41,7 @@ NAMES = {
 }
 KEY = re.compile(  # what a reader looks for first
     r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|rf_error_median"
+    r"|r2_weighted|units_significant|same_layer_share"
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
     r"|map_area)$"
 )

@@ -35,7 +35,10 @@ MAX_BYTES = 15_000_000
 DPI = (130, 90, 60)  # figures are drawn again, coarser, until the page is small enough
 THUMB = 112  # pixels of a thumbnail
 TABLE_ROWS = 60
-TABLES = ("ablation", "prompts", "regions", "cost", "sensitivity", "randomisation")  # shown as they are
+TABLES = (  # shown as they are
+    *("ablation", "prompts", "regions", "cost", "sensitivity", "randomisation"),
+    *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters"),
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainlens.report import mapping, matching, sensors
+from brainlens.report import encoding, mapping, matching, sensors
 from brainlens.report.parts import Section
 from brainlens.types import Result
 
@@ -13,6 +13,9 @@ MAKERS = (
     mapping.attribution_section,
     mapping.words_and_pixels_section,
     mapping.encoding_section,
+    encoding.patterns_section,
+    encoding.networks_section,
+    encoding.beside_section,
     mapping.similarity_section,
     sensors.sensor_section,
     sensors.variants_section,

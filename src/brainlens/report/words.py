@@ -10,11 +10,12 @@ from brainlens.plots.style import SIMULATION, is_simulation
 from brainlens.report import numbers
 from brainlens.types import Result, Sensors, Surface, Volume
 
-ORDER = ("align", "attribute", "encode", "reconstruct", "describe")
+ORDER = ("align", "attribute", "encode", "compare", "reconstruct", "describe")
 TITLES = {
     "align": "Align: which picture or sentence was seen?",
     "attribute": "Attribute: which voxels, channels, pixels and words carried it?",
     "encode": "Encode: which part of the network predicts which part of the brain?",
+    "compare": "Compare: which network predicts which part of the brain?",
     "reconstruct": "Reconstruct: what did the picture look like?",
     "describe": "Describe: what does each voxel mean, in words?",
     "rsa": "Similarity: which layer orders pictures as the brain does?",
@@ -31,6 +32,7 @@ CITE = {
     "sensors": "A Neuroscience-inspired Framework for Tri-modality Alignment of Brain Signals, Vision, and Language",
     "attribute": f"{_BOTTLENECK} (section 4.2, attribution)",
     "encode": "Yang, H., Gee, J., Shi, J. Brain Decodes Deep Nets (FactorTopy: layer, space, scale and channel selectors)",
+    "compare": "Yang, H., Gee, J., Shi, J. Brain Decodes Deep Nets (FactorTopy: layer, space, scale and channel selectors)",
     "reconstruct": "Towards Interpretable Visual Decoding with Attention to Brain Representations (region tokens)",
     "describe": "Gao, T. et al. BrainLMM: A Label-Free Framework for Mapping Multi-Semantic Representation in the Visual Cortex",
 }
@@ -74,6 +76,9 @@ def _did(result: Result) -> str:
         how = f" with {', '.join(method or encoders)}" if method or encoders else ""
         source = f" from {target}" if target else ""
         return f"Each unit's response was predicted{source}{how}, and scored on responses that were not used for fitting."
+    if result.task == "compare":
+        models = ", ".join(_listed(config.get("models")))
+        return f"The same units were predicted from each of {models}{' with ' + ', '.join(method) if method else ''}."
     return f"Task {result.task}{' with ' + ', '.join(method) if method else ''}{' on ' + target if target else ''}."
 
 

@@ -1,0 +1,114 @@
+"""What each unit chose, in colours on the cortex: its place in the picture, a label, its layer in several fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from brainlens.plots import cortex, style
+from brainlens.types import DataError, Result
+
+ROW = (("flat", "left"), ("ventral", "right"), ("ventral", "left"), ("flat", "right"))  # one fit a row
+PALEST = 0.25  # opacity of a unit that reads the whole picture: there, but its place means little
+
+
+def space_map(result: Result, *, space: str = "space", scale: str = "scale", title: str = "Place in the picture") -> Figure:
+    """The place that each unit reads, coloured by its position in the picture; units with a global scale are paler.
+
+    space (unit, 2) as (x, y) in [-1, 1], y down; scale (unit,) in [0, 1], where it is there. Left is blue and right orange,
+    up is light and down dark, which colour-blind readers keep apart.
+    """
+    rgb, opacity, known = _place_colours(result, space, scale)
+    figure, axes = cortex.colour_map(result, rgb, opacity)
+    _place_legend(figure, axes)
+    return style.head(figure, f"{title}  ·  n = {known:,} {cortex.noun(result)}", result)
+
+
+def space_slices(result: Result, *, space: str = "space", scale: str = "scale", title: str = "Place in the picture") -> Figure:
+    """As `space_map`, on slices of the MNI152 template, cut where units read places and predict well (R2)."""
+    rgb, opacity, known = _place_colours(result, space, scale)
+    weight = np.asarray(result.arrays.get("r2", opacity), dtype=float)
+    weight = opacity * np.where(np.isfinite(weight), weight, 0.0).clip(0)
+    figure, axes = cortex.colour_slices(result, rgb, opacity, weight=weight)
+    _place_legend(figure, axes)
+    return style.head(figure, f"{title}  ·  n = {known:,} voxels", result)
+
+
+def label_map(result: Result, values: str, *, names: Sequence[str], title: str = "") -> Figure:
+    """A label of every unit (an array of numbers from 0; NaN: none) in its own colour, by the nearest voxel; with a legend.
+
+    Raises DataError for labels beyond the names.
+    """
+    numbers, _ = cortex.values_of(result, values)
+    known = np.isfinite(numbers)
+    labels = np.where(known, numbers, 0).astype(int)
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise DataError(f"label map {values!r}: labels 0 to {labels.max()} but {len(names)} names")
+    colours = label_colours(len(names))
+    figure, _ = cortex.colour_map(result, colours[labels], known.astype(float), nearest=True)
+    counts = np.bincount(labels[known], minlength=len(names))
+    handles = [Patch(color=colours[k], label=f"{style.printable(str(name))} ({counts[k]:,})") for k, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 7), fontsize=8.5, frameon=False)
+    return style.head(figure, f"{title or values}  ·  n = {int(known.sum()):,} {cortex.noun(result)}", result)
+
+
+def layer_rows(
+    result: Result, *, layer: str = "seeds/layer", confidence: str = "seeds/confidence", names: Sequence[str] | None = None
+) -> Figure:
+    """Layer maps of several fits, one row each, in the colours of `cortex.layer_map`; arrays (fit, unit)."""
+    numbers, certain = style.need(result, layer, confidence)
+    first = int(result.config.get("seed", 0))
+    titles = list(names) if names is not None else [f"seed {first + k}" for k in range(len(numbers))]
+    figure, axes = style.canvas(2.7 * len(ROW) + 1.2, 2.1 * len(numbers) + 1.2, nrows=len(numbers), ncols=len(ROW))
+    for row, (one, sure, title) in enumerate(zip(numbers, certain, titles, strict=True)):
+        _, _, layer_names, rgb = cortex.layer_colours(result, np.asarray(one), np.asarray(sure), None)
+        cortex.paint_colours(axes[row], ROW, result, rgb, np.isfinite(one).astype(float), titled=row == 0)
+        axes[row, 0].text(-0.04, 0.5, title, transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
+    cortex.layer_legend(figure, axes, layer_names)
+    return style.head(figure, f"Selected layer in {len(numbers)} fits  ·  n = {numbers.shape[1]:,} {cortex.noun(result)}", result)
+
+
+def label_colours(count: int) -> np.ndarray:
+    """Colours (label, 3) that can be told apart: the house palette up to 8, then pairs of 20, then around the wheel."""
+    if count <= len(style.PALETTE):
+        return np.array([matplotlib.colors.to_rgb(c) for c in style.PALETTE[:count]])
+    table = matplotlib.colormaps["tab20"](np.arange(20) / 20 + 0.01)[:, :3]
+    return table[:count] if count <= 20 else matplotlib.colormaps["hsv"](np.arange(count) / count)[:, :3]
+
+
+def place_colour(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) of places in [-1, 1]: blue to the left, orange to the right, light above, dark below."""
+    lightness = 0.62 - 0.27 * np.clip(y, -1, 1)
+    chroma = 0.16 * np.abs(np.clip(x, -1, 1))
+    angle = np.deg2rad(np.where(np.asarray(x) < 0, 255.0, 60.0))
+    return style.oklch(lightness, chroma, angle)
+
+
+def _place_colours(result: Result, space: str, scale: str) -> tuple[np.ndarray, np.ndarray, int]:
+    (places,) = style.need(result, space)
+    if places.ndim != 2 or places.shape[1] != 2:
+        raise DataError(f"place map: {space!r} must be (unit, 2), got {places.shape}")
+    known = np.isfinite(places).all(axis=1)
+    far = np.asarray(result.arrays.get(scale, np.zeros(len(places))), dtype=float)
+    x, y = (np.where(known, places[:, k], 0.0) for k in range(2))
+    opacity = np.where(known, 1 - (1 - PALEST) * np.clip(np.where(np.isfinite(far), far, 0.0), 0, 1), 0.0)
+    return place_colour(x, y), opacity, int(known.sum())
+
+
+def _place_legend(figure: Figure, axes: np.ndarray) -> None:
+    """The picture as a square in the colours of the map."""
+    bar = figure.colorbar(
+        matplotlib.cm.ScalarMappable(), ax=list(axes.ravel()), location="bottom", shrink=0.13, aspect=1.0, pad=0.03
+    )
+    ax = bar.ax
+    ax.clear()
+    side = np.linspace(-1, 1, 64)
+    ax.imshow(place_colour(side[None, :], side[:, None]), extent=(-1, 1, 1, -1), aspect="equal")
+    ax.set_xticks([-1, 0, 1], ["left", "", "right"], fontsize=8)
+    ax.set_yticks([-1, 0, 1], ["top", "", "bottom"], fontsize=8)
+    ax.yaxis.tick_left()
+    ax.set_xlabel("place in the picture", fontsize=9)
