@@ -145,6 +145,29 @@ def test_topk_bars_show_every_encoder_chance_and_the_ideal_line(made: ModuleType
     assert texts == {"ridge", "volume", "chance", "ideal observer"}
 
 
+def test_caption_quality_has_a_point_and_an_interval_for_each_pair_and_way() -> None:
+    rows = []
+    for source, gallery, value in (("own", "image", 0.5), ("own", "blip", 0.25)):
+        row: dict[str, object] = {"source": source, "gallery": gallery, "n": 40}
+        for way in ("source->gallery", "gallery->source"):
+            row |= {
+                f"{way}/top1": value,
+                f"{way}/top1.low": value - 0.1,
+                f"{way}/top1.high": value + 0.1,
+                f"{way}/chance1": 0.025,
+            }
+        rows.append(row)
+    figure = retrieval.caption_quality(pd.DataFrame(rows), k=1)
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["own → image", "image → own", "own → blip", "blip → own"]
+    points = [float(np.ravel(line.get_xdata())[0]) for line in ax.lines if line.get_marker() == "o"]
+    assert points == [0.5, 0.5, 0.25, 0.25]
+    assert "n = 40" in title(figure)
+    drawn(figure)
+    with pytest.raises(DataError, match="0 rows"):
+        retrieval.caption_quality(pd.DataFrame())
+
+
 def test_rank_curve_starts_at_top1(made: ModuleType) -> None:
     result = made.align()
     figure = retrieval.rank_curve(result, directions=("brain->image",))

@@ -128,6 +128,7 @@ def _keep(found: Alignment, recording: Recording, source: Source, runs: str | Pa
     result = replace(
         found.result,
         metrics={**found.result.metrics, **metrics},
+        config={**found.result.config, "trained_on": found.split.train.subjects},
         tables={**found.result.tables, "gallery": gallery_table(gallery)},
     )
     folder = keep(result, runs, source, arrays=arrays)

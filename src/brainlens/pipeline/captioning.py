@@ -124,6 +124,8 @@ def run_caption_scores(
     """
     check_device(device)
     stimuli = open_stimuli(source, images)
+    if images is not None:
+        source = replace(source, dataset="pictures", folder=Path(images))  # what the run folder remembers
     for file in files:
         stimuli = with_source(stimuli, read_captions(file))
     names = source_names(stimuli)

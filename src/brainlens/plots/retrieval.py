@@ -135,27 +135,24 @@ def caption_quality(table: pd.DataFrame, *, k: int = 1, result: Result | None = 
     if missing or not len(table):
         raise DataError(f"caption quality: {len(table)} rows, columns {missing} are missing")
     rows = [(row, way) for row in table.to_dict("records") for way in _WAYS]
-    figure, axes = style.canvas(6.2, 0.9 + 0.34 * len(rows))
+    figure, axes = style.canvas(7.4, 1.5 + 0.32 * len(rows))
     ax = axes[0, 0]
+    ax.axvline(float(table[f"{_WAYS[0]}/chance{k}"].iloc[0]), label="chance", **style.CHANCE)
     for place, (row, way) in enumerate(rows):
         value, low, high = (float(row[f"{way}/top{k}{end}"]) for end in ("", ".low", ".high"))
-        tone = style.PALETTE[0 if "image" in (row["source"], row["gallery"]) else 2]
-        ax.plot([low, high], [place, place], color=tone, lw=2.2, solid_capstyle="round", alpha=0.55)
-        ax.plot([value], [place], "o", color=tone, ms=5.5)
-        ax.plot(
-            [float(row[f"{way}/chance{k}"])] * 2,
-            [place - 0.38, place + 0.38],
-            label="chance" if place == 0 else "",
-            **style.CHANCE,
-        )
+        kind = int("image" not in (row["source"], row["gallery"]))
+        text = ("caption and image", "caption and caption")[kind]
+        ax.plot([low, high], [place, place], color=style.PALETTE[2 * kind], lw=2.2, solid_capstyle="round", alpha=0.55)
+        first = not any(line.get_label() == text for line in ax.lines)
+        ax.plot([value], [place], "o", color=style.PALETTE[2 * kind], ms=5.5, clip_on=False, label=text if first else "")
     names = [((r["source"], r["gallery"]) if way == _WAYS[0] else (r["gallery"], r["source"])) for r, way in rows]
     ax.set_yticks(range(len(rows)), [style.printable(f"{a} → {b}") for a, b in names], fontsize=9)
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(0, None)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.legend(fontsize=8.5, frameon=False, loc="lower right")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     style.label(ax, x=f"top-{k} accuracy, query → gallery")
-    return style.head(figure, f"Captions and images find each other, n = {int(table['n'].iloc[0]):,}", result)
+    return style.head(figure, f"Captions and images, n = {int(table['n'].iloc[0]):,}, 95 % intervals", result)
 
 
 _WAYS = ("source->gallery", "gallery->source")

@@ -1,0 +1,139 @@
+"""What `align` refuses, in one table: each mistake is one line that names the thing, and what is only odd is counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from brainlens import miniatures, store
+from brainlens.align import Training, align, split_tables
+from brainlens.align.stored import volume_encoder
+from brainlens.align.subjects import join_subjects
+from brainlens.align.training import train_contrastive
+from brainlens.backbones import clip
+from brainlens.nn.decoders import ComponentDecoder
+from brainlens.nn.losses import info_nce
+from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.stimuli.captions import CaptionSource, clean_captions, with_source
+from brainlens.types import DataError, Features, Responses, Result, Stimuli, Volume
+
+MASK = np.ones((4, 4, 4), dtype=bool)
+HOLED = MASK.copy()
+HOLED[0, 0, 0] = False
+FEW = Training(steps=4, batch=8, evaluate_every=2, checkpoint_every=2)
+DESIGN = Design(patch=2, width=8, depth=1, heads=2, embed_dim=6)
+
+
+def responses(mask: np.ndarray = MASK, *, size: float = 4.0, subject: str = "1", n: int = 40) -> Responses:
+    rng = np.random.default_rng(0)
+    stimulus = [f"i{i:02d}" for i in range(n)]
+    trials = pd.DataFrame({"stimulus": stimulus, "subject": subject, "split": np.where(np.arange(n) < n - 10, "train", "test")})
+    data = rng.normal(size=(n, int(mask.sum()))).astype(np.float32)
+    return Responses(data, trials, pd.DataFrame(index=range(data.shape[1])), Volume(mask, np.diag([size, size, size, 1])))
+
+
+def images(n: int = 40, prefix: str = "i") -> Features:
+    z = np.random.default_rng(1).normal(size=(n, 6)).astype(np.float32)
+    return Features({"image": z}, np.array([f"{prefix}{i:02d}" for i in range(n)]), "made up")
+
+
+def stored(folder: Path, *, version: str = "") -> Path:
+    """A run folder as `align` leaves it; `version` spoils what another version would have written otherwise."""
+    one = responses()
+    design = {**vars(DESIGN), **({"swirl": 3} if version == "design" else {})}
+    config = {"encoders": ["volume"], "design": design, "trained_on": ["1"]}
+    store.save_result(Result("align", {"x": 1.0}, units=one.units, space=one.space, config=config), folder)
+    weights = dict(VolumeEncoder(MASK, DESIGN).state_dict())
+    if version == "weights":
+        weights["position"] = weights["position"][:-1].clone()
+    store.save_weights(folder, "volume", weights)
+    return folder
+
+
+def spoiled_training(folder: Path) -> None:
+    part = responses()
+    part.data[3] = 3e38
+    module = ComponentDecoder(64, 6)
+    train_contrastive(module, split_tables(part, images()), replace(FEW, batch=27), folder=folder)
+
+
+def other_subject(folder: Path) -> None:
+    for subject in ("1", "2"):
+        torch.manual_seed(0)
+        train_contrastive(ComponentDecoder(64, 6), split_tables(responses(subject=subject), images()), FEW, folder=folder)
+
+
+def other_version(folder: Path) -> None:
+    store.save_checkpoint(folder, {"step": 3})
+    train_contrastive(ComponentDecoder(64, 6), split_tables(responses(), images()), FEW, folder=folder)
+
+
+def two_captions(ids: list[str]) -> Stimuli:
+    own = Stimuli(np.array(["i00", "i01"]), np.zeros((2, 4, 4, 3), np.uint8))
+    return with_source(own, CaptionSource("other", {name: ["x"] for name in ids}))
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "another space": (lambda f: volume_encoder(stored(f), responses(size=2.0)), "recording is in another space .* 2 and 4 mm"),
+    "another grid": (
+        lambda f: volume_encoder(stored(f), responses(np.ones((5, 4, 4), bool))),
+        r"grid \(5, 4, 4\) and \(4, 4, 4\)",
+    ),
+    "another mask": (lambda f: volume_encoder(stored(f), responses(HOLED)), "another mask .* 63 and 64 voxels, 1 in one alone"),
+    "other voxels": (lambda f: VolumeEncoder(MASK, DESIGN)(torch.zeros(2, 63)), r"\(2, 63\) is not \(batch, 64 voxels"),
+    "two spaces": (lambda f: join_subjects([responses(), responses(size=2.0, subject="2")]), "subject '2' is in another space"),
+    "another subject": (
+        lambda f: volume_encoder(stored(f), responses(subject="5")),
+        "model is of subject 1, the responses are of 5",
+    ),
+    "weights of another version": (
+        lambda f: volume_encoder(stored(f, version="weights"), responses()),
+        "another version: position",
+    ),
+    "design of another version": (lambda f: volume_encoder(stored(f, version="design"), responses()), r"another version .*swirl"),
+    "checkpoint of another subject": (other_subject, r"its subjects is \['1'\], this run's \['2'\]"),
+    "checkpoint of another version": (other_version, "its version is 1, this run's 2"),
+    "other image ids": (
+        lambda f: align(responses(), images(prefix="x"), encoders=("ridge",)),
+        "image features: .* ids are not there",
+    ),
+    "other caption ids": (lambda f: two_captions(["x7", "i00"]), "1 of 2 images have none, first 'i01'"),
+    "an empty caption": (lambda f: clean_captions([["a cat"], ["  "]], ["i00", "i01"]), "first 'i01'; write one"),
+    "a batch of one": (lambda f: info_nce(torch.ones(1, 4), torch.ones(1, 4)), "use at least 2 rows"),
+    "a batch of one in training": (lambda f: Training(batch=1), "batch 1 is too small"),
+    "more pieces than rows": (
+        lambda f: train_contrastive(ComponentDecoder(64, 6), split_tables(responses(), images()), replace(FEW, accumulate=9)),
+        "a batch of 8 in 1 processes x 9 pieces",
+    ),
+    "too few images": (lambda f: align(responses(n=13), images(13), encoders=("ridge",)), "contrastive loss needs at least 4"),
+    "a loss that is not finite": (spoiled_training, r"loss is (nan|inf) at step 0, in a batch with \['i03'\], trials \[3\]"),
+}
+
+
+@pytest.mark.parametrize("call, words", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_that_names_it(call, words, tmp_path):
+    with pytest.raises(DataError, match=words) as error:
+        call(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_encoder_of_a_run_comes_back_as_it_was(tmp_path):
+    encoder, x = volume_encoder(stored(tmp_path), responses()), torch.randn(3, 64)
+    torch.testing.assert_close(encoder(x), VolumeEncoder(MASK, DESIGN).eval()(x))
+
+
+def test_captions_beyond_the_limit_or_said_twice_are_counted(caplog):
+    network = clip.load_clip(miniatures.folder("clip"))
+    said = [["a red car on a beach", "a red car on a beach", " "], ["a dog " * 100]]
+    kept, counts = clean_captions(said, ["i00", "i01"])
+    assert (counts["repeated"], counts["empty"]) == (1, 1)
+    with caplog.at_level(logging.WARNING):
+        clip.embed_texts(network, kept, ["i00", "i01"])
+    assert f"1 of 2 captions are longer than {network.max_tokens} tokens and were cut" in caplog.text
