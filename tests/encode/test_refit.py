@@ -6,11 +6,12 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from brainlens.encode.refit import refit_readout
+from brainlens.encode.linear import ALPHAS
+from brainlens.encode.refit import Sums, pooled_ridge, refit_readout
 from brainlens.encode.tables import LayerTokens, Part, Tables
 from brainlens.encode.training import predict
-from brainlens.metrics.encoding import r2
 from brainlens.nn.factortopy import FactorTopy
+from brainlens.nn.readers import READERS
 from brainlens.types import Features
 
 WIDTH, VOXELS = 5, 12
@@ -45,22 +46,73 @@ def channels(model, part, tokens):
     return np.stack(columns, axis=2)
 
 
-@pytest.mark.parametrize("options", [{}, {"samples": 2}, {"use": ("layer", "scale")}], ids=str)
-def test_equals_ridge_on_explicit_channels(options):
+def plain_gcv(v, y, alphas):
+    """The ridge of least generalised cross-validation score, with the hat matrix written out: (alpha, weights, intercept)."""
+    n, best = len(y), None
+    centred = v - v.mean(0)
+    for alpha in alphas:
+        penalty = alpha * v.var(axis=0).mean()
+        hat = 1 / n + centred @ np.linalg.solve(centred.T @ centred + penalty * np.eye(v.shape[1]), centred.T)
+        score = n * ((y - hat @ y) ** 2).sum() / (n - np.trace(hat)) ** 2
+        if best is None or score < best[0]:
+            fit = Ridge(alpha=penalty).fit(v, y)
+            best = score, alpha, fit
+    return best[1], best[2]
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 2}, {"use": ("layer", "scale")}, {"variant": {"reduce": "sum"}}], ids=str)
+def test_equals_ridge_with_gcv_on_explicit_channels(options):
     model, data, tokens = make(**options)
-    before = r2(predict(model, data.validation, tokens), data.validation.y)
-    train, validation = (channels(model, part, tokens) for part in (data.train, data.validation))
-    chosen = refit_readout(model, data, tokens, alphas=[1.0, 30.0], block=5, batch=16).numpy()
-    after = predict(model, data.validation, tokens)
+    alphas = [1.0, 30.0, 1000.0]
+    parts = [data.train, data.validation]
+    scale = WIDTH if options.get("variant", {}).get("reduce") == "sum" else 1
+    train, test = (np.concatenate([channels(model, p, tokens) / scale for p in some]) for some in (parts, [data.test]))
+    chosen = refit_readout(model, parts, tokens, alphas=alphas, block=5, batch=16).numpy()
+    after = predict(model, data.test, tokens)
+    y = np.concatenate([p.y for p in parts])
     for i in range(VOXELS):
-        v = train[:, i]
-        unit = v.var(axis=0).mean()
-        guesses = {a: Ridge(alpha=a * unit).fit(v, data.train.y[:, i]).predict(validation[:, i]) for a in (1.0, 30.0)}
-        scores = {a: r2(g[:, None], data.validation.y[:, i : i + 1])[0] for a, g in guesses.items()}
-        best = max(scores, key=scores.get)
-        if scores[best] > before[i]:
-            assert chosen[i] == best
-            np.testing.assert_allclose(after[:, i], guesses[best], atol=1e-4)
-        else:
-            assert np.isnan(chosen[i])
-    assert (r2(after, data.validation.y) >= before - 1e-6).all()
+        alpha, fit = plain_gcv(train[:, i].astype(float), y[:, i].astype(float), alphas)
+        assert chosen[i] == alpha
+        np.testing.assert_allclose(after[:, i], fit.predict(test[:, i]), atol=1e-4)
+
+
+@pytest.mark.parametrize("reader", sorted(READERS))
+def test_the_other_readers_are_closed_alike(reader):
+    _, data, tokens = make()
+    model = READERS[reader](VOXELS, {"a": 4, "b": 4}, width=WIDTH)
+    if reader == "gnet":
+        torch.nn.init.normal_(model.field)
+    parts, alphas = [data.train, data.validation], [1.0, 30.0]
+    train, test = (np.concatenate([channels(model, p, tokens) for p in some]) for some in (parts, [data.test]))
+    refit_readout(model, parts, tokens, alphas=alphas, block=5, batch=16)
+    after, y = predict(model, data.test, tokens), np.concatenate([p.y for p in parts])
+    for i in range(VOXELS):
+        _, fit = plain_gcv(train[:, i].astype(float), y[:, i].astype(float), alphas)
+        np.testing.assert_allclose(after[:, i], fit.predict(test[:, i]), atol=1e-4)
+
+
+def test_pooled_ridge_equals_scikit_learn_and_leaves_units_without_a_layer_at_their_mean():
+    _, data, tokens = make()
+    rng = np.random.default_rng(1)
+    layer = np.array([0, 1, -1] * 4)
+    pool = rng.dirichlet(np.ones(65), VOXELS)
+    parts = [data.train, data.validation]
+    guess = pooled_ridge(parts, data.test, tokens, layer, pool, block=3)
+    y = np.concatenate([p.y for p in parts])
+    for i in range(VOXELS):
+        if layer[i] < 0:
+            np.testing.assert_allclose(guess[:, i], y[:, i].mean(), atol=1e-6)
+            continue
+        made = []
+        for part in (*parts, data.test):
+            spatial, whole = tokens.of("ab"[layer[i]], part.rows)
+            made.append(np.einsum("p,npc->nc", pool[i], torch.cat([spatial, whole[:, None]], 1).double().numpy()))
+        _, fit = plain_gcv(np.concatenate(made[:2]), y[:, i].astype(float), ALPHAS)
+        np.testing.assert_allclose(guess[:, i], fit.predict(made[2]), atol=1e-4)
+
+
+def test_channels_that_never_change_get_no_weight():
+    sums = Sums(1, 3)
+    sums.add(torch.ones(1, 20, 3), torch.randn(1, 20, generator=torch.Generator().manual_seed(0)))
+    weights, _, _ = sums.solve([1.0])
+    assert weights.abs().max() < 1e-4

@@ -23,13 +23,24 @@ from brainlens.encode.linear import ALPHAS, fit_ridge
 from brainlens.encode.refit import refit_readout
 from brainlens.encode.scoring import score_part
 from brainlens.encode.tables import LayerTokens, Tables, tables, usable_layers
-from brainlens.encode.training import Progress, Training, predict, train
+from brainlens.encode.training import PAPER, Progress, Training, predict, train
 from brainlens.metrics import selectors
 from brainlens.nn.factortopy import FactorTopy
-from brainlens.nn.readers import READERS
+from brainlens.nn.readers import READERS, Reader
 from brainlens.types import DataError, Features, Responses, Result
 
-__all__ = ["METHODS", "Design", "Training", "compare", "decode", "encode", "haxby2001_encode", "scores_by_size", "selector_truth"]
+__all__ = [
+    "METHODS",
+    "PAPER",
+    "Design",
+    "Training",
+    "compare",
+    "decode",
+    "encode",
+    "haxby2001_encode",
+    "scores_by_size",
+    "selector_truth",
+]
 METHODS = ("factortopy", "ridge", *READERS)
 
 
@@ -40,7 +51,7 @@ class Design:
     layers: names (default: all with spatial tokens); width D; samples, use, topological, variant: options of
     `nn.factortopy.FactorTopy`; pool: ridge sees each layer's tokens pooled to pool x pool fields and its global token;
     alphas: ridge penalties; least_ncsnr: units above it enter the means; resamples of the test images; clusters of channels;
-    refit: solve factortopy's channel weights by ridge after training, see `encode.refit` (not in the paper).
+    refit: solve the channel weights by ridge after training, see `encode.refit` (not in the paper).
     """
 
     layers: tuple[str, ...] | None = None
@@ -54,7 +65,7 @@ class Design:
     least_ncsnr: float = 0.3
     resamples: int = 2000
     clusters: int = 20
-    refit: bool = False
+    refit: bool = True
 
 
 def encode(
@@ -94,8 +105,8 @@ def encode(
         model = build(method, data, tokens, chosen, seed).to(device)
         scored = data.scored(chosen.least_ncsnr)
         log = train(model, data, tokens, recipe, units=scored, seed=seed, folder=folder, progress=progress)
-        if chosen.refit and isinstance(model, FactorTopy):
-            refit_readout(model, data, tokens)
+        if chosen.refit:
+            refit_readout(model, [data.train, data.validation], tokens)
         guess = predict(model, data.test, tokens)
         arrays = selections(model, clusters=chosen.clusters, seed=seed) if isinstance(model, FactorTopy) else {}
     metrics, more, regions = score_part(guess, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
@@ -107,7 +118,7 @@ def encode(
     return Result("encode", metrics, more | arrays, data.units, named, config, provenance, data.space)
 
 
-def build(method: str, data: Tables, tokens: LayerTokens, design: Design, seed: int) -> torch.nn.Module:
+def build(method: str, data: Tables, tokens: LayerTokens, design: Design, seed: int) -> FactorTopy | Reader:
     """The untrained reader; the same seed gives the same weights whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -139,13 +139,16 @@ class LayerTokens:
 
     def at(self, rows: np.ndarray | Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Standardised (tokens, global tokens) of these rows, float32."""
-        index = torch.as_tensor(rows).to(next(iter(self.whole.values())).device)
         spatial, whole = {}, {}
         for layer in self.layers:
-            mean, rate, mean_whole, rate_whole = self._scale[layer]
-            spatial[layer] = (self.spatial[layer][index].float() - mean) * rate
-            whole[layer] = (self.whole[layer][index] - mean_whole) * rate_whole
+            spatial[layer], whole[layer] = self.of(layer, rows)
         return spatial, whole
+
+    def of(self, layer: str, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+        """The same of one layer."""
+        index = torch.as_tensor(rows).to(self.whole[layer].device)
+        mean, rate, mean_whole, rate_whole = self._scale[layer]
+        return (self.spatial[layer][index].float() - mean) * rate, (self.whole[layer][index] - mean_whole) * rate_whole
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

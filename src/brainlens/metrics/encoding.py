@@ -136,9 +136,11 @@ def bootstrap_score(
 ) -> Scored:
     """R2 or correlation of every unit with percentile intervals over resampled test images, as matrix products.
 
-    With counts C (resample, image), sums of a resample are C @ e^2, C @ y, C @ y^2 (and C @ yhat, C @ yhat^2,
-    C @ y yhat): three to five products instead of one gather per resample. `units` are those whose mean is taken: a bool
-    mask, or a factor per unit (such as 1 / ceiling) that multiplies its score before the mean, 0 for units left out.
+    With counts C (resample, image), sums of a resample are C @ e^2 and C @ (y - mean y)^2 for R2, and C @ y, C @ y^2, C @ yhat,
+    C @ yhat^2, C @ y yhat for the correlation: two to five products instead of one gather per resample. R2 keeps the mean of
+    all test images as its reference: a mean of each resample's own would take 1/n off every resampled R2, and where many
+    units are averaged the interval is narrower than that and would miss its own point. `units` are those whose mean is taken:
+    a bool mask, or a factor per unit (such as 1 / ceiling) that multiplies its score before the mean, 0 for units left out.
     Raises DataError for fewer than 8 test images.
     """
     if score not in ("r2", "pearson"):
@@ -181,11 +183,12 @@ def _resampled(prediction: np.ndarray, truth: np.ndarray, counts: np.ndarray, sc
     n = np.float32(truth.shape[0])
     scale = truth.std(axis=0, dtype=np.float64)
     target = ((truth - truth.mean(axis=0, dtype=np.float64)) / scale).astype(np.float32)
-    spread = counts @ target**2 - (counts @ target) ** 2 / n
+    spread = counts @ target**2
     with np.errstate(divide="ignore", invalid="ignore"):
         if score == "r2":
             error = ((prediction - truth) / scale).astype(np.float32)
             return 1 - (counts @ error**2) / spread
+        spread -= (counts @ target) ** 2 / n
         guess = prediction - prediction.mean(axis=0, dtype=np.float64)
         guess = (guess / guess.std(axis=0)).astype(np.float32)
         shared = counts @ (guess * target) - (counts @ guess) * (counts @ target) / n

@@ -30,8 +30,12 @@ class ClassToken(nn.Module):
         self.bias = nn.Parameter(torch.zeros(voxels))
 
     def forward(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Tensor:
+        return torch.addmm(self.bias, self.read(tokens, whole)[0] / self.width, self.readout.T)
+
+    def read(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor], voxels: Tensor | None = None) -> Tensor:
+        """v, (1, image, D): the same for every voxel."""
         read = [_of(whole, layer).to(self.readout.dtype) @ b for layer, b in zip(self.layers, self.bottleneck, strict=True)]
-        return torch.addmm(self.bias, torch.stack(read).mean(0) / self.width, self.readout.T)
+        return torch.stack(read).mean(0)[None]
 
 
 class PatchToken(nn.Module):
@@ -46,11 +50,15 @@ class PatchToken(nn.Module):
         self.bias = nn.Parameter(torch.zeros(voxels))
 
     def forward(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Tensor:
+        return torch.addmm(self.bias, self.read(tokens, whole)[0] / self.width, self.readout.T)
+
+    def read(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor], voxels: Tensor | None = None) -> Tensor:
+        """v, (1, image, D): the same for every voxel."""
         read = []
         for layer, first, second in zip(self.layers, self.first, self.second, strict=True):
             flat = _of(tokens, layer).to(self.readout.dtype).flatten(1)
             read.append(second(F.gelu(first(flat))))
-        return torch.addmm(self.bias, torch.stack(read).mean(0) / self.width, self.readout.T)
+        return torch.stack(read).mean(0)[None]
 
 
 class GNetViT(nn.Module):
@@ -71,16 +79,28 @@ class GNetViT(nn.Module):
         self.bias = nn.Parameter(torch.zeros(voxels))
 
     def forward(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Tensor:
-        mapped = [_of(tokens, layer).to(self.readout.dtype) @ b for layer, b in zip(self.layers, self.bottleneck, strict=True)]
-        table = torch.stack(mapped).permute(0, 2, 1, 3)  # (layer, place, image, D)
+        table = self._table(tokens)
         parts = [
             checkpoint(_pool, table, field, readout, use_reentrant=False)
             for field, readout in zip(self.field.split(self.block), self.readout.split(self.block), strict=True)
         ]
         return torch.cat(parts).T / (self.width * len(self.layers)) + self.bias
 
+    def read(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor], voxels: Tensor | None = None) -> Tensor:
+        """v of some voxels (default all), (voxel, image, D)."""
+        table = self._table(tokens)
+        field = self.field if voxels is None else self.field[voxels]
+        v = torch.softmax(field, dim=2).flatten(1) @ table.flatten(0, 1).flatten(1)
+        return v.unflatten(1, (table.shape[2], self.width)) / len(self.layers)
 
-READERS: dict[str, Callable[..., nn.Module]] = {"class_token": ClassToken, "patch_token": PatchToken, "gnet": GNetViT}
+    def _table(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Bottlenecked tokens (layer, place, image, D)."""
+        mapped = [_of(tokens, layer).to(self.readout.dtype) @ b for layer, b in zip(self.layers, self.bottleneck, strict=True)]
+        return torch.stack(mapped).permute(0, 2, 1, 3)
+
+
+Reader = ClassToken | PatchToken | GNetViT
+READERS: dict[str, Callable[..., Reader]] = {"class_token": ClassToken, "patch_token": PatchToken, "gnet": GNetViT}
 
 
 def _pool(table: Tensor, field: Tensor, readout: Tensor) -> Tensor:

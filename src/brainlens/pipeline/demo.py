@@ -10,7 +10,7 @@ from typing import Any
 from brainlens import store
 from brainlens.pipeline.alignment import align_claims
 from brainlens.pipeline.attribution import attribute_claims
-from brainlens.pipeline.encoding import encode_claims
+from brainlens.pipeline.encoding import Plan, encode_claims
 from brainlens.pipeline.source import Source, Tell, open_recording
 
 SHOWN = (
@@ -42,7 +42,7 @@ def run_demo(
     alignment, found = align_claims(recording, source, out / "runs", seed=seed, device=device, tell=tell)
     metrics |= found
     metrics |= attribute_claims(alignment, recording, source, out / "runs", checks=False, seed=seed, device=device, tell=tell)
-    metrics |= encode_claims(recording, source, out / "runs", seed=seed, device=device, tell=tell)
+    metrics |= encode_claims(recording, source, out / "runs", plan=Plan(seed=seed), device=device, tell=tell)
     tell("report", None)
     made = sorted(f.parent for f in (out / "runs").glob("*/result.json") if f.stat().st_mtime >= started - 1)
     report = build(made, out / "report.html", title="brainlens on the phantom")  # not what an older demo left there
