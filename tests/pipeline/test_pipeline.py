@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from brainlens import pipeline, report, store
@@ -13,12 +14,14 @@ from brainlens.align import Alignment, Decoder, split_tables
 from brainlens.attribute import Options
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck
+from brainlens.encode import Design as EncodeDesign
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
 from brainlens.pipeline import (
     Ask,
     Source,
     aligning,
     demo,
+    encoding,
     explaining,
     open_recording,
     run_align,
@@ -29,7 +32,7 @@ from brainlens.pipeline import (
 )
 from brainlens.pipeline import encode as encode_run
 from brainlens.pipeline.attribution import attribute_claims
-from brainlens.types import DataError, Result, Volume
+from brainlens.types import DataError, Responses, Result, Volume
 
 SMALL = Source(n_train=120, n_test=30)
 ENCODERS = ["ridge", "linear", "volume"]
@@ -190,9 +193,13 @@ def test_the_report_shows_both_runs(aligned, explained, tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
-def test_an_encoding_run_has_a_score_a_voxel(recording, tmp_path, monkeypatch):
-    few = Source(n_train=120, n_test=30)
-    full = open_recording(few, layers=True)
+@pytest.fixture(scope="module")
+def layered() -> source.Recording:
+    return open_recording(SMALL, layers=True)
+
+
+def test_an_encoding_run_has_a_score_a_voxel(layered, tmp_path, monkeypatch):
+    few, full = SMALL, layered
     informative = np.flatnonzero(full.responses.units["informative"].to_numpy(bool))[:40]
     small = source.Recording(full.responses.columns(informative), full.stimuli, layers=full.layers)
     monkeypatch.setattr(encode_run, "open_recording", lambda *arguments, **options: small)
@@ -200,6 +207,45 @@ def test_an_encoding_run_has_a_score_a_voxel(recording, tmp_path, monkeypatch):
     result = store.load_result(folder)
     assert result.arrays["r2"].shape == (40,)
     assert {row["metric"] for row in rows} >= {"encoding/r2_mean"}
+
+
+def test_encoding_claims_have_intervals_controls_and_go_on_after_a_kill(layered, tmp_path):
+    full = layered
+    units = full.responses.units
+    signal = units["informative"].to_numpy(bool)
+    early = np.flatnonzero(signal & (units["layer"].to_numpy(float) == 2))[:12]
+    late = np.flatnonzero(signal & units["is_global"].to_numpy(bool) & (units["layer"].to_numpy(float) == 6))[:12]
+    chosen = np.sort(np.concatenate([early, late, np.flatnonzero(~signal)[:20]]))
+    small = source.Recording(full.responses.columns(chosen).zscore(), full.stimuli, layers=full.layers)
+    design = EncodeDesign(layers=("vision.2", "vision.6"), resamples=50, clusters=4)
+    plan = encoding.Plan(design=design, noise=10, methods=("factortopy", "oracle", "shuffled"))
+    kept: dict[str, dict[str, float]] = {"shuffled": {"encode/shuffled/r2_mean": 9.0}}
+
+    def done(method, metrics):
+        if metrics is not None:
+            kept[method] = metrics
+        return kept.get(method)
+
+    found = encoding.encode_claims(small, SMALL, tmp_path, plan=plan, tell=quiet, done=done)
+    assert found["encode/shuffled/r2_mean"] == 9.0  # finished before, so not run again
+    assert {"factortopy", "oracle"} < set(kept)
+    for key in ("r2_mean", "truth/layer_spearman", "truth/scale_auroc", "truth/rf_error_median", "noise_voxels/r2_mean"):
+        assert (
+            found[f"encode/factortopy/{key}.low"] <= found[f"encode/factortopy/{key}"] <= found[f"encode/factortopy/{key}.high"]
+        )
+    assert found["encode/oracle/r2_mean"] > found["encode/factortopy/noise_voxels/r2_mean"]
+    assert len(list(tmp_path.glob("*/result.json"))) == 1  # the report must not show a control as a finding
+
+
+def test_mispaired_images_keep_their_part_and_none_its_own_responses():
+    stimulus = np.repeat([f"i{i}" for i in range(9)], 2)
+    trials = pd.DataFrame({"stimulus": stimulus, "split": np.repeat(["train", "validation", "test"], 6)})
+    swapped = encoding.mispaired(Responses(np.zeros((18, 1)), trials, pd.DataFrame({"x": [0.0]})), seed=0).trials
+    same = (swapped["stimulus"] == trials["stimulus"]).to_numpy()
+    assert (same == (trials["split"] == "test")).all()
+    part = dict(zip(trials["stimulus"], trials["split"], strict=True))
+    assert [part[name] for name in swapped["stimulus"]] == trials["split"].tolist()
+    assert swapped["stimulus"].value_counts().eq(2).all()
 
 
 # --- without a run
