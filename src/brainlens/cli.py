@@ -143,7 +143,7 @@ def encode(
     per_voxel: Annotated[bool, typer.Option(help="Selectors free for each voxel instead of topological.")] = False,
     search: Annotated[bool | None, typer.Option(help="Start the selectors from a search, on by default.")] = None,
     refit: Annotated[bool | None, typer.Option(help="Solve the channel weights by ridge at the end, on by default.")] = None,
-    training_steps: Annotated[int | None, typer.Option("--steps", help="Training steps at most; 0: the searched start alone.")] = None,
+    training_steps: Annotated[int | None, typer.Option("--steps", help="Training steps at most.")] = None,
     roi: Annotated[list[str] | None, typer.Option(help="Region to fit; repeat for several. Default: every unit.")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat to compare several.")] = None,
     seeds: Annotated[int, typer.Option(help="Fits with so many seeds, and how well their layer maps agree.")] = 1,
