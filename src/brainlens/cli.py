@@ -304,7 +304,7 @@ def attribute(
     run: Annotated[
         list[Path], typer.Argument(help="Folder of a finished align run; several (one a subject) also give a group map.")
     ],
-    of: Annotated[str, typer.Option(help="What is explained: brain, pixels or words.")] = "brain",
+    of: Annotated[str, typer.Option(help="What is explained: brain, pixels, words, or stimuli (pixels and words).")] = "brain",
     target: Annotated[str, typer.Option(help="Its match with: image, text, brain, or both others.")] = "both",
     method: Annotated[
         str | None,

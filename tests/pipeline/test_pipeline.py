@@ -137,6 +137,17 @@ def test_the_reverse_mapping_of_a_run(aligned, recording, tmp_path, monkeypatch,
     assert "truth/pointing_game" in {row["metric"] for row in rows}
 
 
+def test_pixels_and_words_stand_side_by_side(aligned, recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(explaining, "open_recording", lambda *arguments, **options: recording)
+    ask = Ask(of="stimuli", target="brain", method="gradcam", trials=2)
+    folder, _ = run_attribute(aligned[0], tmp_path, ask=ask, options=FAST, tell=quiet)
+    result = store.load_result(folder)
+    assert len(result.arrays["map/pixels"]) == result.tables["words"]["stimulus"].nunique() == 2
+    assert {"truth/pixels/pointing_game", "truth/words/pointing_game"} <= set(result.metrics)
+    assert {"attribution/pixels/brain/deletion_auc", "attribution/words/brain/deletion_auc"} <= set(result.metrics)
+    assert "side by side" in report.build(folder, tmp_path / "report.html").read_text()
+
+
 def test_the_sensitivity_of_a_run_is_one_command(aligned, recording, tmp_path, monkeypatch):
     monkeypatch.setattr(explaining, "open_recording", lambda *arguments, **options: recording)
     short = {"layer": (0,), "beta": (0.1, 1.0), "variance": (1.0,), "lr": (1.0,), "steps": (2,)}

@@ -267,6 +267,9 @@ def test_pixels_words_and_the_truth_beside_the_map(made: ModuleType) -> None:
         )
     )
     drawn(attribution.word_strip([["a", made.NASTY, "$x$"]], [[0.1, 1.0, -0.5]], signed=True))
+    pictures, maps = np.full((2, 16, 16, 3), 90, dtype=np.uint8), np.eye(4)[None].repeat(2, 0)
+    texts, weights = [["a", made.NASTY], ["one"] * 40], [[0.1, 1.0], [0.5] * 40]
+    drawn(attribution.stimulus_rows(pictures, maps, texts, weights, masks=np.ones((2, 16, 16), dtype=bool)))
     figure = attribution.brain_beside_truth(result, scores={"found": 0.93})
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
     assert texts == ["found\nAUROC 0.930", "truth", "random control"]
@@ -320,6 +323,7 @@ def bad_calls(made: ModuleType) -> dict[str, tuple[object, str]]:
         "log": (lambda: curves.training(r), "no table 'log'"),
         "kind": (lambda: curves.degradation({}, kind="removal"), "'removal'"),
         "words": (lambda: attribution.word_strip([["a"]], [[1.0, 2.0]]), "one weight a word"),
+        "stimuli": (lambda: attribution.stimulus_rows(np.ones((1, 4, 4, 3)), np.ones((1, 2, 2)), [["a"]], []), "one of each"),
         "pixels": (lambda: attribution.pixel_maps(np.ones((2, 4, 4, 3)), np.ones((3, 2, 2))), "must be"),
         "channels": (lambda: sensors.topomaps(e.space, np.ones(7)), "40 channels"),
         "windows": (lambda: sensors.time_windows(pd.DataFrame({"kind": ["a"]})), "'start'"),

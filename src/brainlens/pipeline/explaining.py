@@ -27,12 +27,17 @@ from brainlens.pipeline.source import Recording, Source, Tell, network_folder, o
 from brainlens.pipeline.verbs import Rows, prepared, source_of, standardised, table
 from brainlens.types import DataError, Features, Responses, Result, Stimuli, Volume
 
-TARGETS = {"brain": ("image", "text", "both"), "pixels": ("brain", "text", "both"), "words": ("brain", "image", "both")}
+TARGETS = {
+    "brain": ("image", "text", "both"),
+    "pixels": ("brain", "text", "both"),
+    "words": ("brain", "image", "both"),
+    "stimuli": ("brain", "both"),
+}
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What is explained (`of`), by its match with what (`target`), and how.
+    """What is explained (`of`), by its match with what (`target`), and how; "stimuli" are pixels and words side by side.
 
     layer: number of the block before which features are read, "patches" (brain only), or None for the method's own choice.
     sensitivity: the bottleneck's settings are varied one at a time (the paper's Table 6) in place of one map.
@@ -106,7 +111,8 @@ def run_attribute(
     for one in folders:
         aligned = reopen(one, device=options.device, tell=tell)
         tell(f"attribution of {ask.of}, {ask.method}", None)
-        result = _brain(aligned, ask, options) if ask.of == "brain" else _stimuli(aligned, ask, options)
+        how = {"brain": _brain, "stimuli": _pixels_and_words}.get(ask.of, _stimuli)
+        result = how(aligned, ask, options)
         result = replace(result, config={**result.config, "run": Path(one).resolve().name})  # maps of two runs: two folders
         place = keep(result, runs, aligned.source)
         if "map/brain_mean" in result.arrays:
@@ -119,7 +125,8 @@ def run_attribute(
         assert isinstance(result.space, Volume)
         store.save_nifti(place / "map.nii.gz", result.space.fill(result.arrays["map/brain_mean"], 0.0), result.space.affine)
     endings = ("drop_absolute", "increase", "area", "_auc", "passes")
-    return place, table(result, "truth/") + table(result, "attribution/", ending=endings)
+    rows = table(result, "truth/") + table(result, "attribution/", ending=endings)
+    return place, [row for row in rows if not any(f"/{control}/" in row["metric"] for control in ("random", "ones", "shuffled"))]
 
 
 def reopen(run: str | Path, *, device: str, tell: Tell) -> Aligned:
@@ -209,6 +216,15 @@ def _stimuli(aligned: Aligned, ask: Ask, options: Options) -> Result:
     weights, truth = found["weight"].to_numpy(dtype=float), right
     hits = np.array([pointing_game(weights[None, g], truth[None, g])[0] for g in groups])
     return _scored(result, hits, float(np.mean([truth[g].mean() for g in groups])))
+
+
+def _pixels_and_words(aligned: Aligned, ask: Ask, options: Options) -> Result:
+    """Both in one result, their metrics under `attribution/pixels`, `attribution/words` and likewise `truth`."""
+    parts = {name: _stimuli(aligned, replace(ask, of=name), options) for name in ("pixels", "words")}
+    metrics = {key.replace("/", f"/{name}/", 1): value for name, result in parts.items() for key, value in result.metrics.items()}
+    arrays = {k: v for k, v in parts["pixels"].arrays.items() if not k.startswith(("deletion/", "insertion/"))}
+    config = {**parts["pixels"].config, "of": "stimuli"}
+    return replace(parts["pixels"], metrics=metrics, arrays=arrays, tables=parts["words"].tables, config=config)
 
 
 def _aims(aligned: Aligned, own: str, target: str) -> dict[str, Aim]:

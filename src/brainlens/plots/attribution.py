@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from scipy.ndimage import zoom
 
@@ -40,23 +41,58 @@ def pixel_maps(
     figure, axes = style.canvas(1.7 * len(images) + 0.9, 4.2, nrows=2, ncols=len(images))
     colours = matplotlib.colormaps[style.SEQUENTIAL]
     for i, (image, heat) in enumerate(zip(images, maps, strict=True)):
-        hot = np.clip(heat, 0, None) / (heat.max() if heat.max() > 0 else 1.0)
-        hot = np.clip(
-            zoom(hot, (image.shape[0] / heat.shape[0], image.shape[1] / heat.shape[1]), order=1, grid_mode=True, mode="nearest"),
-            0,
-            1,
-        )
-        overlay = image / 255 * (1 - OVERLAY * hot[..., None]) + OVERLAY * hot[..., None] * colours(hot)[..., :3]
+        overlay = _overlay(image, heat)
         for ax, picture in ((axes[0, i], image), (axes[1, i], overlay)):
             ax.imshow(picture, interpolation="antialiased")
             ax.set_axis_off()
         if masks is not None:
             axes[1, i].contour(masks[i].astype(float), levels=[0.5], colors="white", linewidths=1.2)
         if i < len(captions):
-            axes[0, i].set_title(style.printable(_wrap(captions[i])), fontsize=7.5, color=style.INK, parse_math=False)
+            axes[0, i].set_title(_wrap(style.printable(captions[i])), fontsize=7.5, color=style.INK, parse_math=False)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours), ax=list(axes.ravel()), shrink=0.6)
     bar.set_label("attribution / its maximum", fontsize=9)
     return style.head(figure, f"What in the picture the brain response supports, n = {len(images)}", result)
+
+
+def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The picture under its heat map, scaled to its own largest value and enlarged bilinearly."""
+    hot = np.clip(heat, 0, None) / (heat.max() if heat.max() > 0 else 1.0)
+    scale = (image.shape[0] / heat.shape[0], image.shape[1] / heat.shape[1])
+    hot = np.clip(zoom(hot, scale, order=1, grid_mode=True, mode="nearest"), 0, 1)[..., None]
+    return image / 255 * (1 - OVERLAY * hot) + OVERLAY * hot * matplotlib.colormaps[style.SEQUENTIAL](hot[..., 0])[..., :3]
+
+
+def stimulus_rows(
+    images: np.ndarray,
+    maps: np.ndarray,
+    words: Sequence[Sequence[str]],
+    weights: Sequence[Sequence[float]],
+    *,
+    masks: np.ndarray | None = None,
+    result: Result | None = None,
+) -> Figure:
+    """One row a stimulus: the picture, the same under its heat map, and its caption with shaded words.
+
+    Arguments as those of `pixel_maps` and `word_strip`. Raises DataError for numbers that do not match.
+    """
+    n = len(images)
+    if not n or not n == len(maps) == len(words) == len(weights):
+        raise DataError(f"stimulus rows: {n} images, {len(maps)} maps and {len(words)} captions are not one of each")
+    figure, axes = style.canvas(8.6, 1.25 * n + 0.9, nrows=n, ncols=3)
+    grid = axes[0, 0].get_gridspec()
+    grid.set_width_ratios([1, 1, 4.6])
+    for i, (row, text, weight) in enumerate(zip(axes, words, weights, strict=True)):
+        image, heat = np.asarray(images[i]), np.asarray(maps[i], dtype=np.float64)
+        for ax, picture in ((row[0], image), (row[1], _overlay(image, heat))):
+            ax.imshow(picture, interpolation="antialiased")
+        for ax in row:
+            ax.set_axis_off()
+        if masks is not None:
+            row[1].contour(masks[i].astype(float), levels=[0.5], colors="white", linewidths=1.0)
+        _draw_words(row[2], _lines(text, weight, width=60), 60, lines_shown=3)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), matplotlib.colormaps["Oranges"]), ax=list(axes[:, 2]), shrink=0.5)
+    bar.set_label("word / largest of its caption", fontsize=8.5)
+    return style.head(figure, f"What the brain response supports in picture and caption, n = {n}", result)
 
 
 def word_strip(
@@ -72,40 +108,40 @@ def word_strip(
         or any(len(a) != len(b) or not len(a) for a, b in zip(words, weights, strict=True))
     ):
         raise DataError("word strip: one weight a word is needed for every caption, and no caption may be empty")
-    colours = matplotlib.colormaps[style.DIVERGING if signed else "Oranges"]
-    scale = Normalize(-1 if signed else 0, 1)
     lines = [_lines(w, v) for w, v in zip(words, weights, strict=True)]
     height = sum(len(block) for block in lines)
     figure, axes = style.canvas(7.6, 0.36 * height + 0.12 * len(lines) + 1.0)
     ax = axes[0, 0]
     ax.set_axis_off()
-    y = 0.0
-    for block in lines:
-        for line in block:
-            x = 0.0
-            for word, value in line:
-                tone = colours(scale(value))
-                dark = np.dot(tone[:3], [0.299, 0.587, 0.114]) < 0.5
-                box = {"boxstyle": "round,pad=0.22", "fc": tone, "ec": "none"}
-                ax.text(
-                    x,
-                    -y,
-                    word,
-                    fontsize=9.5,
-                    family="monospace",
-                    bbox=box,
-                    color="white" if dark else style.INK,
-                    va="center",
-                    parse_math=False,
-                )
-                x += len(word) + 1.6
-            y += 1.0
-        y += 0.35
-    ax.set_xlim(-0.5, LINE + 2)
-    ax.set_ylim(-y + 0.2, 0.7)
+    blocks = [line for block in lines for line in (*block, None)]
+    scale, colours = _draw_words(ax, blocks, LINE, signed=signed)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=ax, shrink=0.8, fraction=0.04)
     bar.set_label("attribution / maximum", fontsize=8.5)
     return style.head(figure, f"Words that the brain response supports, n = {len(words)} captions", result)
+
+
+def _draw_words(
+    ax: Axes, lines: Sequence[list[tuple[str, float]] | None], width: int, *, signed: bool = False, lines_shown: int = 0
+) -> tuple[Normalize, Colormap]:
+    """Lines of (word, value) with shaded backgrounds, None being a gap, with room for `lines_shown`; the colour scale."""
+    colours = matplotlib.colormaps[style.DIVERGING if signed else "Oranges"]
+    scale = Normalize(-1 if signed else 0, 1)
+    y = 0.0
+    for line in lines:
+        if line is None:
+            y += 0.35
+            continue
+        x = 0.0
+        for word, value in line:
+            tone = colours(scale(value))
+            dark = np.dot(tone[:3], [0.299, 0.587, 0.114]) < 0.5
+            look = {"fontsize": 9.5, "family": "monospace", "va": "center", "color": "white" if dark else style.INK}
+            ax.text(x, -y, word, bbox={"boxstyle": "round,pad=0.22", "fc": tone, "ec": "none"}, parse_math=False, **look)
+            x += len(word) + 1.6
+        y += 1.0
+    ax.set_xlim(-0.5, width + 2)
+    ax.set_ylim(-max(y, lines_shown) + 0.2, 0.7)
+    return scale, colours
 
 
 LINE = 70  # characters
@@ -177,14 +213,14 @@ def _wrap(text: str, width: int = 24, lines: int = 3) -> str:
     return "\n".join(textwrap.wrap(" ".join(text.split()), width, max_lines=lines, placeholder=" …"))
 
 
-def _lines(words: Sequence[str], weights: Sequence[float]) -> list[list[tuple[str, float]]]:
+def _lines(words: Sequence[str], weights: Sequence[float], *, width: int = LINE) -> list[list[tuple[str, float]]]:
     """Words with weight / largest |weight|, broken into lines."""
     top = max((abs(float(w)) for w in weights), default=0.0) or 1.0
     out: list[list[tuple[str, float]]] = [[]]
     length = 0.0
     for word, weight in zip(words, weights, strict=True):
-        text = style.printable(word)[:LINE]
-        if length + len(text) > LINE and out[-1]:
+        text = style.printable(word)[:width]
+        if length + len(text) > width and out[-1]:
             out.append([])
             length = 0.0
         out[-1].append((text, float(weight) / top))

@@ -50,7 +50,7 @@ def words_and_pixels_section(result: Result, dpi: int) -> Section:
     section = Section("Attribution on pixels and words", dpi)
     images = result.arrays.get("pixels/images", result.arrays.get("gallery/images"))
     maps, masks = result.arrays.get("map/pixels"), result.arrays.get("truth/masks")
-    if images is not None and maps is not None:
+    if images is not None and maps is not None and "words" not in result.tables:
         k = min(6, len(maps))
         outline = " The white outline is the object that truly drove the response." if masks is not None else ""
         caption = (
@@ -61,6 +61,15 @@ def words_and_pixels_section(result: Result, dpi: int) -> Section:
             partial(attribution.pixel_maps, images[:k], maps[:k], masks=shapes, result=result), caption, "Heat maps on pictures."
         )
     table = result.tables.get("words")
+    if images is not None and maps is not None and table is not None:
+        groups = [g for _, g in table.groupby("stimulus", sort=False)][:6]
+        k = len(groups)
+        texts, weights = [list(map(str, g["word"])) for g in groups], [list(map(float, g["weight"])) for g in groups]
+        shapes = None if masks is None else masks[:k]
+        caption = f"Picture, pixels and words that the measured response supports, side by side; first {k} test stimuli."
+        make = partial(attribution.stimulus_rows, images[:k], maps[:k], texts, weights, masks=shapes, result=result)
+        section.draw(make, caption, "Pictures, heat maps and shaded captions side by side.")
+        return section
     if table is not None and {"stimulus", "word", "weight"} <= set(table.columns):
         groups = [g for _, g in table.groupby("stimulus", sort=False)][:8]
         texts, weights = [list(map(str, g["word"])) for g in groups], [list(map(float, g["weight"])) for g in groups]
