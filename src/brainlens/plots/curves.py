@@ -123,7 +123,7 @@ def sensitivity(table: pd.DataFrame, metric: str, *, result: Result | None = Non
     for column in ("parameter", "value", metric):
         if column not in table.columns:
             raise DataError(f"sensitivity has no column {column!r}; it has {', '.join(map(str, table.columns))}")
-    groups = list(table.groupby("parameter", sort=False))
+    groups, said = list(table.groupby("parameter", sort=False)), metric.replace("_", " ")
     figure, axes = style.canvas(2.7 * len(groups) + 0.5, 3.0, ncols=len(groups), sharey=True)
     for i, (ax, (parameter, part)) in enumerate(zip(axes[0], groups, strict=True)):
         part = part.assign(_at=range(len(part)))
@@ -133,8 +133,8 @@ def sensitivity(table: pd.DataFrame, metric: str, *, result: Result | None = Non
             [style.printable(f"{v:g}" if isinstance(v, (int, float)) else str(v)) for v in part["value"]],
             fontsize=8.5,
         )
-        style.label(ax, x=str(parameter), y=metric if i == 0 else "")
-    return style.head(figure, f"Sensitivity of {metric}", result)
+        style.label(ax, x=str(parameter), y=said if i == 0 else "")
+    return style.head(figure, f"Sensitivity of {said}", result)
 
 
 def rsa_profile(
