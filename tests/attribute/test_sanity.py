@@ -106,6 +106,7 @@ def test_noisy_copies_bring_gradients_to_the_cost_of_the_bottleneck():
         assert method == "chefer" or not torch.allclose(mean, one, rtol=1e-3)  # blocks at the identity: no attention, no map
     settings = replace(FAST, bottleneck=Bottleneck())
     assert cost("bottleneck", settings)["attribution/forward_passes"] == 19 * 10 + 1 + 1
+    assert cost("bottleneck", settings)["attribution/backward_passes"] == 19 * 10 + 1
     assert cost("gradcam", replace(settings, draws=190))["attribution/backward_passes"] == 191
     assert cost("rise", settings) == {"attribution/forward_passes": 60.0, "attribution/backward_passes": 0.0}
 

@@ -272,8 +272,9 @@ def cost(method: str, options: Options) -> dict[str, float]:
     """Passes through the encoder, or the part of it behind the layer, that one map takes: forward, and backward to features."""
     ours = options.bottleneck
     draws = max(1, options.draws)
+    inner = (ours.steps - (ours.read == "before")) * ours.copies
     forward = {
-        "bottleneck": (ours.steps - (ours.read == "before")) * ours.copies + 1,
+        "bottleneck": inner + 1,
         "rise": options.masks,
         "integrated_gradients": options.path,
         "gradcam": draws,
@@ -281,7 +282,7 @@ def cost(method: str, options: Options) -> dict[str, float]:
         "random": 0,
     }[method]
     refined = method in ("bottleneck", "gradcam", "chefer") and options.refine != "none"
-    backward = 0 if method in ("rise", "random") else forward
+    backward = {"rise": 0, "random": 0, "bottleneck": inner}.get(method, forward)
     return {"attribution/forward_passes": float(forward + refined), "attribution/backward_passes": float(backward + refined)}
 
 
