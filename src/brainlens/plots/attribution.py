@@ -135,8 +135,9 @@ def _draw_words(
         for word, value in line:
             tone = colours(scale(value))
             dark = np.dot(tone[:3], [0.299, 0.587, 0.114]) < 0.5
-            look = {"fontsize": 9.5, "family": "monospace", "va": "center", "color": "white" if dark else style.INK}
-            ax.text(x, -y, word, bbox={"boxstyle": "round,pad=0.22", "fc": tone, "ec": "none"}, parse_math=False, **look)
+            box = {"boxstyle": "round,pad=0.22", "fc": tone, "ec": "none"}
+            text = ax.text(x, -y, word, fontsize=9.5, family="monospace", va="center", bbox=box, parse_math=False)
+            text.set_color("white" if dark else style.INK)
             x += len(word) + 1.6
         y += 1.0
     ax.set_xlim(-0.5, width + 2)
