@@ -211,6 +211,7 @@ def align(
     gallery: Annotated[str, typer.Option(help="EEG, MEG: image (the one seen) or concept (its centre).")] = "image",
     epochs: Annotated[int | None, typer.Option(help="Training epochs, in place of steps. Default: the preset's.")] = None,
     repeats: Annotated[int | None, typer.Option(help="EEG, MEG: test repetitions averaged. Default: all.")] = None,
+    amplitude: Annotated[float | None, typer.Option(help="EEG phantom: signal in uV. Default: 1.1; calibrated: 0.28.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="EEG, MEG: saliency, guidance or adjustment; repeat.")] = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="EEG, MEG: neuroalign without each part, too.")] = False,
     prompts: Annotated[bool, typer.Option("--prompts", help="EEG phantom: neuroalign with other captions, too.")] = False,
@@ -226,6 +227,7 @@ def align(
         source = Source("phantom_eeg" if dataset == "phantom" else dataset, data, model, n_train=train, n_test=test, seed=seed)
         wanted: dict[str, Any] = {"encoders": encoder, "epochs": epochs, "repeats": repeats, "leave_out": without}
         wanted |= {"ablation": ablation, "prompts": prompts, "protocol": (protocol, subject[-1] if subject else None, gallery)}
+        wanted["amplitude"] = amplitude
         with steps() as tell:
             folder, table = align_sensor_command(source, runs, wanted, seed=seed, device=device, tell=tell)
         show(table, f"align: {source.dataset}, {protocol} subjects, gallery: {gallery}")

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.pictures import NoImages
-from brainlens.phantom.eeg import AMPLITUDE, EEGTruth, eeg_trials, eeg_truth, simulate_eeg
+from brainlens.phantom.eeg import EEGTruth, eeg_trials, eeg_truth, simulate_eeg
 from brainlens.signals.mvnn import mvnn
 from brainlens.store import open_npy
 from brainlens.types import DataError, Features, Responses, Stimuli
 
+STRONG = 1.1  # uV: four times the calibrated amplitude, so that some 1,000 images of one person are enough to learn from
 FILES = ("clip_feature_maps_test.npy", "center_clip.npy")
 
 FACTS = {
@@ -58,7 +59,7 @@ def load(
     subjects: Sequence[int] = (1,),
     repeats: tuple[int, int] = (4, 80),
     rows: tuple[int, int] | None = None,
-    amplitude: float = AMPLITUDE,
+    amplitude: float = STRONG,
     whiten: bool = True,
     seed: int = 0,
 ) -> tuple[Responses, Stimuli]:
@@ -67,6 +68,7 @@ def load(
     repeats: of a training and of a test image; rows: in how many rows they stand, by default one mean of each training image,
     and single trials in test.
     whiten: divide by the noise of training trials, as released recordings are (MVNN); otherwise the values are uV.
+    amplitude: of the signal in uV; `phantom.eeg.AMPLITUDE` is the one calibrated on 16,540 images, the default is for few.
     Raises DataError for a folder that lacks the embeddings, and repetitions that do not divide into rows.
     """
     seen = shown(folder, n_train=n_train, n_test=n_test, seed=seed)
@@ -81,7 +83,7 @@ def record(
     subjects: Sequence[int] = (1,),
     repeats: tuple[int, int] = (4, 80),
     rows: tuple[int, int] | None = None,
-    amplitude: float = AMPLITUDE,
+    amplitude: float = STRONG,
     whiten: bool = True,
     seed: int = 0,
 ) -> Responses:
@@ -99,7 +101,7 @@ def record(
     return replace(parts[0], data=np.concatenate([part.data for part in parts]), trials=trials)
 
 
-def truth(seen: Shown, *, subject: int = 1, amplitude: float = AMPLITUDE, seed: int = 0) -> EEGTruth:
+def truth(seen: Shown, *, subject: int = 1, amplitude: float = STRONG, seed: int = 0) -> EEGTruth:
     """The sources behind the recordings of a subject."""
     return eeg_truth(seen.stimuli, seen.network, subject=subject, amplitude=amplitude, seed=seed)
 

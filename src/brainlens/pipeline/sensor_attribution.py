@@ -47,6 +47,7 @@ def run_attribute_sensors(
         source,
         protocol=protocol,
         repeats=options.get("repeats"),
+        amplitude=options.get("amplitude"),
         cache=Path(run).resolve().parent / "prepared",
         device=device,
         tell=tell,

@@ -43,6 +43,7 @@ def open_sensors(
     *,
     protocol: Protocol = WITHIN,
     repeats: int | None = None,
+    amplitude: float | None = None,
     cache: Path,
     device: str = "cpu",
     tell: Tell,
@@ -50,15 +51,17 @@ def open_sensors(
     """The recordings that a protocol needs: of one subject ("within"), or of all that are there ("across").
 
     Training repetitions are averaged and test repetitions cut to `repeats` (None: all) one subject at a time, into memory maps
-    under `cache`, so that a subject's single trials are never in memory. Two subjects are simulated for "across" on the phantom
-    unless a higher one is tested.
+    under `cache`, so that a subject's single trials are never in memory. amplitude: of the phantom's signal in uV. Two subjects
+    are simulated for "across" on the phantom unless a higher one is tested.
     Raises DataError for a recording without sensors, a subject that is not there, or fewer repetitions than asked.
     """
     if source.dataset not in SENSOR_DATASETS:
         raise DataError(f"dataset {source.dataset!r} has no EEG or MEG of images; choose one of {', '.join(SENSOR_DATASETS)}")
     check_device(device)
+    if amplitude is not None and source.dataset != "phantom_eeg":
+        raise DataError(f"--amplitude {amplitude} is the phantom's; {source.dataset} is a recording")
     if source.dataset == "phantom_eeg":
-        return _phantom(source, protocol, repeats, tell)
+        return _phantom(source, protocol, repeats, phantom_eeg.STRONG if amplitude is None else amplitude, tell)
     if source.folder is None or not source.folder.is_dir():
         raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
     there = subjects_in(source)
@@ -137,7 +140,7 @@ def prompt_texts(recording: SensorRecording, source: Source, prompt: str, device
     return clip.embed_texts(model, prompted(recording.stimuli, prompt), recording.stimuli.ids)
 
 
-def _phantom(source: Source, protocol: Protocol, repeats: int | None, tell: Tell) -> SensorRecording:
+def _phantom(source: Source, protocol: Protocol, repeats: int | None, amplitude: float, tell: Tell) -> SensorRecording:
     kind, subject, gallery = protocol.kind, protocol.subject, protocol.gallery
     chosen = number_of(subject if subject is not None else 1, range(1, 1000))
     many = 80 if repeats is None else repeats
@@ -151,8 +154,8 @@ def _phantom(source: Source, protocol: Protocol, repeats: int | None, tell: Tell
     seen = phantom_eeg.shown(source.folder, n_train=source.n_train, n_test=source.n_test, seed=source.seed)
     people = [chosen] if kind == "within" else list(range(1, max(2, chosen) + 1))
     tell("simulating EEG", None)
-    responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), seed=source.seed)
-    truth = phantom_eeg.truth(seen, subject=chosen, seed=source.seed)
+    responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), amplitude=amplitude, seed=source.seed)
+    truth = phantom_eeg.truth(seen, subject=chosen, amplitude=amplitude, seed=source.seed)
     return SensorRecording(responses, seen.stimuli, seen.images, seen.texts, truth)
 
 

@@ -48,14 +48,15 @@ class SensorOptions:
     """What `align` does with a sensor recording.
 
     encoders: fitted one after the other, the last is the main one; leave_out: parts of NeuroAlign that are left out (saliency,
-    guidance, adjustment). epochs and repeats: None for the preset's and for all. ablation, prompts: the comparisons of Tables
-    4 and 5, three and five more fits of NeuroAlign.
+    guidance, adjustment). epochs and repeats: None for the preset's and for all. amplitude: of the phantom, in uV. ablation,
+    prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign.
     """
 
     encoders: tuple[str, ...] = DEFAULT
     protocol: Protocol = WITHIN
     epochs: int | None = None
     repeats: int | None = None
+    amplitude: float | None = None
     leave_out: tuple[str, ...] = ()
     ablation: bool = False
     prompts: bool = False
@@ -123,7 +124,9 @@ def run_align_sensors(
     started = time.time()
     protocol = options.protocol
     cache = Path(runs) / "prepared"
-    recording = open_sensors(source, protocol=protocol, repeats=options.repeats, cache=cache, device=device, tell=tell)
+    recording = open_sensors(
+        source, protocol=protocol, repeats=options.repeats, amplitude=options.amplitude, cache=cache, device=device, tell=tell
+    )
     people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
     protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
     bench = Bench(recording, source, options, protocol, len(people), seed, device, tell)
