@@ -227,7 +227,7 @@ def align(
         source = Source("phantom_eeg" if dataset == "phantom" else dataset, data, model, n_train=train, n_test=test, seed=seed)
         wanted: dict[str, Any] = {"encoders": encoder, "epochs": epochs, "repeats": repeats, "leave_out": without}
         wanted |= {"ablation": ablation, "prompts": prompts, "protocol": (protocol, subject[-1] if subject else None, gallery)}
-        wanted["amplitude"] = amplitude
+        wanted |= {"amplitude": amplitude, "batch": batch, "precision": precision}
         with steps() as tell:
             folder, table = align_sensor_command(source, runs, wanted, seed=seed, device=device, tell=tell)
         show(table, f"align: {source.dataset}, {protocol} subjects, gallery: {gallery}")

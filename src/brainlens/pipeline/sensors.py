@@ -13,6 +13,7 @@ import pandas as pd
 
 from brainlens import store
 from brainlens.align_sensors import (
+    ANCHORED,
     NICE,
     THINGS_EEG2,
     THINGS_MEG,
@@ -33,7 +34,8 @@ from brainlens.pipeline.verbs import Rows, table
 from brainlens.types import DataError, Responses, Result
 
 PARTS = ("saliency", "guidance", "adjustment")
-DEFAULT = ("linear", "nice", "neuroalign")
+TRI = ("neuroalign", "anchored")  # with captions; the second is the first with training ANCHORED
+DEFAULT = ("linear", "nice", "neuroalign", "anchored")
 SMALL = {
     "epochs": 30,
     "batch": 64,
@@ -47,14 +49,17 @@ SMALL = {
 class SensorOptions:
     """What `align` does with a sensor recording.
 
-    encoders: fitted one after the other, the last is the main one; leave_out: parts of NeuroAlign that are left out (saliency,
-    guidance, adjustment). epochs and repeats: None for the preset's and for all. amplitude: of the phantom, in uV. ablation,
-    prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign.
+    encoders: fitted one after the other, the last is the main one; "anchored" is neuroalign with the training ANCHORED, "sensors"
+    neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
+    guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
+    ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign.
     """
 
     encoders: tuple[str, ...] = DEFAULT
     protocol: Protocol = WITHIN
     epochs: int | None = None
+    batch: int | None = None
+    precision: str | None = None
     repeats: int | None = None
     amplitude: float | None = None
     leave_out: tuple[str, ...] = ()
@@ -62,19 +67,20 @@ class SensorOptions:
     prompts: bool = False
 
     def __post_init__(self) -> None:
-        known = (*SENSOR_ENCODERS, "sensors")
+        known = (*SENSOR_ENCODERS, "anchored", "sensors")
         for name in self.encoders:
             if name not in known:
                 raise DataError(f"encoder {name!r} is not one of {list(known)}, the encoders of EEG and MEG")
         for part in self.leave_out:
             without(THINGS_EEG2, part)  # says which there are
-        if self.epochs is not None and self.epochs < 1:
-            raise DataError(f"--epochs {self.epochs} must be at least 1")
+        for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 2)):
+            if value is not None and value < least:
+                raise DataError(f"--{name} {value} must be at least {least}")
 
 
 def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
     """Whether `align` was asked for EEG or MEG: by the recording, or by an encoder that only they have."""
-    only = (set(SENSOR_ENCODERS) | {"sensors"}) - {"linear"}
+    only = {*SENSOR_ENCODERS, *TRI, "sensors"} - {"linear"}
     return dataset in SENSOR_DATASETS or bool(only & set(encoders or ()))
 
 
@@ -83,14 +89,14 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
 
     Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
     """
-    tri = encoder == "neuroalign"
-    chosen = (THINGS_MEG if dataset == "things_meg" else THINGS_EEG2) if tri else NICE
+    tri = encoder in TRI
+    chosen = {"neuroalign": THINGS_EEG2, "anchored": ANCHORED}.get(encoder, NICE)
     chosen = replace(chosen, epochs=THINGS_MEG.epochs) if dataset == "things_meg" else chosen
     if dataset == "phantom_eeg":
         small: dict[str, Any] = SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)}
         chosen = replace(chosen, **small)
-    if options.epochs is not None:
-        chosen = replace(chosen, epochs=options.epochs)
+    given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}
+    chosen = replace(chosen, **given)
     for part in options.leave_out if tri else ():
         chosen = without(chosen, part)
     return replace(chosen, guidance=False) if tri and not texts and "guidance" in options.leave_out else chosen
@@ -137,13 +143,14 @@ def run_align_sensors(
     arrays, tables, more = analyses(recording, result, decoder, test, encoder=name, seed=seed, tell=tell)
     tables["comparison"] = pd.DataFrame(rows)
     if options.ablation:
-        tables["ablation"], extra = bench.ablation(result)
+        tables["ablation"], extra = bench.ablation(result if name == "neuroalign" else None)
         arrays |= extra
     if options.prompts:
         tables["prompts"] = bench.prompts()
     arrays["times"] = np.asarray(test.times)
     pictures, captions = cases(recording, result)
-    notes = saliency_note(tables["time_windows"]) if name == "neuroalign" and result.config["gallery_layer"] == "saliency" else []
+    filtered = "neuroalign" in bench.encoders() and "saliency" not in options.leave_out
+    notes = saliency_note(tables["time_windows"]) if filtered else []
     kept = replace(
         result,
         metrics=result.metrics | more | bench.counts(test),
@@ -173,9 +180,9 @@ class Bench:
         """The encoders in their order, each once, `sensors` for neuroalign; without captions NeuroAlign cannot be guided."""
         names = [("neuroalign" if name == "sensors" else name) for name in self.options.encoders]
         names = [name for i, name in enumerate(names) if name not in names[i + 1 :]]
-        if self.recording.texts is None and "neuroalign" in names and "guidance" not in self.options.leave_out:
+        if self.recording.texts is None and set(TRI) & set(names) and "guidance" not in self.options.leave_out:
             if self.options.encoders == DEFAULT:
-                return [name for name in names if name != "neuroalign"]
+                return [name for name in names if name not in TRI]
             raise DataError(
                 "neuroalign needs captions and this recording has none; add --without guidance, or take another encoder"
             )
@@ -192,13 +199,13 @@ class Bench:
         """(name, decoder, test trials, result) of one fit."""
         chosen = self.training(encoder) if training is None else training
         captions = self.recording.texts if isinstance(texts, str) else texts
-        said = label or encoder.replace("_", " ")
+        said, known = label or encoder.replace("_", " "), "neuroalign" if encoder in TRI else encoder
 
         def progress(epoch: int, record: dict[str, float]) -> None:
             self.tell(f"training {said}", (epoch + 1) / chosen.epochs)
 
         decoder, test = fit_sensors(
-            self.recording.responses, self.recording.images, captions, encoder=encoder, training=chosen, protocol=self.protocol,
+            self.recording.responses, self.recording.images, captions, encoder=known, training=chosen, protocol=self.protocol,
             seed=self.seed, device=self.device, progress=progress,
         )  # fmt: skip
         result = score_sensors(
@@ -206,17 +213,17 @@ class Bench:
             test,
             self.recording.images,
             captions,
-            encoder=encoder,
+            encoder=known,
             training=chosen,
             protocol=self.protocol,
             seed=self.seed,
         )
         return encoder, decoder, test, result
 
-    def ablation(self, full: Result) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    def ablation(self, full: Result | None) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         """NeuroAlign whole and without each part (Table 4), and the brain embeddings without guidance (Fig. 4b)."""
         base, arrays = self.training("neuroalign"), {}
-        whole = full if full.config["encoder"] == "neuroalign" else self.fit("neuroalign")[3]
+        whole = self.fit("neuroalign")[3] if full is None else full
         rows = [{"variant": "full", **scored(whole)}]
         for part in PARTS:
             if not getattr(base, part) or (part == "saliency" and "saliency" not in self.recording.images.data):
@@ -270,9 +277,7 @@ def saliency_note(windows: pd.DataFrame) -> list[str]:
     if {"image", "saliency"} <= set(whole.index) and whole.loc["image", "top5.low"] > whole.loc["saliency", "top5.high"]:
         shares = [float(whole.loc[target, "top5"]) for target in ("image", "saliency")]
         found = f"linear decoders find {shares[0]:.0%} of the pictures, {shares[1]:.0%} of the filtered ones among the first"
-        return [
-            f"{found} five: these recordings do not follow the filter; --without saliency aligns to the pictures as they were"
-        ]
+        return [f"{found} five: these recordings do not follow the filter, neuroalign is better off --without saliency"]
     return []
 
 

@@ -35,11 +35,11 @@ _SHARED = (  # names that never stand in one figure share a colour
     (GREEN, "linear gradcam gnet"),
     (ORANGE, "ridge rise nice"),
     (PINK, "mlp chefer class_token eegnet"),
-    (VERMILION, "nice_ga"),
+    (VERMILION, "anchored"),
     (SKY, "cnn integrated_gradients patch_token atm"),
     (YELLOW, "ridge_whitened nice_sa"),
     (INK, "ideal"),
-    (GREY, "random shuffled"),
+    (GREY, "random shuffled nice_ga"),
 )
 ENCODERS = {name: tone for tone, names in _SHARED for name in names.split()}
 
