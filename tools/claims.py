@@ -39,9 +39,13 @@ CLAIMS = ROOT / "claims"
 WORK = CLAIMS / "work"
 SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}
 RIVALS = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
+FIRST = ("ridge", "ridge_whitened", "ridge_projected", "volume")  # of the alignment, before those that take long
 TARGETS = {
     "align/volume/retrieval/brain->image/top1": "highest below ideal",
     "align/shuffled/retrieval/brain->image/top1": "at chance",
+    "align/volume/visual_only/retrieval/brain->text/top1": "below the whole brain",
+    "align/volume/image_only/retrieval/brain->text/top1": "below both modalities",
+    "align/volume/text_only/retrieval/brain->image/top1": "below both modalities",
     "attribute/bottleneck/truth_auroc": ">= .9",
     "attribute/random/truth_auroc": ".5",
     "attribute/randomised/truth_auroc": ".5",
@@ -92,16 +96,18 @@ def align_group(scale: str, encoders: tuple[str, ...] = ENCODERS) -> dict[str, f
         metrics.update(more)
         store.save_json(CLAIMS / "align.json", record(metrics, scale))
 
-    first = [n for n in ("ridge", "ridge_whitened", "ridge_projected", "volume") if n in encoders]
-    for name in dict.fromkeys([*first, *encoders]):
+    for name in [n for n in (*FIRST, *encoders) if n in encoders]:
         done(study.encoder(name))
         if name == "volume":
             store.save_json(CLAIMS / "attribute.json", record(attribution(source, recording, study), scale))
     done(study.differences(tuple(n for n in encoders if n != "volume")))
-    for label in ABLATIONS:
-        done(study.ablation(label))
-    if long:
-        done(study.curve())
+    sizes = (3000, 1000) if long else (600,)
+    for size in sizes:
+        done(study.curve((size,)))
+        if size == sizes[0]:
+            for label in ABLATIONS:
+                done(study.ablation(label, images=size))
+            done(study.differences(ABLATIONS[1:], base=f"curve/volume/{size}"))
     return metrics
 
 
@@ -109,8 +115,9 @@ def studied(scale: str) -> tuple[Source, Recording, Study]:
     """The phantom, and the study of its encoders as far as it got."""
     source, recording = opened(scale, layers=False)
     assert recording.images is not None
-    training = replace(TRAINING, checkpoint_every=20)
-    linear = replace(LINEAR, steps=3000 if scale != "small" else LINEAR.steps, evaluate_every=50)
+    long = scale != "small"
+    training = replace(TRAINING, steps=300, batch=256, patience=6, checkpoint_every=15) if long else TRAINING
+    linear = replace(LINEAR, steps=3000 if long else LINEAR.steps, evaluate_every=50)
     split = split_tables(recording.responses, recording.images, recording.texts)
     return source, recording, Study(split, WORK / f"align-{scale}", training, linear, tell=tell)
 
@@ -281,8 +288,11 @@ def merge() -> None:
 
 
 def shown(key: str) -> bool:
-    """The table shows scores and chance, not every rank statistic."""
-    return not any(part in key for part in ("nway", "median_rank", "/n", "/gallery", "chance5", "chance10", "_trial_mean"))
+    """The table shows scores and chance, not every rank statistic; of curves and ablations the first hit alone."""
+    hidden = ("nway", "median_rank", "/n", "/gallery", "chance5", "chance10", "_trial_mean", "/chosen/")
+    if key.startswith(("align/curve/", "align/volume/visual_only/", "align/volume/image_only/", "align/volume/text_only/")):
+        return key.endswith(("/top1", "/images"))
+    return not any(part in key for part in hidden)
 
 
 def main() -> None:

@@ -51,8 +51,8 @@ class Decoder:
 # Patches of 28 mm at 4 mm voxels, each with a projection of its own, and a class token that carries their sum: the
 # form that can start from a linear decoder. A Design without these two starts from scratch, in the network's own metric.
 DESIGN = Design(
-    patch=7, width=256, depth=1, heads=4, per_patch=True, class_token="sum", zero_init=True, input_dropout=0.3
-)  # fmt: skip
+    patch=7, width=256, depth=1, heads=4, per_patch=True, class_token="sum", zero_init=True, patch_dropout=0.75, input_dropout=0.3
+)
 
 
 def fit_ridge(

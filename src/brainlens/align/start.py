@@ -25,7 +25,7 @@ ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-1.0, 2.1, 0.5))
 SHRINKAGES = (3e-4, 3e-3, 3e-2, 0.3)
 TEMPERATURES = tuple(float(t) for t in 0.01 * 2.0 ** np.arange(0, 5.1, 0.5))
 FOLDS = 5
-FREE = 0.1  # size of the random features that the blocks begin with
+FREE = 1.0  # size of the random features that the blocks begin with
 DIMS = 80  # canonical variates kept for each modality: at 9,000 images the correlations beyond 64 are below .15
 KEPT = 0.995  # share of the weighted variance that the coordinates keep
 

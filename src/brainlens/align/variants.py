@@ -21,11 +21,16 @@ def fewer(split: Split, images: int, *, seed: int = 0) -> Split:
     if not 4 <= images <= len(part.ids):
         raise DataError(f"align: {images} training images are asked for; there are {len(part.ids)}, and at least 4 are needed")
     chosen = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(part.ids))[:images]))
-    rows = part.rows[chosen]
+    old = part.rows[chosen]
+    used, new = old.unique(return_inverse=True)  # -1, where a repeat is missing, sorts first
+    missing = int(used[0] == -1)
+    rows, kept = new - missing, used[missing:]
+    trials = None if part.trials is None else part.trials[kept.numpy()]
     text = None if part.text is None else part.text[chosen]
     subject = None if part.subject is None else part.subject[chosen.numpy()]
     return replace(
-        split, train=replace(part, ids=part.ids[chosen.numpy()], rows=rows, image=part.image[chosen], text=text, subject=subject)
+        split,
+        train=Part(part.ids[chosen.numpy()], part.x[kept], rows, part.image[chosen], text, subject, trials),
     )
 
 

@@ -30,7 +30,8 @@ class Design:
     linear readout of the whole brain past all blocks. per_patch: one projection a patch, (V, width) weights, in place of
     one shared projection. pre_norm: layer norm on the tokens before the first block, as in CLIP (with "sum" on the patch
     tokens only). norm: "layer" or "none" before the head. zero_init: blocks start as the identity.
-    patch_dropout: share of patch tokens left out in training; input_dropout: share of inputs set to zero, the others raised.
+    patch_dropout: share of patch tokens left out in training (of those attended to; a sum keeps all). input_dropout: share of
+    inputs set to zero in training, the others raised.
     """
 
     patch: int = 14
@@ -224,14 +225,14 @@ class VolumeEncoder(nn.Module):
 
     def assemble(self, patches: Tensor) -> Tensor:
         """Embedded patches (B, P, width) -> tokens (B, 1 + P, width), class token first."""
-        total = self.n_patches
+        total, whole = self.n_patches, patches
         if self.training and self.design.patch_dropout:
             kept = max(1, round(total * (1 - self.design.patch_dropout)))
             chosen = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :kept]
             patches = patches.gather(1, chosen[..., None].expand(-1, -1, patches.shape[2]))
         first = self.class_token.to(patches.dtype).expand(len(patches), 1, -1)
-        if self.design.class_token == "sum":  # the mean times sqrt(P): unbiased under patch dropout
-            first = first + patches.mean(1, keepdim=True) * total**0.5
+        if self.design.class_token == "sum":  # of all patches: dropout thins what is attended to, not what is summed
+            first = first + whole.mean(1, keepdim=True) * total**0.5
             return torch.cat([first, self.pre(patches)], 1)
         return self.pre(torch.cat([first, patches], 1))
 

@@ -61,9 +61,13 @@ class Study:
                 metrics |= self._scores(f"curve/{name}/{size}", name, small, known)
         return metrics
 
-    def ablation(self, label: str) -> dict[str, float]:
-        """`align/<label>/...`: the volume encoder with one thing changed (see ABLATIONS), by the same recipe."""
-        split, training = self.split, self.training
+    def ablation(self, label: str, *, images: int | None = None) -> dict[str, float]:
+        """`align/<label>/...`: the volume encoder with one thing changed (see ABLATIONS), by the same recipe.
+
+        images: on so many training images, those of the learning curve, whose `align/curve/volume/<images>/...` it stands beside.
+        """
+        split = self.split if images is None else fewer(self.split, images, seed=self.seed)
+        training = self.training
         if label == "shuffled":
             split = unpaired(split, seed=self.seed + 1)
         elif label in ("volume/image_only", "volume/text_only"):
@@ -73,28 +77,19 @@ class Study:
             split = within(split, sorted(regions))
         else:
             raise DataError(f"ablation {label!r} is not one of {', '.join(ABLATIONS)}")
-        return self._scores(label, "volume", split, {}, training)
+        size = {f"align/{label}/images": float(len(split.train.ids))}
+        return size | self._scores(label, "volume", split, {}, training)
 
-    def differences(self, names: tuple[str, ...]) -> dict[str, float]:
-        """`align/volume-<name>/...`: top-1 of the volume encoder less that of another, paired over the test stimuli."""
+    def differences(self, names: tuple[str, ...], *, base: str = "volume") -> dict[str, float]:
+        """`align/<base>-<name>/...`: top-1 of one fit less that of another, paired over the test stimuli."""
         metrics: dict[str, float] = {}
-        ours = store.read_json(self._file("volume"))["hits"]
+        ours = store.read_json(self._file(base))["hits"]
         for name in names:
             for direction, theirs in store.read_json(self._file(name))["hits"].items():
                 difference, low, high, p = paired_bootstrap(np.array(ours[direction]), np.array(theirs), seed=self.seed)
-                key = f"align/volume-{name}/retrieval/{direction}/top1"
+                key = f"align/{base}-{name}/retrieval/{direction}/top1"
                 metrics |= {key: difference, f"{key}.low": low, f"{key}.high": high, f"{key}.p": p}
         return metrics
-
-    def rows(self, names: tuple[str, ...]) -> list[dict[str, float | str]]:
-        """One row an encoder for the comparison table of a report."""
-        rows = []
-        for name in names:
-            kept = store.read_json(self._file(name))
-            prefix = f"align/{name}/"
-            scores = {k.removeprefix(prefix): v for k, v in kept["metrics"].items() if k.startswith(prefix)}
-            rows.append({"encoder": name, **scores})
-        return rows
 
     def _file(self, label: str) -> Path:
         return self.folder / f"{label.replace('/', '+')}.json"
