@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from brainlens.attribute import attribute, group, randomisation, sensitivity_table
 from brainlens.attribute.brain import brain_maps, cost
-from brainlens.attribute.sanity import grid
+from brainlens.attribute.sanity import _rank_correlation, grid
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.metrics.attribution import sign_flip_p
 from brainlens.types import DataError, Result, Volume
@@ -89,6 +90,15 @@ def test_permuted_weights_destroy_a_map_and_are_put_back():
     assert abs(rows["truth_auroc"].iloc[-1] - 0.5) < 0.2
     assert rows["correlation"].iloc[-1] < 0.5
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+def test_zeros_that_two_maps_share_are_no_agreement():
+    rng = np.random.default_rng(0)
+    a, b = np.zeros((2, 1000))
+    a[:40], b[:40] = rng.permutation(40) + 1.0, rng.permutation(40) + 1.0
+    assert _rank_correlation(a, a) == pytest.approx(1)
+    assert abs(_rank_correlation(a, b)) < 0.5 < spearmanr(a, b).statistic
+    assert np.isnan(_rank_correlation(np.zeros(5), np.zeros(5)))
 
 
 def test_noisy_copies_bring_gradients_to_the_cost_of_the_bottleneck():

@@ -101,8 +101,8 @@ def randomisation(
     """Maps while the weights are permuted module by module from the last to the first (Adebayo et al. 2018).
 
     Rows `module` (permuted last, all behind it too; "none" first), `correlation`: Spearman of a trial's map with that of the
-    whole model, mean over trials; `truth_auroc` of the mean map with `.low`, `.high` where `right` (unit,) is given. A
-    map that survives explains the input and not the model.
+    whole model, over units where either is not 0, mean over trials; `truth_auroc` of the mean map with `.low`, `.high` where
+    `right` (unit,) is given. A map that survives explains the input and not the model.
     """
     with frozen(model):
         whole = brain_maps(model, x, aims, method=method, layer=layer, options=options).cpu().numpy()
@@ -114,12 +114,16 @@ def randomisation(
 
 
 def _agreement(name: str, whole: np.ndarray, maps: np.ndarray, right: np.ndarray | None) -> dict[str, float | str]:
-    flat = [spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else np.nan for a, b in zip(whole, maps, strict=True)]
-    row: dict[str, float | str] = {
-        "module": name,
-        "correlation": float(np.nanmean(flat)) if np.isfinite(flat).any() else float("nan"),
-    }
+    found = [r for r in map(_rank_correlation, whole, maps) if np.isfinite(r)]
+    row: dict[str, float | str] = {"module": name, "correlation": float(np.mean(found)) if found else float("nan")}
     if right is not None:
         names = ("truth_auroc", "truth_auroc.low", "truth_auroc.high")
         row |= dict(zip(names, auroc_interval(maps.mean(0), right), strict=True))
     return row
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman over units where either map is not 0: zeros that both share, of voxels that are not read, would agree alone."""
+    there = (a != 0) | (b != 0)
+    a, b = a[there], b[there]
+    return float(spearmanr(a, b).statistic) if len(a) > 1 and np.ptp(a) and np.ptp(b) else float("nan")
