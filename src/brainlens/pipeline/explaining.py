@@ -15,11 +15,12 @@ from torch import Tensor
 
 from brainlens import store
 from brainlens.align import Decoder, Split, split_tables
+from brainlens.align.stored import volume_encoder
 from brainlens.attribute import METHODS, Aim, Options, attribute, attribute_stimuli, group, sensitivity_table
 from brainlens.backbones import clip as clips
 from brainlens.metrics.attribution import pointing_game
 from brainlens.metrics.statistics import bootstrap_mean
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.phantom.scenes import object_words, scene_masks
 from brainlens.pipeline.attribution import explained, goals
 from brainlens.pipeline.runs import keep
@@ -140,11 +141,7 @@ def reopen(run: str | Path, *, device: str, tell: Tell) -> Aligned:
     split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]))
     if not isinstance(split.space, Volume):
         raise DataError(f"{run}: its responses are not in a volume")
-    weights = store.load_weights(run, "volume")
-    design = replace(Design(**aligned.config["design"]), embed_dim=len(weights["head.weight"]))
-    model = VolumeEncoder(split.space.mask, design)
-    model.load_state_dict(weights)
-    model.to(device).eval()
+    model = volume_encoder(run, responses).to(device)
 
     def embed(x: Tensor) -> tuple[Tensor, Tensor]:
         z = torch.cat([model(rows.to(device)) for rows in x.split(128)])
