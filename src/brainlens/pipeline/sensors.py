@@ -160,7 +160,8 @@ def run_align_sensors(
     )
     folder = keep(kept, runs, source, arrays=arrays | pictures)
     save_decoder(decoder, folder)
-    return folder, table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
+    rivals = [row for each in rows[:-1] for row in _beside(each)]
+    return folder, rivals + table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,17 @@ def saliency_note(windows: pd.DataFrame) -> list[str]:
         found = f"linear decoders find {shares[0]:.0%} of the pictures, {shares[1]:.0%} of the filtered ones among the first"
         return [f"{found} five: these recordings do not follow the filter, neuroalign is better off --without saliency"]
     return []
+
+
+def _beside(row: dict[str, Any]) -> Rows:
+    """Top-1 and top-5 of a rival as rows of the command's table."""
+    out: Rows = []
+    for k in (1, 5):
+        value, low, high = (float(row[f"retrieval/brain->image/top{k}{side}"]) for side in ("", ".low", ".high"))
+        out.append(
+            {"metric": f"{row['encoder']}: brain->image/top{k}", "value": value, "95 % interval": f"{low:.3g} to {high:.3g}"}
+        )
+    return out
 
 
 def retrieved(result: Result) -> dict[str, float]:
