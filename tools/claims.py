@@ -193,6 +193,7 @@ def images92_group(scale: str) -> dict[str, float]:
     """Layers of the real MobileNetV2 against human IT dissimilarities."""
     from brainlens.backbones import vision
     from brainlens.datasets import images92
+    from brainlens.encode.patterns import encode_patterns
     from brainlens.metrics import similarity
     from brainlens.types import Features
 
@@ -204,9 +205,13 @@ def images92_group(scale: str) -> dict[str, float]:
     network = vision.extract(vision.load(folder / "mobilenet_v2_1.0_224"), stimuli, dtype=np.float32)
     result = similarity.rsa(network, rdms)
     keep(result, WORK / "runs", Source("images92", folder / "images92", str(folder / "mobilenet_v2_1.0_224")))
+    responses, _ = images92.load(folder / "images92")
+    fitted = encode_patterns(responses, network, rdms=rdms)
+    keep(fitted, WORK / "runs", Source("images92", folder / "images92", str(folder / "mobilenet_v2_1.0_224")))
     small = np.stack([thumbnail(image) for image in stimuli.images])
     pixels = similarity.rsa(Features({"pixels": small}, stimuli.ids, "RGB 32 x 32"), rdms)
     metrics = {f"images92/{k}": v for k, v in result.metrics.items()}
+    metrics |= {k.replace("encoding/", "images92/encode/"): v for k, v in fitted.metrics.items()}
     return metrics | {
         k.replace("rsa/best_layer", "images92/rsa/pixels"): v for k, v in pixels.metrics.items() if "best_layer" in k
     }

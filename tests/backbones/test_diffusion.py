@@ -175,3 +175,55 @@ def test_bad_input_is_one_clear_line(model: D.Diffusion, folder: Path, tmp_path:
         with pytest.raises(DataError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_the_features_command_reads_layers_at_a_step_and_steps_at_a_layer(folder: Path, tmp_path: Path) -> None:
+    from brainlens.pipeline import Source, run_features
+
+    source, silent = Source(model=str(folder), n_train=2, n_test=1), lambda text, share=None: None
+    layers = run_features(source, tmp_path / "a", layers=["encoder.1", "mid"], steps=D.Steps((2,), 10), tell=silent)
+    assert layers == {
+        "encoder.1": {"global": "(3, 8)", "spatial": "(3, 64, 8)", "grid": "8 x 8"},
+        "mid": {"global": "(3, 16)", "spatial": "(3, 16, 16)", "grid": "4 x 4"},
+    }
+    steps = run_features(
+        source, tmp_path / "b", layers=["decoder.2"], steps=D.Steps((1, 4), 10), pool_grid=(4, 4), tell=silent
+    )  # fmt: skip
+    assert {name: found["spatial"] for name, found in steps.items()} == {
+        "decoder.2@1": "(3, 16, 16)",
+        "decoder.2@4": "(3, 16, 16)",
+    }
+    with pytest.raises(DataError, match="no layer"):
+        run_features(source, tmp_path / "c", layers=["vision.1"], tell=silent)
+    with pytest.raises(DataError, match="has no time steps"):
+        run_features(Source(model=None, n_train=2, n_test=1), tmp_path / "d", steps=D.Steps((1,), 10), tell=silent)
+
+
+def test_encode_reads_a_diffusion_network_by_layer_and_by_step(folder: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    from brainlens.encode import Design, Training
+    from brainlens.pipeline import Asked, Source
+    from brainlens.pipeline import encode as run
+    from brainlens.pipeline.source import Recording
+    from brainlens.types import Responses
+
+    many = stimuli(40)
+    split = np.where(np.arange(40) < 24, "train", np.where(np.arange(40) < 30, "validation", "test"))
+    rng = np.random.default_rng(0)
+    units = pd.DataFrame({"x": np.arange(6.0), "y": 0.0, "z": 0.0, "roi": ["V1"] * 3 + ["EBA"] * 3})
+    responses = Responses(
+        rng.normal(size=(40, 6)).astype(np.float32), pd.DataFrame({"stimulus": many.ids, "split": split}), units
+    )
+    short = Training(steps=4, epoch=2, batch=8, decay_steps=2)
+    design = Design(width=4, resamples=20, clusters=2, layers=("decoder.2",))
+    asked = Asked("factortopy", design, short, steps=D.Steps((1, 4), 10))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "open_recording", lambda *a, **k: Recording(responses, many))
+        place, _ = run.run_encode(Source(model=str(folder)), tmp_path, asked, tell=lambda text, share=None: None)
+    from brainlens import store
+
+    result = store.load_result(place)
+    assert result.config["layers"] == ["decoder.2@1", "decoder.2@4"]
+    assert result.arrays["layer_weights"].shape == (6, 2)
+    assert not list((tmp_path / "unfinished").iterdir())

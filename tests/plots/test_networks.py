@@ -83,6 +83,9 @@ def test_places_run_from_blue_left_to_orange_right_and_from_light_to_dark():
     assert right[0] > right[2]
     assert up.mean() > down.mean() + 0.3
     assert np.ptp(up) < 0.02  # the middle has no hue
+    square = selected.place_colour(np.linspace(-1, 1, 5)[None, :], np.linspace(-1, 1, 4)[:, None])
+    assert square.shape == (4, 5, 3)
+    np.testing.assert_allclose(square[0, 0], selected.place_colour(np.array([-1.0]), np.array([-1.0]))[0])
 
 
 def test_labels_have_colours_that_differ():

@@ -20,6 +20,7 @@ from brainlens import store
 from brainlens.encode.categories import decode, haxby2001_encode
 from brainlens.encode.compare import compare, scores_by_size
 from brainlens.encode.linear import ALPHAS, fit_ridge
+from brainlens.encode.readings import channel_maps, cluster_table
 from brainlens.encode.refit import refit_readout
 from brainlens.encode.scoring import score_part
 from brainlens.encode.tables import LayerTokens, Tables, tables, usable_layers
@@ -99,6 +100,7 @@ def encode(
         layers = list(chosen.layers) if chosen.layers is not None else features.layer
         guess, arrays = fit_ridge(data, features, layers, alphas=chosen.alphas, pool=chosen.pool, seed=seed, device=device)
         log: list[dict[str, float]] = []
+        shown: dict[str, np.ndarray] = {}
     else:
         layers = usable_layers(features, list(chosen.layers) if chosen.layers is not None else None)
         tokens = LayerTokens(features, layers, data.train.rows, device)
@@ -109,13 +111,16 @@ def encode(
             refit_readout(model, [data.train, data.validation], tokens)
         guess = predict(model, data.test, tokens)
         arrays = selections(model, clusters=chosen.clusters, seed=seed) if isinstance(model, FactorTopy) else {}
+        shown = channel_maps(model, data, tokens) if isinstance(model, FactorTopy) else {}
     metrics, more, regions = score_part(guess, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
     config = {"method": method, "layers": layers, "model": features.model, "seed": seed, "device": device}
     config |= {"design": asdict(chosen), "training": None if method == "ridge" else asdict(recipe)}
     config |= {"hierarchy": list(selectors.HIERARCHY), "ceiling_defined": data.ceiling_defined}
     provenance = store.provenance(seed, device, [store.fingerprint(responses), store.fingerprint(features)], started)
     named = {"regions": regions} | ({"training": pd.DataFrame(log)} if log else {})
-    return Result("encode", metrics, more | arrays, data.units, named, config, provenance, data.space)
+    if "cluster" in arrays:
+        named["clusters"] = cluster_table(more | arrays, data.units)
+    return Result("encode", metrics, more | arrays | shown, data.units, named, config, provenance, data.space)
 
 
 def build(method: str, data: Tables, tokens: LayerTokens, design: Design, seed: int) -> FactorTopy | Reader:
@@ -151,6 +156,8 @@ def selections(model: FactorTopy, *, clusters: int = 20, seed: int = 0) -> dict[
         space, omega, alpha = model.select()
     weights = omega.cpu().numpy()
     readout = model.readout.detach().cpu().numpy()
+    size = np.linalg.norm(readout, axis=1, keepdims=True)
+    unit = readout / np.where(size > 0, size, 1)  # a closing ridge leaves sizes so different that large voxels stand alone
     return {
         "layer_weights": weights,
         "layer": weights.argmax(axis=1).astype(np.float32),
@@ -158,7 +165,7 @@ def selections(model: FactorTopy, *, clusters: int = 20, seed: int = 0) -> dict[
         "space": space.mean(1).cpu().numpy(),
         "scale": alpha.cpu().numpy(),
         "channel_weights": readout,
-        "cluster": selectors.channel_clusters(readout, clusters=min(clusters, len(readout)), seed=seed).astype(np.float32),
+        "cluster": selectors.channel_clusters(unit, clusters=min(clusters, len(readout)), seed=seed).astype(np.float32),
     }
 
 

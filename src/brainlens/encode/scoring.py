@@ -28,8 +28,9 @@ def score_part(
     """(metrics, arrays per unit, table of regions) of predictions (image, unit) for the test part.
 
     metrics `encoding/...`: r2_mean, r_mean, r2_of_ceiling with .low and .high (bootstrap over test images), ceiling_mean,
-    r2_max, r2_share_positive, share_significant (r > 0 at q = .05), the numbers of units and images, and, where the arrays
-    hold layer weights and the units the regions, hierarchy_slope, _b0, _b1 and .p. resamples=0 leaves intervals out.
+    r2_max, r2_share_positive, share_significant (r > 0 at q = .05, t test), units_significant (R2 > 0, the same q, bootstrap),
+    the numbers of units and images, and, where the arrays hold layer weights and the units the regions, hierarchy_slope, _b0,
+    _b1 and .p. resamples=0 leaves intervals out.
     """
     truth, units = data.test.y, data.scored(least)
     value, r = r2(guess, truth), pearson(guess, truth)
@@ -43,7 +44,8 @@ def score_part(
     more["r2_of_ceiling"] = share
     if resamples:
         scored = bootstrap_score(guess, truth, units=units, resamples=resamples, seed=seed)
-        more |= {"r2_low": scored.low, "r2_high": scored.high}
+        more |= {"r2_low": scored.low, "r2_high": scored.high, "p": scored.p, "q": fdr(scored.p)}
+        metrics["encoding/units_significant"] = float((more["q"] < SIGNIFICANT).sum())
         _interval(metrics, "encoding/r2_mean", scored.mean_low, scored.mean_high)
         correlated = bootstrap_score(guess[:, units], truth[:, units], score="pearson", resamples=resamples, seed=seed)
         _interval(metrics, "encoding/r_mean", correlated.mean_low, correlated.mean_high)

@@ -68,7 +68,9 @@ def tables(responses: Responses, features: Features, *, seed: int = 0) -> Tables
         raise DataError(
             f"encode takes one subject at a time, got {trials['subject'].nunique()}; use responses.where(subject=...)"
         )
+    before = _region_names(responses.units)
     responses, counts = responses.clean()
+    counts["regions_left_out"] = len(before - _region_names(responses.units))
     part = _parts(trials, seed)
     ceiling = noise_ceiling(responses.data, as_ids(trials["stimulus"]))
     made = {name: _part(responses, part == name, features) for name in ("train", "validation", "test")}
@@ -89,6 +91,10 @@ def tables(responses: Responses, features: Features, *, seed: int = 0) -> Tables
         top,
         ceiling.defined,
     )
+
+
+def _region_names(units: pd.DataFrame) -> set[str]:
+    return set(units["roi"].astype(str)) if "roi" in units.columns else set()
 
 
 def usable_layers(features: Features, wanted: list[str] | None) -> list[str]:

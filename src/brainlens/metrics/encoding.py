@@ -32,13 +32,16 @@ class NoiseCeiling:
 class Scored:
     """A score per unit with its interval over test images, and of its mean over the chosen units.
 
-    value, low, high (unit,); mean, mean_low, mean_high; constant: units without variance, whose score is NaN;
+    value, low, high (unit,); p (unit,): one-sided bootstrap p of a score above 0, (1 + resamples at or below 0) /
+    (1 + resamples),
+    NaN where the score is; mean, mean_low, mean_high; constant: units without variance, whose score is NaN;
     drawn (resample,) the resampled means, for paired comparisons of models on the same resamples.
     """
 
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    p: np.ndarray
     mean: float
     mean_low: float
     mean_high: float
@@ -155,7 +158,7 @@ def bootstrap_score(
         raise DataError(f"units must be a bool mask or finite factors of {n_units} units, got shape {factor.shape}")
     chosen = factor != 0
     plain = r2 if score == "r2" else pearson
-    value, low, high = np.empty(n_units), np.full(n_units, np.nan), np.full(n_units, np.nan)
+    value, low, high, p = (np.full(n_units, np.nan) for _ in range(4))
     counts = bootstrap_counts(n, resamples, seed).astype(np.float32)
     total, used = np.zeros(resamples), 0
     for start in range(0, n_units, _BLOCK):
@@ -166,16 +169,17 @@ def bootstrap_score(
             continue
         drawn = _resampled(prediction[:, fine], truth[:, fine], counts, score)
         low[fine], high[fine] = interval(drawn, level)
+        p[fine] = (1 + (~(drawn > 0)).sum(axis=0)) / (1 + resamples)  # a resample without variance speaks for nothing
         total += drawn.astype(np.float64) @ factor[fine]
         used += int(chosen[fine].sum())
     constant = int((~np.isfinite(value)).sum())
     if not used:
-        return Scored(value, low, high, np.nan, np.nan, np.nan, constant, np.full(resamples, np.nan))
+        return Scored(value, low, high, p, np.nan, np.nan, np.nan, constant, np.full(resamples, np.nan))
     means = total / used
     mean_low, mean_high = interval(means, level)
     fine = chosen & np.isfinite(value)
     mean = float((value[fine] * factor[fine]).mean())
-    return Scored(value, low, high, mean, float(mean_low), float(mean_high), constant, means)
+    return Scored(value, low, high, p, mean, float(mean_low), float(mean_high), constant, means)
 
 
 def _resampled(prediction: np.ndarray, truth: np.ndarray, counts: np.ndarray, score: str) -> np.ndarray:

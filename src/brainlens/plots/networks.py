@@ -99,12 +99,12 @@ def one_layer(result: Result) -> Figure:
     _points(axes[0, 0], table, "single_layer_r2")
     axes[0, 0].axhline(0, label="chance", **style.CHANCE)
     axes[0, 0].legend(fontsize=8.5, frameon=False)
-    style.label(axes[0, 0], y="R² of one layer alone\n(cross-validated)")
+    style.label(axes[0, 0], y="R², one layer alone")
     axes[1, 0].bar(range(len(names)), table["selector_weight"].to_numpy(dtype=float), color=style.VERMILION, width=0.7)
     axes[1, 0].axhline(1 / len(names), color=style.INK, ls=":", lw=1.2, label="uniform")
     axes[1, 0].legend(fontsize=8.5, frameon=False)
     layers.ticks(axes[1, 0], names)
-    style.label(axes[1, 0], x="layer", y="mean selector weight")
+    style.label(axes[1, 0], x="layer", y="selector weight")
     m = result.metrics
     r, low, high = (m.get(f"encoding/one_layer/layer_correlation{e}", np.nan) for e in ("", ".low", ".high"))
     said = "" if np.isnan(r) else f": rank correlation over units {r:.2f} [{low:.2f}, {high:.2f}]"

@@ -82,10 +82,10 @@ def label_colours(count: int) -> np.ndarray:
 
 def place_colour(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Colours (..., 3) of places in [-1, 1]: blue to the left, orange to the right, light above, dark below."""
-    lightness = 0.62 - 0.27 * np.clip(y, -1, 1)
-    chroma = 0.16 * np.abs(np.clip(x, -1, 1))
-    angle = np.deg2rad(np.where(np.asarray(x) < 0, 255.0, 60.0))
-    return style.oklch(lightness, chroma, angle)
+    across, down = (np.clip(v, -1, 1) for v in np.broadcast_arrays(x, y))
+    lightness, chroma = 0.62 - 0.27 * down, 0.16 * np.abs(across)
+    angle = np.deg2rad(np.where(across < 0, 255.0, 60.0))
+    return style.oklch(lightness.ravel(), chroma.ravel(), angle.ravel()).reshape(*across.shape, 3)
 
 
 def _place_colours(result: Result, space: str, scale: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -101,6 +101,9 @@ def _place_colours(result: Result, space: str, scale: str) -> tuple[np.ndarray, 
 
 def _place_legend(figure: Figure, axes: np.ndarray) -> None:
     """The picture as a square in the colours of the map."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, 0, 1, 0.965))  # type: ignore[call-arg]  # the square bar pushes the panels into the title
     bar = figure.colorbar(
         matplotlib.cm.ScalarMappable(), ax=list(axes.ravel()), location="bottom", shrink=0.13, aspect=1.0, pad=0.03
     )
