@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import compare
+from harness import compare, memory_mb
 
 VOXELS, BATCH, LAYERS, CHANNELS, WIDTH = 37_984, 8, 12, 768, 128
 
@@ -123,6 +123,12 @@ def linear(device: str) -> None:
         print(f"{voxels:10d}{batch:10d}{seconds:12.4f}{seconds / voxels * 1e6:14.2f}")
 
 
+def vertices(device: str, voxels: int = 327_684) -> None:
+    """Whole steps of all vertices of fsaverage, with the optimiser's state, and the highest memory of the whole process."""
+    seconds = time_step(device, voxels, repeats=2)
+    print(f"{voxels} vertices, batch {BATCH}: {seconds:.2f} s a step, peak {memory_mb('VmHWM') / 1024:.1f} GB")
+
+
 def whole_fit(device: str) -> str | float:
     """Seconds of a fit on 3,000 images, 40,000 steps of 8 (the paper: 30 minutes on an RTX 4090); measured on CUDA only."""
     if not device.startswith("cuda"):
@@ -131,10 +137,15 @@ def whole_fit(device: str) -> str | float:
 
 
 if __name__ == "__main__":
-    if "--linear" in sys.argv:
+    if "--linear" in sys.argv or "--vertices" in sys.argv:
         parser = argparse.ArgumentParser()
         parser.add_argument("--device", default="cpu")
-        parser.add_argument("--linear", action="store_true")
-        linear(parser.parse_args().device)
+        parser.add_argument("--linear", action="store_true", help=linear.__doc__)
+        parser.add_argument("--vertices", action="store_true", help=vertices.__doc__)
+        chosen = parser.parse_args()
+        if chosen.linear:
+            linear(chosen.device)
+        if chosen.vertices:
+            vertices(chosen.device)
     else:
         compare("factortopy", ours, peer, peer_name="the paper's listing", whole_fit_s=whole_fit)

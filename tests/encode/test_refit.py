@@ -97,7 +97,7 @@ def test_pooled_ridge_equals_scikit_learn_and_leaves_units_without_a_layer_at_th
     layer = np.array([0, 1, -1] * 4)
     pool = rng.dirichlet(np.ones(65), VOXELS)
     parts = [data.train, data.validation]
-    guess = pooled_ridge(parts, data.test, tokens, layer, pool, block=3)
+    guess = pooled_ridge(parts, data.test, tokens, layer=layer, pool=pool, block=3)
     y = np.concatenate([p.y for p in parts])
     for i in range(VOXELS):
         if layer[i] < 0:

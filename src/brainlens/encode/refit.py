@@ -98,7 +98,7 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def pooled_ridge(
-    parts: Sequence[Part], test: Part, tokens: LayerTokens, layer: np.ndarray, pool: np.ndarray, *, block: int = 256
+    parts: Sequence[Part], test: Part, tokens: LayerTokens, *, layer: np.ndarray, pool: np.ndarray, block: int = 256
 ) -> np.ndarray:
     """Predictions (image, unit) for `test` of a ridge of every unit on one layer's tokens, pooled by weights of its own.
 

@@ -75,7 +75,9 @@ def encode_claims(
             if method == "oracle":
                 found = oracle(responses, recording.layers, chosen)
             else:
-                found = fitted(method, responses, recording.layers, source, runs, chosen, device, tell)
+                found = fitted(
+                    method, responses, recording.layers, source=source, runs=runs, plan=chosen, device=device, tell=tell
+                )  # fmt: skip
             if done is not None:
                 done(method, found)
         metrics |= found
@@ -83,7 +85,7 @@ def encode_claims(
 
 
 def fitted(
-    method: str, responses: Responses, layers: Features, source: Source, runs: Path, plan: Plan, device: str, tell: Tell
+    method: str, responses: Responses, layers: Features, *, source: Source, runs: Path, plan: Plan, device: str, tell: Tell
 ) -> dict[str, float]:
     """The metrics of one method under the names of the claim table; its result is kept in a run folder."""
     shuffled = method == "shuffled"
@@ -124,7 +126,7 @@ def oracle(responses: Responses, layers: Features, plan: Plan) -> dict[str, floa
     data = tables(responses, layers, seed=plan.seed)
     tokens = LayerTokens(layers, used, data.train.rows)
     number, pool = true_selectors(data, layers, used)
-    guess = pooled_ridge([data.train, data.validation], data.test, tokens, number, pool)
+    guess = pooled_ridge([data.train, data.validation], data.test, tokens, layer=number, pool=pool)
     design = plan.design
     metrics, more, _ = score_part(guess, data, {}, least=design.least_ncsnr, resamples=design.resamples, seed=plan.seed)
     return named(Result("encode", metrics, more, data.units, {}, {}, {}), "oracle")
