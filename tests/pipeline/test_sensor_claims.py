@@ -44,7 +44,7 @@ def test_every_fit_is_kept_and_a_second_run_only_reads(tables: Tables, tmp_path:
     again = run_fits(STUDY, tables, tmp_path, quiet)
     assert [fit["ranks"] for fit in again] == [fit["ranks"] for fit in fits]
     subject = subject_recording(tables, STUDY, 1, tmp_path)
-    found = sensor_truth.topography(subject, tables, STUDY, tmp_path, 1)
+    found = sensor_truth.topography(subject, tables, STUDY, tmp_path, ("neuroalign", 1))
     assert -1 <= found["eeg/topography_correlation"] <= 1
     assert sensor_truth.signal_facts(subject)["eeg/amplitude_uv"] == pytest.approx(6.0, rel=1e-3)
     onset = sensor_truth.time_claims(subject, tables)

@@ -112,10 +112,10 @@ def _elu(z: Tensor, out: Tensor) -> None:
 
 
 def _outer(cut: Tensor, back: Tensor) -> Tensor:
-    """sum_i cut_i' back_i in double; on a GPU, where a piece is a whole batch, trial by trial."""
-    if cut.is_cuda:
-        return (cut.transpose(1, 2) @ back).double().sum(0)
-    return product(cut.flatten(0, 1).t(), back.flatten(0, 1)).double()
+    """sum_i cut_i' back_i, trial by trial and added in double; in bfloat16 all at once, whose rounding is larger anyway."""
+    if cut.dtype == torch.bfloat16:
+        return product(cut.flatten(0, 1).t(), back.flatten(0, 1)).double()
+    return (cut.transpose(1, 2) @ back).double().sum(0)
 
 
 class _Buffers:

@@ -31,6 +31,7 @@ from brainlens.types import Features, Responses, Stimuli, positions
 
 METHODS = ("neuroalign", "nice", "ridge", "anchored", "no_saliency", "linear", "no_guidance", "no_adjustment", "shuffled")
 ENCODERS = {"nice": "nice", "linear": "linear"}  # every other method is a NeuroAlign
+KEPT = ("anchored", "neuroalign")  # decoders whose channel contributions are compared with the truth
 TEST_ROWS = 16  # means of 5 repetitions
 
 
@@ -187,8 +188,8 @@ def run_fits(study: SensorStudy, tables: Tables, folder: Path, tell: Tell) -> li
         responses = pool[1] if kind == "across" and pool is not None else people[subject].responses
         protocol = Protocol(kind=kind, subject=str(subject))
         decoder, found = fit_once(responses, tables, method, study=study, protocol=protocol, seed=seed, tell=tell)
-        if decoder is not None and (kind, method, seed) == ("within", "neuroalign", study.seeds[0]):
-            store.save_weights(folder, f"decoder-{subject}", _weights(decoder))
+        if decoder is not None and method in KEPT and (kind, seed) == ("within", study.seeds[0]):
+            store.save_weights(folder, f"decoder-{method}-{subject}", _weights(decoder))
         store.save_json(file, found)
         fits.append(found)
         tell(f"{kind} {subject} {method} seed {seed}: top-1 {found['top1']:.3f}, {found['seconds']:.0f} s", None)
@@ -311,5 +312,14 @@ def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool =
         subject = subject_recording(tables, study, number, folder)
         tell("onsets and topography", None)
         metrics |= sensor_truth.signal_facts(subject) | sensor_truth.time_claims(subject, tables)
-        metrics |= sensor_truth.topography(subject, tables, study, folder, number)
+        for method in KEPT:
+            found = []
+            for number in study.subjects:
+                if f"decoder-{method}-{number}" in store.manifest(folder):
+                    subject = subject_recording(tables, study, number, folder)
+                    found.append(sensor_truth.topography(subject, tables, study, folder, (method, number)))
+            end = "" if method == "anchored" else f".{method}"
+            for key in found[0] if found else ():
+                metrics[key + end] = float(np.mean([each[key] for each in found]))
+            metrics[f"eeg/topography_subjects{end}"] = float(len(found))
     return metrics

@@ -45,13 +45,14 @@ def time_claims(subject: Subject, tables: Tables, *, images: int = 4000, step: f
     return found
 
 
-def topography(subject: Subject, tables: Tables, study: SensorStudy, folder: Path, number: int) -> dict[str, float]:
+def topography(subject: Subject, tables: Tables, study: SensorStudy, folder: Path, which: tuple[str, int]) -> dict[str, float]:
     """Correlation of channel contributions with the true topography, and the share of the posterior channels.
 
+    which: method and subject number. NaN where no channel contributes to the right answers, as at chance.
     Raises DataError where the subject's decoder was not kept.
     """
-    decoder = kept_decoder(subject, tables, study, folder, number)
-    encoder, training = training_of("neuroalign", study)
+    decoder = kept_decoder(subject, tables, study, folder, which)
+    encoder, training = training_of(which[0], study)
     test = subject.responses.where(split="test").average()
     ids = test.trials["stimulus"].to_numpy(dtype=str)
     gallery = torch.as_tensor(gallery_of(decoder, tables, ids, encoder, training))
@@ -73,16 +74,17 @@ def topography(subject: Subject, tables: Tables, study: SensorStudy, folder: Pat
         def score(rows: slice, embed=embed):  # type: ignore[no-untyped-def]
             return similarity_score(embed, gallery[rows], against=gallery)
 
-        share = channel_share(contributions(score, np.asarray(data, np.float32)))
+        mean = contributions(score, np.asarray(data, np.float32))
+        share = channel_share(mean) if (mean.sum(axis=1) > 0).any() else np.full(len(back), np.nan)
         found[f"eeg/topography_correlation{name}"] = float(np.corrcoef(share, target)[0, 1])
         found[f"eeg/topography_posterior_share{name}"] = float(share[back].sum())
     return found
 
 
-def kept_decoder(subject: Subject, tables: Tables, study: SensorStudy, folder: Path, number: int) -> SensorDecoder:
+def kept_decoder(subject: Subject, tables: Tables, study: SensorStudy, folder: Path, which: tuple[str, int]) -> SensorDecoder:
     """A subject's own NeuroAlign decoder of the first seed, in evaluation mode; it takes recordings that are not box-filtered."""
-    kept = store.load_weights(folder, f"decoder-{number}")
-    encoder, training = training_of("neuroalign", study)
+    kept = store.load_weights(folder, f"decoder-{which[0]}-{which[1]}")
+    encoder, training = training_of(which[0], study)
     width = tables.network["saliency"].shape[1]
     text = torch.zeros(1, tables.texts["text"].shape[1])
     scale = (kept["scale.0"], kept["scale.1"])
