@@ -58,23 +58,19 @@ def load(
     n_test: int = 200,
     subjects: Sequence[int] = (1,),
     repeats: tuple[int, int] = (4, 80),
-    rows: tuple[int, int] | None = None,
     amplitude: float = STRONG,
     whiten: bool = True,
     seed: int = 0,
 ) -> tuple[Responses, Stimuli]:
     """Simulated EEG (trial, 63 channels, 250 samples) float16 and the images seen.
 
-    repeats: of a training and of a test image; rows: in how many rows they stand, by default one mean of each training image,
-    and single trials in test.
+    repeats: of a training and of a test image; a training image is one row, the mean, test images stand as single trials.
     whiten: divide by the noise of training trials, as released recordings are (MVNN); otherwise the values are uV.
     amplitude: of the signal in uV; `phantom.eeg.AMPLITUDE` is the one calibrated on 16,540 images, the default is for few.
-    Raises DataError for a folder that lacks the embeddings, and repetitions that do not divide into rows.
+    Raises DataError for a folder that lacks the embeddings.
     """
     seen = shown(folder, n_train=n_train, n_test=n_test, seed=seed)
-    return record(
-        seen, subjects=subjects, repeats=repeats, rows=rows, amplitude=amplitude, whiten=whiten, seed=seed
-    ), seen.stimuli
+    return record(seen, subjects=subjects, repeats=repeats, amplitude=amplitude, whiten=whiten, seed=seed), seen.stimuli
 
 
 def record(
@@ -87,7 +83,7 @@ def record(
     whiten: bool = True,
     seed: int = 0,
 ) -> Responses:
-    """The recordings of `load` for images whose embeddings are there already."""
+    """The recordings of `load` for images whose embeddings are there already; rows: in how many means the repeats stand."""
     if not len(subjects):
         raise DataError("phantom EEG: no subject is named; give subjects=(1,)")
     parts = []
