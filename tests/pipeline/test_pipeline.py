@@ -316,7 +316,7 @@ def test_the_table_of_the_demo_holds_what_was_measured_and_nothing_else():
     assert demo.short_table(metrics) == [
         {"what": "brain->image, volume transformer", "value": "0.500 (0.400 to 0.600)", "top 5": "0.750"},
         {"what": "chance, 200 images", "value": "0.005", "top 5": "0.025"},
-        {"what": "voxels that carry information, AUROC, bottleneck", "value": "0.812 (0.750 to 0.875)", "top 5": ""},
+        {"what": "informative voxels found, AUROC, bottleneck", "value": "0.812 (0.750 to 0.875)", "top 5": ""},
         {"what": "encode/ridge/r2_mean", "value": "0.250", "top 5": ""},
     ]
     assert demo.short_table({}) == []

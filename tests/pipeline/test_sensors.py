@@ -184,7 +184,7 @@ def test_a_real_recording_has_a_p3_over_the_parietal_lobe(test_data: Path, tmp_p
 @pytest.mark.parametrize("gallery", ["image", "concept"])
 def test_real_embeddings_give_a_200_way_run(test_data: Path, tmp_path: Path, gallery: str) -> None:
     source = Source("phantom_eeg", test_data / "things", n_train=300)
-    options = SensorOptions(("nice",), Protocol(gallery=gallery), epochs=3, repeats=20)
+    options = SensorOptions(("linear",), Protocol(gallery=gallery), epochs=8, repeats=20)
     folder, _ = run_align_sensors(source, tmp_path, options, tell=silent)
     metrics = store.load_result(folder).metrics
     assert metrics["retrieval/brain->image/gallery"] == 200

@@ -75,9 +75,9 @@ def short_table(metrics: dict[str, float]) -> list[dict[str, Any]]:
             }
         )
     for key in metrics:
-        if key.endswith("/truth_auroc"):
+        if key.endswith("/truth_auroc") and "-" not in key:  # not the differences of two methods
             rows.append(
-                {"what": f"voxels that carry information, AUROC, {key.split('/')[1]}", "value": _range(metrics, key), "top 5": ""}
+                {"what": f"informative voxels found, AUROC, {key.split('/')[1]}", "value": _range(metrics, key), "top 5": ""}
             )
     for key in ("encode/factortopy/r2_mean", "encode/ridge/r2_mean", "encode/factortopy/truth/layer_spearman"):
         if key in metrics:

@@ -35,7 +35,9 @@ _SHARED = (  # names that never stand in one figure share a colour
     (GREEN, "linear gradcam gnet"),
     (ORANGE, "ridge rise nice"),
     (PINK, "mlp chefer class_token eegnet"),
-    (VERMILION, "anchored"),
+    (VERMILION, "anchored ridge_projected"),
+    ("#00573F", "linear_projected"),  # darker than the encoder in its published form
+    ("#8A4170", "mlp_projected"),
     (SKY, "cnn integrated_gradients patch_token atm"),
     (YELLOW, "ridge_whitened nice_sa"),
     (INK, "ideal"),
