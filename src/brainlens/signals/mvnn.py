@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from brainlens.store import release
@@ -94,7 +95,8 @@ def whitener(covariance: np.ndarray, *, floor: float = 1e-10) -> np.ndarray:
 def whiten(matrix: np.ndarray, data: np.ndarray) -> np.ndarray:
     """matrix @ each epoch, (trial, channel, time), in the precision of the data (at least float32)."""
     kind = np.float64 if data.dtype == np.float64 else np.float32
-    return np.matmul(matrix.astype(kind), np.asarray(data, kind))  # a product an epoch; torch would fold and copy all of them
+    with threadpool_limits(1, user_api="blas"):  # an epoch is too small to share: a second thread takes torch's core
+        return np.matmul(matrix.astype(kind), np.asarray(data, kind))  # an epoch a product; torch would fold and copy all of them
 
 
 def mvnn(
