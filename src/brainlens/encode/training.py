@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -207,10 +206,3 @@ def _mean(states: list[State]) -> State:
 
 def _copy(model: nn.Module) -> State:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-def config_of(training: Training) -> dict[str, Any]:
-    """The recipe as plain values."""
-    from dataclasses import asdict
-
-    return asdict(training)
