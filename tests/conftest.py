@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib
 import pytest
@@ -21,3 +23,19 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("BRAINLENS_TEST_DATA is not set")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def made() -> ModuleType:
+    """Synthetic results for figures and pages."""
+    return module("plots/made_results.py")
+
+
+def module(path: str) -> ModuleType:
+    """A file of this folder as a module: test folders are no packages, so it is loaded by its path."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent / path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -15,33 +14,13 @@ from brainlens.align.encoders import DESIGN, find_start, fit_projected, fit_ridg
 from brainlens.align.split import gather_mean, split_tables
 from brainlens.align.training import learning_rate, train_contrastive
 from brainlens.nn.decoders import ComponentDecoder
-from brainlens.types import DataError, Features, Responses, Volume
+from brainlens.types import DataError, Features, Responses
 
 SHAPE = replace(DESIGN, patch=3, width=32, depth=2, heads=2)
 QUICK = Training(steps=30, batch=32, evaluate_every=10, checkpoint_every=10, lr=1e-3)
 
 
-def recording(n: int = 120, repeats: int = 2, noise: float = 1.0) -> tuple[Responses, Features, Features]:
-    """Responses of a 6 x 6 x 6 brain, half of whose voxels read a 12-dimensional embedding linearly."""
-    rng = np.random.default_rng(5)
-    z = rng.normal(size=(n, 12)).astype(np.float32)
-    mask = np.zeros((6, 6, 6), dtype=bool)
-    mask[:5, :, :] = True
-    v = int(mask.sum())
-    weights = rng.normal(size=(12, v)) * (np.arange(v) < v // 2)
-    ids = np.array([f"i{i:03d}" for i in range(n)])
-    stimulus = np.repeat(ids, repeats)
-    data = np.repeat(z @ weights, repeats, axis=0) + noise * rng.normal(size=(n * repeats, v))
-    split = np.where(np.arange(n) < n - 30, "train", "test")
-    trials = pd.DataFrame({"stimulus": stimulus, "split": np.repeat(split, repeats), "repeat": np.tile(range(repeats), n)})
-    order = rng.permutation(len(trials))
-    units = pd.DataFrame({"roi": np.where(np.arange(v) < v // 2, "FFA", "")})
-    responses = Responses(data[order].astype(np.float32), trials.iloc[order], units, Volume(mask, np.diag([4.0, 4, 4, 1])))
-    text = (z + 0.1 * rng.normal(size=z.shape)).astype(np.float32)
-    return responses, Features({"image": z}, ids, "made up"), Features({"text": text}, ids, "made up")
-
-
-def test_every_encoder_finds_the_images_and_shuffled_pairs_do_not():
+def test_every_encoder_finds_the_images_and_shuffled_pairs_do_not(recording):
     responses, images, texts = recording()
     found = align(
         responses,
@@ -72,7 +51,7 @@ def test_every_encoder_finds_the_images_and_shuffled_pairs_do_not():
         assert low <= 5 / 30
 
 
-def test_volume_starts_where_the_ridge_in_its_metric_ends():
+def test_volume_starts_where_the_ridge_in_its_metric_ends(recording):
     responses, images, texts = recording()
     split = split_tables(responses, images, texts)
     start = find_start(split, SHAPE)
@@ -81,7 +60,7 @@ def test_volume_starts_where_the_ridge_in_its_metric_ends():
         torch.testing.assert_close(*(torch.nn.functional.normalize(z, dim=1) for z in (a, b)), atol=1e-4, rtol=1e-4)
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, recording):
     responses, images, texts = recording()
     split = split_tables(responses, images, texts)
     v = split.train.x.shape[1]
@@ -110,14 +89,14 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_the_callers_random_state_is_left_alone():
+def test_the_callers_random_state_is_left_alone(recording):
     responses, images, texts = recording(60)
     before = torch.get_rng_state()
     align(responses, images, texts, encoders=("linear", "volume"), training=replace(QUICK, steps=10), linear=QUICK, design=SHAPE)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_same_seed_same_numbers():
+def test_same_seed_same_numbers(recording):
     responses, images, texts = recording(80)
     runs = [
         align(responses, images, texts, encoders=("volume",), training=replace(QUICK, steps=10), linear=QUICK, design=SHAPE)
@@ -126,7 +105,7 @@ def test_same_seed_same_numbers():
     np.testing.assert_array_equal(runs[0].result.arrays["embedding/brain"], runs[1].result.arrays["embedding/brain"])
 
 
-def test_means_and_batches_against_a_plain_loop():
+def test_means_and_batches_against_a_plain_loop(recording):
     responses, images, texts = recording(40, repeats=3)
     part = split_tables(responses, images, texts).train
     trials = responses.trials
@@ -158,7 +137,7 @@ def test_learning_rate_warms_up_and_falls():
     assert (np.diff(rates[10:]) <= 0).all()
 
 
-def test_ridge_reports_what_it_chose():
+def test_ridge_reports_what_it_chose(recording):
     responses, images, _ = recording(60)
     decoder = fit_ridge(split_tables(responses, images), whitened=True)
     assert set(decoder.chosen) == {"alpha_image"}
@@ -195,7 +174,7 @@ def spoil(kind: str, responses: Responses, images: Features) -> tuple[Responses,
         ("layer", "no layer 'image'"),
     ],
 )
-def test_bad_input_is_one_line(kind: str, message: str):
+def test_bad_input_is_one_line(kind: str, message: str, recording):
     responses, images, _ = recording(60)
     responses, images = spoil(kind, responses, images)
     with pytest.raises(DataError, match=message) as error:
@@ -203,13 +182,13 @@ def test_bad_input_is_one_line(kind: str, message: str):
     assert "\n" not in str(error.value)
 
 
-def test_unknown_encoder_lists_the_known_ones():
+def test_unknown_encoder_lists_the_known_ones(recording):
     responses, images, _ = recording(60)
     with pytest.raises(DataError, match="ridge_whitened"):
         align(responses, images, encoders=("transformer",))
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_images():
+def test_a_loss_that_is_not_finite_stops_and_names_images(recording):
     responses, images, texts = recording(60)
     split = split_tables(responses, images, texts)
     module = ComponentDecoder(split.train.x.shape[1], 12)

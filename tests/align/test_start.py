@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import Ridge
@@ -18,34 +17,14 @@ from brainlens.align.variants import fewer, unpaired, within
 from brainlens.metrics.encoding import noise_ceiling
 from brainlens.nn.volume_encoder import cubic_patches
 from brainlens.pipeline.align_study import ABLATIONS, Study
-from brainlens.types import DataError, Features, Responses, Volume
+from brainlens.types import DataError
 
 SHAPE = replace(DESIGN, patch=3, width=32, depth=2, heads=2)
 QUICK = Training(steps=30, batch=32, evaluate_every=10, checkpoint_every=10, lr=1e-3)
 
 
-def recording(n: int = 120, repeats: int = 2, noise: float = 1.0) -> tuple[Responses, Features, Features]:
-    """Responses of a 6 x 6 x 6 brain, half of whose voxels read a 12-dimensional embedding linearly."""
-    rng = np.random.default_rng(5)
-    z = rng.normal(size=(n, 12)).astype(np.float32)
-    mask = np.zeros((6, 6, 6), dtype=bool)
-    mask[:5, :, :] = True
-    v = int(mask.sum())
-    weights = rng.normal(size=(12, v)) * (np.arange(v) < v // 2)
-    ids = np.array([f"i{i:03d}" for i in range(n)])
-    stimulus = np.repeat(ids, repeats)
-    data = np.repeat(z @ weights, repeats, axis=0) + noise * rng.normal(size=(n * repeats, v))
-    split = np.where(np.arange(n) < n - 30, "train", "test")
-    trials = pd.DataFrame({"stimulus": stimulus, "split": np.repeat(split, repeats), "repeat": np.tile(range(repeats), n)})
-    order = rng.permutation(len(trials))
-    units = pd.DataFrame({"roi": np.where(np.arange(v) < v // 2, "FFA", "")})
-    responses = Responses(data[order].astype(np.float32), trials.iloc[order], units, Volume(mask, np.diag([4.0, 4, 4, 1])))
-    text = (z + 0.1 * rng.normal(size=z.shape)).astype(np.float32)
-    return responses, Features({"image": z}, ids, "made up"), Features({"text": text}, ids, "made up")
-
-
 @pytest.fixture(scope="module")
-def split() -> Split:
+def split(recording) -> Split:
     return split_tables(*recording())
 
 
@@ -159,7 +138,7 @@ def test_a_study_goes_on_from_what_is_kept(split, tmp_path):
         study.ablation("volume/sound_only")
 
 
-def test_every_encoder_in_the_learned_metric():
+def test_every_encoder_in_the_learned_metric(recording):
     responses, images, texts = recording()
     names = ("ridge_projected", "linear_projected", "mlp_projected", "volume")
     metrics = align(

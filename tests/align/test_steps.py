@@ -17,9 +17,9 @@ from brainlens.align.batches import Batches
 from brainlens.align.processes import joined
 from brainlens.align.split import Split, gather_mean, split_tables
 from brainlens.align.steps import APART, joint_gradients, remember
-from brainlens.align.training import Run, Training, contrastive_loss, train_contrastive
+from brainlens.align.training import Run, Training, train_contrastive
 from brainlens.nn.gather import processes
-from brainlens.nn.losses import info_nce
+from brainlens.nn.losses import info_nce, trimodal
 from brainlens.nn.memory_queue import MemoryQueue
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Volume
@@ -103,7 +103,7 @@ def test_dropout_is_the_same_in_both_passes_over_a_piece():
     for k in range(2):
         torch.manual_seed(drawn.seed + APART * k)
         halves.append(plain(x[8 * k : 8 * k + 8]))
-    truth = contrastive_loss(torch.cat(halves), part.image[drawn.items], part.text[drawn.items], 0.07)
+    truth = trimodal(torch.cat(halves), part.image[drawn.items], part.text[drawn.items], temperature=0.07)
     truth.backward()
     torch.testing.assert_close(loss, truth.detach(), rtol=1e-5, atol=1e-5)
     for name, gradient in gradients(module).items():

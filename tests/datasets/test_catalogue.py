@@ -86,13 +86,6 @@ def test_what_is_no_rdm_is_refused(rdm):
         images92.responses_from_rdm(rdm)
 
 
-def test_the_triangle_is_row_major():
-    pairs = np.arange(6.0)
-    np.testing.assert_array_equal(images92.square(pairs), squareform(pairs))
-    with pytest.raises(DataError, match="7 values"):
-        images92.square(np.arange(7.0))
-
-
 @pytest.mark.realdata
 def test_the_real_photographs_and_their_patterns(test_data):
     responses, stimuli = images92.load(test_data / "images92")

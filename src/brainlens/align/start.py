@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from brainlens.align.split import Part, Split
-from brainlens.align.steps import contrastive_loss
 from brainlens.align.training import reciprocal_rank
 from brainlens.nn.canonical import AffineMap, Canonical, canonical_metric, ridge_path
 from brainlens.nn.decoders import LinearDecoder
-from brainlens.nn.losses import info_nce
+from brainlens.nn.losses import info_nce, trimodal
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
 
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-1.0, 2.1, 0.5))
@@ -236,7 +235,7 @@ def _both_ways(metric: Canonical, predicted: Tensor, target: Tensor) -> float:
 
 
 def _loss(embed: Callable[[Tensor], Tensor], part: Part, temperature: float) -> float:
-    return float(contrastive_loss(embed(part.mean()), part.image, part.text, temperature, joint=False))
+    return float(trimodal(embed(part.mean()), part.image, part.text, temperature=temperature, joint=False))
 
 
 def _only(z: Tensor, place: slice) -> Tensor:

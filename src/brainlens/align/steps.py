@@ -41,24 +41,6 @@ class Drawn:
         return len(self.items)
 
 
-def contrastive_loss(
-    z: Tensor,
-    image: Tensor | None,
-    text: Tensor | None,
-    temperature: float,
-    *,
-    queue: dict[str, Tensor] | None = None,
-    labels: Tensor | None = None,
-    joint: bool = True,
-) -> Tensor:
-    """L = L_BI + L_BT, each the symmetric InfoNCE at a fixed temperature (whole-brain alignment paper, eqs. 1-3).
-
-    queue: past embeddings as further negatives (`MemoryQueue.content`), with `labels` (B,) so that a past embedding of the
-    same image is none. joint: over the rows of all processes.
-    """
-    return trimodal(z, image, text, temperature=temperature, queue=queue, labels=labels, joint=joint)
-
-
 def targets(part: Part, items: Tensor, modality: str) -> tuple[Tensor | None, Tensor | None]:
     """Image and text targets of these items; a modality that is switched off, or not there, is None."""
     if modality not in MODALITIES:
@@ -118,7 +100,7 @@ def joint_gradients(
         z.requires_grad_()
     past = None if queue is None else queue.content(subject=drawn.subject)
     labels = None if queue is None else items.to(device)
-    loss = contrastive_loss(z, *targets(part, items, modality), temperature, queue=past, labels=labels)
+    loss = trimodal(z, *targets(part, items, modality), temperature=temperature, queue=past, labels=labels)
     joint = average(loss.detach())
     if not torch.isfinite(joint):
         return joint, z.detach()

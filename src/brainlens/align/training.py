@@ -17,12 +17,13 @@ from brainlens import store
 from brainlens.align import processes
 from brainlens.align.batches import Batches, repeat_weights
 from brainlens.align.split import Part, Split
-from brainlens.align.steps import MODALITIES, PRECISIONS, contrastive_loss, joint_gradients, remember, targets, wrong_items
+from brainlens.align.steps import MODALITIES, PRECISIONS, joint_gradients, remember, targets, wrong_items
 from brainlens.metrics import retrieval as retrieval_metrics
+from brainlens.nn.losses import trimodal
 from brainlens.nn.memory_queue import MemoryQueue
 from brainlens.types import DataError
 
-__all__ = ["Training", "contrastive_loss", "learning_rate", "reciprocal_rank", "repeat_weights", "train_contrastive", "validate"]
+__all__ = ["Training", "learning_rate", "reciprocal_rank", "repeat_weights", "train_contrastive", "validate"]
 
 Progress = Callable[[int, dict[str, float]], None]
 FORMAT = 2  # of a checkpoint; raised when what it holds changes
@@ -274,7 +275,7 @@ def validate(module: nn.Module, rows: list[Tensor], parts: list[Part], training:
         with torch.no_grad():
             z = torch.cat([module(block) for block in x.split(256)])
             image, text = targets(part, torch.arange(len(z)), modality)
-            loss = contrastive_loss(z, image, text, training.temperature, joint=False)
+            loss = trimodal(z, image, text, temperature=training.temperature, joint=False)
         aim = part.image if text is None or image is not None else text
         found.append((loss.item(), reciprocal_rank(z, aim)))
     loss_, rank = np.mean(found, axis=0).tolist()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from brainlens.metrics.similarity import square
 from brainlens.types import DataError, Responses, Stimuli
 
 FACTS = {
@@ -73,16 +74,6 @@ def subject_rdms(folder: str | Path) -> np.ndarray:
     return np.stack([rdm.mean(axis=0)[upper] for name, rdm in rdms.items() if name.startswith("subject")])
 
 
-def square(pairs: np.ndarray) -> np.ndarray:
-    """Upper triangle, row-major (n (n - 1) / 2,), as a symmetric (n, n) matrix with zero diagonal."""
-    n = round((1 + np.sqrt(1 + 8 * len(pairs))) / 2)
-    if n * (n - 1) // 2 != len(pairs):
-        raise DataError(f"{len(pairs)} values are not the upper triangle of a square matrix")
-    out = np.zeros((n, n))
-    out[np.triu_indices(n, 1)] = pairs
-    return out + out.T
-
-
 def responses_from_rdm(rdm: np.ndarray) -> tuple[np.ndarray, float]:
     """Patterns X (n, k) with X X' = 1 - RDM, up to a rotation, and the share of eigenvalues that was negative.
 
@@ -94,7 +85,7 @@ def responses_from_rdm(rdm: np.ndarray) -> tuple[np.ndarray, float]:
     if rdm.ndim != 2 or rdm.shape[0] != rdm.shape[1] or not np.isfinite(rdm).all():
         raise DataError(f"an RDM is a square matrix of finite numbers, got {rdm.shape}")
     if np.abs(rdm - rdm.T).max() > 1e-8 or np.abs(np.diag(rdm)).max() > 1e-8:
-        raise DataError("an RDM is symmetric with a zero diagonal; pass the full matrix (see square)")
+        raise DataError("an RDM is symmetric with a zero diagonal; pass the full matrix (metrics.similarity.square makes it)")
     values, vectors = np.linalg.eigh(1.0 - rdm)
     values, vectors = values[::-1], vectors[:, ::-1]
     negative = float(np.abs(values[values < 0]).sum() / np.abs(values).sum())

@@ -69,7 +69,9 @@ def trimodal(
 ) -> Tensor:
     """L = w_image L(brain, image) + w_text L(brain, text); a modality that is None is left out.
 
-    queue: past embeddings under "brain", "image", "text" and their "labels" (see `MemoryQueue`). joint: see `info_nce`.
+    Eqs. 1-3 of the paper named at `info_nce`. queue: past embeddings under "brain", "image", "text" and their "labels" (see
+    `MemoryQueue`); labels (n,): the images shown, so that a past embedding of the same image is no negative. joint: see
+    `info_nce`.
     """
     if image is None and text is None:
         raise DataError("contrastive loss: neither image nor text embeddings are given")

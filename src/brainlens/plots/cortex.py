@@ -20,7 +20,7 @@ from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from scipy.ndimage import map_coordinates
 
-from brainlens.plots import mesh, style
+from brainlens.plots import layers, mesh, style
 from brainlens.types import DataError, Result, Volume
 
 PANELS = (  # the default arrangement: flat maps and ventral views below, where FFA and PPA are seen
@@ -335,14 +335,9 @@ def layer_colours(
     if numbers.shape != certain.shape:
         raise DataError(f"layer map: {len(numbers)} layers but {len(certain)} confidences")
     if names is None:
-        given = result.config.get("layers")
         weights = result.arrays.get("layer_weights")
         count = weights.shape[1] if weights is not None and weights.ndim == 2 else int(np.ceil(np.nanmax(numbers))) + 1
-        names = (
-            [str(v) for v in given]
-            if isinstance(given, (list, tuple)) and len(given) == count
-            else [str(i + 1) for i in range(count)]
-        )
+        names = layers.layer_names(result, count)
     if np.nanmin(numbers) < -1e-6 or np.nanmax(numbers) > len(names) - 1 + 1e-6:
         raise DataError(
             f"layer map: layers lie in [0, {len(names) - 1}], got {np.nanmin(numbers):.3g} to {np.nanmax(numbers):.3g}"
@@ -373,16 +368,7 @@ def layer_legend(figure: Figure, axes: np.ndarray, names: Sequence[str]) -> None
     ax.imshow(
         hues[None] * _brightness(confidence)[:, None, None], origin="lower", aspect="auto", extent=(-0.5, len(names) - 0.5, 0, 1)
     )
-    step = max(1, int(np.ceil(len(names) / 8)))
-    ticks = list(range(0, len(names), step))
-    long = max(len(names[i]) for i in ticks) > 4
-    ax.set_xticks(
-        ticks,
-        [style.printable(names[i]) for i in ticks],
-        fontsize=8,
-        rotation=25 if long else 0,
-        ha="right" if long else "center",
-    )
+    layers.ticks(ax, names, most=8)
     ax.set_yticks([0, 1], ["0", "1"], fontsize=8)
     ax.yaxis.tick_left()
     ax.yaxis.set_label_position("left")

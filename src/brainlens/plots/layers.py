@@ -228,9 +228,9 @@ def layer_names(result: Result, count: int) -> list[str]:
     return [str(i + 1) for i in range(count)]
 
 
-def ticks(ax: Axes, names: Sequence[str]) -> None:
-    """Layer names on the x axis, at most 16 of them, slanted where they are long."""
-    step = max(1, int(np.ceil(len(names) / 16)))
+def ticks(ax: Axes, names: Sequence[str], *, most: int = 16) -> None:
+    """Layer names on the x axis, at most so many of them, slanted where they are long."""
+    step = max(1, int(np.ceil(len(names) / most)))
     places = list(range(0, len(names), step))
     long = max(len(names[i]) for i in places) > 4
     ax.set_xticks(
