@@ -67,14 +67,23 @@ def test_literal_weights_by_hand() -> None:
     assert adjust.weights(torch.tensor([0.2, 0.2])).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
 
 
-def test_literal_weights_are_one_hot_at_the_printed_temperature_and_relative_ones_are_not() -> None:
+def test_literal_weights_are_one_hot_at_the_printed_temperature_and_the_others_are_not() -> None:
     norms = torch.tensor([1.0, 0.5, 0.1])
     assert LossAdjustment(norms="literal").weights(norms).max() > 0.99
-    assert LossAdjustment().weights(norms).tolist() == pytest.approx([1 / 3] * 3)
+    assert LossAdjustment(norms="relative").weights(norms).tolist() == pytest.approx([1 / 3] * 3)
+    expected = softmax([1.0 / 1.6 / 0.07, 0.5 / 1.6 / 0.07, 0.1 / 1.6 / 0.07])
+    assert LossAdjustment().weights(norms).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def test_shares_do_not_depend_on_the_scale_of_all_losses() -> None:
+    norms = torch.tensor([1.0, 0.5, 0.1])
+    a, b = LossAdjustment(), LossAdjustment()
+    for step in (1.0, 0.7, 0.9):
+        assert a.weights(step * norms).tolist() == pytest.approx(b.weights(50 * step * norms).tolist(), rel=1e-5)
 
 
 def test_relative_weights_do_not_depend_on_the_scale_of_a_loss() -> None:
-    a, b = LossAdjustment(), LossAdjustment()
+    a, b = LossAdjustment(norms="relative"), LossAdjustment(norms="relative")
     draw = torch.Generator().manual_seed(0)
     for _ in range(40):
         norms = torch.rand(3, generator=draw) + 0.5

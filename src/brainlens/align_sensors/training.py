@@ -46,7 +46,7 @@ class SensorTraining:
     guidance: bool = True
     adjustment: bool = True
     saliency: bool = True
-    norms: str = "relative"
+    norms: str = "share"
     form: str = "softmax"
     patience: int | None = None
     precision: str = "float32"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from brainlens.types import DataError
 
 GUIDANCE_FORMS = ("softmax", "diagonal")
-NORM_FORMS = ("relative", "share", "literal")
+NORM_FORMS = ("share", "relative", "literal")
 
 
 def semantic_guidance(
@@ -64,16 +64,17 @@ class LossAdjustment:
     with g_k' the norm of the step before. Source: NeuroAlign eqs. 7-9, T = .07, eps = 1e-8. theta_k are the parameters that
     loss k reaches among those that `backward` is given.
 
-    norms: with T = .07 the printed form ("literal") is one-hot as soon as two norms differ by more than about .3, and the
-    norms of a contrastive loss, of one through frozen features and of a divergence have no common scale. "relative" (default)
-    divides each norm by its own mean over the first `settle` steps and then by the sum over losses, so that the weights
-    start equal and follow the share of each loss in what is still to learn; "share" divides by the sum only.
-    `smooth` is the decay of a moving average over steps (0 in the literal form), because r_k between two batches of random
-    images is mostly noise.
+    norms: with T = .07 the printed form ("literal") is one-hot as soon as two norms differ by more than about .3. "share"
+    (default) divides each score g_k (1 + r_k) by their sum. All three losses are cross entropies of softmaxes over one batch at
+    one temperature, through heads of one kind, so their norms are comparable as they are: the guidance begins small, because
+    P and Q are both uniform then, and grows as the captions are learned, and the weights run as in Fig. 8 (w1 first, then w3).
+    "relative" divides each norm by its own mean over the first `settle` steps before that; the guidance, which has almost none
+    there, then takes .95 of the weight for good. `smooth` is the decay of a moving average over steps (0 in the literal form),
+    because r_k between two batches of random images is mostly noise.
     """
 
     temperature: float = 0.07
-    norms: str = "relative"
+    norms: str = "share"
     epsilon: float = 1e-8
     smooth: float = 0.95
     settle: int = 20

@@ -29,9 +29,9 @@ from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener
 from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.types import Features, Responses, Stimuli, positions
 
-METHODS = ("neuroalign", "nice", "ridge", "anchored", "no_saliency", "linear", "no_guidance", "no_adjustment", "shuffled")
+METHODS = ("neuroalign", "nice", "ridge", "anchored", "no_saliency", "linear", "no_guidance", "no_adjustment", "no_parts", "shuffled")
 ENCODERS = {"nice": "nice", "linear": "linear"}  # every other method is a NeuroAlign
-KEPT = ("anchored", "neuroalign")  # decoders whose channel contributions are compared with the truth
+KEPT = ("no_saliency", "neuroalign", "anchored")  # decoders whose channel contributions are compared with the truth
 TEST_ROWS = 16  # means of 5 repetitions
 
 
@@ -130,7 +130,10 @@ def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str
     """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
     encoder = ENCODERS.get(method, "neuroalign")
     training = NICE if encoder in ("nice", "linear") else ANCHORED if method == "anchored" else THINGS_EEG2
-    if method.startswith("no_"):
+    if method == "no_parts":
+        for part in ("saliency", "guidance", "adjustment"):
+            training = without(training, part)
+    elif method.startswith("no_"):
         training = without(training, method.removeprefix("no_"))
     epochs = training.epochs if study.epochs is None else study.epochs
     return encoder, replace(training, epochs=max(1, epochs // parts), patience=study.patience, precision=study.precision)
