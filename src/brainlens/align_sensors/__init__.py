@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from brainlens.align_sensors.linear import LINEAR, fit_linear
 from brainlens.align_sensors.parts import WITHIN, Protocol, channel_scale, held_out, split_subjects, tensors
 from brainlens.align_sensors.training import (
     ANCHORED,
@@ -32,9 +33,9 @@ from brainlens.signals.epochs import check_magnitude, check_rate, match_channels
 from brainlens.types import DataError, Features, Responses, Result, positions
 
 __all__ = [
-    "ANCHORED", "NICE", "THINGS_EEG2", "THINGS_MEG", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors",
-    "embed_responses", "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "score_sensors", "split_subjects",
-    "without",
+    "ANCHORED", "LINEAR", "NICE", "THINGS_EEG2", "THINGS_MEG", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors",
+    "embed_responses", "fit_linear", "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "score_sensors",
+    "split_subjects", "without",
 ]  # fmt: skip
 
 
@@ -52,7 +53,8 @@ def align_sensors(
     """Trains one sensor encoder and retrieves the test images with it.
 
     NeuroAlign minimises w1 L(brain, image) + w2 L(image, text) + w3 KL(brain-image | image-text), eqs. 4-9, with
-    projection heads on all three; every other encoder L(brain, image) against the features as they are, as NICE does.
+    projection heads on all three; "ridge" and "canonical" are solved in closed form (`fit_linear`); every other encoder minimises
+    L(brain, image) against the features as they are, as NICE does.
     responses: (trial, channel, time) with `stimulus`, `split` (train, test) and, for "across", `subject`; rows of one
     image are averaged. images.data: "image", and where used "saliency" (features of the saliency-filtered images, the
     target of NeuroAlign if there and `training.saliency`) and "concept"; texts.data["text"].
@@ -113,6 +115,10 @@ def fit_sensors(
     progress: Progress | None = None,
 ) -> tuple[SensorDecoder, Responses]:
     """The trained decoder, and the test trials of the tested subject, which nothing here has looked at."""
+    if isinstance(encoder, str) and encoder in LINEAR:
+        return fit_linear(
+            responses, images, encoder=encoder, protocol=protocol, seed=seed, validation=training.validation, device=device
+        )  # fmt: skip
     train, test = split_subjects(responses, protocol)
     tri = encoder == "neuroalign"
     if tri and texts is None and training.guidance:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from brainlens.align_sensors.moments import binned, moments
 from brainlens.align_sensors.parts import WITHIN, Protocol, held_out, split_subjects
 from brainlens.types import DataError, Features, Responses, positions
 
@@ -26,7 +27,8 @@ class RidgeDecoder:
 
     def embed(self, data: np.ndarray) -> np.ndarray:
         """(n, channel, time) recordings -> (n, d)."""
-        return (_bins(data, self.width) - self.mean) @ self.weights
+        blocks = [(x - self.mean) @ self.weights for _, x in binned(data, np.arange(len(data)), self.width)]
+        return np.concatenate(blocks)
 
     def gallery(self, values: np.ndarray) -> np.ndarray:
         """Image embeddings (n, d) of length 1, less the training mean."""
@@ -56,36 +58,17 @@ def fit_ridge(
     ids, row = np.unique(train.trials["stimulus"].to_numpy(dtype=str), return_inverse=True)
     target = _unit(np.asarray(images[layer][positions(ids, images.ids, "images")], np.float32))
     held = held_out(len(ids), validation, seed)
-    x, y = _bins(train.data, width), target[row]
-    if not np.isfinite(x).all():
-        raise DataError("ridge: training trials hold NaN or infinity; drop them with clean()")
-    inner = ~held[row]
-    mean, centre = x[inner].mean(axis=0), y[inner].mean(axis=0)
-    x -= mean
-    gram = (x[inner].T @ x[inner]).astype(np.float64)
-    cross = (x[inner].T @ (y[inner] - centre)).astype(np.float64)
-    size = np.trace(gram) / len(gram)
-    scores: dict[float, float] = {}
-    best: tuple[float, np.ndarray] | None = None
-    for penalty in penalties:
-        weights = np.linalg.solve(gram + penalty * size * np.eye(len(gram)), cross).astype(np.float32)
-        found = (_unit(x[~inner] @ weights) * _unit(y[~inner] - centre)).sum(axis=1).mean()
-        scores[float(penalty)] = float(found)
-        if best is None or found > scores[best[0]]:
-            best = (float(penalty), weights)
-    assert best is not None
-    return RidgeDecoder(best[1], mean, centre, width, best[0], scores), test
-
-
-def _bins(data: np.ndarray, width: int) -> np.ndarray:
-    """(n, channel, time) -> (n, channel x bins) float32, means over `width` samples; a rest of the window is left out."""
-    n, channels, samples = data.shape
-    many = samples // width
-    out = np.empty((n, channels * many), np.float32)
-    for start in range(0, n, 512):
-        part = np.asarray(data[start : start + 512, :, : many * width], np.float32)
-        out[start : start + 512] = part.reshape(len(part), channels, many, width).mean(axis=3).reshape(len(part), -1)
-    return out
+    inner, kept = np.flatnonzero(~held[row]), np.flatnonzero(held[row])
+    sums = moments(train.data, inner, target[row[inner]], width)
+    mean, centre = sums.mean.astype(np.float32), sums.centre.astype(np.float32)
+    paths = {float(penalty): sums.solve(penalty).astype(np.float32) for penalty in penalties}
+    scores = dict.fromkeys(paths, 0.0)
+    for place, x in binned(train.data, kept, width):
+        aim = _unit(target[row[kept[place]]] - centre)
+        for penalty, weights in paths.items():
+            scores[penalty] += float((_unit((x - mean) @ weights) * aim).sum()) / len(kept)
+    best = max(paths, key=lambda penalty: scores[penalty])
+    return RidgeDecoder(paths[best], mean, centre, width, best, scores), test
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -31,6 +31,11 @@ class Canonical:
     embedding: AffineMap
     correlations: Tensor
 
+    def first(self, dims: int) -> Canonical:
+        """The leading variates alone."""
+        one, other = (AffineMap(side.matrix[:, :dims], side.shift[:dims]) for side in (self.prediction, self.embedding))
+        return Canonical(one, other, self.correlations[:dims])
+
 
 def canonical_metric(predicted: Tensor, target: Tensor, *, dims: int, shrinkage: float = 1e-3) -> Canonical:
     """The space in which the dot product is the log likelihood ratio of a match, for jointly Gaussian rows.

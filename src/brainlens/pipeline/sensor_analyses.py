@@ -17,6 +17,7 @@ from brainlens.attribution.channels import channel_share, contributions, deeplif
 from brainlens.metrics import timecourse
 from brainlens.metrics.retrieval import neighbours
 from brainlens.nn.sensor_encoder import TSConv
+from brainlens.nn.sensor_linear import BinnedLinear
 from brainlens.nn.sensor_peers import SensorModel
 from brainlens.pipeline.sensor_data import SensorRecording
 from brainlens.pipeline.source import Tell
@@ -91,7 +92,8 @@ def sensor_contributions(decoder: SensorDecoder, data: np.ndarray, gallery: np.n
     """Mean contribution of each channel and sample to the similarity with the right image, (channel, time) float64.
 
     data (image, channel, time) and gallery (image, d) row by row; similarities are relative to the mean over the gallery.
-    DeepLIFT (rescale) runs through the TSConv and takes the gradient through its head.
+    DeepLIFT (rescale) runs through the TSConv and takes the gradient through its head; through a linear decoder it is gradient x
+    input.
     Raises DataError for an unknown method, and for DeepLIFT on an encoder with attention or recurrence in front.
     """
     if method not in METHODS:
@@ -99,11 +101,11 @@ def sensor_contributions(decoder: SensorDecoder, data: np.ndarray, gallery: np.n
     scaled = ((torch.as_tensor(np.asarray(data, np.float32)) - decoder.scale[0]) / decoder.scale[1]).numpy()
     right = torch.as_tensor(np.array(gallery, np.float32)).to(decoder.device)
     with unfiltered(decoder):
-        if method != "deeplift":
+        if method != "deeplift" or isinstance(decoder.model, BinnedLinear):
             return contributions(
                 lambda rows: similarity_score(decoder.model, right[rows], against=right),
                 scaled,
-                method=method,
+                method="gradient_x_input" if method == "deeplift" else method,
                 device=decoder.device,
             )
         return _deeplift(decoder, scaled, right)

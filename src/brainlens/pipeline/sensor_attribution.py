@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from brainlens import store
-from brainlens.align_sensors import SensorDecoder, SensorTraining, split_subjects
+from brainlens.align_sensors import LINEAR, SensorDecoder, SensorTraining, split_subjects
+from brainlens.align_sensors.linear import stored_decoder
 from brainlens.align_sensors.parts import Protocol
 from brainlens.align_sensors.training import build
 from brainlens.pipeline.runs import keep
@@ -92,6 +93,8 @@ def load_decoder(run: str | Path, aligned: Result, train: Responses, *, device: 
     scale = (parts["scale"]["mean"], parts["scale"]["spread"])
     if len(scale[0]) != train.data.shape[1]:
         raise DataError(f"{run}: it was trained on {len(scale[0])} channels, the recording has {train.data.shape[1]}")
+    if encoder in LINEAR:
+        return stored_decoder(train.data.shape[1:], parts, device)
     image, text = parts["image_head"].get("enter.weight"), parts["text_head"].get("enter.weight")
     wide = image.shape[1] if image is not None else aligned.arrays["embedding/image"].shape[1]
     decoder = build(encoder, train, wide, None if text is None else torch.empty(1, text.shape[1]), training, 0, device, scale)

@@ -14,6 +14,7 @@ import pandas as pd
 from brainlens import store
 from brainlens.align_sensors import (
     ANCHORED,
+    LINEAR,
     NICE,
     THINGS_EEG2,
     THINGS_MEG,
@@ -67,7 +68,7 @@ class SensorOptions:
     prompts: bool = False
 
     def __post_init__(self) -> None:
-        known = (*SENSOR_ENCODERS, "anchored", "sensors")
+        known = (*SENSOR_ENCODERS, *LINEAR, "anchored", "sensors")
         for name in self.encoders:
             if name not in known:
                 raise DataError(f"encoder {name!r} is not one of {list(known)}, the encoders of EEG and MEG")
@@ -80,7 +81,7 @@ class SensorOptions:
 
 def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
     """Whether `align` was asked for EEG or MEG: by the recording, or by an encoder that only they have."""
-    only = {*SENSOR_ENCODERS, *TRI, "sensors"} - {"linear"}
+    only = {*SENSOR_ENCODERS, *TRI, *LINEAR, "sensors"} - {"linear", "ridge"}
     return dataset in SENSOR_DATASETS or bool(only & set(encoders or ()))
 
 
@@ -250,6 +251,8 @@ class Bench:
     def steps(self, result: Result) -> pd.DataFrame:
         """The training log by step, with the losses' weights under the names that the report draws."""
         log = result.tables["log"]
+        if "epoch" not in log.columns:  # solved in closed form: one row of what was chosen
+            return log
         training = result.config["training"]
         rows = int(self.counts(None)["data/train_images"] * max(1, self.subjects - (self.protocol.kind == "across")))
         each = max(1, -(-rows // int(training["batch"])))
