@@ -18,8 +18,17 @@ import numpy as np
 import pandas as pd
 
 from brainlens import miniatures, store
-from brainlens.align_sensors import ANCHORED, NICE, THINGS_EEG2, Protocol, SensorDecoder, SensorTraining, fit_sensors, without
-from brainlens.align_sensors.ridge import fit_ridge
+from brainlens.align_sensors import (
+    ANCHORED,
+    LINEAR,
+    NICE,
+    THINGS_EEG2,
+    Protocol,
+    SensorDecoder,
+    SensorTraining,
+    fit_sensors,
+    without,
+)
 from brainlens.datasets import phantom
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
@@ -29,9 +38,12 @@ from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener
 from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.types import Features, Responses, Stimuli, positions
 
-METHODS = ("neuroalign", "nice", "ridge", "anchored", "no_saliency", "linear", "no_guidance", "no_adjustment", "no_parts", "shuffled")
-ENCODERS = {"nice": "nice", "linear": "linear"}  # every other method is a NeuroAlign
-KEPT = ("no_saliency", "neuroalign", "anchored")  # decoders whose channel contributions are compared with the truth
+METHODS = (
+    "ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency", "no_guidance", "no_adjustment", "no_parts", "anchored",
+    "shuffled",
+)  # fmt: skip
+ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
+KEPT = ("canonical", "no_saliency", "neuroalign")  # decoders whose channel contributions are compared with the truth
 TEST_ROWS = 16  # means of 5 repetitions
 
 
@@ -129,7 +141,7 @@ def subject_recording(tables: Tables, study: SensorStudy, subject: int, folder: 
 def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str, SensorTraining]:
     """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
     encoder = ENCODERS.get(method, "neuroalign")
-    training = NICE if encoder in ("nice", "linear") else ANCHORED if method == "anchored" else THINGS_EEG2
+    training = NICE if encoder != "neuroalign" else ANCHORED if method == "anchored" else THINGS_EEG2
     if method == "no_parts":
         for part in ("saliency", "guidance", "adjustment"):
             training = without(training, part)
@@ -191,7 +203,7 @@ def run_fits(study: SensorStudy, tables: Tables, folder: Path, tell: Tell) -> li
         responses = pool[1] if kind == "across" and pool is not None else people[subject].responses
         protocol = Protocol(kind=kind, subject=str(subject))
         decoder, found = fit_once(responses, tables, method, study=study, protocol=protocol, seed=seed, tell=tell)
-        if decoder is not None and method in KEPT and (kind, seed) == ("within", study.seeds[0]):
+        if method in KEPT and (kind, seed) == ("within", study.seeds[0]):
             store.save_weights(folder, f"decoder-{method}-{subject}", _weights(decoder))
         store.save_json(file, found)
         fits.append(found)
@@ -208,17 +220,13 @@ def fit_once(
     protocol: Protocol,
     seed: int,
     tell: Tell | None = None,
-) -> tuple[SensorDecoder | None, dict[str, Any]]:
-    """One decoder (None for ridge) and what is kept of it: ranks of the test images, curve over epochs, settings."""
+) -> tuple[SensorDecoder, dict[str, Any]]:
+    """One decoder and what is kept of it: ranks of the test images, curve over epochs, settings."""
     started = time.perf_counter()
     if method == "shuffled":
         responses = shuffled(responses, seed)
     others = len(study.subjects) - 1
     parts = max(1, others * study.across_train // study.train) if protocol.kind == "across" else 1
-    if method == "ridge":
-        return None, _found(_ridge(responses, tables, protocol, seed), study, protocol, method, seed) | {
-            "seconds": time.perf_counter() - started
-        }
     encoder, training = training_of(method, study, parts=parts)
 
     def progress(epoch: int, record: dict[str, float]) -> None:
@@ -236,15 +244,6 @@ def fit_once(
     found = _found((ranks, ids), study, protocol, method, seed)
     found |= {"log": decoder.log, "best_epoch": decoder.best_epoch, "training": asdict(training)}
     return decoder, found | {"seconds": time.perf_counter() - started}
-
-
-def _ridge(responses: Responses, tables: Tables, protocol: Protocol, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks and ids of the test images by ridge regression."""
-    ridge, test = fit_ridge(responses, tables.network, protocol=protocol, seed=seed)
-    averaged = test.average()
-    ids = averaged.trials["stimulus"].to_numpy(dtype=str)
-    gallery = ridge.gallery(tables.network["image"][positions(ids, tables.network.ids, "images")])
-    return retrieval_metrics.ranks(ridge.embed(averaged.data), gallery), ids
 
 
 def _found(
@@ -321,7 +320,7 @@ def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool =
                 if f"decoder-{method}-{number}" in store.manifest(folder):
                     subject = subject_recording(tables, study, number, folder)
                     found.append(sensor_truth.topography(subject, tables, study, folder, (method, number)))
-            end = "" if method == "anchored" else f".{method}"
+            end = "" if method == "no_saliency" else f".{method}"
             for key in found[0] if found else ():
                 metrics[key + end] = float(np.mean([each[key] for each in found]))
             metrics[f"eeg/topography_subjects{end}"] = float(len(found))

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from brainlens import store
-from brainlens.align_sensors import SensorDecoder
+from brainlens.align_sensors import LINEAR, SensorDecoder
+from brainlens.align_sensors.linear import stored_decoder
 from brainlens.align_sensors.training import build
 from brainlens.attribution.channels import channel_share, contributions, similarity_score
 from brainlens.metrics.timecourse import half_height, mean_correlation, time_windows, window_scores
@@ -84,6 +85,9 @@ def topography(subject: Subject, tables: Tables, study: SensorStudy, folder: Pat
 def kept_decoder(subject: Subject, tables: Tables, study: SensorStudy, folder: Path, which: tuple[str, int]) -> SensorDecoder:
     """A subject's own NeuroAlign decoder of the first seed, in evaluation mode; it takes recordings that are not box-filtered."""
     kept = store.load_weights(folder, f"decoder-{which[0]}-{which[1]}")
+    if which[0] in LINEAR:
+        model, head = ({n.removeprefix(p): v for n, v in kept.items() if n.startswith(p)} for p in ("model.", "image."))
+        return stored_decoder(subject.responses.data.shape[1:], {"model": model, "image_head": head})
     encoder, training = training_of(which[0], study)
     width = tables.network["saliency"].shape[1]
     text = torch.zeros(1, tables.texts["text"].shape[1])
