@@ -38,6 +38,32 @@ def test_interval_covers_the_true_mean_as_often_as_it_says():
     assert 0.89 < inside / 300 < 0.98
 
 
+def test_two_way_bootstrap_equals_a_plain_loop_and_one_row_is_the_bootstrap_of_columns():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.3, size=(4, 9))
+    mean, low, high, p = s.two_way_bootstrap(values, resamples=50, seed=2)
+    loop = [
+        np.mean(np.repeat(np.repeat(values, a, axis=0), b, axis=1))
+        for a, b in zip(s.bootstrap_counts(4, 50, 3), s.bootstrap_counts(9, 50, 2))
+    ]
+    assert (mean, low, high) == pytest.approx((values.mean(), *np.quantile(loop, [0.025, 0.975])))
+    assert p == pytest.approx((1 + (np.abs(np.array(loop) - mean) >= abs(mean)).sum()) / 51)
+    assert s.two_way_bootstrap(values[:1], seed=2)[:3] == pytest.approx(s.bootstrap_mean(values[0], seed=2))
+
+
+def test_two_way_interval_covers_the_mean_of_new_subjects_and_new_stimuli():
+    rng = np.random.default_rng(1)
+    covered = {"both": 0, "stimuli": 0}
+    for _ in range(200):
+        values = 1.0 + rng.normal(size=(10, 1)) + rng.normal(size=(1, 60)) + rng.normal(size=(10, 60))
+        _, low, high, _ = s.two_way_bootstrap(values, resamples=400)
+        covered["both"] += low < 1.0 < high
+        _, low, high = s.bootstrap_mean(values.mean(0), resamples=400)
+        covered["stimuli"] += low < 1.0 < high
+    assert covered["both"] > 170  # .95 of 200 less what ten subjects cost a percentile interval
+    assert covered["stimuli"] < 130  # the stimuli alone say nothing of other subjects
+
+
 def test_paired_bootstrap_finds_a_difference_and_keeps_its_level():
     rng = np.random.default_rng(2)
     shared = rng.normal(size=80)
@@ -99,6 +125,8 @@ def test_auroc_interval_agrees_with_a_bootstrap():
         (lambda: s.bootstrap_mean(np.ones((3, 3))), "one axis"),
         (lambda: s.bootstrap_mean(np.ones(3), level=2), "level"),
         (lambda: s.paired_bootstrap(np.ones(3), np.ones(4)), "same units"),
+        (lambda: s.two_way_bootstrap(np.ones(3)), "subject, stimulus"),
+        (lambda: s.two_way_bootstrap(np.array([[1.0, np.nan]])), "NaN"),
         (lambda: s.fdr(np.array([0.5, 1.5])), "p-values"),
         (lambda: s.permutation_p(1.0, np.array([])), "at least one permutation"),
         (lambda: s.permutation_p(1.0, np.ones(3), alternative="up"), "alternative"),

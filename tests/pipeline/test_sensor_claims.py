@@ -81,3 +81,4 @@ def test_summary_by_hand() -> None:
     assert found["eeg/within/chance1"] == 1 / 4
     low, high = (found[f"eeg/neuroalign/within/top1.{end}"] for end in ("low", "high"))
     assert low < 3 / 8 < high
+    assert (found["eeg/neuroalign/within/subjects"], found["eeg/nice/within/fits"]) == (2, 1)

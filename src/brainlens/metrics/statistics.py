@@ -64,6 +64,35 @@ def bootstrap_mean(
     return float(array.mean()), float(low), float(high)
 
 
+def two_way_bootstrap(
+    values: np.ndarray, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """Mean of values (subject, stimulus) with its interval and a two-sided p against 0: (mean, low, high, p).
+
+    mean*_r = sum_ij a_ri b_rj values_ij / (n m), where subjects (counts a) and stimuli (counts b) are drawn anew, each for
+    itself, so that the interval speaks of other subjects and of other stimuli. It is conservative where the two only add
+    (Owen 2007, "The pigeonhole bootstrap"). One subject is not drawn again; p as in `paired_bootstrap`.
+    Raises DataError on NaN, other than 2 axes, or fewer than 2 stimuli.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] < 2 or not len(array):
+        raise DataError(f"two-way bootstrap: values are (subject, stimulus) with 2 stimuli or more, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise DataError(f"two-way bootstrap: {int((~np.isfinite(array)).sum())} values are NaN or infinite; drop them first")
+    rows, columns = array.shape
+    across = np.concatenate([counts @ array.T for counts in count_blocks(columns, resamples, seed)]) / columns
+    if rows > 1:
+        drawn = np.concatenate(list(count_blocks(rows, resamples, seed + 1)))
+        means = (drawn * across).sum(axis=1) / rows
+    else:
+        means = across[:, 0]
+    low, high = interval(means, level)
+    observed = float(array.mean())
+    slack = 1e-12 * max(1.0, float(np.abs(means).max()))
+    extreme = int((np.abs(means - observed) >= abs(observed) - slack).sum())
+    return observed, float(low), float(high), (1 + extreme) / (1 + resamples)
+
+
 def interval(null: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper percentile of resampled statistics (resample, ...) at a coverage in (0, 1)."""
     if not 0 < level < 1:

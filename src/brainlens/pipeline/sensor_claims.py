@@ -2,8 +2,7 @@
 
 Each fit (protocol, subject, method, seed) leaves one JSON file with the rank of every test image; what is there is not fitted
 again. Every method is trained as published (NICE: batch 1,000; NeuroAlign: Table 3), stopped when its validation loss has
-rested for `patience` epochs, and tested once. Scores are means over subjects and seeds; intervals draw test images again, the
-same ones for every fit, and `eeg/difference/X/...` is NeuroAlign less X on the same images.
+rested for `patience` epochs, and tested once.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from brainlens.align_sensors import (
 )
 from brainlens.datasets import phantom
 from brainlens.metrics import retrieval as retrieval_metrics
-from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
+from brainlens.metrics.statistics import two_way_bootstrap
 from brainlens.phantom.eeg import AMPLITUDE, EEGTruth, eeg_trials, eeg_truth, simulate_eeg
 from brainlens.pipeline.source import Tell
 from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener
@@ -44,6 +43,7 @@ METHODS = (
 )  # fmt: skip
 ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
 KEPT = ("canonical", "no_saliency", "neuroalign")  # decoders whose channel contributions are compared with the truth
+BASES = {"neuroalign": "eeg/difference", "no_saliency": "eeg/no_saliency/difference"}  # what the others are compared with
 TEST_ROWS = 16  # means of 5 repetitions
 
 
@@ -269,33 +269,42 @@ def _weights(decoder: SensorDecoder) -> dict[str, Any]:
 
 
 def summarise(fits: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over subjects and seeds with 95 % intervals over test images, paired differences, and chance.
+    """Means over subjects and seeds, paired differences, and chance; the 95 % intervals draw subjects and test images anew.
 
-    A difference takes only the fits that both methods have.
+    `eeg/difference/X` is NeuroAlign less X, `eeg/no_saliency/difference/X` that without saliency less X, over the subjects that
+    both methods have. `fits`, `subjects`, `sd_subjects`: how many there are, and how far apart.
     """
     out: dict[str, float] = {}
-    hits = {
-        (fit["kind"], fit["method"], fit["subject"], fit["seed"]): np.array(fit["ranks"])[np.argsort(fit["ids"])] for fit in fits
-    }
-    for kind in sorted({key[0] for key in hits}):
-        many = len(next(ranks for key, ranks in hits.items() if key[0] == kind))
-        for k in (1, 5):
-            out[f"eeg/{kind}/chance{k}"] = k / many
-        for method in [m for m in dict.fromkeys(key[1] for key in hits) if any(key[:2] == (kind, m) for key in hits)]:
-            chosen = {key[2:]: ranks for key, ranks in hits.items() if key[:2] == (kind, method)}
-            out[f"eeg/{method}/{kind}/fits"] = float(len(chosen))
+    for kind in sorted({fit["kind"] for fit in fits}):
+        there = [fit for fit in fits if fit["kind"] == kind]
+        out |= {f"eeg/{kind}/chance{k}": k / len(there[0]["ranks"]) for k in (1, 5)}
+        for method in dict.fromkeys(fit["method"] for fit in there):
+            chosen = [fit for fit in there if fit["method"] == method]
+            out |= {f"eeg/{method}/{kind}/fits": float(len(chosen))}
+            out |= {f"eeg/{method}/{kind}/subjects": float(len({fit["subject"] for fit in chosen}))}
             for k in (1, 5):
-                each = np.array([ranks < k for ranks in chosen.values()], float)
+                own = hits(chosen, k)
                 name = f"eeg/{method}/{kind}/top{k}"
-                out[name], out[f"{name}.low"], out[f"{name}.high"] = bootstrap_mean(each.mean(axis=0))
-                out[f"{name}.sd_fits"] = float(each.mean(axis=1).std())
-                full = {key[2:]: ranks for key, ranks in hits.items() if key[:2] == (kind, "neuroalign")}
-                both = [key for key in chosen if key in full]
-                if method != "neuroalign" and both:
-                    a, b = (np.mean([table[key] < k for key in both], axis=0) for table in (full, chosen))
-                    name = f"eeg/difference/{method}/{kind}/top{k}"
-                    out[name], out[f"{name}.low"], out[f"{name}.high"], out[f"{name}.p"] = paired_bootstrap(a, b)
+                table = np.stack(list(own.values()))
+                out[name], out[f"{name}.low"], out[f"{name}.high"], _ = two_way_bootstrap(table)
+                out[f"{name}.sd_subjects"] = float(table.mean(axis=1).std())
+                for base, start in BASES.items():
+                    full = hits([fit for fit in there if fit["method"] == base], k)
+                    both = [subject for subject in own if subject in full]
+                    if method != base and both:
+                        name = f"{start}/{method}/{kind}/top{k}"
+                        less = np.stack([full[subject] - own[subject] for subject in both])
+                        out[name], out[f"{name}.low"], out[f"{name}.high"], out[f"{name}.p"] = two_way_bootstrap(less)
     return out
+
+
+def hits(fits: Sequence[dict[str, Any]], k: int) -> dict[int, np.ndarray]:
+    """For each subject whether each test image (in the order of ids) was among the first k, as a mean over seeds."""
+    found: dict[int, list[np.ndarray]] = {}
+    for fit in fits:
+        ranks = np.array(fit["ranks"])[np.argsort(fit["ids"])]
+        found.setdefault(int(fit["subject"]), []).append((ranks < k).astype(float))
+    return {subject: np.mean(each, axis=0) for subject, each in found.items()}
 
 
 def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool = True) -> dict[str, float]:
