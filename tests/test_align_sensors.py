@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from brainlens.align_sensors import (
-    ANCHORED,
     NICE,
     Protocol,
     SensorTraining,
@@ -25,9 +24,7 @@ from brainlens.align_sensors import (
     without,
 )
 from brainlens.align_sensors.ridge import fit_ridge
-from brainlens.align_sensors.training import build, step
 from brainlens.metrics import retrieval
-from brainlens.nn.losses import info_nce
 from brainlens.phantom.eeg import make_eeg
 from brainlens.types import DataError, Features, Responses, Stimuli
 
@@ -257,24 +254,3 @@ def test_ridge_is_that_of_sklearn_with_the_penalty_of_the_validation_images(tabl
     assert (ranks < 5).mean() > 0.5  # chance 0.125
     with pytest.raises(DataError, match="above 0"):
         fit_ridge(responses, images, protocol=ONE, penalties=(0.0,))
-
-
-def test_an_anchored_image_head_learns_from_texts_alone(tables: tuple) -> None:
-    responses, images, texts = tables
-    image, text = (torch.as_tensor(np.asarray(f.data[k], np.float32)[:32]) for f, k in ((images, "image"), (texts, "text")))
-    x, rows = torch.randn(32, 23, 250), torch.arange(32)
-    gradients = {}
-    for anchor in (True, False):
-        training = replace(ANCHORED, anchor=anchor, dropout=0.0)
-        scale = (torch.zeros(23, 1), torch.ones(23, 1))
-        torch.manual_seed(0)
-        decoder = build("neuroalign", responses, image.shape[1], text, training, seed=0, device="cpu", scale=scale)
-        decoder.model.encoder.filtered, decoder.model.encoder.dropout.p = False, 0.0
-        step(decoder, (x, None, rows), image, text, training, None)
-        gradients[anchor] = decoder.image_head.enter.weight.grad.clone()
-    v, t = decoder.image_head(image), decoder.text_head(text)
-    alone = torch.autograd.grad(0.5 * info_nce(v, t, training.temperature) / 3, decoder.image_head.enter.weight)[0]
-    assert torch.allclose(gradients[True], alone, rtol=1e-4, atol=1e-7)
-    assert not torch.allclose(gradients[False], alone, rtol=1e-2, atol=1e-5)
-    with pytest.raises(DataError, match="anchor"):
-        step(decoder, (x, None, rows), image, None, replace(training, anchor=True), None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from brainlens import report, store
-from brainlens.align_sensors import ANCHORED, NICE, THINGS_EEG2, THINGS_MEG, Protocol
+from brainlens.align_sensors import NICE, THINGS_EEG2, THINGS_MEG, UNFILTERED, Protocol
 from brainlens.datasets import phantom_eeg
 from brainlens.pipeline import Source
 from brainlens.pipeline.sensor_analyses import METHODS
@@ -102,7 +102,7 @@ def test_presets_are_those_of_the_paper() -> None:
     none = SensorOptions()
     assert preset("things_eeg2", "neuroalign", none) == THINGS_EEG2
     assert preset("things_eeg2", "nice", none) == NICE
-    assert preset("things_eeg2", "anchored", none) == ANCHORED
+    assert preset("things_eeg2", "unfiltered", none) == UNFILTERED
     assert preset("things_eeg2", "nice", SensorOptions(batch=64, precision="bfloat16")).precision == "bfloat16"
     assert preset("things_meg", "neuroalign", none) == THINGS_MEG
     assert preset("things_meg", "atm", none).epochs == 100

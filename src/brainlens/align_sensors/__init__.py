@@ -17,10 +17,10 @@ from torch import nn
 from brainlens.align_sensors.linear import LINEAR, fit_linear
 from brainlens.align_sensors.parts import WITHIN, Protocol, channel_scale, held_out, split_subjects, tensors
 from brainlens.align_sensors.training import (
-    ANCHORED,
     NICE,
     THINGS_EEG2,
     THINGS_MEG,
+    UNFILTERED,
     Progress,
     SensorDecoder,
     SensorTraining,
@@ -33,7 +33,7 @@ from brainlens.signals.epochs import check_magnitude, check_rate, match_channels
 from brainlens.types import DataError, Features, Responses, Result, positions
 
 __all__ = [
-    "ANCHORED", "LINEAR", "NICE", "THINGS_EEG2", "THINGS_MEG", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors",
+    "LINEAR", "NICE", "THINGS_EEG2", "THINGS_MEG", "UNFILTERED", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors",
     "embed_responses", "fit_linear", "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "score_sensors",
     "split_subjects", "without",
 ]  # fmt: skip

@@ -28,8 +28,6 @@ class SensorTraining:
     Its text says Adam and batch 1000 (A.3.4), its table AdamW and 256; the table is taken. `guidance`, `adjustment` and
     `saliency` are the three parts that the ablation leaves out one at a time; without adjustment the weights are equal.
     norms, form: see nn.guidance. patience: epochs without a better validation loss before stopping; None: never.
-    anchor: the image head learns from image-text pairs alone (losses 1 and 3 take its output as fixed), so that it cannot fit
-    the noise of training trials; not in the paper.
     precision: "float32", or "bfloat16" for the products of the encoder (weights, norms and losses stay in float32).
     """
 
@@ -50,7 +48,6 @@ class SensorTraining:
     form: str = "softmax"
     patience: int | None = None
     precision: str = "float32"
-    anchor: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
@@ -59,8 +56,6 @@ class SensorTraining:
 
 THINGS_EEG2 = SensorTraining()
 THINGS_MEG = SensorTraining(epochs=100)
-# not published: where the saliency-filtered picture's embedding is not in the recording, and the image head may not chase noise
-ANCHORED = SensorTraining(anchor=True, saliency=False, adjustment=False)
 NICE = SensorTraining(
     batch=1000, decay_sensor=0.0, decay_image=0.0, guidance=False, adjustment=False, saliency=False, dropout=0.5
 )
@@ -72,6 +67,9 @@ def without(training: SensorTraining, part: str) -> SensorTraining:
         raise DataError(f"ablation {part!r} is not one of ['saliency', 'guidance', 'adjustment']")
     changed: dict[str, Any] = {part: False}
     return replace(training, **changed)
+
+
+UNFILTERED = without(THINGS_EEG2, "saliency")  # the target is the embedding of the picture as it was shown
 
 
 @dataclass
@@ -211,15 +209,12 @@ def step(
         leaf = hidden.detach().requires_grad_()
         e = model.head(leaf)
     e, v = e.float(), decoder.image_head(shown)
-    if training.anchor and text is None:
-        raise DataError("anchor=True trains the image head on texts alone; give texts or anchor=False")
-    seen = v.detach() if training.anchor else v
-    losses = [0.5 * info_nce(e, seen, training.temperature, labels=target, repeats="positive")]
+    losses = [0.5 * info_nce(e, v, training.temperature, labels=target, repeats="positive")]
     if text is not None:
         t = decoder.text_head(text[target])
         losses.append(0.5 * info_nce(v, t, training.temperature, labels=target, repeats="positive"))
         if training.guidance:
-            losses.append(semantic_guidance(e, seen, t, temperature=training.temperature, form=training.form))
+            losses.append(semantic_guidance(e, v, t, temperature=training.temperature, form=training.form))
     parameters = [*model.head.parameters(), *decoder.image_head.parameters(), *decoder.text_head.parameters()]
     if adjust is not None and len(losses) > 1:
         weights, back = adjust.backward(losses, parameters, leaf)

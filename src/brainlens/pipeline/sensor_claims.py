@@ -18,7 +18,6 @@ import pandas as pd
 
 from brainlens import miniatures, store
 from brainlens.align_sensors import (
-    ANCHORED,
     LINEAR,
     NICE,
     THINGS_EEG2,
@@ -38,7 +37,7 @@ from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.types import Features, Responses, Stimuli, positions
 
 METHODS = (
-    "ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency", "no_guidance", "no_adjustment", "no_parts", "anchored",
+    "ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency", "no_guidance", "no_adjustment", "no_parts",
     "shuffled",
 )  # fmt: skip
 ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
@@ -141,7 +140,7 @@ def subject_recording(tables: Tables, study: SensorStudy, subject: int, folder: 
 def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str, SensorTraining]:
     """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
     encoder = ENCODERS.get(method, "neuroalign")
-    training = NICE if encoder != "neuroalign" else ANCHORED if method == "anchored" else THINGS_EEG2
+    training = NICE if encoder != "neuroalign" else THINGS_EEG2
     if method == "no_parts":
         for part in ("saliency", "guidance", "adjustment"):
             training = without(training, part)

@@ -13,11 +13,11 @@ import pandas as pd
 
 from brainlens import store
 from brainlens.align_sensors import (
-    ANCHORED,
     LINEAR,
     NICE,
     THINGS_EEG2,
     THINGS_MEG,
+    UNFILTERED,
     Protocol,
     SensorDecoder,
     SensorTraining,
@@ -35,8 +35,8 @@ from brainlens.pipeline.verbs import Rows, table
 from brainlens.types import DataError, Responses, Result
 
 PARTS = ("saliency", "guidance", "adjustment")
-TRI = ("neuroalign", "anchored")  # with captions; the second is the first with training ANCHORED
-DEFAULT = ("linear", "nice", "neuroalign", "anchored")
+TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first without saliency extraction
+DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
 SMALL = {
     "epochs": 30,
     "batch": 64,
@@ -50,8 +50,8 @@ SMALL = {
 class SensorOptions:
     """What `align` does with a sensor recording.
 
-    encoders: fitted one after the other, the last is the main one; "anchored" is neuroalign with the training ANCHORED, "sensors"
-    neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
+    encoders: fitted one after the other, the last is the main one; "unfiltered" is neuroalign without saliency,
+    "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
     guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
     ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign.
     """
@@ -68,7 +68,7 @@ class SensorOptions:
     prompts: bool = False
 
     def __post_init__(self) -> None:
-        known = (*SENSOR_ENCODERS, *LINEAR, "anchored", "sensors")
+        known = (*SENSOR_ENCODERS, *LINEAR, "unfiltered", "sensors")
         for name in self.encoders:
             if name not in known:
                 raise DataError(f"encoder {name!r} is not one of {list(known)}, the encoders of EEG and MEG")
@@ -91,7 +91,7 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
     Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
     """
     tri = encoder in TRI
-    chosen = {"neuroalign": THINGS_EEG2, "anchored": ANCHORED}.get(encoder, NICE)
+    chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE)
     chosen = replace(chosen, epochs=THINGS_MEG.epochs) if dataset == "things_meg" else chosen
     if dataset == "phantom_eeg":
         small: dict[str, Any] = SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)}

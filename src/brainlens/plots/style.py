@@ -33,11 +33,11 @@ CHANCE = {"color": "#3d4654", "linestyle": "--", "linewidth": 1.3}  # every chan
 _SHARED = (  # names that never stand in one figure share a colour
     (BLUE, "volume bottleneck factortopy neuroalign"),
     (GREEN, "linear gradcam gnet"),
-    (ORANGE, "ridge rise nice"),
+    (ORANGE, "ridge rise"),
     (PINK, "mlp chefer class_token eegnet"),
-    (VERMILION, "anchored ridge_projected"),
-    ("#00573F", "linear_projected"),  # darker than the encoder in its published form
-    ("#8A4170", "mlp_projected"),
+    (VERMILION, "unfiltered ridge_projected"),
+    ("#00573F", "linear_projected nice"),  # darker than the encoder in its published form
+    ("#8A4170", "mlp_projected canonical"),
     (SKY, "cnn integrated_gradients patch_token atm"),
     (YELLOW, "ridge_whitened nice_sa"),
     (INK, "ideal"),
