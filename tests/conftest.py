@@ -31,6 +31,12 @@ def made() -> ModuleType:
     return module("plots/made_results.py")
 
 
+@pytest.fixture(scope="session")
+def made_meg() -> ModuleType:
+    """THINGS-MEG in small, in the layout of its release."""
+    return module("datasets/made_meg.py")
+
+
 def module(path: str) -> ModuleType:
     """A file of this folder as a module: test folders are no packages, so it is loaded by its path."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent / path)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import mne
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 from scipy.io import savemat
@@ -163,26 +161,15 @@ def test_eeg2_never_hands_out_other_channels_parts_or_files(tmp_path):
 # --- THINGS-MEG
 
 
-def write_meg(folder: Path, seed: int) -> None:
-    rows = [{"trial_type": "exp", "image_path": f"images_meg/{c}/{c}_{i:02d}s.jpg"} for c in ("ant", "cup") for i in range(3)]
-    rows += [{"trial_type": "test", "image_path": "images_test_meg/cup_13n.jpg"}] * 2
-    meta = pd.DataFrame(rows).assign(session_nr=1, run_nr=1, things_image_nr=1.0, things_category_nr=1.0)
-    events = np.stack([np.arange(len(meta)) * 100, np.zeros(len(meta), int), np.arange(len(meta)) + 1], axis=1)
-    info = mne.create_info(["MLO11", "MLO12"], 200.0, "mag")
-    epochs = mne.EpochsArray(made((len(meta), 2, 41), seed), info, events, tmin=-0.1, verbose="error")
-    epochs.metadata = meta
-    folder.mkdir(exist_ok=True)
-    epochs.save(folder / "preprocessed_P1-epo.fif", overwrite=True, verbose="error")
-
-
-def test_meg_never_hands_out_another_window_choice_or_file(tmp_path):
-    write_meg(tmp_path / "data", 0)
+def test_meg_never_hands_out_another_window_choice_or_file(made_meg, tmp_path):
+    table = made_meg.trials({"ant": 3, "cup": 3}, {"cup": 2})
+    made_meg.write(tmp_path / "data", table, seed=0)
     cache = tmp_path / "cache"
     asked = [{"window": (0.0, 0.05)}, {"window": (0.05, 0.1)}, {"window": (0.0, 0.05), "dtype": "float32"}]
     found = [same_as_uncached(things_meg.load, tmp_path / "data", cache, **options) for options in asked]
     assert found[0].shape == found[1].shape
     assert not np.array_equal(found[0], found[1])
-    write_meg(tmp_path / "data", 1)
+    made_meg.write(tmp_path / "data", table, seed=1)
     assert not np.array_equal(same_as_uncached(things_meg.load, tmp_path / "data", cache, **asked[0]), found[0])
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from types import ModuleType
 
 import h5py
-import mne
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -338,22 +338,22 @@ def write_eeg2(folder: Path, style: str = "gifford", extra_times: int = 0, scale
     return out
 
 
-def write_image_set(folder: Path, images: bool = True) -> None:
+def write_image_set(folder: Path, numbered: str = "concepts") -> None:
+    """Images in folders numbered as the set is (`concepts`, as released), or as all of THINGS (`concepts_THINGS`)."""
     place = folder / "image_set"
     place.mkdir()
     meta: dict[str, list[str]] = {}
     for short, part, n in (("train", "training", 6), ("test", "test", 2)):
-        concepts = [f"{i // 2 + (100 if short == 'test' else 1):05d}_c{short}{i // 2}" for i in range(n)]
+        concepts = [f"{i // 2 + 1:05d}_c{short}{i // 2}" for i in range(n)]
         files = [f"c{short}{i // 2}_{i:02d}b.jpg" for i in range(n)]
         meta |= {
-            f"{short}_img_concepts": [c[6:] for c in concepts],
-            f"{short}_img_concepts_THINGS": concepts,
+            f"{short}_img_concepts": concepts,
+            f"{short}_img_concepts_THINGS": [f"{3 * int(c[:5]):05d}{c[5:]}" for c in concepts],
             f"{short}_img_files": files,
         }
-        for i, (concept, file) in enumerate(zip(concepts, files)):
-            if images:
-                (place / f"{part}_images" / concept).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(np.full((4, 4, 3), 40 * i, "u1")).save(place / f"{part}_images" / concept / file)
+        for i, (concept, file) in enumerate(zip(meta[f"{short}_img_{numbered}"], files)):
+            (place / f"{part}_images" / concept).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4, 3), 40 * i, "u1")).save(place / f"{part}_images" / concept / file)
     np.save(place / "image_metadata.npy", meta, allow_pickle=True)
 
 
@@ -361,7 +361,7 @@ def write_image_set(folder: Path, images: bool = True) -> None:
 @pytest.mark.parametrize("cache", [False, True])
 def test_eeg2_of_both_releases_becomes_trials(tmp_path, style, cache):
     data = write_eeg2(tmp_path, style)
-    write_image_set(tmp_path)
+    write_image_set(tmp_path, "concepts_THINGS" if style == "pickle" else "concepts")
     responses, stimuli = things_eeg2.load(tmp_path, cache=tmp_path / "cache" if cache else None)
     assert responses.data.shape == (6 * 4 + 2 * 8, 4, 20)
     assert responses.data.dtype == np.float16
@@ -372,6 +372,7 @@ def test_eeg2_of_both_releases_becomes_trials(tmp_path, style, cache):
     assert list(responses.trials["repeat"][:5]) == [1, 2, 3, 4, 1]
     assert (responses.trials["split"] == "test").sum() == 16
     assert (stimuli.images[3] > 100).all()
+    assert list(stimuli.table["concept"][-3:]) == ["ctrain2", "ctest0", "ctest0"]
     assert responses.space is not None
     if cache:
         (tmp_path / "sub-01" / "preprocessed_eeg_training.npy").touch()
@@ -451,35 +452,17 @@ def test_eeg2_images_of_another_release_are_refused(tmp_path):
 # --- THINGS-MEG
 
 
-def write_meg(folder: Path, rename: dict[str, str] | None = None) -> tuple[np.ndarray, pd.DataFrame]:
-    rng = np.random.default_rng(0)
-    rows = []
-    for concept in ("ant", "bed", "cup"):
-        rows += [{"trial_type": "exp", "image_path": f"images_meg/{concept}/{concept}_{i:02d}s.jpg"} for i in range(4)]
-    rows += [{"trial_type": "test", "image_path": f"images_test_meg/cup_{13:02d}n.jpg"}] * 3  # not 12 times
-    rows += [{"trial_type": "test", "image_path": "images_test_meg/hat_13n.jpg"}] * 2
-    rows += [{"trial_type": "catch", "image_path": "images_catch_meg/catch_01.jpg"}] * 2
-    order = rng.permutation(len(rows))
-    meta = pd.DataFrame([rows[i] for i in order])
-    meta["session_nr"], meta["run_nr"], meta["things_image_nr"], meta["things_category_nr"] = 1, 2, 5.0, 6.0
-    data = rng.normal(size=(len(meta), 3, 41))
-    info = mne.create_info(["MLO11-1609", "MLO12-1609", "MZO01-1609"], 200.0, "mag")
-    for i, channel in enumerate(info["chs"]):
-        channel["loc"][:3] = (0.01 * i, 0.05, 0.02)
-    events = np.stack([np.arange(len(meta)) * 100, np.zeros(len(meta), int), np.arange(len(meta)) + 1], axis=1)
-    epochs = mne.EpochsArray(data, info, events, tmin=-0.1, verbose="error")
-    epochs.metadata = meta.rename(columns=rename or {})
-    place = folder / "derivatives/preprocessed"
-    place.mkdir(parents=True)
-    epochs.save(place / "preprocessed_P1-epo.fif", verbose="error")
-    return data, meta
+def few_trials(made_meg: ModuleType) -> pd.DataFrame:
+    """Trials out of order, with test images that were not shown 12 times."""
+    return made_meg.trials({"ant": 4, "bed": 4, "cup": 4}, {"cup": 3, "hat": 2}, catch=2, seed=0)
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_meg_test_trials_are_those_named_so(tmp_path, cache):
-    data, meta = write_meg(tmp_path)
+def test_meg_test_trials_are_those_named_so(made_meg, tmp_path, cache):
+    meta = few_trials(made_meg)
+    data = made_meg.write(tmp_path, meta)
     options = {"cache": tmp_path / "cache"} if cache else {}
-    responses, _ = things_meg.load(tmp_path, window=(0.0, 0.1), dtype="float32", **options)
+    responses, stimuli = things_meg.load(tmp_path, window=(0.0, 0.1), dtype="float32", **options)
     keep = (meta["trial_type"] == "test") | ((meta["trial_type"] == "exp") & ~meta["image_path"].str.contains("cup"))
     assert len(responses) == keep.sum() == 8 + 5
     np.testing.assert_allclose(responses.data, data[keep.to_numpy()][:, :, 20:41], rtol=1e-5)
@@ -489,17 +472,20 @@ def test_meg_test_trials_are_those_named_so(tmp_path, cache):
     assert test.groupby("stimulus").size().to_dict() == {"cup_13n": 3, "hat_13n": 2}
     assert sorted(test["repeat"]) == [1, 1, 2, 2, 3]
     assert set(responses.trials["concept"]) == {"ant", "bed", "cup", "hat"}
+    assert list(stimuli.ids[-2:]) == ["cup_13n", "hat_13n"]  # training and then test by concept, in whatever order they came
+    assert list(stimuli.ids) == [*sorted(set(responses.trials.query("split == 'train'")["stimulus"])), "cup_13n", "hat_13n"]
     everything, _ = things_meg.load(tmp_path, window=(0.0, 0.1), drop_test_concepts=False)
     assert len(everything) == 12 + 5
     assert responses.space is not None
     np.testing.assert_allclose(responses.space.positions[:, 0], [0, 0.01, 0.02], atol=1e-6)
 
 
-def test_bad_meg_is_one_line(tmp_path):
-    write_meg(tmp_path / "a")
+def test_bad_meg_is_one_line(made_meg, tmp_path):
+    meta = few_trials(made_meg)
+    made_meg.write(tmp_path / "a", meta)
     with pytest.raises(DataError, match="within the epochs"):
         things_meg.load(tmp_path / "a")  # 0 to 1 s, the epochs end at 0.1 s
-    write_meg(tmp_path / "b", rename={"trial_type": "kind"})
+    made_meg.write(tmp_path / "b", meta, hide=("trial_type",))
     with pytest.raises(DataError, match="trial_type"):
         things_meg.load(tmp_path / "b", window=(0, 0.1))
     (path,) = (tmp_path / "a").rglob("*.fif")

@@ -38,6 +38,12 @@ def test_windows_cover_and_nest() -> None:
     assert sum(w.mask for w in found if w.kind == "sliding").tolist() == [1] * 100
 
 
+@pytest.mark.parametrize(("samples", "sizes"), [(21, [10, 11]), (29, [10, 10, 9]), (4, [4])])
+def test_a_short_rest_at_the_end_is_no_window_of_its_own(samples: int, sizes: list[int]) -> None:
+    found = time_windows(TIMES[:samples], kinds=("sliding",))
+    assert [int(w.mask.sum()) for w in found] == sizes
+
+
 @pytest.mark.parametrize("n, p", [(30, 8), (8, 30)])
 def test_ridge_equals_sklearn(n: int, p: int) -> None:
     rng = np.random.default_rng(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import pytest
 from PIL import Image
 
 from brainlens import store
-from brainlens.cli import main
 
-Patch, Said = pytest.MonkeyPatch, pytest.CaptureFixture[str]
+Say = Callable[..., tuple[int, str, str]]
 NAMES = ["P7", "Oz", "Cz", "P8", "O1", "O2"]
 COUNT = {"training": (16, 3), "test": (6, 4)}  # images, repetitions
 SAMPLES = 100
@@ -47,8 +45,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         n = COUNT[part][0]
         names = [f"{short}{chr(97 + i)}" for i in range(n)]
         meta |= {
-            f"{short}_img_concepts": names,
-            f"{short}_img_concepts_THINGS": [f"{i:05d}_{name}" for i, name in enumerate(names)],
+            f"{short}_img_concepts": [f"{i:05d}_{name}" for i, name in enumerate(names)],
+            f"{short}_img_concepts_THINGS": [f"{2 * i:05d}_{name}" for i, name in enumerate(names)],
             f"{short}_img_files": [f"{name}_01b.jpg" for name in names],
         }
         for i, name in enumerate(names):
@@ -68,19 +66,11 @@ def given(things: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(things, tmp_path / "things"))
 
 
-def say(monkeypatch: Patch, capfd: Said, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["brainlens", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capfd.readouterr()
-    return int(end.value.code or 0), said.out, said.err
-
-
 ALIGN = ("align", "--dataset", "things_eeg2", "--encoder", "nice", "--epochs", "1")
 
 
-def align(given: Path, monkeypatch: Patch, capfd: Said, *more: str) -> tuple[int, str, str]:
-    return say(monkeypatch, capfd, *ALIGN, "--data", str(given), "--runs", str(given / "runs"), *more)
+def align(given: Path, say: Say, *more: str) -> tuple[int, str, str]:
+    return say(*ALIGN, "--data", str(given), "--runs", str(given / "runs"), *more)
 
 
 class Evil:
@@ -133,11 +123,11 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_recordings_are_one_line(given: Path, monkeypatch: Patch, capfd: Said, kind: str) -> None:
+def test_bad_recordings_are_one_line(given: Path, say: Say, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil, more, text = BAD[kind]
     monkeypatch.chdir(given)
     spoil(given)
-    code, out, err = align(given, monkeypatch, capfd, *more)
+    code, out, err = align(given, say, *more)
     assert code == 2, err
     assert out == ""
     assert len(err.splitlines()) == 1
@@ -146,8 +136,8 @@ def test_bad_recordings_are_one_line(given: Path, monkeypatch: Patch, capfd: Sai
     assert not (given / "evil-was-here").exists()
 
 
-def test_a_good_folder_is_aligned_within_and_across(given: Path, monkeypatch: Patch, capfd: Said) -> None:
-    code, out, err = align(given, monkeypatch, capfd, "--repeats", "2", "--subject", "sub-02")
+def test_a_good_folder_is_aligned_within_and_across(given: Path, say: Say) -> None:
+    code, out, err = align(given, say, "--repeats", "2", "--subject", "sub-02")
     assert (code, err) == (0, "")
     assert "retrieval/brain->image/top1" in out
     (folder,) = (given / "runs").glob("align-*")
@@ -155,64 +145,64 @@ def test_a_good_folder_is_aligned_within_and_across(given: Path, monkeypatch: Pa
     assert result.metrics["data/test_repeats"] == 2
     assert result.config["protocol"]["subject"] == "2"
     assert result.config["training"]["batch"] == 1000  # the preset of NICE
-    code, _, err = align(given, monkeypatch, capfd, "--protocol", "across", "--encoder", "linear")
+    code, _, err = align(given, say, "--protocol", "across", "--encoder", "linear")
     assert (code, err) == (0, "")
 
 
-def test_channels_in_another_order_and_longer_times_change_nothing(given: Path, monkeypatch: Patch, capfd: Said) -> None:
-    assert align(given, monkeypatch, capfd)[0] == 0
+def test_channels_in_another_order_and_longer_times_change_nothing(given: Path, say: Say) -> None:
+    assert align(given, say)[0] == 0
     (first,) = (given / "runs").glob("align-*")
     order = [3, 1, 0, 5, 2, 4]
     data = np.array(content("test", 1)["preprocessed_eeg_data"])[:, :, order]
     write(given, 1, "test", preprocessed_eeg_data=data, ch_names=[NAMES[i] for i in order], times=np.arange(-20, SAMPLES) / 100)
     shutil.move(given / "runs", given / "before")
     with pytest.warns(UserWarning, match="120 times for 100 samples"):
-        code, _, err = align(given, monkeypatch, capfd)
+        code, _, err = align(given, say)
     assert code == 0, err
     (second,) = (given / "runs").glob("align-*")
     before, after = (store.load_result(path) for path in (given / "before" / first.name, second))
     assert np.array_equal(before.arrays["embedding/brain"], after.arrays["embedding/brain"])
 
 
-def test_a_stored_run_refuses_another_rate_and_other_channels(given: Path, monkeypatch: Patch, capfd: Said) -> None:
-    assert align(given, monkeypatch, capfd)[0] == 0
+def test_a_stored_run_refuses_another_rate_and_other_channels(given: Path, say: Say) -> None:
+    assert align(given, say)[0] == 0
     (run,) = (given / "runs").glob("align-*")
-    assert say(monkeypatch, capfd, "attribute", str(run), "--method", "deeplift", "--runs", str(given / "runs"))[0] == 0
+    assert say("attribute", str(run), "--method", "deeplift", "--runs", str(given / "runs"))[0] == 0
     for change, text in (
         ({"times": np.arange(SAMPLES) / 50}, "the recording has 50 Hz"),
         ({"ch_names": ["X1", *NAMES[1:]]}, "1 channels are missing: ['P7']"),
     ):
         for part in COUNT:
             write(given, 1, part, **change)
-        code, out, err = say(monkeypatch, capfd, "attribute", str(run), "--runs", str(given / "runs"))
+        code, out, err = say("attribute", str(run), "--runs", str(given / "runs"))
         assert (code, out) == (2, "")
         assert text in err
         assert len(err.splitlines()) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*looks like volts")
-def test_volts_are_said_aloud(given: Path, monkeypatch: Patch, capfd: Said) -> None:
+def test_volts_are_said_aloud(given: Path, say: Say) -> None:
     for part in COUNT:
         write(given, 1, part, preprocessed_eeg_data=np.array(content(part, 1)["preprocessed_eeg_data"]) * 1e-5)
     with pytest.warns(UserWarning, match="looks like volts"):
-        align(given, monkeypatch, capfd)
+        align(given, say)
 
 
-def test_epochs_of_what_is_no_recording_is_one_line(monkeypatch: Patch, capfd: Said, tmp_path: Path) -> None:
+def test_epochs_of_what_is_no_recording_is_one_line(say: Say, tmp_path: Path) -> None:
     for arguments, text in (
         (("--dataset", "nsd"), "eeglab_visual"),
         ((), "--data"),
         (("--data", str(tmp_path)), "eeglab_data.set"),
     ):
-        code, _, err = say(monkeypatch, capfd, "epochs", *arguments)
+        code, _, err = say("epochs", *arguments)
         assert code == 2
         assert text in err
         assert len(err.splitlines()) == 1
 
 
-def test_epochs_of_a_things_folder_have_an_evoked_response(given: Path, monkeypatch: Patch, capfd: Said) -> None:
+def test_epochs_of_a_things_folder_have_an_evoked_response(given: Path, say: Say) -> None:
     runs = given / "runs"
-    code, out, err = say(monkeypatch, capfd, "epochs", "--dataset", "things_eeg2", "--data", str(given), "--runs", str(runs))
+    code, out, err = say("epochs", "--dataset", "things_eeg2", "--data", str(given), "--runs", str(runs))
     assert (code, err) == (0, "")
     assert "epochs/train/n" in out
     (folder,) = runs.glob("epochs-*")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from brainlens.plots import attribution, cortex, curves, embeddings, layers, retrieval, sensors, slabs, style
-from brainlens.types import DataError, Result, Volume
+from brainlens.types import DataError, Result, Sensors, Volume
 
 DPI = 40
 
@@ -284,6 +284,15 @@ def test_scalp_maps_and_time(made: ModuleType) -> None:
     drawn(sensors.generalisation(np.full((5, 5), 0.02) + 0.1 * np.eye(5), np.linspace(-0.1, 0.4, 5), chance=0.005))
     rng = np.random.default_rng(0)
     drawn(sensors.stages(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), {"luminance": rng.uniform(size=(16, 16))}))
+
+
+@pytest.mark.parametrize("origin", [(0.0, 0.0, 0.0), (0.0, 0.015, 0.043)], ids=["in the middle", "between the ears"])
+def test_scalp_maps_do_not_depend_on_the_origin_of_the_positions(made: ModuleType, origin: tuple[float, float, float]) -> None:
+    space = made.eeg().space
+    _, sphere = sensors._info(Sensors(space.names, space.positions + np.array(origin)))
+    np.testing.assert_allclose(sphere, (*origin, 0.095), atol=1e-6)
+    _, few = sensors._info(Sensors(space.names[:3], space.positions[:3]))
+    np.testing.assert_allclose(few, (0, 0, 0, 0.095), atol=1e-6)
 
 
 def test_text_that_no_font_can_draw_becomes_a_box() -> None:

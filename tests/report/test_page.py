@@ -188,6 +188,13 @@ def test_a_bare_result_has_numbers_and_no_figures() -> None:
     assert "Attribution on the brain" not in text
 
 
+def test_a_recording_is_cited_and_its_unit_said() -> None:
+    text = report.render([("epochs-1", Result("epochs", {}, config={"dataset": "things_meg", "measure": "z"}))])
+    assert "eLife 12, e82580" in text
+    assert "standard deviation (z)" in text
+    assert "eLife" not in report.render([("align-1", Result("align", {}, config={"dataset": "phantom_eeg"}))])
+
+
 def test_a_figure_that_the_data_do_not_bear_says_why() -> None:
     mask = np.zeros((4, 4, 4), dtype=bool)
     mask[0, 0, :2] = True
@@ -225,5 +232,5 @@ def test_long_tables_say_how_many_rows_are_left_out() -> None:
     table = pd.DataFrame({"roi": [f"r{i}" for i in range(100)], "r2": np.linspace(0, 1, 100)})
     text = report.render([("encode-x", Result("encode", {"encoding/r2_mean": 0.1}, tables={"regions": table}))])
     assert "The first 60 of 100 rows." in text
-    assert re.search(r"<td>r59</td>", text)
-    assert "<td>r60</td>" not in text
+    assert re.search(r"<td><span[^>]*>r59</span></td>", text)
+    assert not re.search(r">r60<", text)

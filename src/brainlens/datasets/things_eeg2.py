@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ TARGET = 99999  # event code of the target that subjects counted
 RAW_NAMES = {"training": ("training", "train"), "test": ("test",)}  # two spellings are in use
 MEMORY = 2e9  # bytes that may be held where no cache is named
 PIECE = 1 << 25  # bytes converted at a time
+PLACES = ("", "Preprocessed_data_250Hz", "preprocessed_data")  # in the folder, where the epochs may lie
 
 FACTS: dict[str, Any] = {
     "name": "things_eeg2",
@@ -96,12 +98,11 @@ def load(
 
 
 def _find(folder: Path, subject: int, part: str) -> Path:
-    name = f"sub-{subject:02d}"
-    places = [folder / name, folder / "Preprocessed_data_250Hz" / name, folder / "preprocessed_data" / name]
-    for place in places:
-        if (place / f"preprocessed_eeg_{part}.npy").exists():
-            return place / f"preprocessed_eeg_{part}.npy"
-    raise DataError(f"{places[0] / f'preprocessed_eeg_{part}.npy'} is missing; see {FACTS['url']}")
+    name = Path(f"sub-{subject:02d}") / f"preprocessed_eeg_{part}.npy"
+    for place in PLACES:
+        if (folder / place / name).exists():
+            return folder / place / name
+    raise DataError(f"{folder / name} is missing; see {FACTS['url']}")
 
 
 def _open(folder: Path, subject: int, part: str) -> dict[str, Any]:
@@ -133,9 +134,13 @@ def _image_table(folder: Path, part: str, count: int | None) -> pd.DataFrame:
         ids = [f"{short}-{i:05d}" for i in range(FACTS[f"{part}_images"] if count is None else count)]
         return pd.DataFrame({"stimulus": ids, "concept": "", "file": "", "split": short})
     content = load_dictionary(path, (f"{short}_img_files", f"{short}_img_concepts", f"{short}_img_concepts_THINGS"))
-    files, concepts, folders = (list(map(str, content[f"{short}_img_{k}"])) for k in ("files", "concepts", "concepts_THINGS"))
-    if not len(files) == len(concepts) == len(folders) == (len(files) if count is None else count):
+    files, folders, things = (list(map(str, content[f"{short}_img_{k}"])) for k in ("files", "concepts", "concepts_THINGS"))
+    if not len(files) == len(folders) == len(things) == (len(files) if count is None else count):
         raise DataError(f"{path}: {len(files)} {short} images, the epochs have {count}; they are of another release")
+    images = folder / "image_set" / f"{part}_images"
+    if folders and not (images / folders[-1]).is_dir() and (images / things[-1]).is_dir():
+        folders = things  # a copy whose folders count through all of THINGS, where the release counts through this set
+    concepts = [re.sub(r"^\d+_", "", name) for name in folders]
     places = [f"{part}_images/{place}/{file}" for place, file in zip(folders, files)]
     return pd.DataFrame({"stimulus": [Path(f).stem for f in files], "concept": concepts, "file": places, "split": short})
 
@@ -258,10 +263,20 @@ def prepare_subject(
     return replace(found, trials=trials, space=_sensors(names)), _stimuli(folder, seen)
 
 
+def released_subjects(folder: str | Path) -> list[int]:
+    """Numbers of the subjects whose preprocessed epochs are where `load` looks for them."""
+    found = [path for place in PLACES for path in (Path(folder) / place).glob("sub-*/preprocessed_eeg_t*.npy")]
+    return _numbers(path.parts[-2] for path in found)
+
+
 def raw_subjects(folder: str | Path) -> list[int]:
     """Numbers of the subjects whose continuous recordings are in a folder."""
-    found = [place for root in (Path(folder), Path(folder) / "raw_data") for place in root.glob("sub-*/ses-*/raw_eeg_t*.npy")]
-    return sorted({int(path.parts[-3].removeprefix("sub-")) for path in found if path.parts[-3][4:].isdigit()})
+    found = [path for root in (Path(folder), Path(folder) / "raw_data") for path in root.glob("sub-*/ses-*/raw_eeg_t*.npy")]
+    return _numbers(path.parts[-3] for path in found)
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+    return sorted({int(name[4:]) for name in names if name[4:].isdigit()})
 
 
 def _there(session: Path, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from brainlens.types import DataError, Responses, Sensors, Stimuli
 
 MEMORY = 2e9
 BLOCK = 256  # epochs read at a time
+PLACES = ("", "derivatives/preprocessed")  # in the folder, where the epochs may lie
 NEEDED = ("trial_type", "session_nr", "run_nr", "things_image_nr", "things_category_nr", "image_path")
 
 FACTS = {
@@ -40,6 +42,12 @@ def fetch(folder: str | Path) -> Path:
     raise DataError(f"things_meg is at {FACTS['url']}: put derivatives/preprocessed/preprocessed_P1-epo*.fif ... into {folder}")
 
 
+def subjects(folder: str | Path) -> list[int]:
+    """Numbers of the subjects whose epochs are where `load` looks for them."""
+    found = [path for place in PLACES for path in (Path(folder) / place).glob("preprocessed_P*-epo.fif")]
+    return sorted({int(match[1]) for path in found if (match := re.fullmatch(r"preprocessed_P(\d+)-epo", path.stem))})
+
+
 def load(
     folder: str | Path,
     *,
@@ -49,7 +57,7 @@ def load(
     dtype: str = "float16",
     cache: str | Path | None = None,
 ) -> tuple[Responses, Stimuli]:
-    """Responses (trial, channel, time) of one subject in the order of the recording, and the images seen.
+    """Responses (trial, channel, time) of one subject in the order of the recording, and the images seen, by concept.
 
     Test trials are those whose metadata say trial_type "test"; counts of repeats are never used, because they differ
     where trials were lost. Catch trials are left out. window: seconds, both ends included (default 0 to 1 s, 201
@@ -85,10 +93,10 @@ def load(
 def _parts(folder: Path, subject: int) -> list[Path]:
     """The file of the epochs, and after it the further ones that a large recording is split into."""
     name = f"preprocessed_P{subject}-epo"
-    for place in (folder, folder / "derivatives" / "preprocessed"):
-        if (place / f"{name}.fif").exists():
-            return [place / f"{name}.fif", *sorted(place.glob(f"{name}-*.fif"))]
-    raise DataError(f"{folder / 'derivatives' / 'preprocessed' / name}.fif is missing; see {FACTS['url']}")
+    for place in PLACES:
+        if (folder / place / f"{name}.fif").exists():
+            return [folder / place / f"{name}.fif", *sorted((folder / place).glob(f"{name}-*.fif"))]
+    raise DataError(f"{folder / PLACES[-1] / name}.fif is missing; see {FACTS['url']}")
 
 
 def _read(folder: Path, subject: int) -> Any:
@@ -188,7 +196,9 @@ def _sensors(epochs: Any) -> Sensors | None:
 
 
 def _stimuli(folder: Path, trials: pd.DataFrame) -> Stimuli:
-    table = trials.drop_duplicates("stimulus")[["stimulus", "concept", "split", "file"]].reset_index(drop=True)
+    """Training and then test images by concept, one order for all subjects: centres of concepts are kept in it."""
+    table = trials.drop_duplicates("stimulus")[["stimulus", "concept", "split", "file"]]
+    table = table.sort_values(["split", "concept", "stimulus"], key=_training_first).reset_index(drop=True)
     files = [folder / file for file in table["file"]]
     images: ImageFiles | NoImages
     if all(file.is_file() for file in files):
@@ -196,3 +206,7 @@ def _stimuli(folder: Path, trials: pd.DataFrame) -> Stimuli:
     else:
         images = NoImages(len(table), f"the THINGS images are not in {folder}; see https://things-initiative.org")
     return Stimuli(table["stimulus"].to_numpy().astype(str), images, [], table[["concept", "split", "file"]])
+
+
+def _training_first(column: pd.Series) -> pd.Series:
+    return column != "train" if column.name == "split" else column

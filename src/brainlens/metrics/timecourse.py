@@ -32,14 +32,14 @@ class Window:
 
 
 def time_windows(times: np.ndarray, *, step: float = 0.1, kinds: tuple[str, ...] = KINDS) -> list[Window]:
-    """All windows of some kinds in steps of `step` seconds, each with at least one sample.
+    """All windows of some kinds in steps of `step` seconds; what is left at the end, below half a step, joins the last.
 
     Raises DataError for an unknown kind or a step that is not above 0.
     """
     if step <= 0 or any(kind not in KINDS for kind in kinds):
         raise DataError(f"time windows: step {step} must be above 0 and kinds {kinds} among {list(KINDS)}")
     first, end = float(times[0]), float(times[-1]) + float(np.median(np.diff(times)))
-    edges = np.append(np.arange(first, end - 1e-9, step), end)
+    edges = np.append(first + step * np.arange(max(1, round((end - first) / step))), end)
     found = []
     for low, high in pairwise(edges):
         for kind in kinds:

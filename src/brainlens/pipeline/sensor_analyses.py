@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,7 @@ METHODS = ("gradient_x_input", "integrated_gradients", "deeplift")
 STEP = 0.1  # s, of time windows and of the scalp maps
 MOST = 4000  # training images of the linear decoders over time
 THUMB = 64  # pixels of a stored picture
+POSTERIOR = r"(M[LRZ])?[PO]"  # channels over the back of the head: PO7 in the 10-20 system, MLO11-1609 in CTF's MEG
 STAGED = 3  # test pictures whose saliency stages are stored
 
 Found = tuple[dict[str, np.ndarray], dict[str, pd.DataFrame], dict[str, float]]
@@ -121,11 +123,11 @@ def scalp(
         "topomap/contribution": mean.sum(axis=1),
         "topomap/contribution_by_time": np.stack([mean[:, w.mask].sum(1) for w in windows]),
     }
-    titles = [f"{1000 * w.start:.0f} to {1000 * w.stop:.0f} ms" for w in windows]
+    titles = [f"{10 * round(100 * w.start)} to {10 * round(100 * w.stop)} ms" for w in windows]
     table = pd.DataFrame({"map": "contribution_by_time", "title": titles})
     metrics: dict[str, float] = {}
     names = [str(name) for name in test.units["channel"]]
-    back = np.array([name.startswith(("P", "O")) for name in names])
+    back = np.array([re.match(POSTERIOR, name) is not None for name in names])
     try:
         share = channel_share(mean)
     except DataError:

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from brainlens import datasets
+from brainlens.align.subjects import join_stimuli
 from brainlens.align_sensors.parts import WITHIN, Protocol
 from brainlens.backbones import clip
-from brainlens.datasets import phantom_eeg, things_eeg2
+from brainlens.datasets import phantom_eeg, things_eeg2, things_meg
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
 from brainlens.pipeline.source import Source, Tell, check_device, network_folder
@@ -67,19 +68,18 @@ def open_sensors(
     there = subjects_in(source)
     chosen = number_of(protocol.subject if protocol.subject is not None else there[0], there)
     wanted = [chosen] if protocol.kind == "within" else there
-    parts, stimuli = [], None
+    parts, every = [], []
     for each in wanted:
         tell(f"reading {source.dataset}, subject {each}", None)
         responses, seen = read_subject(source, each, cache)
         for part in pd.unique(responses.trials["split"]):
             check_channels(responses, among=np.flatnonzero(responses.trials["split"] == part))
         parts.append(_means(responses, repeats, cache / f"{source.dataset}-{each}-means"))
-        if stimuli is not None and not np.array_equal(np.sort(stimuli.ids), np.sort(seen.ids)):
-            raise DataError(f"subject {each} saw other images than subject {wanted[0]}; align them one at a time")
-        stimuli = seen if stimuli is None else stimuli
-    assert stimuli is not None
+        every.append(seen)
+    stimuli = _all_seen(every)
     if protocol.gallery == "concept" and not (source.folder / CENTRES).exists():
         raise DataError(f"gallery 'concept' needs the concepts' centres in {source.folder / CENTRES}; see docs/sensors.md")
+    stimuli = _captioned(stimuli)
     images, texts = _embeddings(source, stimuli, cache, device, tell)
     return SensorRecording(_joined(parts), stimuli, images, texts)
 
@@ -87,22 +87,20 @@ def open_sensors(
 def read_subject(source: Source, subject: int, cache: Path) -> tuple[Responses, Stimuli]:
     """One subject of a THINGS recording, from the epochs released or, where only they are there, from the continuous files."""
     assert source.folder is not None
-    if source.dataset == "things_eeg2" and subject in things_eeg2.raw_subjects(source.folder):
-        released = list(source.folder.glob(f"**/sub-{subject:02d}/preprocessed_eeg_training.npy"))
-        if not released:
-            return things_eeg2.prepare_subject(source.folder, cache, subject=subject)
+    if source.dataset == "things_eeg2" and subject not in things_eeg2.released_subjects(source.folder):
+        return things_eeg2.prepare_subject(source.folder, cache, subject=subject)
     return datasets.load(source.dataset, source.folder, subject=subject, cache=cache)
 
 
 def subjects_in(source: Source) -> list[int]:
     """Numbers of the subjects whose files lie in the folder of a THINGS recording. Raises DataError where there is none."""
     assert source.folder is not None
-    raw = things_eeg2.raw_subjects(source.folder) if source.dataset == "things_eeg2" else []
-    files = [str(path.relative_to(source.folder)) for path in source.folder.rglob("*") if path.is_file()]
-    pattern = r"sub-(\d+)/preprocessed_eeg_" if source.dataset == "things_eeg2" else r"preprocessed_P(\d+)-epo"
-    found = sorted({*raw, *(int(match[1]) for name in files if (match := re.search(pattern, name)))})
+    if source.dataset == "things_eeg2":
+        released, raw = things_eeg2.released_subjects(source.folder), things_eeg2.raw_subjects(source.folder)
+        found, expected = sorted({*released, *raw}), "sub-01/preprocessed_eeg_training.npy"
+    else:
+        found, expected = things_meg.subjects(source.folder), "derivatives/preprocessed/preprocessed_P1-epo.fif"
     if not found:
-        expected = "sub-01/preprocessed_eeg_training.npy" if source.dataset == "things_eeg2" else "preprocessed_P1-epo.fif"
         raise DataError(f"{source.folder}: no subject of {source.dataset} is there; a file {expected} is expected")
     return found
 
@@ -192,6 +190,19 @@ def _means(responses: Responses, repeats: int | None, place: Path) -> Responses:
     return replace(responses, data=data, trials=table)
 
 
+def _all_seen(every: list[Stimuli]) -> Stimuli:
+    """The images that any subject saw: where trials were lost, a subject has not seen them all."""
+    names = {str(name) for seen in every for name in seen.ids}
+    return next((seen for seen in every if len(seen) == len(names)), None) or join_stimuli(every)
+
+
+def _captioned(stimuli: Stimuli) -> Stimuli:
+    """The stimuli with the captions "a photo of a <concept>" where they have concepts and no captions of their own."""
+    if any(stimuli.captions) or "concept" not in stimuli.table.columns or (stimuli.table["concept"].astype(str) == "").any():
+        return stimuli
+    return replace(stimuli, captions=[[f"a photo of a {str(name).replace('_', ' ')}"] for name in stimuli.table["concept"]])
+
+
 def _joined(parts: list[Responses]) -> Responses:
     """Subjects one after the other, their channels by name in the order of the first."""
     if len(parts) == 1:
@@ -203,7 +214,10 @@ def _joined(parts: list[Responses]) -> Responses:
 
 
 def _embeddings(source: Source, stimuli: Stimuli, cache: Path, device: str, tell: Tell) -> tuple[Features, Features | None]:
-    """Embeddings of images, of the saliency-filtered images, of concepts where known, and of "a photo of a <concept>"."""
+    """Embeddings of images, of the saliency-filtered images, of concepts where their centres are there, and of captions.
+
+    Rows of the file of centres are the test concepts by name, the order in which released files have them.
+    """
     place = network_folder(source)
     tell(f"embeddings of {len(stimuli):,} images", None)
     model = clip.load_clip(place, device=device)
@@ -215,13 +229,12 @@ def _embeddings(source: Source, stimuli: Stimuli, cache: Path, device: str, tell
     if centres.exists():
         values = np.asarray(open_npy(centres), np.float32)
         test = np.flatnonzero((stimuli.table["split"] == "test").to_numpy())
+        if "concept" in stimuli.table.columns:
+            test = test[np.argsort(stimuli.table["concept"].to_numpy(dtype=str)[test], kind="stable")]
         if values.shape != (len(test), data["image"].shape[1]):
             width = data["image"].shape[1]
             raise DataError(f"{centres}: shape {values.shape} does not fit {len(test)} test images of {width} numbers")
         data["concept"] = data["image"].copy()
         data["concept"][test] = values
-    texts = None
-    if "concept" in stimuli.table.columns and (stimuli.table["concept"].astype(str) != "").all():
-        said = [[f"a photo of a {str(name).split('_', 1)[-1].replace('_', ' ')}"] for name in stimuli.table["concept"]]
-        texts = clip.embed_texts(model, said, stimuli.ids)
+    texts = clip.embed_texts(model, stimuli.captions, stimuli.ids) if any(stimuli.captions) else None
     return Features(data, stimuli.ids, model.backbone.name), texts

@@ -258,7 +258,7 @@ class Bench:
         each = max(1, -(-rows // int(training["batch"])))
         out = pd.DataFrame({"step": (log["epoch"] * each).astype(int), "loss": log["loss"], "validation_loss": log["validation"]})
         for k, name in ((1, "brain_image"), (2, "image_text"), (3, "guidance")):
-            if f"w{k}" in log.columns and log[f"w{k}"].any():
+            if training["adjustment"] and f"w{k}" in log.columns and log[f"w{k}"].any():
                 out[f"weight_{name}"] = log[f"w{k}"]
         return out
 

@@ -90,7 +90,8 @@ def topk_bars(scores: Scores, *, k: int = 1, title: str = "", result: Result | N
     ax.set_ylim(0, None)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     style.label(ax, y=f"top-{k} accuracy")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=8.5, frameon=False)
     return style.head(figure, title or f"Retrieval, top-{k}, 95 % intervals" + _gallery_size(scores), result)
 
 

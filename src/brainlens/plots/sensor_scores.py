@@ -36,7 +36,7 @@ def repetitions(table: pd.DataFrame, *, chance: dict[str, float] | None = None, 
     ax.minorticks_off()
     ax.set_ylim(0, None)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.legend(fontsize=8.5, frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
     style.label(ax, x="test repetitions averaged", y="accuracy")
     return style.head(figure, "Retrieval by averaged repetitions, 95 % intervals", result)
 

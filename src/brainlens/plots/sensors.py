@@ -14,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from brainlens.plots import style
 from brainlens.types import DataError, Result, Sensors
 
+MANY = 100  # channels, from which on dots and lines are drawn thinner
 WINDOWS = {  # what a window is, and where on the time axis it is drawn
     "growing": ("from the start until t", lambda part: part["end"]),
     "shrinking": ("from t to the end", lambda part: part["start"]),
@@ -29,6 +30,8 @@ def topomaps(
 ) -> Figure:  # fmt: skip
     """Scalp maps (map, channel), or one (channel,), drawn by MNE on one colour scale; channels are the dots.
 
+    Nothing is drawn where no channel is near, so that no extremum stands on a place that was not measured.
+
     Raises DataError for maps that do not fit the sensors or hold missing values.
     """
     maps = np.atleast_2d(np.asarray(maps, dtype=np.float64))
@@ -36,9 +39,11 @@ def topomaps(
         raise DataError(f"scalp maps are finite (map, channel) with {len(space)} channels, got shape {maps.shape}")
     import mne
 
-    columns = min(len(maps), 6)
+    columns = min(len(maps), 5)
     rows = -(-len(maps) // columns)
-    figure, axes = style.canvas(max(1.9 * columns + 0.9, 4.2), 2.25 * rows + 0.6, nrows=rows, ncols=columns)
+    figure, axes = style.canvas(
+        max(1.5 * columns + 0.9, 4.2), (2.25 if rows == 1 else 1.8) * rows + 0.6, nrows=rows, ncols=columns
+    )
     info, sphere = _info(space)
     reach = float(np.abs(maps).max()) or 1.0
     signed = bool((maps < 0).any())
@@ -49,8 +54,11 @@ def topomaps(
     for i, (ax, values) in enumerate(zip(axes.ravel(), maps, strict=False)):
         image, _ = mne.viz.plot_topomap(
             values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else "YlOrRd", sphere=sphere,
-            vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="head",
+            vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="local",
         )  # fmt: skip
+        for line in ax.lines:
+            if line.get_linestyle() == "None" and len(space) > MANY:
+                line.set_markersize(1.0)
         if i < len(titles):
             ax.set_title(style.printable(titles[i]), fontsize=9, color=style.INK)
     bar = figure.colorbar(image, ax=list(axes.ravel()), shrink=0.7)
@@ -76,7 +84,7 @@ def time_windows(
     if unknown:
         raise DataError(f"time windows: kind {unknown[0]!r} is not one of growing, shrinking, sliding")
     targets = list(pd.unique(table["target"])) if "target" in table.columns else [""]
-    figure, axes = style.canvas(5.6 * len(targets) + 0.4, 3.7, ncols=len(targets), sharey=True)
+    figure, axes = style.canvas(max(4.1 * len(targets), 5.2) + 0.3, 3.7, ncols=len(targets), sharey=True)
     for ax, target in zip(axes[0], targets):
         _windows(ax, table if target == "" else table[table["target"] == target], kinds, metric)
         if chance is not None:
@@ -87,7 +95,7 @@ def time_windows(
             ax, title=TARGETS.get(target, target), x="t after picture onset (ms)", y=f"{metric.replace('top', 'top-')} accuracy"
         )
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes[0, 0].legend(fontsize=8.5, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
     return style.head(figure, "Accuracy by time window, linear decoders", result)
 
 
@@ -106,9 +114,10 @@ def _windows(ax: Axes, table: pd.DataFrame, kinds: list[str], metric: str) -> No
 
 
 def evoked(
-    mean: np.ndarray, times: np.ndarray, space: Sensors, *, trials: int, unit: str = "uV", result: Result | None = None
-) -> Figure:
-    """The evoked response of every channel (channel, time) over its global field power, posterior channels in colour.
+    mean: np.ndarray, times: np.ndarray, space: Sensors, *, trials: int, unit: str = "uV", name: str = "",
+    result: Result | None = None,
+) -> Figure:  # fmt: skip
+    """The evoked response of every channel (channel, time), coloured from back to front, under its global field power.
 
     Raises DataError for shapes that do not fit.
     """
@@ -121,8 +130,8 @@ def evoked(
     behind = space.positions[:, 1]
     shade = (behind - behind.min()) / max(float(np.ptp(behind)), 1e-12)
     hues = style.hue_map()
-    for row in np.argsort(-np.abs(shade - 0.5)):
-        ax.plot(1000 * times, mean[row], color=hues(float(shade[row])), lw=0.8, alpha=0.75)
+    for row in np.argsort(np.abs(shade - 0.5)):  # the channels at the back and in front are not hidden by those between
+        ax.plot(1000 * times, mean[row], color=hues(float(shade[row])), lw=0.8 if len(space) <= MANY else 0.4, alpha=0.75)
     ax.plot(1000 * times, mean.std(axis=0), color=style.INK, lw=1.8, label="global field power")
     ax.axvline(0, color=style.GREY, lw=0.8)
     ax.axhline(0, color=style.GREY, lw=0.8)
@@ -130,7 +139,8 @@ def evoked(
     ax.plot([], [], color=hues(1.0), label="channels at the front")
     ax.legend(fontsize=8.5, frameon=False)
     style.label(ax, x="t after onset (ms)", y=f"evoked response ({unit})")
-    return style.head(figure, f"Evoked response, {len(space)} channels, mean of {trials:,} epochs", result)
+    said = f"Evoked response{f' to {name}' if name else ''}, {len(space)} channels, mean of {trials:,} epochs"
+    return style.head(figure, said, result)
 
 
 def generalisation(matrix: np.ndarray, times: np.ndarray, *, chance: float, result: Result | None = None) -> Figure:
@@ -148,7 +158,8 @@ def generalisation(matrix: np.ndarray, times: np.ndarray, *, chance: float, resu
     )  # fmt: skip
     ax.plot(ms[[0, -1]], ms[[0, -1]], color=style.INK, lw=0.7)
     bar = figure.colorbar(image, ax=ax)
-    bar.set_label(f"accuracy (chance {chance:.3g} is white)", fontsize=9)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    bar.set_label(f"accuracy (white: chance, {chance:.0%})", fontsize=9)
     style.label(ax, x="tested at (ms)", y="trained at (ms)")
     return style.head(figure, "Generalisation over time", result)
 
@@ -184,7 +195,7 @@ def stages(image: np.ndarray, maps: dict[str, np.ndarray], *, result: Result | N
         raise DataError(f"saliency stages are (h, w) or (h, w, 3) maps; got { {k: np.shape(v) for k, v in maps.items()} }")
     columns = min(len(maps) + 1, 5)
     rows = -(-(len(maps) + 1) // columns)
-    figure, axes = style.canvas(1.95 * columns, 2.2 * rows + 0.4, nrows=rows, ncols=columns)
+    figure, axes = style.canvas(1.68 * columns, 1.95 * rows + 0.4, nrows=rows, ncols=columns)
     for ax in axes.ravel():
         ax.set_axis_off()
     for ax, (name, values) in zip(axes.ravel(), [("picture", image), *maps.items()], strict=False):
@@ -195,14 +206,23 @@ def stages(image: np.ndarray, maps: dict[str, np.ndarray], *, result: Result | N
 
 
 def _info(space: Sensors) -> tuple[Any, tuple[float, float, float, float]]:
-    """MNE's description of the sensors, and the head sphere (centre and radius in m) that the positions lie on."""
+    """MNE's description of the sensors, and the sphere (centre and radius in m) that the positions lie on.
+
+    The origin of the head frame is between the ears and that of MNI space elsewhere; seen from a point that is not the middle of
+    the head, channels at its rim come to lie well inside the circle. So the sphere is fitted: |p|^2 = 2 c.p + (r^2 - |c|^2).
+    """
     import mne
 
     names = [str(n) for n in space.names]
     info = mne.create_info(names, sfreq=1.0, ch_types="eeg", verbose="error")
     montage = mne.channels.make_dig_montage(dict(zip(names, space.positions, strict=True)), coord_frame="head")
     info.set_montage(montage, verbose="error")
-    radius = float(np.median(np.linalg.norm(space.positions, axis=1)))
+    places = np.asarray(space.positions, dtype=np.float64)
+    radius = float(np.median(np.linalg.norm(places, axis=1)))
     if not 0.03 < radius < 0.3:
         raise DataError(f"sensor positions lie {radius:.3g} m from the head's centre; positions are in metres in the head frame")
-    return info, (0.0, 0.0, 0.0, radius)
+    found = np.linalg.lstsq(np.column_stack([2 * places, np.ones(len(places))]), (places**2).sum(axis=1), rcond=None)[0]
+    fitted = float(np.sqrt(max(found[3] + found[:3] @ found[:3], 0.0)))
+    if len(places) >= 8 and 0.06 < fitted < 0.16 and np.linalg.norm(found[:3]) < 0.08:
+        return info, (float(found[0]), float(found[1]), float(found[2]), fitted)
+    return info, (0.0, 0.0, 0.0, radius)  # too few channels, or all on one side

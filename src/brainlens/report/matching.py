@@ -178,7 +178,7 @@ def _captions(result: Result, n: int) -> list[str]:
     for name in ("gallery", "stimuli", "captions"):
         table = result.tables.get(name)
         if table is not None and "caption" in table.columns and len(table) == n:
-            return [str(c) if isinstance(c, str) else "" for c in table["caption"]]
+            return [c.replace(" ,", ",") if isinstance(c, str) else "" for c in table["caption"]]  # words that stand apart
     return [""] * n
 
 

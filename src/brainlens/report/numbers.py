@@ -38,6 +38,13 @@ NAMES = {
     "mean_rank": "mean rank (0 = best)",
     "median_rank": "median rank (0 = best)",
     "two_way_clip": "two-way identification",
+    "two_way_max": "two-way accuracy at the best time",
+    "truth_correlation": "contributions and true map, correlation over channels",
+    "posterior_share": "share of the contributions over posterior channels",
+    "nearest_share": "nearest other image is of the same category",
+    "peak_ms": "time of the largest deflection (ms)",
+    "peak": "largest deflection of a channel",
+    "baseline_ratio": "field power, peak / baseline",
 }
 KEY = re.compile(  # what a reader looks for first
     r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|rf_error_median"

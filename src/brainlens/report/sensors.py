@@ -100,12 +100,12 @@ def _evoked(section: Section, result: Result) -> None:
     for name in [n for n in result.arrays if n.startswith("evoked/") and n != "evoked/times"]:
         short = name.split("/", 1)[1]
         trials = int(result.metrics.get(f"epochs/{short}/n", 0))
-        caption = (
-            f"Mean of {trials:,} epochs of {short.replace('_', ' ')}, one line a channel, blue at the back and yellow in front."
-        )
+        said = STIMULI.get(short, short.replace("_", " "))
+        caption = f"Mean of {trials:,} epochs ({said}), one line a channel, from blue at the back to yellow in front."
         make = partial(
-            sensors.evoked, np.asarray(result.arrays[name]), times, result.space, trials=trials, unit=unit, result=result
-        )
+            sensors.evoked, np.asarray(result.arrays[name]), times, result.space, trials=trials, unit=unit, name=said,
+            result=result,
+        )  # fmt: skip
         section.draw(make, caption, f"Evoked response to {short}.")
 
 
@@ -120,17 +120,19 @@ def _scalp(section: Section, result: Result) -> None:
             continue
         short = name.split("/", 1)[-1]
         titles = list(table.loc[table["map"] == short, "title"]) if table is not None and "map" in table.columns else []
-        unit = (
-            str(result.config.get("measure", "uV")).replace("uV", "µV")
-            if short.startswith(("truth", "evoked"))
-            else "contribution"
+        measure = str(result.config.get("measure", "uV")).replace("uV", "µV")
+        unit = {"truth": f"root mean square ({measure})", "evoked": f"mean response ({measure})"}.get(
+            short.split("_")[0], "contribution (cosine)"
         )
         title = TITLES.get(short, capital(short.replace("_", " ")))
-        caption = f"{title} on the scalp, {len(space)} channels (dots), one colour scale."
+        caption = f"{title}; the head from above, nose up. Dots: the {len(space)} channels, those below the middle of the head "
+        caption += "outside the circle; between them values are interpolated."
+        caption += " All maps have one colour scale." if maps.ndim == 2 and len(maps) > 1 else ""
         make = partial(sensors.topomaps, space, maps, titles=titles, unit=unit, title=title, result=result)
         section.draw(make, caption, f"Scalp maps: {title}.")
 
 
+STIMULI = {"train": "training pictures", "test": "test pictures"}
 TITLES = {
     "contribution": "Contribution to the similarity with the seen image",
     "contribution_by_time": "Contribution to the similarity with the seen image, by time",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from brainlens import datasets
 from brainlens.plots.style import SIMULATION, is_simulation
 from brainlens.report import numbers
 from brainlens.types import Result, Sensors, Surface, Volume
@@ -63,7 +64,7 @@ def _did(result: Result) -> str:
     encoders = _listed(config.get("encoders") or config.get("encoder"))
     method = _listed(config.get("method") or config.get("methods"))
     if result.task == "align":
-        main = f"; the last one is the main one ({encoders[-1]})" if len(encoders) > 1 else ""
+        main = f"; the main one is {encoders[-1]}" if len(encoders) > 1 else ""
         who = f"Encoders ({', '.join(encoders)}{main})" if encoders else "An encoder"
         return f"{who} learned to turn brain responses into embeddings{of_target}, and looked the test pictures up."
     if result.task == "attribute":
@@ -76,10 +77,17 @@ def _did(result: Result) -> str:
         how = f" with {', '.join(method or encoders)}" if method or encoders else ""
         source = f" from {target}" if target else ""
         return f"Each unit's response was predicted{source}{how}, and scored on responses that were not used for fitting."
+    if result.task == "epochs":
+        return f"The recording was cut into epochs around the onset of each picture and averaged; values are in {_unit(config)}."
     if result.task == "compare":
         models = ", ".join(_listed(config.get("models")))
         return f"The same units were predicted from each of {models}{' with ' + ', '.join(method) if method else ''}."
     return f"Task {result.task}{' with ' + ', '.join(method) if method else ''}{' on ' + target if target else ''}."
+
+
+def _unit(config: Mapping[str, Any]) -> str:
+    measure = str(config.get("measure", "z"))
+    return {"z": "units of the baseline's standard deviation (z)", "uV": "µV"}.get(measure, measure)
 
 
 def _listed(value: Any) -> list[str]:
@@ -168,6 +176,10 @@ def citations(results: list[Result]) -> list[str]:
         for table in (result.config, result.provenance):
             given = table.get("citation")
             out += [given] if isinstance(given, str) and given != "brainlens" else []
+        name = str(result.config.get("dataset", ""))
+        if name in datasets.DATASETS and name not in datasets.SIMULATED:
+            known = datasets.facts(name)
+            out.append(f"{known['citation']}: {known['title']}")
     if any(isinstance(r.space, (Volume, Surface)) for r in results):
         out += [f"{text} ({name})" for name, text in SOFTWARE]
     return list(dict.fromkeys(out))
