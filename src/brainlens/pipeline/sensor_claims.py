@@ -37,8 +37,8 @@ from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.types import Features, Responses, Stimuli, positions
 
 METHODS = (
-    "ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency", "no_guidance", "no_adjustment", "no_parts",
-    "shuffled",
+    "ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency", "no_guidance", "no_adjustment",
+    "no_saliency_guidance", "no_saliency_adjustment", "no_saliency_guidance_adjustment", "shuffled",
 )  # fmt: skip
 ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
 KEPT = ("canonical", "no_saliency", "neuroalign")  # decoders whose channel contributions are compared with the truth
@@ -141,11 +141,8 @@ def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str
     """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
     encoder = ENCODERS.get(method, "neuroalign")
     training = NICE if encoder != "neuroalign" else THINGS_EEG2
-    if method == "no_parts":
-        for part in ("saliency", "guidance", "adjustment"):
-            training = without(training, part)
-    elif method.startswith("no_"):
-        training = without(training, method.removeprefix("no_"))
+    for part in method.removeprefix("no_").split("_") if method.startswith("no_") else ():
+        training = without(training, part)
     epochs = training.epochs if study.epochs is None else study.epochs
     return encoder, replace(training, epochs=max(1, epochs // parts), patience=study.patience, precision=study.precision)
 
