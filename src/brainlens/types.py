@@ -176,8 +176,9 @@ class Stimuli:
 class Responses:
     """Brain responses.
 
-    data (trial, unit) or (trial, unit, time), an array or a memory map; trials: `stimulus` (string) and any of
-    subject, session, run, repeat, split; units: any of x y z (mm), roi, channel, ncsnr; space; times in s;
+    data (trial, unit) or (trial, unit, time), an array, a memory map, or rows of some that are read when asked for
+    (`store.LazyRows`); trials: `stimulus` (string) and any of subject, session, run, repeat, split; units: any of x y z (mm),
+    roi, channel, ncsnr; space; times in s;
     measure: "z", "psc", "uV" or "fT".
     """
 

@@ -32,10 +32,12 @@ from brainlens.store.files import (
     sha256,
 )
 from brainlens.store.results import code_version, fingerprint, load_result, provenance, run_folder, save_result
-from brainlens.store.training import load_checkpoint, load_weights, save_checkpoint, save_weights
+from brainlens.store.rows import LazyRows, join_rows, select_rows
+from brainlens.store.training import load_checkpoint, load_weights, remove_checkpoints, save_checkpoint, save_weights
 
 __all__ = [
     "ArrayWriter",
+    "LazyRows",
     "append_log",
     "cached_features",
     "check_file",
@@ -43,6 +45,7 @@ __all__ = [
     "features_folder",
     "fingerprint",
     "ids_hash",
+    "join_rows",
     "load_checkpoint",
     "load_features",
     "load_result",
@@ -58,6 +61,7 @@ __all__ = [
     "read_log",
     "release",
     "remove_array",
+    "remove_checkpoints",
     "replacing",
     "run_folder",
     "save_array",
@@ -70,5 +74,6 @@ __all__ = [
     "save_result",
     "save_text",
     "save_weights",
+    "select_rows",
     "sha256",
 ]

@@ -174,12 +174,17 @@ def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
 
 
 def release(array: np.ndarray) -> None:
-    """Gives the pages of a mapped array (or of a view of one) back, so that a walk through it holds one piece at a time."""
-    base: Any = array
-    while base is not None and not isinstance(getattr(base, "_mmap", None), mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
-        base._mmap.madvise(mmap.MADV_DONTNEED)  # the maps here are read-only: the file keeps every value
+    """Gives the pages of a mapped array (of a view of one, or of `LazyRows`) back, so that a walk through it holds one piece.
+
+    A map that keeps its changes to itself (mode "c") is left alone, they would be lost.
+    """
+    for part in getattr(array, "parts", ()):
+        release(part)
+    top: Any = array
+    while top is not None and not isinstance(getattr(top, "_mmap", None), mmap.mmap):
+        top = getattr(top, "base", None)
+    if top is not None and getattr(top, "mode", "r") != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        top._mmap.madvise(mmap.MADV_DONTNEED)  # the file keeps every value
 
 
 class ArrayWriter:

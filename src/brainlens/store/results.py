@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens.store.arrays import ids_hash, manifest, open_array, save_array, save_bytes
+from brainlens.store.arrays import ids_hash, manifest, open_array, release, save_array, save_bytes
 from brainlens.store.files import check_file, plain, read_json, save_json
 from brainlens.types import DataError, Features, Responses, Result, Sensors, Space, Stimuli, Surface, Volume, image_key
 
@@ -171,6 +171,7 @@ def _add_array(digest: Any, array: np.ndarray) -> None:
     step = max(1, (1 << 24) // max(array[:1].nbytes, 1))
     for start in range(0, len(array), step):
         digest.update(np.ascontiguousarray(array[start : start + step]).view(np.uint8).data if array.size else b"")
+        release(array)
 
 
 def _add_table(digest: Any, table: pd.DataFrame) -> None:

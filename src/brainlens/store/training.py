@@ -82,6 +82,16 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
     return None
 
 
+def remove_checkpoints(folder: str | Path) -> None:
+    """Removes the checkpoints of a folder, whole or begun, and the folder where nothing else is in it."""
+    folder = Path(folder)
+    for pattern in ("checkpoint-*.json", "checkpoint-*.safetensors", ".checkpoint-*.part"):  # what has no note is not read
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _numbers(folder: Path) -> list[int]:
     return [int(p.stem.split("-")[1]) for p in folder.glob("checkpoint-*.json") if p.stem.split("-")[1].isdigit()]
 
