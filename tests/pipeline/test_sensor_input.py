@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from brainlens import store
+from brainlens.datasets import things_eeg2
+from brainlens.pipeline.sensor_data import _joined
 
 Say = Callable[..., tuple[int, str, str]]
 NAMES = ["P7", "Oz", "Cz", "P8", "O1", "O2"]
@@ -115,6 +117,11 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "fewer repetitions than asked": (lambda f: None, ("--repeats", "9"), "9 repetitions are asked for, a test image has 4"),
     "a subject that is not there": (lambda f: None, ("--subject", "7"), "subjects 1, 2"),
     "across with one subject": (lambda f: shutil.rmtree(f / "sub-02"), ("--protocol", "across"), "2 subjects or more"),
+    "one part in volts": (
+        lambda f: write(f, 1, "test", preprocessed_eeg_data=np.array(content("test", 1)["preprocessed_eeg_data"]) * 1e-5),
+        (),
+        "test or training epochs look like volts, not both",
+    ),
     "a missing part": (lambda f: (f / "sub-01" / "preprocessed_eeg_test.npy").unlink(), (), "preprocessed_eeg_test.npy"),
     "a missing image": (
         lambda f: next((f / "image_set/test_images").rglob("*.jpg")).unlink(), (), "the images are not in",
@@ -122,6 +129,7 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*looks like volts")
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_recordings_are_one_line(given: Path, say: Say, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil, more, text = BAD[kind]
@@ -180,12 +188,32 @@ def test_a_stored_run_refuses_another_rate_and_other_channels(given: Path, say: 
         assert len(err.splitlines()) == 1
 
 
-@pytest.mark.filterwarnings("ignore:.*looks like volts")
-def test_volts_are_said_aloud(given: Path, say: Say) -> None:
+def test_volts_are_said_aloud_and_become_microvolts(given: Path, say: Say) -> None:
+    assert align(given, say)[0] == 0
+    (first,) = (given / "runs").glob("align-*")
+    shutil.move(given / "runs", given / "before")
     for part in COUNT:
         write(given, 1, part, preprocessed_eeg_data=np.array(content(part, 1)["preprocessed_eeg_data"]) * 1e-5)
     with pytest.warns(UserWarning, match="looks like volts"):
-        align(given, say)
+        code, _, err = align(given, say)
+    assert code == 0, err
+    (second,) = (given / "runs").glob("align-*")
+    before, after = (store.load_result(path) for path in (given / "before" / first.name, second))
+    scales = [store.load_weights(path, "sensors")["scale/spread"].numpy() for path in (given / "before" / first.name, second)]
+    assert scales[1] == pytest.approx(10 * scales[0], rel=1e-3)  # microvolts, with all the digits of float16
+    assert after.arrays["embedding/brain"] == pytest.approx(before.arrays["embedding/brain"], abs=0.02)
+
+
+def test_joined_subjects_are_read_from_where_they_lie(things: Path, tmp_path: Path) -> None:
+    parts = []
+    for subject in (1, 2):
+        responses, _ = things_eeg2.load(things, subject=subject, cache=tmp_path)
+        parts.append(responses)
+    turned = parts[1].columns(np.array([4, 2, 0, 1, 5, 3]))
+    joined = _joined([parts[0], turned])
+    assert isinstance(joined.data, store.LazyRows)
+    assert np.array_equal(joined.data, np.concatenate([part.data for part in parts]))
+    assert joined.trials["subject"].tolist() == ["1"] * len(parts[0]) + ["2"] * len(parts[1])
 
 
 def test_epochs_of_what_is_no_recording_is_one_line(say: Say, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from brainlens.nn.sensor_encoder import TSConv, box_filter, window_moments
+from brainlens.signals.epochs import microvolts
+from brainlens.store import select_rows
 from brainlens.types import DataError, Responses
 
 FLOAT32_LIMIT = 1 << 30  # bytes; a larger training set is kept in half precision, whose rounding is far below the noise
@@ -57,7 +59,9 @@ class SensorPart:
 def split_subjects(responses: Responses, protocol: Protocol) -> tuple[Responses, Responses]:
     """(training rows, test rows) of a protocol; in "across" the tested subject is in no training row.
 
-    Raises DataError for an unknown subject, several subjects where one must be named, or an image in both parts.
+    Rows are not copied: data that lie on disk, or in memory in another order, are read when asked for (`store.LazyRows`).
+    Volts given as microvolts are multiplied by 1e6 with a warning. Raises DataError for an unknown subject, several subjects
+    where one must be named, or an image in both parts.
     """
     trials = responses.trials
     if responses.data.ndim != 3:
@@ -81,9 +85,15 @@ def split_subjects(responses: Responses, protocol: Protocol) -> tuple[Responses,
     shared = np.intersect1d(names[train], names[test])
     if len(shared):
         raise DataError(f"{len(shared)} test images are in the training set, first {shared[0]!r}; fix the column 'split'")
-    fitting = responses.rows(np.flatnonzero(train))
+    responses = microvolts(responses)
+    fitting, tested = (uncopied(responses, np.flatnonzero(keep)) for keep in (train, test))
     repeated = fitting.trials.duplicated([c for c in ("subject", "stimulus") if c in fitting.trials.columns]).any()
-    return (fitting.average() if repeated else fitting), responses.rows(np.flatnonzero(test))
+    return (fitting.average() if repeated else fitting), tested
+
+
+def uncopied(responses: Responses, rows: np.ndarray) -> Responses:
+    """responses.rows(rows) without a copy of the data."""
+    return replace(responses, data=select_rows(responses.data, rows), trials=responses.trials.iloc[rows])
 
 
 def held_out(n_images: int, validation: int, seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import pandas as pd
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.unpickle import load_dictionary
-from brainlens.signals.epochs import stimulus_of_event
+from brainlens.signals.epochs import VOLTS, stimulus_of_event
 from brainlens.signals.prepare import CUT, Cut, Piece, prepare
 from brainlens.store import ArrayWriter, open_array, release
 from brainlens.types import DataError, Responses, Sensors, Stimuli
@@ -71,30 +71,34 @@ def load(
     the order wanted (default: those of the file). dtype and cache: the epochs are converted piece by piece from the
     pickled files to a memory map in `cache`, named after files and options; without it up to 2 GB are held in memory.
     Both releases are read: dictionaries stored by np.save, and pickles under the name .npy; nothing in them is run.
-    Where `times` is longer than the data (known in released files), its last values count, with a warning.
+    Where `times` is longer than the data (known in released files), its last values count, with a warning. Volts become
+    microvolts (measure "uV"), with a warning.
     Raises DataError listing channels that are missing, and for files that do not match each other.
     """
     folder = Path(folder)
     contents = {part: _open(folder, subject, part) for part in parts}
     first = contents[parts[0]]
     names = list(channels) if channels is not None else first["ch_names"]
-    times = first["times"]
+    times, measure = first["times"], "z" if first["factor"] == 1.0 else "uV"
     for part, content in contents.items():
         missing = [name for name in names if name not in content["ch_names"]]
         if missing:
             raise DataError(f"{part} epochs of subject {subject} lack channels {missing}; they have {content['ch_names']}")
         if len(content["times"]) != len(times) or np.abs(content["times"] - times).max() > 1e-6:
             raise DataError(f"subject {subject}: {part} and {parts[0]} epochs have other times; they were not cut alike")
+        if content["factor"] != first["factor"]:
+            raise DataError(f"subject {subject}: {part} or {parts[0]} epochs look like volts, not both; give both in one unit")
     tables = {part: _image_table(folder, part, len(content["data"])) for part, content in contents.items()}
     trials = pd.concat([_trials(tables[p], contents[p]["data"].shape[1], p, subject) for p in parts], ignore_index=True)
     shape = (len(trials), len(names), len(times))
     place = None
     if cache is not None:
         options = {"channels": names, "parts": list(parts), "dtype": dtype}
-        place = kept_folder(cache, f"things_eeg2-sub-{subject:02d}", [c["path"] for c in contents.values()], options)
+        name = f"things_eeg2-sub-{subject:02d}" + ("" if measure == "z" else "-uV")
+        place = kept_folder(cache, name, [c["path"] for c in contents.values()], options)
     data = _convert(contents, names, shape, dtype, trials, place)
     table = pd.concat(list(tables.values()), ignore_index=True)
-    return Responses(data, trials, pd.DataFrame({"channel": names}), _sensors(names), times, "z"), _stimuli(folder, table)
+    return Responses(data, trials, pd.DataFrame({"channel": names}), _sensors(names), times, measure), _stimuli(folder, table)
 
 
 def _find(folder: Path, subject: int, part: str) -> Path:
@@ -121,9 +125,13 @@ def _open(folder: Path, subject: int, part: str) -> dict[str, Any]:
     if len(times) != data.shape[3]:
         raise DataError(f"{path}: {len(times)} times for {data.shape[3]} samples")
     typical = float(np.median(np.abs(np.asarray(data[:1], dtype=np.float64))))
-    if 0 < typical < 1e-3:
-        warnings.warn(f"{path}: typical magnitude {typical:.1e} looks like volts, not noise-normalised units", stacklevel=3)
-    return {"data": data, "ch_names": names, "times": times, "path": path}
+    factor = 1e6 if 0 < typical < VOLTS else 1.0
+    if factor != 1.0:
+        warnings.warn(
+            f"{path}: a median of {typical:.1e} looks like volts, not noise-normalised units; it is multiplied by 1e6",
+            stacklevel=3,
+        )
+    return {"data": data, "ch_names": names, "times": times, "path": path, "factor": factor}
 
 
 def _image_table(folder: Path, part: str, count: int | None) -> pd.DataFrame:
@@ -196,7 +204,8 @@ def _pieces(contents: dict[str, dict[str, Any]], names: list[str], done: int = 0
             block = data[at : at + step]
             if start + len(block) * repeats > done:
                 rows = block.reshape(-1, *data.shape[2:])
-                yield start, rows if plain else rows[:, order]
+                rows = rows if plain else rows[:, order]
+                yield start, rows if content["factor"] == 1.0 else rows * content["factor"]  # before float16 takes their digits
                 release(data)
             start += len(block) * repeats
 

@@ -128,7 +128,7 @@ def eeg_truth(
         raise DataError(f"phantom EEG: subject {subject} and amplitude {amplitude} must be 1 or more, and above 0")
     if len(stimuli) < 3:
         raise DataError(f"phantom EEG: {len(stimuli)} images are too few to scale a readout; give at least 3")
-    features = features.take(stimuli.ids)
+    features = features if np.array_equal(features.ids, stimuli.ids) else features.take(stimuli.ids)  # take copies all layers
     times = window[0] + np.arange(round((window[1] - window[0]) * RATE)) / RATE
     rng, common = np.random.default_rng([seed, subject, 41]), np.random.default_rng([seed, 43])
     sites = _sites(rng)

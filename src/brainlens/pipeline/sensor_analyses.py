@@ -69,8 +69,8 @@ def over_time(
     """
     protocol = Protocol(**result.config["protocol"])
     train, _ = split_subjects(recording.responses, protocol)
-    if len(train) > MOST:
-        train = train.rows(np.sort(np.random.default_rng([seed, 71]).permutation(len(train))[:MOST]))
+    chosen = np.random.default_rng([seed, 71]).permutation(len(train))[:MOST] if len(train) > MOST else np.arange(len(train))
+    train = train.rows(np.sort(chosen))  # read once: every window takes samples of all of them
     shown, seen = train.trials["stimulus"].to_numpy(dtype=str), averaged.trials["stimulus"].to_numpy(dtype=str)
     fitted, asked = (positions(ids, recording.images.ids, "images") for ids in (shown, seen))
     assert averaged.times is not None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,9 @@ from brainlens.datasets import phantom_eeg, things_eeg2, things_meg
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
 from brainlens.pipeline.source import Source, Tell, check_device, network_folder
-from brainlens.signals.epochs import check_channels, match_channels
+from brainlens.signals.epochs import channel_numbers, check_channels, microvolts
 from brainlens.stimuli.saliency import saliency_stimuli
-from brainlens.store import ArrayWriter, open_array, open_npy, release
+from brainlens.store import ArrayWriter, LazyRows, join_rows, open_array, open_npy, release
 from brainlens.types import DataError, Features, Responses, Stimuli
 
 SENSOR_DATASETS = ("phantom_eeg", "things_eeg2", "things_meg")
@@ -74,6 +75,7 @@ def open_sensors(
         responses, seen = read_subject(source, each, cache)
         for part in pd.unique(responses.trials["split"]):
             check_channels(responses, among=np.flatnonzero(responses.trials["split"] == part))
+        responses = microvolts(responses)  # before float16, in which volts of EEG have few digits
         parts.append(_means(responses, repeats, cache / f"{source.dataset}-{each}-means"))
         every.append(seen)
     stimuli = _all_seen(every)
@@ -204,13 +206,17 @@ def _captioned(stimuli: Stimuli) -> Stimuli:
 
 
 def _joined(parts: list[Responses]) -> Responses:
-    """Subjects one after the other, their channels by name in the order of the first."""
+    """Subjects one after the other, their channels by name in the order of the first; their data stay where they are."""
     if len(parts) == 1:
         return parts[0]
     names = [str(name) for name in parts[0].units["channel"]]
-    same = [part if [str(n) for n in part.units["channel"]] == names else match_channels(part, names) for part in parts]
-    trials = pd.concat([part.trials for part in same], ignore_index=True)
-    return replace(same[0], data=np.concatenate([part.data for part in same]), trials=trials)
+    same = []
+    for part in parts:
+        numbers = channel_numbers(part, names)
+        there = np.array_equal(numbers, np.arange(len(part.units)))
+        same.append(part.data if there else cast(np.ndarray, LazyRows([part.data], columns=numbers)))
+    trials = pd.concat([part.trials for part in parts], ignore_index=True)
+    return replace(parts[0], data=join_rows(same), trials=trials)
 
 
 def _embeddings(source: Source, stimuli: Stimuli, cache: Path, device: str, tell: Tell) -> tuple[Features, Features | None]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
+from brainlens.store import LazyRows
 from brainlens.types import DataError, Responses, Sensors
 
+VOLTS = 1e-3  # a median absolute value below this, of what should be microvolts, is one of volts
 UNIT = {"eeg": ("uV", 1e6), "mag": ("fT", 1e15), "grad": ("fT", 1e13)}
 
 
@@ -94,11 +97,17 @@ def match_channels(responses: Responses, names: Sequence[str]) -> Responses:
 
     Raises DataError listing the channels that are missing.
     """
+    numbers = channel_numbers(responses, names)
+    return responses if np.array_equal(numbers, np.arange(len(responses.units))) else responses.columns(numbers)
+
+
+def channel_numbers(responses: Responses, names: Sequence[str]) -> np.ndarray:
+    """Where these channels stand in the recording, found by name without regard to case; DataError listing the missing ones."""
     have = {str(name).lower(): i for i, name in enumerate(responses.units["channel"])}
     missing = [name for name in names if name.lower() not in have]
     if missing:
         raise DataError(f"{len(missing)} channels are missing: {missing}; the recording has {list(responses.units['channel'])}")
-    return responses.columns(np.array([have[name.lower()] for name in names]))
+    return np.array([have[name.lower()] for name in names])
 
 
 def check_channels(responses: Responses, *, among: np.ndarray | None = None, rows: int = 256) -> Responses:
@@ -158,10 +167,34 @@ def check_magnitude(data: np.ndarray, *, measure: str = "uV") -> float:
     size = float(np.median(np.abs(part)))
     if size == 0 or not np.isfinite(size):
         raise DataError(f"the median absolute value of the recording is {size}; it is flat or holds NaN")
-    if measure == "uV" and size < 1e-3:
+    if measure == "uV" and size < VOLTS:
         warnings.warn(f"a median of {size:.2g} looks like volts, not microvolts; it is multiplied by 1e6", stacklevel=2)
         return 1e6
     return 1.0
+
+
+def microvolts(responses: Responses) -> Responses:
+    """The recording itself, or one of measure "uV" that looks like volts times 1e6, which is read when asked for, with a warning.
+
+    The first trials without missing values of each subject are looked at. Raises DataError where a recording is flat, or where
+    some subjects look like volts and others do not.
+    """
+    if responses.measure != "uV":
+        return responses
+    trials = responses.trials
+    subject = trials["subject"].astype(str).to_numpy() if "subject" in trials.columns else np.full(len(trials), "1")
+    factors: dict[str, float] = {}
+    for name in dict.fromkeys(subject):
+        part = np.asarray(responses.data[np.flatnonzero(subject == name)[:64]])
+        part = part[np.isfinite(part).all(axis=tuple(range(1, part.ndim)))]  # missing values are named by those who read all
+        factors[name] = check_magnitude(part) if len(part) else 1.0
+    if len(set(factors.values())) > 1:
+        volts = next(name for name, factor in factors.items() if factor != 1.0)
+        raise DataError(f"subject {volts!r} looks like volts and others like microvolts; bring all subjects to microvolts")
+    factor = next(iter(factors.values()), 1.0)
+    if factor == 1.0:
+        return responses
+    return replace(responses, data=cast(np.ndarray, LazyRows([responses.data], factor=factor)))
 
 
 def _onsets(raw: Any, stimuli: Mapping[str, str] | Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
