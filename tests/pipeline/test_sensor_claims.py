@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brainlens import store
+from brainlens.align_sensors import resume
 from brainlens.pipeline import sensor_claims, sensor_truth
 from brainlens.pipeline.sensor_claims import SensorStudy, Tables, planned, pooled, run_fits, subject_recording, summarise
 from brainlens.types import Features, Stimuli
@@ -61,6 +63,45 @@ def test_across_trains_on_the_others_only(tables: Tables, tmp_path: Path) -> Non
     train, test = joined[joined["split"] == "train"], joined[joined["split"] == "test"]
     assert set(train["subject"]) == {"1"} and len(train) == 60  # noqa: PT018
     assert set(test["subject"]) == {"2"} and len(test) == 20 * 16  # noqa: PT018
+
+
+def test_recordings_of_several_subjects_are_joined_without_a_copy(tables: Tables, tmp_path: Path) -> None:
+    people = {number: subject_recording(tables, STUDY, number, tmp_path) for number in (1, 2)}
+    joined = pooled(people, STUDY, 2)
+    parts = [people[n].responses.where(split=part).data[:most] for n, part, most in ((1, "train", 60), (2, "test", None))]
+    assert isinstance(joined.data, store.LazyRows)
+    assert np.array_equal(joined.data, np.concatenate(parts))
+    network = tables.network
+    kept = store.load_features(store.save_features(network, tmp_path / "network"))
+    rounded = replace(network, data={name: np.asarray(value, np.float32) for name, value in kept.data.items()})
+    for number in (1, 2):  # layers on disk in float16, or in memory in float32: the same truth
+        truths = [sensor_claims.eeg_truth(tables.stimuli, layers, subject=number) for layers in (kept, rounded)]
+        assert np.array_equal(truths[0].signal, truths[1].signal)
+        assert np.array_equal(truths[0].patterns, truths[1].patterns)
+
+
+def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = replace(STUDY, subjects=(1,), methods=("linear", "no_saliency"), epochs=4)
+    whole = run_fits(study, tables, tmp_path / "whole", quiet)
+    monkeypatch.setattr(resume, "SHARE", 1e9)  # a state after every epoch
+    said: list[str] = []
+
+    def stop(text: str, share: float | None = None) -> None:
+        said.append(text)
+        if text.startswith("  no_saliency 3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_fits(study, tables, tmp_path / "stopped", stop)
+    assert [path.name for path in (tmp_path / "stopped" / "unfinished").iterdir()] == ["within-1-no_saliency-0"]
+    said.clear()
+    fits = run_fits(study, tables, tmp_path / "stopped", lambda text, share=None: said.append(text))
+    assert [text.split(":")[0] for text in said if text.startswith("  ")] == ["  no_saliency 3", "  no_saliency 4"]
+    timeless = [store.plain([{k: v for k, v in fit.items() if k != "seconds"} for fit in each]) for each in (fits, whole)]
+    assert timeless[0] == timeless[1]
+    assert not list((tmp_path / "stopped" / "unfinished").iterdir())
 
 
 def test_summary_by_hand() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from brainlens import report, store
-from brainlens.align_sensors import NICE, THINGS_EEG2, THINGS_MEG, UNFILTERED, Protocol
+from brainlens.align_sensors import NICE, THINGS_EEG2, THINGS_MEG, UNFILTERED, Protocol, resume
 from brainlens.datasets import phantom_eeg
 from brainlens.pipeline import Source
 from brainlens.pipeline.sensor_analyses import METHODS
@@ -58,6 +58,30 @@ def test_a_run_holds_scores_analyses_and_weights(stored: tuple[Path, list]) -> N
     assert "step" in result.tables["log"].columns
     assert {"scale/mean", "model/encoder.spatial.weight"} <= set(store.load_weights(folder, "sensors"))
     assert "simulation" in report.render([("run", result)])
+
+
+def test_a_stopped_run_goes_on_with_the_fit_that_was_stopped(
+    embeddings: Path, stored: tuple[Path, list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, options = Source("phantom_eeg", embeddings, n_train=120), SensorOptions(("linear", "nice"), epochs=2, repeats=8)
+    monkeypatch.setattr(resume, "SHARE", 1e9)  # a state after every epoch
+    said: list[tuple[str, float | None]] = []
+
+    def stop(text: str, share: float | None = None) -> None:
+        if (text, share) == ("training nice", 1.0):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_align_sensors(source, tmp_path, options, tell=stop)
+    (unfinished,) = (tmp_path / "unfinished").iterdir()
+    assert {path.name for path in unfinished.iterdir()} == {"linear", "nice"}
+    folder, _ = run_align_sensors(source, tmp_path, options, tell=lambda *told: said.append(told))
+    assert [told for told in said if told[0].startswith("training")] == [("training nice", 1.0)]
+    assert not unfinished.exists()
+    one, two = (store.load_result(path) for path in (stored[0], folder))
+    assert np.array_equal(one.arrays["embedding/brain"], two.arrays["embedding/brain"])
+    scores = [{k: v for k, v in result.metrics.items() if "seconds" not in k} for result in (one, two)]
+    assert scores[0] == scores[1]
 
 
 def test_windows_rise_with_the_signal_and_not_before(stored: tuple[Path, list]) -> None:

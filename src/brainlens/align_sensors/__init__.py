@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 
 from brainlens.align_sensors.linear import LINEAR, fit_linear
-from brainlens.align_sensors.parts import WITHIN, Protocol, channel_scale, held_out, split_subjects, tensors
+from brainlens.align_sensors.parts import WITHIN, Protocol, channel_scale, held_out, split_subjects, tensors, uncopied
+from brainlens.align_sensors.resume import Checkpoint, checkpoint_for
 from brainlens.align_sensors.training import (
     NICE,
     THINGS_EEG2,
@@ -33,9 +35,9 @@ from brainlens.signals.epochs import check_magnitude, check_rate, match_channels
 from brainlens.types import DataError, Features, Responses, Result, positions
 
 __all__ = [
-    "LINEAR", "NICE", "THINGS_EEG2", "THINGS_MEG", "UNFILTERED", "Protocol", "SensorDecoder", "SensorTraining", "align_sensors",
-    "embed_responses", "fit_linear", "fit_sensors", "held_out", "limit_repeats", "repetition_curve", "score_sensors",
-    "split_subjects", "without",
+    "LINEAR", "NICE", "THINGS_EEG2", "THINGS_MEG", "UNFILTERED", "Checkpoint", "Protocol", "SensorDecoder", "SensorTraining",
+    "align_sensors", "embed_responses", "fit_linear", "fit_sensors", "held_out", "limit_repeats", "repetition_curve",
+    "score_sensors", "split_subjects", "without",
 ]  # fmt: skip
 
 
@@ -113,8 +115,14 @@ def fit_sensors(
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
 ) -> tuple[SensorDecoder, Responses]:
-    """The trained decoder, and the test trials of the tested subject, which nothing here has looked at."""
+    """The trained decoder, and the test trials of the tested subject, which nothing here has looked at.
+
+    Recordings on disk stay there (`np.asarray(test.data)` reads the test trials). checkpoint: a folder from which the same call
+    goes on after a kill, to the same bits, and which is removed at the end; `Checkpoint(folder, keep=True)` leaves the finished
+    training there. What another configuration, recording or seed left in it is not used. Closed forms write none.
+    """
     if isinstance(encoder, str) and encoder in LINEAR:
         return fit_linear(
             responses, images, encoder=encoder, protocol=protocol, seed=seed, validation=training.validation, device=device
@@ -142,10 +150,12 @@ def fit_sensors(
             )
             for keep in (~held, held)
         ]  # fmt: skip
-        train_decoder(decoder, parts[0], parts[1], image, text, training, seed, progress)
-    decoder.seconds = time.perf_counter() - started
-    decoder.channels = tuple(map(str, train.units["channel"])) if "channel" in train.units.columns else ()
-    decoder.times = train.times
+        kept = checkpoint_for(checkpoint, decoder, train, targets=(image, text), training=training, seed=seed)
+        decoder.channels = tuple(map(str, train.units["channel"])) if "channel" in train.units.columns else ()
+        decoder.times = train.times
+        del train  # means over repetitions are in memory, and what is trained on now lies in `parts`
+        train_decoder(decoder, parts[0], parts[1], image, text, training, seed, progress, kept)
+    decoder.seconds += time.perf_counter() - started  # what a killed process took is in it already
     return decoder, test
 
 
@@ -175,7 +185,7 @@ def limit_repeats(responses: Responses, repeats: int) -> Responses:
         raise DataError(
             f"{repeats} repetitions are asked for, {least.idxmin()!r} has {int(least.min())}; ask for 1 to {int(least.min())}"
         )
-    return responses.rows(np.flatnonzero(groups.cumcount().to_numpy() < repeats))
+    return uncopied(responses, np.flatnonzero(groups.cumcount().to_numpy() < repeats))
 
 
 def repetition_curve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from brainlens.align_sensors.parts import SensorPart, prepare
+from brainlens.align_sensors.resume import Checkpoint, Run
 from brainlens.nn.guidance import LossAdjustment, semantic_guidance
 from brainlens.nn.losses import info_nce
 from brainlens.nn.sensor_encoder import Head, TSConv
@@ -93,7 +93,7 @@ class SensorDecoder:
         self.model.eval()
         found = []
         for start in range(0, len(data), block):
-            x = torch.as_tensor(np.asarray(data[start : start + block], dtype=np.float32))
+            x = torch.as_tensor(np.array(data[start : start + block], dtype=np.float32))  # a copy: torch warns of read-only maps
             x = ((x - self.scale[0]) / self.scale[1]).to(self.device)
             found.append(self.model(prepare(x, self.model)).float().cpu())
         return torch.cat(found).numpy()
@@ -135,16 +135,21 @@ def train_decoder(
     training: SensorTraining,
     seed: int,
     progress: Progress | None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
-    """The loop: AdamW, epochs of shuffled batches, the weights of the least validation loss kept."""
+    """The loop: AdamW, epochs of shuffled batches, the weights of the least validation loss kept; goes on from a checkpoint."""
     heads = [*decoder.image_head.parameters(), *decoder.text_head.parameters()]
     groups: list[dict[str, Any]] = [{"params": list(decoder.model.parameters()), "weight_decay": training.decay_sensor}]
     groups += [{"params": heads, "weight_decay": training.decay_image}] if heads else []
     optimiser = torch.optim.AdamW(groups, lr=training.lr, betas=training.betas)
     adjust = LossAdjustment(norms=training.norms) if heads and training.adjustment else None
     shuffle = torch.Generator().manual_seed(seed)
-    best, best_state, stale = float("inf"), _state(decoder), 0
-    for epoch in range(training.epochs):
+    run = Run(decoder, optimiser, shuffle, adjust)
+    if checkpoint is not None:
+        checkpoint.restore(run)
+    for epoch in range(run.epoch, training.epochs):
+        if training.patience is not None and run.stale >= training.patience:
+            break
         decoder.model.train(), decoder.image_head.train(), decoder.text_head.train()
         total, steps, weight = 0.0, 0, np.zeros(3)
         for rows in torch.randperm(len(train.x), generator=shuffle).split(training.batch):
@@ -166,18 +171,12 @@ def train_decoder(
         decoder.log.append(record)
         if progress is not None:
             progress(epoch, record)
-        if record["validation"] < best:
-            best, best_state, stale, decoder.best_epoch = record["validation"], _state(decoder), 0, epoch + 1
-        else:
-            stale += 1
-        if training.patience is not None and stale >= training.patience:
-            break
-    for part, state in zip((decoder.model, decoder.image_head, decoder.text_head), best_state):
-        part.load_state_dict(state)
-
-
-def _state(decoder: SensorDecoder) -> list[dict[str, Tensor]]:
-    return [copy.deepcopy(part.state_dict()) for part in (decoder.model, decoder.image_head, decoder.text_head)]
+        run.judge(record["validation"])
+        if checkpoint is not None:
+            checkpoint.save(run)
+    if checkpoint is not None:
+        checkpoint.finish(run)
+    run.finish()
 
 
 def _products(training: SensorTraining, x: Tensor) -> torch.autocast:

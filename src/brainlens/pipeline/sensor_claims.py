@@ -1,8 +1,8 @@
 """The claims `eeg/...`: NeuroAlign, its rivals and its ablations on simulated EEG, fit by fit, so that a killed run goes on.
 
 Each fit (protocol, subject, method, seed) leaves one JSON file with the rank of every test image; what is there is not fitted
-again. Every method is trained as published (NICE: batch 1,000; NeuroAlign: Table 3), stopped when its validation loss has
-rested for `patience` epochs, and tested once.
+again, and one that was killed goes on from its last checkpoint. Every method is trained as published (NICE: batch 1,000;
+NeuroAlign: Table 3), stopped when its validation loss has rested for `patience` epochs, and tested once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from brainlens.align_sensors import (
     LINEAR,
     NICE,
     THINGS_EEG2,
+    Checkpoint,
     Protocol,
     SensorDecoder,
     SensorTraining,
@@ -95,11 +96,9 @@ def sensor_tables(study: SensorStudy, folder: Path, tell: Tell, *, block: int = 
     texts = store.cached_features(
         folder, key | {"kind": "texts"}, lambda a, b: phantom.texts(stimuli.take(stimuli.ids[a:b])), ids=ids, block=block
     )
-    data = {name: np.asarray(value, np.float32) for name, value in network.data.items()}
-    tokens = {name: np.asarray(value, np.float32) for name, value in network.tokens.items()}
     pictures = np.zeros((len(stimuli), 1, 1, 3), np.uint8)
     bare = Stimuli(stimuli.ids, pictures, stimuli.captions, stimuli.table)
-    return Tables(bare, replace(network, data=data, tokens=tokens), texts)
+    return Tables(bare, network, texts)  # layers stay on disk: only the simulation reads most of them
 
 
 def _fields(features: Features, name: str) -> np.ndarray:
@@ -154,10 +153,10 @@ def pooled(people: dict[int, Subject], study: SensorStudy, tested: int) -> Respo
         trials = subject.responses.trials
         rows = np.flatnonzero((trials["split"] == "test").to_numpy() if number == tested else trials["split"] == "train")
         rows = rows if number == tested else rows[: study.across_train]
-        chosen.append(np.asarray(subject.responses.data[rows]))
+        chosen.append(store.select_rows(subject.responses.data, rows))
         tables.append(trials.iloc[rows])
     first = people[tested].responses
-    return replace(first, data=np.concatenate(chosen), trials=pd.concat(tables, ignore_index=True))
+    return replace(first, data=store.join_rows(chosen), trials=pd.concat(tables, ignore_index=True))
 
 
 def shuffled(responses: Responses, seed: int) -> Responses:
@@ -178,14 +177,16 @@ def planned(study: SensorStudy) -> Iterator[tuple[str, int, str, int]]:
 
 
 def run_fits(study: SensorStudy, tables: Tables, folder: Path, tell: Tell) -> list[dict[str, Any]]:
-    """Every planned fit that time allows, read back where it was done before."""
+    """Every planned fit that time allows, read back where it was done before, gone on with where it was killed."""
     begin = time.perf_counter()
     people: dict[int, Subject] = {}
     fits, pool = [], None
     for kind, subject, method, seed in planned(study):
         file = Path(folder) / "fits" / f"{kind}-{subject}-{method}-{seed}.json"
+        begun = Path(folder) / "unfinished" / file.stem
         if file.exists():
             fits.append(store.read_json(file))
+            store.remove_checkpoints(begun)
             continue
         if time.perf_counter() - begin > 60 * study.minutes:
             continue
@@ -198,10 +199,14 @@ def run_fits(study: SensorStudy, tables: Tables, folder: Path, tell: Tell) -> li
             pool = (subject, pooled({n: people[n] for n in study.subjects}, study, subject))
         responses = pool[1] if kind == "across" and pool is not None else people[subject].responses
         protocol = Protocol(kind=kind, subject=str(subject))
-        decoder, found = fit_once(responses, tables, method, study=study, protocol=protocol, seed=seed, tell=tell)
+        kept = Checkpoint(begun, keep=True)  # until the fit's file is there
+        decoder, found = fit_once(
+            responses, tables, method, study=study, protocol=protocol, seed=seed, tell=tell, checkpoint=kept
+        )
         if method in KEPT and (kind, seed) == ("within", study.seeds[0]):
             store.save_weights(folder, f"decoder-{method}-{subject}", _weights(decoder))
         store.save_json(file, found)
+        store.remove_checkpoints(begun)
         fits.append(found)
         tell(f"{kind} {subject} {method} seed {seed}: top-1 {found['top1']:.3f}, {found['seconds']:.0f} s", None)
     return fits
@@ -216,8 +221,12 @@ def fit_once(
     protocol: Protocol,
     seed: int,
     tell: Tell | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[SensorDecoder, dict[str, Any]]:
-    """One decoder and what is kept of it: ranks of the test images, curve over epochs, settings."""
+    """One decoder and what is kept of it: ranks of the test images, curve over epochs, settings.
+
+    checkpoint: where a training that is killed leaves its last epochs.
+    """
     started = time.perf_counter()
     if method == "shuffled":
         responses = shuffled(responses, seed)
@@ -233,6 +242,7 @@ def fit_once(
     decoder, test = fit_sensors(
         responses, tables.network, tables.texts,
         encoder=encoder, training=training, protocol=protocol, seed=seed, progress=progress,
+        checkpoint=checkpoint,
     )  # fmt: skip
     averaged = test.average()
     ids = averaged.trials["stimulus"].to_numpy(dtype=str)

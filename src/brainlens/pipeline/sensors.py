@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from brainlens.align_sensors import (
     THINGS_EEG2,
     THINGS_MEG,
     UNFILTERED,
+    Checkpoint,
     Protocol,
     SensorDecoder,
     SensorTraining,
@@ -126,7 +128,8 @@ def run_align_sensors(
 ) -> tuple[Path, Rows]:
     """Fits every encoder on the same split, analyses the last one, and stores its run with the weights.
 
-    Prepared recordings and embeddings are kept in `runs/prepared`, so that a second run, or one after a stop, goes on from them.
+    Prepared recordings and embeddings are kept in `runs/prepared`, trainings in `runs/unfinished` until the run is stored, so
+    that the same call after a stop goes on from them.
     """
     started = time.time()
     protocol = options.protocol
@@ -136,9 +139,21 @@ def run_align_sensors(
     )
     people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
     protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
-    bench = Bench(recording, source, options, protocol, len(people), seed, device, tell)
+    data = [store.fingerprint(recording.responses)]
+    config = {**source.config(), "options": asdict(options), "protocol": asdict(protocol), "seed": seed, "device": device}
+    unfinished = store.run_folder(Path(runs) / "unfinished", "align", config, data)
+    bench = Bench(recording, source, options, protocol, len(people), seed, device, tell, unfinished)
+    with store.lock(unfinished):
+        folder, rows = _fit_all(bench, runs, data, started)
+    shutil.rmtree(unfinished)  # the run is stored whole; what it would have gone on from is of no more use
+    return folder, rows
+
+
+def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) -> tuple[Path, Rows]:
+    """All fits, the analyses of the last one, and the stored run."""
+    recording, options, seed, device, tell = bench.recording, bench.options, bench.seed, bench.device, bench.tell
     rows = []
-    for name in bench.encoders():  # the test trials of one fit at a time: they are a copy
+    for name in bench.encoders():
         _, decoder, test, result = bench.fit(name)
         rows.append({"encoder": name, **retrieved(result), "seconds": decoder.seconds})
     arrays, tables, more = analyses(recording, result, decoder, test, encoder=name, seed=seed, tell=tell)
@@ -157,9 +172,9 @@ def run_align_sensors(
         metrics=result.metrics | more | bench.counts(test),
         tables={**result.tables, **tables, **captions, "log": bench.steps(result)},
         config=result.config | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": notes},
-        provenance=store.provenance(seed, device, [store.fingerprint(recording.responses)], started),
+        provenance=store.provenance(seed, device, data, started),
     )
-    folder = keep(kept, runs, source, arrays=arrays | pictures)
+    folder = keep(kept, runs, bench.source, arrays=arrays | pictures)
     save_decoder(decoder, folder)
     rivals = [row for each in rows[:-1] for row in _beside(each)]
     return folder, rivals + table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
@@ -167,7 +182,7 @@ def run_align_sensors(
 
 @dataclass(frozen=True)
 class Bench:
-    """One recording, on which every fit has the same split, protocol and seed."""
+    """One recording, on which every fit has the same split, protocol and seed; a stopped run goes on from `unfinished`."""
 
     recording: SensorRecording
     source: Source
@@ -177,6 +192,7 @@ class Bench:
     seed: int
     device: str
     tell: Tell
+    unfinished: Path
 
     def encoders(self) -> list[str]:
         """The encoders in their order, each once, `sensors` for neuroalign; without captions NeuroAlign cannot be guided."""
@@ -209,6 +225,7 @@ class Bench:
         decoder, test = fit_sensors(
             self.recording.responses, self.recording.images, captions, encoder=known, training=chosen, protocol=self.protocol,
             seed=self.seed, device=self.device, progress=progress,
+            checkpoint=Checkpoint(self.unfinished / said.replace(" ", "-"), keep=True),
         )  # fmt: skip
         result = score_sensors(
             decoder,
