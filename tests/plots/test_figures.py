@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from brainlens.plots import attribution, cortex, curves, embeddings, layers, retrieval, sensors, slabs, style
+from brainlens.plots import attribution, cortex, curves, embeddings, layers, retrieval, sensor_scores, sensors, slabs, style
 from brainlens.types import DataError, Result, Sensors, Volume
 
 DPI = 40
@@ -200,8 +200,31 @@ def test_pca_agrees_with_sklearn() -> None:
 
 def test_umap_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(DataError, match=r"brainlens\[umap\]"):
-        embeddings.reduce(np.eye(8), method="umap")
+    with pytest.raises(DataError, match=r"brainlens\[umap\]") as said:
+        sensor_scores.categories(three_groups(), method="umap")
+    assert "\n" not in str(said.value)
+
+
+def test_umap_keeps_groups_together_and_is_the_same_each_time() -> None:
+    pytest.importorskip("umap", reason="needs the extra brainlens[umap]")
+    result = three_groups()
+    figure = sensor_scores.categories(result, method="umap")
+    assert [ax.get_xlabel() for ax in figure.axes] == ["UMAP 1"] * 2
+    drawn(figure)
+    flat, _ = embeddings.reduce(result.arrays["embedding/brain"], method="umap")
+    distance = np.linalg.norm(flat[:, None] - flat[None], axis=2) + 1e9 * np.eye(len(flat))
+    groups = result.arrays["groups"]
+    assert (groups[distance.argmin(axis=1)] == groups).all()
+    np.testing.assert_array_equal(embeddings.reduce(result.arrays["embedding/brain"], method="umap")[0], flat)
+
+
+def three_groups() -> Result:
+    """Embeddings of 12 images in three groups, which the recordings do not tell apart."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(["a", "b", "c"], 4)
+    points = np.repeat(3 * np.eye(3, 8), 4, axis=0) + 0.1 * rng.normal(size=(12, 8))
+    arrays = {"embedding_before": rng.normal(size=(12, 8)), "embedding/brain": points, "groups": groups}
+    return Result("align", {}, arrays)
 
 
 def test_similarity_matrices_are_sorted_by_group(made: ModuleType) -> None:

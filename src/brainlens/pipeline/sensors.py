@@ -297,8 +297,10 @@ def saliency_note(windows: pd.DataFrame) -> list[str]:
     whole = windows[windows["kind"] == "growing"].groupby("target").last()
     if {"image", "saliency"} <= set(whole.index) and whole.loc["image", "top5.low"] > whole.loc["saliency", "top5.high"]:
         shares = [float(whole.loc[target, "top5"]) for target in ("image", "saliency")]
-        found = f"linear decoders find {shares[0]:.0%} of the pictures, {shares[1]:.0%} of the filtered ones among the first"
-        return [f"{found} five: these recordings do not follow the filter, neuroalign is better off --without saliency"]
+        found = f"Linear decoders find {100 * shares[0]:.0f} % of the pictures and {100 * shares[1]:.0f} % of the filtered ones"
+        return [
+            f"{found} among the first five: the recordings do not follow the filter; neuroalign does better --without saliency."
+        ]
     return []
 
 

@@ -53,8 +53,9 @@ def embedding_map(
     if 0 < len(names) <= MAX_LEGEND:
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(len(names), 6), fontsize=8.5, frameon=False, markerscale=1.6
-        )
+            handles, labels, loc="outside lower center", ncols=len(names) if len(names) <= 6 else -(-len(names) // 2),
+            fontsize=8.5, frameon=False, markerscale=1.6,
+        )  # fmt: skip
     return style.head(figure, f"{_NAMES[method]} of the aligned embeddings, n = {n:,} stimuli", result)
 
 
@@ -107,7 +108,8 @@ def reduce(rows: np.ndarray, *, method: str = "pca", seed: int = 0) -> tuple[np.
             import umap
         except ImportError as error:
             raise DataError("method 'umap' needs umap-learn: pip install 'brainlens[umap]', or take 'pca' or 'tsne'") from error
-        return np.asarray(umap.UMAP(n_components=2, random_state=seed).fit_transform(rows)), "UMAP"
+        near = min(15, len(rows) - 1)  # UMAP's own number, which small sets do not have
+        return np.asarray(umap.UMAP(n_neighbors=near, random_state=seed, n_jobs=1).fit_transform(rows)), "UMAP"
     if method == "tsne":
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits

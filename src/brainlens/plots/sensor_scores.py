@@ -35,7 +35,7 @@ def repetitions(table: pd.DataFrame, *, chance: dict[str, float] | None = None, 
     ax.set_xticks(at, [f"{v:g}" for v in at], fontsize=8.5)
     ax.minorticks_off()
     ax.set_ylim(0, None)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
     style.label(ax, x="test repetitions averaged", y="accuracy")
     return style.head(figure, "Retrieval by averaged repetitions, 95 % intervals", result)
@@ -66,7 +66,7 @@ def variants(table: pd.DataFrame, *, title: str, result: Result | None = None) -
             ax.legend(fontsize=8.5, frameon=False)
         ax.set_xticks(x, [style.printable(str(v)).replace(" ", "\n") for v in table["variant"]], fontsize=8.5)
         ax.set_ylim(0, None)
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         style.label(ax, y=score.replace("top", "top-"))
     return style.head(figure, title, result)
 
@@ -87,7 +87,7 @@ def categories(result: Result, *, method: str = "tsne", seed: int = 0) -> Figure
     panels = [(name, text) for name, text in panels if name in result.arrays]
     groups = np.asarray(result.arrays["groups"]).astype(str)
     names = sorted(set(groups))
-    figure, axes = style.canvas(3.3 * len(panels) + 0.4, 3.9, ncols=len(panels))
+    figure, axes = style.canvas(max(2.7 * len(panels), 5.4) + 0.3, 3.5, ncols=len(panels))
     axis = ""
     for ax, (name, text) in zip(axes[0], panels):
         points = np.asarray(result.arrays[name], dtype=np.float64)

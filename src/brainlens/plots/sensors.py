@@ -94,7 +94,7 @@ def time_windows(
         style.label(
             ax, title=TARGETS.get(target, target), x="t after picture onset (ms)", y=f"{metric.replace('top', 'top-')} accuracy"
         )
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
     return style.head(figure, "Accuracy by time window, linear decoders", result)
 
@@ -158,7 +158,7 @@ def generalisation(matrix: np.ndarray, times: np.ndarray, *, chance: float, resu
     )  # fmt: skip
     ax.plot(ms[[0, -1]], ms[[0, -1]], color=style.INK, lw=0.7)
     bar = figure.colorbar(image, ax=ax)
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     bar.set_label(f"accuracy (white: chance, {chance:.0%})", fontsize=9)
     style.label(ax, x="tested at (ms)", y="trained at (ms)")
     return style.head(figure, "Generalisation over time", result)

@@ -65,7 +65,8 @@ def _did(result: Result) -> str:
     method = _listed(config.get("method") or config.get("methods"))
     if result.task == "align":
         main = f"; the main one is {encoders[-1]}" if len(encoders) > 1 else ""
-        who = f"Encoders ({', '.join(encoders)}{main})" if encoders else "An encoder"
+        many = "Encoders" if len(encoders) > 1 else "The encoder"
+        who = f"{many} ({', '.join(encoders)}{main})" if encoders else "An encoder"
         return f"{who} learned to turn brain responses into embeddings{of_target}, and looked the test pictures up."
     if result.task == "attribute":
         how = f"The method {', '.join(method)}" if method else "An attribution method"
