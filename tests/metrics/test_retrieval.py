@@ -238,3 +238,22 @@ def test_the_mean_over_subjects_resamples_stimuli_for_all_of_them_at_once():
     )
     with pytest.raises(DataError, match="2 lists of ranks, 1 of ids"):
         R.summary_over_subjects(ranks, ids[:1], [8, 6])
+
+
+def test_nearest_share_equals_a_plain_loop_and_its_chance() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.array(["a"] * 20 + ["b"] * 12 + ["c"] * 8)
+    points = rng.normal(size=(40, 6)) + 3 + 1.5 * np.repeat(np.eye(3, 6), [20, 12, 8], axis=0)
+    found = R.nearest_share(points, groups)
+    unit = points - points.mean(0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    hits = [groups[max((j for j in range(40) if j != i), key=lambda j: unit[i] @ unit[j])] == groups[i] for i in range(40)]
+    assert found[""] == pytest.approx(np.mean(hits))
+    assert found[".low"] < found[""] < found[".high"]
+    assert found[".n"] == 40
+    pairs = [groups[i] == groups[j] for i in range(40) for j in range(40) if i != j]
+    assert found[".chance"] == pytest.approx(np.mean(pairs))
+    random = [R.nearest_share(rng.normal(size=(40, 6)), groups)[""] for _ in range(40)]
+    assert np.mean(random) == pytest.approx(found[".chance"], abs=0.04)
+    with pytest.raises(DataError, match="a group each"):
+        R.nearest_share(points, groups[:-1])

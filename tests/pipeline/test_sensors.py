@@ -10,6 +10,7 @@ import pytest
 from brainlens import report, store
 from brainlens.align_sensors import NICE, THINGS_EEG2, THINGS_MEG, UNFILTERED, Protocol, resume
 from brainlens.datasets import phantom_eeg
+from brainlens.metrics.retrieval import nearest_share
 from brainlens.pipeline import Source
 from brainlens.pipeline.sensor_analyses import METHODS
 from brainlens.pipeline.sensor_attribution import is_sensor_run, run_attribute_sensors
@@ -164,6 +165,28 @@ def test_without_captions_neuroalign_says_what_to_leave_out(embeddings: Path, tm
     result = store.load_result(folder)
     assert result.config["encoder"] == "neuroalign"
     assert not [name for name in result.tables["log"].columns if name.startswith("weight_")]  # fixed, so there is nothing to draw
+
+
+def test_categories_have_a_ceiling_and_a_model_without_guidance(tmp_path: Path) -> None:
+    source = Source("phantom_eeg", n_train=40, n_test=24)
+    folder, _ = run_align_sensors(
+        source, tmp_path, SensorOptions(("neuroalign",), epochs=1, repeats=2, ablation=True), tell=silent
+    )
+    result = store.load_result(folder)
+    share = {
+        name: result.metrics[f"category/{name}/nearest_share"]
+        for name in ("before", "without_guidance", "after", "target", "picture", "caption")
+    }
+    assert result.metrics["category/after/nearest_share.ceiling"] == share["target"]
+    for name, value in share.items():
+        low, high = (result.metrics[f"category/{name}/nearest_share.{side}"] for side in ("low", "high"))
+        assert low <= value <= high, name
+    groups = result.arrays["groups"]
+    assert share["without_guidance"] == nearest_share(result.arrays["embedding_without_guidance"], groups)[""]
+    assert share["target"] == nearest_share(result.arrays["embedding/image"], groups)[""]
+    page = report.render([("run", result)])
+    assert f"{100 * share['target']:.1f} %" in page
+    assert "the ceiling" in page
 
 
 @pytest.mark.parametrize("subject", [1, "1", "01", "sub-01", "P1"])

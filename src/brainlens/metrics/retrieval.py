@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import gammaln
 
-from brainlens.metrics.statistics import bootstrap_means, count_blocks, interval
+from brainlens.metrics.statistics import bootstrap_mean, bootstrap_means, count_blocks, interval
 from brainlens.types import DataError
 
 TIE = 1e-6  # cosines closer than this are equal: two copies of one picture differ by that much in float32
@@ -233,6 +233,23 @@ def neighbours(query: np.ndarray, gallery: np.ndarray, k: int = 10, *, block: in
         found.append(index)
         similarity.append(best)
     return np.concatenate(found), np.concatenate(similarity)
+
+
+def nearest_share(points: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+    """Share of points (n, d) whose nearest other point, by cosine after centring, is of their group (n,).
+
+    Keys "" (the share), ".low", ".high" (95 % bootstrap over points, their neighbours fixed), ".n", and ".chance", the share
+    of a neighbour drawn at random: sum_g n_g (n_g - 1) / (n (n - 1)). Raises DataError for missing values, or other lengths.
+    """
+    if len(points) != len(groups) or len(points) < 2:
+        raise DataError(f"nearest share: needs two points or more and a group each, got {len(points)} and {len(groups)}")
+    centred = np.asarray(points, np.float64) - np.asarray(points, np.float64).mean(axis=0)
+    found = neighbours(centred, centred, 2)[0]
+    other = np.where(found[:, 0] == np.arange(len(found)), found[:, 1], found[:, 0])
+    share, low, high = bootstrap_mean((groups[other] == groups).astype(np.float64), seed=seed)
+    counts = np.unique(groups, return_counts=True)[1]
+    chance = float((counts * (counts - 1)).sum() / (len(groups) * (len(groups) - 1)))
+    return {"": share, ".low": low, ".high": high, ".n": float(len(groups)), ".chance": chance}
 
 
 class _Truth:

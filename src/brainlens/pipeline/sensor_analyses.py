@@ -16,7 +16,7 @@ from brainlens.align_sensors import SensorDecoder, split_subjects
 from brainlens.align_sensors.parts import Protocol
 from brainlens.attribution.channels import channel_share, contributions, deeplift, similarity_score
 from brainlens.metrics import timecourse
-from brainlens.metrics.retrieval import neighbours
+from brainlens.metrics.retrieval import nearest_share, neighbours
 from brainlens.nn.sensor_encoder import TSConv
 from brainlens.nn.sensor_linear import BinnedLinear
 from brainlens.nn.sensor_peers import SensorModel
@@ -54,7 +54,7 @@ def analyses(
     if groups is not None:
         arrays["groups"] = groups
         arrays["embedding_before"] = before(averaged.data)
-        metrics |= neighbour_shares(result, arrays["embedding_before"], groups)
+        metrics |= category_shares(recording, result, arrays["embedding_before"], groups, seed=seed)
     arrays |= stages(recording.stimuli, result.arrays["ids"])
     return arrays, tables, metrics
 
@@ -159,17 +159,23 @@ def before(data: np.ndarray) -> np.ndarray:
     return (u * s)[:, : min(50, len(data) - 1)].astype(np.float32)
 
 
-def neighbour_shares(result: Result, earlier: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Share of test images whose nearest other image is of their category, before and after alignment, with its chance."""
+def category_shares(
+    recording: SensorRecording, result: Result, earlier: np.ndarray, groups: np.ndarray, *, seed: int
+) -> dict[str, float]:
+    """`category/<points>/nearest_share`: how far the test images lie by category, before and after alignment (Fig. 4).
+
+    before: the recordings; after: the brain's embeddings, whose ceiling is the target's own share; target: what they are aligned
+    to; picture, caption: the network's embeddings of the pictures as shown and of their captions.
+    """
+    rows = positions(result.arrays["ids"], recording.images.ids, "images")
+    points = {"before": earlier, "after": result.arrays["embedding/brain"], "target": result.arrays["embedding/image"]}
+    points["picture"] = recording.images["image"][rows]
+    if recording.texts is not None:
+        points["caption"] = recording.texts["text"][rows]
     found: dict[str, float] = {}
-    for name, points in (("before", earlier), ("after", result.arrays["embedding/brain"])):
-        centred = np.asarray(points, np.float64) - np.asarray(points, np.float64).mean(0)
-        nearest = neighbours(centred, centred, 2)[0]
-        other = np.where(nearest[:, 0] == np.arange(len(nearest)), nearest[:, 1], nearest[:, 0])
-        found[f"category/{name}/nearest_share"] = float((groups[other] == groups).mean())
-        counts = np.unique(groups, return_counts=True)[1]
-        found[f"category/{name}/nearest_share.chance"] = float((counts * (counts - 1)).sum() / (len(groups) * (len(groups) - 1)))
-    return found
+    for name, values in points.items():
+        found |= {f"category/{name}/nearest_share{side}": v for side, v in nearest_share(values, groups, seed=seed).items()}
+    return found | {"category/after/nearest_share.ceiling": found["category/target/nearest_share"]}
 
 
 def cases(recording: SensorRecording, result: Result) -> tuple[dict[str, np.ndarray], dict[str, pd.DataFrame]]:

@@ -28,6 +28,7 @@ from brainlens.align_sensors import (
     without,
 )  # fmt: skip
 from brainlens.align_sensors.parts import WITHIN
+from brainlens.metrics.retrieval import nearest_share
 from brainlens.nn.sensor_peers import SENSOR_ENCODERS
 from brainlens.pipeline.runs import keep
 from brainlens.pipeline.sensor_analyses import analyses, cases, scored
@@ -161,6 +162,9 @@ def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) ->
     if options.ablation:
         tables["ablation"], extra = bench.ablation(result if name == "neuroalign" else None)
         arrays |= extra
+        for key, points in extra.items() if "groups" in arrays else ():
+            shares = nearest_share(points, arrays["groups"], seed=seed)
+            more |= {f"category/{key.removeprefix('embedding_')}/nearest_share{side}": v for side, v in shares.items()}
     if options.prompts:
         tables["prompts"] = bench.prompts()
     arrays["times"] = np.asarray(test.times)

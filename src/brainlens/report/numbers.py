@@ -48,7 +48,7 @@ NAMES = {
 }
 KEY = re.compile(  # what a reader looks for first
     r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|rf_error_median"
-    r"|r2_weighted|units_significant|same_layer_share"
+    r"|r2_weighted|units_significant|same_layer_share|nearest_share"
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
     r"|map_area)$"
 )
@@ -86,7 +86,7 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
             key=key,
             label=label(key),
             value=number(value, name),
-            interval=_interval(key, metrics),
+            interval=interval(key, metrics),
             chance="" if level is None else number(level, name),
             ceiling=_ceiling(key, metrics, ideal or {}),
             n="" if n is None else f"{n:,.0f}",
@@ -166,7 +166,8 @@ def _is_difference(key: str) -> bool:
     return parts[0] == "align" and len(parts) > 2 and "-" in parts[1] and "->" not in parts[1]
 
 
-def _interval(key: str, metrics: Mapping[str, float]) -> str:
+def interval(key: str, metrics: Mapping[str, float]) -> str:
+    """The interval of a metric in brackets and its p, empty where neither is known."""
     name = key.rpartition("/")[2]
     low, high, p = (metrics.get(key + side) for side in (".low", ".high", ".p"))
     parts = [] if low is None or high is None else [f"[{number(low, name)}, {number(high, name)}]"]

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from brainlens.plots import sensor_scores, sensors
+from brainlens.report.numbers import interval, number
 from brainlens.report.parts import Section, capital
 from brainlens.types import Result, Sensors
 
@@ -31,12 +32,9 @@ def sensor_section(result: Result, dpi: int) -> Section:
     _evoked(section, result)
     _scalp(section, result)
     if {"groups", "embedding_before", "embedding/brain"} <= set(result.arrays):
-        shares = {k: result.metrics.get(f"category/{k}/nearest_share", np.nan) for k in ("before", "after")}
-        chance = result.metrics.get("category/after/nearest_share.chance", np.nan)
         caption = "Test images by category: the recordings before alignment and the embeddings after it"
         caption += ", with the model without semantic guidance between" if "embedding_without_guidance" in result.arrays else ""
-        caption += f". Nearest other image of the same category: {shares['before']:.1%} before, {shares['after']:.1%} after, "
-        caption += f"chance {chance:.1%}. Distances between groups in such maps mean little."
+        caption += f".{_shares(result)} Distances between groups in such maps mean little."
         section.draw(partial(sensor_scores.categories, result), caption, "Maps of test images, coloured by category.")
     return section
 
@@ -71,6 +69,24 @@ def saliency_section(result: Result, dpi: int) -> Section:
         caption += "the picture weighted with it, which is what the network sees."
         section.draw(partial(sensors.stages, pictures[i], maps, result=result), caption, "Stages of the saliency extraction.")
     return section
+
+
+SHARES = {
+    "before": "in the recordings", "without_guidance": "without guidance", "after": "after alignment",
+    "target": "in the embeddings that they are aligned to, the ceiling", "picture": "in those of the pictures as shown",
+    "caption": "in those of the captions",
+}  # fmt: skip
+
+
+def _shares(result: Result) -> str:
+    """How often the nearest other image is of the same category, with intervals, as far as the run says."""
+    start = "category/{}/nearest_share"
+    known = {text: start.format(name) for name, text in SHARES.items() if start.format(name) in result.metrics}
+    if not known:
+        return ""
+    said = [f"{number(result.metrics[key], 'share')} {interval(key, result.metrics)} {text}" for text, key in known.items()]
+    chance = result.metrics.get(f"{start.format('after')}.chance", np.nan)
+    return f" The nearest other image is of the same category for {'; '.join(said)}; by chance {number(chance, 'share')}."
 
 
 def _time(section: Section, result: Result) -> None:
