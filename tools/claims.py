@@ -225,12 +225,12 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def eeg_group(scale: str) -> dict[str, float]:
-    """NeuroAlign, its rivals and its ablations; each fit is kept, so that a second run goes on."""
+    """NeuroAlign, its rivals and its ablations, two at a time; each fit is kept, so that a second run goes on."""
     from brainlens.pipeline.sensor_claims import SensorStudy, sensor_claims
 
     half = {"train": 4000, "subjects": (1, 2), "across": (1,), "across_train": 4000}
     sizes = {"full": {}, "half": half, "small": {"train": 1000, "subjects": (1,), "across": (), "epochs": 10}}
-    return sensor_claims(SensorStudy(**sizes[scale]), WORK / f"eeg-{scale}", tell=tell)  # type: ignore[arg-type]
+    return sensor_claims(SensorStudy(**sizes[scale]), WORK / f"eeg-{scale}", tell=tell, workers=2)  # type: ignore[arg-type]
 
 
 def pointing_group(scale: str) -> dict[str, float]:

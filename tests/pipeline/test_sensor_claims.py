@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +14,28 @@ import pytest
 from brainlens import store
 from brainlens.align_sensors import resume
 from brainlens.pipeline import sensor_claims, sensor_truth
-from brainlens.pipeline.sensor_claims import SensorStudy, Tables, planned, pooled, run_fits, subject_recording, summarise
+from brainlens.pipeline.sensor_claims import (
+    SensorStudy,
+    Tables,
+    planned,
+    pooled,
+    run_fits,
+    sensor_tables,
+    subject_recording,
+    summarise,
+)
+from brainlens.pipeline.sensor_workers import run_side_by_side
 from brainlens.types import Features, Stimuli
 
 STUDY = SensorStudy(
-    train=100, subjects=(1, 2), across=(2,), across_train=60, methods=("neuroalign", "linear"), epochs=2, amplitude=6.0
+    train=100,
+    subjects=(1, 2),
+    across=(2,),
+    across_train=60,
+    methods=("neuroalign", "linear"),
+    ablations=(),
+    epochs=2,
+    amplitude=6.0,
 )
 
 
@@ -83,7 +102,7 @@ def test_recordings_of_several_subjects_are_joined_without_a_copy(tables: Tables
 def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(
     tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = replace(STUDY, subjects=(1,), methods=("linear", "no_saliency"), epochs=4)
+    study = replace(STUDY, subjects=(1,), methods=("linear", "no_saliency"), ablations=(), epochs=4)
     whole = run_fits(study, tables, tmp_path / "whole", quiet)
     monkeypatch.setattr(resume, "SHARE", 1e9)  # a state after every epoch
     said: list[str] = []
@@ -123,3 +142,18 @@ def test_summary_by_hand() -> None:
     low, high = (found[f"eeg/neuroalign/within/top1.{end}"] for end in ("low", "high"))
     assert low < 3 / 8 < high
     assert (found["eeg/neuroalign/within/subjects"], found["eeg/nice/within/fits"]) == (2, 1)
+
+
+def test_fits_side_by_side_are_those_of_one_process(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    study = SensorStudy(train=100, subjects=(1, 2), across=(2,), across_train=60, methods=("linear", "canonical"), epochs=2)
+    study = replace(study, ablations=("no_guidance",), ablated=(1, 0), amplitude=6.0)
+    run_side_by_side(study, tmp_path / "two", quiet, workers=2)
+    files = sorted(path.name for path in (tmp_path / "two" / "fits").iterdir())
+    assert files == sorted(f"{kind}-{subject}-{method}-{seed}.json" for kind, subject, method, seed in planned(study))
+    assert [name for name in files if "guidance" in name] == ["within-1-no_guidance-0.json"]
+    shutil.copytree(tmp_path / "two", tmp_path / "one", ignore=lambda _, names: {"fits"} & set(names))
+    one = run_fits(study, sensor_tables(study, tmp_path / "one", quiet), tmp_path / "one", quiet)
+    two = run_fits(study, sensor_tables(study, tmp_path / "two", quiet), tmp_path / "two", quiet)
+    assert [fit["ranks"] for fit in one] == [fit["ranks"] for fit in two]
+    assert dict(os.environ) == before

@@ -37,8 +37,9 @@ from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener
 from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.types import Features, Responses, Stimuli, positions
 
-METHODS = (
-    "ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency", "no_guidance", "no_adjustment",
+METHODS = ("ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency")
+ABLATIONS = (
+    "no_guidance", "no_adjustment",
     "no_saliency_guidance", "no_saliency_adjustment", "no_saliency_guidance_adjustment", "shuffled",
 )  # fmt: skip
 ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
@@ -51,15 +52,18 @@ TEST_ROWS = 16  # means of 5 repetitions
 class SensorStudy:
     """What is run: training images, subjects tested within and across (on the other subjects), images an other subject gives.
 
-    epochs: None as published (200). minutes: no new fit is begun after this.
+    ablated: for how many of the subjects within, and of those across, the ablations are run too. epochs: None as published (200).
+    minutes: no new fit is begun after this. Subjects 9 and 10 are those on which the amplitude was calibrated.
     """
 
     train: int = 16_540
-    subjects: tuple[int, ...] = (1, 2, 3, 4)
-    across: tuple[int, ...] = (1, 2)
+    subjects: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12)
+    across: tuple[int, ...] = (1, 2, 3)
     across_train: int = 4_000
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = METHODS
+    ablations: tuple[str, ...] = ABLATIONS
+    ablated: tuple[int, int] = (5, 1)
     epochs: int | None = None
     patience: int = 6
     amplitude: float = AMPLITUDE
@@ -170,18 +174,28 @@ def shuffled(responses: Responses, seed: int) -> Responses:
 def planned(study: SensorStudy) -> Iterator[tuple[str, int, str, int]]:
     """(protocol, subject, method, seed) of every fit, subject by subject, so that a shorter run has whole subjects."""
     for seed in study.seeds:
-        for subject in study.subjects:
-            for kind in ("within", "across") if subject in study.across and len(study.subjects) > 1 else ("within",):
-                for method in study.methods:
-                    yield kind, subject, method, seed
+        for place, subject in enumerate(study.subjects):
+            yield from (("within", subject, method, seed) for method in study.methods)
+            yield from (("within", subject, method, seed) for method in study.ablations if place < study.ablated[0])
+            if subject in study.across and len(study.subjects) > 1:
+                ablated = subject in study.across[: study.ablated[1]]
+                yield from (("across", subject, method, seed) for method in study.methods)
+                yield from (("across", subject, method, seed) for method in study.ablations if ablated)
 
 
-def run_fits(study: SensorStudy, tables: Tables, folder: Path, tell: Tell) -> list[dict[str, Any]]:
-    """Every planned fit that time allows, read back where it was done before, gone on with where it was killed."""
+def run_fits(
+    study: SensorStudy, tables: Tables, folder: Path, tell: Tell, *, only: tuple[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """Every planned fit that time allows, read back where it was done before, gone on with where it was killed.
+
+    only: the fits of one protocol and subject.
+    """
     begin = time.perf_counter()
     people: dict[int, Subject] = {}
     fits, pool = [], None
     for kind, subject, method, seed in planned(study):
+        if only not in (None, (kind, subject)):
+            continue
         file = Path(folder) / "fits" / f"{kind}-{subject}-{method}-{seed}.json"
         begun = Path(folder) / "unfinished" / file.stem
         if file.exists():
@@ -313,13 +327,16 @@ def hits(fits: Sequence[dict[str, Any]], k: int) -> dict[int, np.ndarray]:
     return {subject: np.mean(each, axis=0) for subject, each in found.items()}
 
 
-def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool = True) -> dict[str, float]:
+def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool = True, workers: int = 1) -> dict[str, float]:
     """All `eeg/...` claims of a study, from the fits in `folder` and those that are still to be run.
 
-    extra: also what the truth of the first subject says of its NeuroAlign decoder (onsets, topography, signal to noise).
+    workers: processes that fit side by side, see `sensor_workers`. extra: also what the truth says of the decoders that were kept
+    (topography, means over subjects) and of the first subject (onsets, signal to noise).
     """
-    from brainlens.pipeline import sensor_truth
+    from brainlens.pipeline import sensor_truth, sensor_workers
 
+    if workers > 1:
+        sensor_workers.run_side_by_side(study, folder, tell, workers=workers)
     tables = sensor_tables(study, folder, tell)
     metrics = summarise(run_fits(study, tables, folder, tell))
     metrics |= {"eeg/train_images": float(study.train), "eeg/across/train_images": float(study.across_train)}
