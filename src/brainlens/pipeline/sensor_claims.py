@@ -38,10 +38,7 @@ from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.types import Features, Responses, Stimuli, positions
 
 METHODS = ("ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency")
-ABLATIONS = (
-    "no_guidance", "no_adjustment",
-    "no_saliency_guidance", "no_saliency_adjustment", "no_saliency_guidance_adjustment", "shuffled",
-)  # fmt: skip
+ABLATIONS = ("no_guidance", "no_adjustment", "no_saliency_guidance_adjustment", "shuffled")
 ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
 KEPT = ("canonical", "no_saliency", "neuroalign")  # decoders whose channel contributions are compared with the truth
 BASES = {"neuroalign": "eeg/difference", "no_saliency": "eeg/no_saliency/difference"}  # what the others are compared with
