@@ -34,6 +34,7 @@ STUDY = SensorStudy(
     across_train=60,
     methods=("neuroalign", "linear"),
     ablations=(),
+    seeds=(0,),
     epochs=2,
     amplitude=6.0,
 )
@@ -102,7 +103,7 @@ def test_recordings_of_several_subjects_are_joined_without_a_copy(tables: Tables
 def test_a_fit_that_was_killed_goes_on_and_leaves_nothing(
     tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = replace(STUDY, subjects=(1,), methods=("linear", "no_saliency"), ablations=(), epochs=4)
+    study = replace(STUDY, subjects=(1,), methods=("linear", "no_saliency"), ablations=(), seeds=(0,), epochs=4)
     whole = run_fits(study, tables, tmp_path / "whole", quiet)
     monkeypatch.setattr(resume, "SHARE", 1e9)  # a state after every epoch
     said: list[str] = []
@@ -133,6 +134,10 @@ def test_summary_by_hand() -> None:
             ("nice", 1, [9, 0, 9, 9]),
         )
     ]
+    assert not any("sd_seeds" in key for key in summarise(fits))
+    again = {**fits[2], "seed": 1, "ranks": [0, 0, 9, 9]}  # subject 1 of the NICE-style encoder: 1/4 and 2/4
+    assert summarise([*fits, again])["eeg/nice/within/top1"] == pytest.approx(3 / 8)
+    assert summarise([*fits, again])["eeg/nice/within/top1.sd_seeds"] == pytest.approx(np.std([0.25, 0.5], ddof=1))
     found = summarise(fits)
     assert found["eeg/neuroalign/within/top1"] == pytest.approx(3 / 8)
     assert found["eeg/neuroalign/within/top5"] == pytest.approx(4 / 8)
@@ -147,7 +152,7 @@ def test_summary_by_hand() -> None:
 def test_fits_side_by_side_are_those_of_one_process(tmp_path: Path) -> None:
     before = dict(os.environ)
     study = SensorStudy(train=100, subjects=(1, 2), across=(2,), across_train=60, methods=("linear", "canonical"), epochs=2)
-    study = replace(study, ablations=("no_guidance",), ablated=(1, 0), amplitude=6.0)
+    study = replace(study, ablations=("no_guidance",), ablated=(1, 0), reseeded=("linear",), amplitude=6.0)
     run_side_by_side(study, tmp_path / "two", quiet, workers=2)
     files = sorted(path.name for path in (tmp_path / "two" / "fits").iterdir())
     assert files == sorted(f"{kind}-{subject}-{method}-{seed}.json" for kind, subject, method, seed in planned(study))
