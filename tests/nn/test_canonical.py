@@ -28,6 +28,21 @@ def test_correlations_against_the_generalised_eigenvalue_problem():
     np.testing.assert_allclose(found.correlations.numpy() ** 2, squares, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("shrinkage", [1e-9, 0.3, 0.9])
+def test_rescaled_variates_have_their_own_correlation_and_variance(shrinkage):
+    x, y = pairs()
+    x = x * torch.tensor([9.0, 1.0, 1.0, 0.2, 0.1])  # so that shrinkage changes the variates
+    found = canonical_metric(x, y, dims=4, shrinkage=shrinkage, rescale=True)
+    u, v = found.prediction(x).numpy(), found.embedding(y).numpy()
+    true = np.array([np.corrcoef(u[:, k], v[:, k])[0, 1] for k in range(4)])
+    np.testing.assert_allclose(found.correlations.numpy(), true, atol=1e-3)
+    for side in (u, v):
+        np.testing.assert_allclose(side.var(0), true / (1 - true**2), rtol=2e-2)
+    if shrinkage < 1e-6:  # nothing to put right
+        plain = canonical_metric(x, y, dims=4, shrinkage=shrinkage)
+        np.testing.assert_allclose(found.correlations.numpy(), plain.correlations.numpy(), atol=1e-4)
+
+
 def test_the_dot_product_is_the_bilinear_part_of_the_gaussian_log_ratio():
     x, y = pairs()
     found = canonical_metric(x, y, dims=5, shrinkage=1e-9)

@@ -21,8 +21,8 @@ from brainlens.nn.sensor_linear import BinnedLinear, Centred
 from brainlens.types import DataError, Features, Responses, positions
 
 LINEAR = ("ridge", "canonical")
-SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.45, 0.6)
-DIMS = (20, 80, 320)
+SHRINKAGES = (0.03, 0.1, 0.3, 0.6, 0.9)
+DIMS = (10, 20, 40, 80)
 TEMPERATURES = (0.04, 0.08, 0.16, 0.32, 0.64)
 FOLDS = 5
 GALLERY = 1000
@@ -82,11 +82,11 @@ def _metric(
     for k in range(FOLDS):
         inside, asked = torch.as_tensor(fold != k), torch.as_tensor(np.flatnonzero(fold == k)[:GALLERY])
         for shrinkage in SHRINKAGES:
-            metric = canonical_metric(left_out[inside], aim[inside], dims=wide[-1], shrinkage=shrinkage)
+            metric = canonical_metric(left_out[inside], aim[inside], dims=wide[-1], shrinkage=shrinkage, rescale=True)
             for dims in wide:
                 losses[shrinkage, dims] += _loss(metric.first(dims), left_out[asked], aim[asked], image[asked.numpy()]) / FOLDS
     shrinkage, dims = min(losses, key=lambda key: losses[key])
-    metric = canonical_metric(left_out, aim, dims=dims, shrinkage=shrinkage)
+    metric = canonical_metric(left_out, aim, dims=dims, shrinkage=shrinkage, rescale=True)
     return metric, {"shrinkage": shrinkage, "variates": float(dims), "left_out_loss": losses[shrinkage, dims]}
 
 

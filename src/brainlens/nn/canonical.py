@@ -37,7 +37,9 @@ class Canonical:
         return Canonical(one, other, self.correlations[:dims])
 
 
-def canonical_metric(predicted: Tensor, target: Tensor, *, dims: int, shrinkage: float = 1e-3) -> Canonical:
+def canonical_metric(
+    predicted: Tensor, target: Tensor, *, dims: int, shrinkage: float = 1e-3, rescale: bool = False
+) -> Canonical:
     """The space in which the dot product is the log likelihood ratio of a match, for jointly Gaussian rows.
 
     With canonical variates u of predictions and v of embeddings and their correlations r,
@@ -49,7 +51,9 @@ def canonical_metric(predicted: Tensor, target: Tensor, *, dims: int, shrinkage:
     pairs, as linear discriminant analysis is for a fixed gallery.
 
     predicted (n, p) must be out of sample (leave-one-out), target (n, d); the leading `dims` variates are kept. Covariances are
-    shrunk towards their mean diagonal by `shrinkage`. Hotelling 1936; Bach and Jordan 2005 for the Gaussian ratio.
+    shrunk towards their mean diagonal by `shrinkage`. With much of it variates no longer have variance 1 and singular values are
+    no longer correlations (they can pass 1); rescale=True measures both on the rows.
+    Hotelling 1936; Bach and Jordan 2005 for the Gaussian ratio.
 
     Raises DataError for rows that do not match, or a shrinkage outside (0, 1].
     """
@@ -62,9 +66,14 @@ def canonical_metric(predicted: Tensor, target: Tensor, *, dims: int, shrinkage:
     left_mean, right_mean = left.mean(0), right.mean(0)
     cross = (left - left_mean).T @ (right - right_mean) / len(left)
     u, r, vt = torch.linalg.svd(a @ cross @ b, full_matrices=False)
-    r = r[:dims].clamp(0, 0.999)
+    one, other, r = a @ u[:, :dims], b @ vt[:dims].T, r[:dims]
+    if rescale:
+        x, y = (left - left_mean) @ one, (right - right_mean) @ other
+        width, height = (z.square().mean(0).sqrt().clamp_min(1e-12) for z in (x, y))  # none: nothing varies there
+        one, other, r = one / width, other / height, (x * y).mean(0) / (width * height)
+    r = r.clamp(0, 0.999)
     scale = (r / (1 - r.square())).sqrt()
-    one, other = a @ u[:, :dims] * scale, b @ vt[:dims].T * scale
+    one, other = one * scale, other * scale
     dtype = predicted.dtype
     return Canonical(
         AffineMap(one.to(dtype), (-left_mean @ one).to(dtype)),
