@@ -224,13 +224,16 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR), np.float32).ravel()
 
 
-def eeg_group(scale: str) -> dict[str, float]:
-    """NeuroAlign, its rivals and its ablations, two at a time; each fit is kept, so that a second run goes on."""
+def eeg_group(scale: str, minutes: float = 60.0) -> dict[str, float]:
+    """NeuroAlign, its rivals and its ablations, two at a time; each fit is kept, so that a second run goes on.
+
+    minutes: no fit is begun after them; the ten subjects take some three hours in all.
+    """
     from brainlens.pipeline.sensor_claims import SensorStudy, sensor_claims
 
     half = {"train": 4000, "subjects": (1, 2), "across": (1,), "across_train": 4000}
     sizes = {"full": {}, "half": half, "small": {"train": 1000, "subjects": (1,), "across": (), "epochs": 10}}
-    return sensor_claims(SensorStudy(**sizes[scale]), WORK / f"eeg-{scale}", tell=tell, workers=2)  # type: ignore[arg-type]
+    return sensor_claims(SensorStudy(minutes=minutes, **sizes[scale]), WORK / f"eeg-{scale}", tell=tell, workers=2)  # type: ignore[arg-type]
 
 
 def pointing_group(scale: str) -> dict[str, float]:
@@ -305,10 +308,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=list(GROUPS), default=None)
     parser.add_argument("--again", action="store_true", help="run a group that is done, from the start")
-    parser.add_argument("--go-on", action="store_true", help="align: run it again, but keep the encoders that are finished")
+    parser.add_argument("--go-on", action="store_true", help="align, eeg: run it again, but keep the fits that are finished")
     parser.add_argument("--scale", choices=list(SIZES), default="full")
     parser.add_argument("--encoders", nargs="+", default=None, help="align: only these; the others keep their last figures")
+    parser.add_argument("--minutes", type=float, default=60.0, help="eeg: no fit is begun after so long")
     chosen = parser.parse_args()
+    GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))
     wanted = [chosen.only] if chosen.only else list(GROUPS)

@@ -348,7 +348,8 @@ def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool =
     if workers > 1:
         sensor_workers.run_side_by_side(study, folder, tell, workers=workers)
     tables = sensor_tables(study, folder, tell)
-    metrics = summarise(run_fits(study, tables, folder, tell))
+    done = replace(study, minutes=0.0) if workers > 1 else study
+    metrics = summarise(run_fits(done, tables, folder, tell))
     metrics |= {"eeg/train_images": float(study.train), "eeg/across/train_images": float(study.across_train)}
     metrics["eeg/across/train_subjects"] = float(len(study.subjects) - 1)
     if extra:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,13 +22,14 @@ def run_side_by_side(study: SensorStudy, folder: Path, tell: Tell, *, workers: i
     """Every planned fit; each leaves its file, so that `run_fits` reads them all afterwards and a killed run goes on.
 
     Recordings are simulated first, so that no two processes write the same one; then a task is all fits of one subject and
-    protocol. `tell` must be a function of a module, because processes are started afresh.
+    protocol, within subjects first. `tell` must be a function of a module, because processes are started afresh.
     """
+    deadline = time.time() + 60 * study.minutes
     sensor_tables(study, folder, tell)
-    tasks = list(dict.fromkeys((kind, subject) for kind, subject, _, _ in planned(study)))
+    tasks = sorted(dict.fromkeys((kind, subject) for kind, subject, _, _ in planned(study)), key=lambda task: task[0] != "within")
     with one_thread(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         list(pool.map(partial(_record, study, folder, tell), study.subjects))
-        list(pool.map(partial(_fit, study, folder, tell), tasks))
+        list(pool.map(partial(_fit, study, folder, tell, deadline), tasks))
 
 
 @contextmanager
@@ -49,5 +52,6 @@ def _record(study: SensorStudy, folder: Path, tell: Tell, subject: int) -> None:
     subject_recording(sensor_tables(study, folder, tell), study, subject, folder)
 
 
-def _fit(study: SensorStudy, folder: Path, tell: Tell, task: tuple[str, int]) -> None:
+def _fit(study: SensorStudy, folder: Path, tell: Tell, deadline: float, task: tuple[str, int]) -> None:
+    study = replace(study, minutes=(deadline - time.time()) / 60)
     run_fits(study, sensor_tables(study, folder, tell), folder, tell, only=task)
