@@ -24,7 +24,7 @@ from brainlens.pipeline.sensor_claims import (
     subject_recording,
     summarise,
 )
-from brainlens.pipeline.sensor_workers import run_side_by_side
+from brainlens.pipeline.sensor_workers import THREADS, run_side_by_side
 from brainlens.types import Features, Stimuli
 
 STUDY = SensorStudy(
@@ -150,7 +150,7 @@ def test_summary_by_hand() -> None:
 
 
 def test_fits_side_by_side_are_those_of_one_process(tmp_path: Path) -> None:
-    before = dict(os.environ)
+    before = [os.environ.get(name) for name in THREADS]
     study = SensorStudy(train=100, subjects=(1, 2), across=(2,), across_train=60, methods=("linear", "canonical"), epochs=2)
     study = replace(study, ablations=("no_guidance",), ablated=(1, 0), reseeded=("linear",), amplitude=6.0)
     run_side_by_side(study, tmp_path / "two", quiet, workers=2)
@@ -161,4 +161,4 @@ def test_fits_side_by_side_are_those_of_one_process(tmp_path: Path) -> None:
     one = run_fits(study, sensor_tables(study, tmp_path / "one", quiet), tmp_path / "one", quiet)
     two = run_fits(study, sensor_tables(study, tmp_path / "two", quiet), tmp_path / "two", quiet)
     assert [fit["ranks"] for fit in one] == [fit["ranks"] for fit in two]
-    assert dict(os.environ) == before
+    assert [os.environ.get(name) for name in THREADS] == before
