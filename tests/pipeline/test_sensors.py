@@ -186,7 +186,7 @@ def test_categories_have_a_ceiling_and_a_model_without_guidance(tmp_path: Path) 
     assert share["target"] == nearest_share(result.arrays["embedding/image"], groups)[""]
     page = report.render([("run", result)])
     assert f"{100 * share['target']:.1f} %" in page
-    assert "the ceiling" in page
+    assert "which a perfect alignment would give" in page
 
 
 @pytest.mark.parametrize("subject", [1, "1", "01", "sub-01", "P1"])

@@ -51,7 +51,7 @@ def variants(table: pd.DataFrame, *, title: str, result: Result | None = None) -
         raise DataError(
             f"variants have no column {(missing or ['variant'])[0]!r}; they have {', '.join(map(str, table.columns))}"
         )
-    figure, axes = style.canvas(max(6.6, 1.0 + 1.15 * len(table)), 3.7, ncols=2)
+    figure, axes = style.canvas(max(7.6, 1.0 + 1.3 * len(table)), 3.7, ncols=2)
     for ax, score in zip(axes[0], SCORES):
         x, height = np.arange(len(table)), table[score].to_numpy(dtype=float)
         ax.bar(x, height, 0.66, color=[style.BLUE if str(v) == "full" else style.SKY for v in table["variant"]])
@@ -60,14 +60,14 @@ def variants(table: pd.DataFrame, *, title: str, result: Result | None = None) -
             ax.errorbar(
                 x, height, yerr=np.maximum([height - low, high - height], 0), fmt="none", ecolor=style.INK, lw=1.1, capsize=3
             )
-        name = f"chance{score.removeprefix('top')}"
+        name, said = f"chance{score.removeprefix('top')}", score.replace("top", "top-")
         if name in table.columns:
-            ax.axhline(float(table[name].iloc[0]), label=f"chance {float(table[name].iloc[0]):.1%}", **style.CHANCE)
-            ax.legend(fontsize=8.5, frameon=False)
+            ax.axhline(float(table[name].iloc[0]), **style.CHANCE)
+            said += f" (dashed: chance, {float(table[name].iloc[0]):.1%})"
         ax.set_xticks(x, [style.printable(str(v)).replace(" ", "\n") for v in table["variant"]], fontsize=8.5)
         ax.set_ylim(0, None)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        style.label(ax, y=score.replace("top", "top-"))
+        style.label(ax, y=said)
     return style.head(figure, title, result)
 
 

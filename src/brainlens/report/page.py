@@ -193,7 +193,7 @@ def _table(name: str, table: pd.DataFrame) -> tuple[str, list[str], list[list[st
     """A small table as text: intervals beside their column, at most TABLE_ROWS rows, and how many there are in all."""
     columns = [str(c) for c in table.columns if not str(c).endswith((".low", ".high"))]
     lines = [[_interval(row, column) for column in columns] for row in table.head(TABLE_ROWS).to_dict("records")]
-    heads = [numbers.label(c) if "/" in c else numbers.NAMES.get(c, c.replace("_", " ")) for c in columns]
+    heads = [numbers.label(c) for c in columns]
     return name.replace("_", " "), heads, lines, len(table)
 
 

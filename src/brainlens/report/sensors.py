@@ -72,10 +72,13 @@ def saliency_section(result: Result, dpi: int) -> Section:
 
 
 SHARES = {
-    "before": "in the recordings", "without_guidance": "without guidance", "after": "after alignment",
-    "target": "in the embeddings that they are aligned to, the ceiling", "picture": "in those of the pictures as shown",
+    "before": "in the recordings",
+    "without_guidance": "without guidance",
+    "after": "after alignment",
+    "target": "in the embeddings that they are aligned to, which a perfect alignment would give",
+    "picture": "in those of the pictures as shown",
     "caption": "in those of the captions",
-}  # fmt: skip
+}
 
 
 def _shares(result: Result) -> str:
