@@ -147,6 +147,8 @@ def run_align_sensors(
     with store.lock(unfinished):
         folder, rows = _fit_all(bench, runs, data, started)
     shutil.rmtree(unfinished)  # the run is stored whole; what it would have gone on from is of no more use
+    if not any(unfinished.parent.iterdir()):
+        unfinished.parent.rmdir()
     return folder, rows
 
 
