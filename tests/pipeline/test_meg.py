@@ -50,7 +50,8 @@ def run_of(given: Path) -> Path:
     return folder
 
 
-def test_nice_and_neuroalign_within_a_subject_end_in_a_page(given: Path, say: Say) -> None:
+def test_nice_and_neuroalign_within_a_subject_end_in_a_page(given: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brainlens.report.page.DPI", (40,))
     code, out, err = align(given, say, "--encoder", "nice", "--encoder", "neuroalign", "--epochs", "2", "--subject", "P2")
     assert (code, err) == (0, "")
     assert "nice: brain->image/top1" in out
