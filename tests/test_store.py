@@ -737,6 +737,20 @@ def test_a_kill_within_a_checkpoint_leaves_the_one_before(tmp_path):
     assert store.load_checkpoint(tmp_path) == {"step": 3}
 
 
+def test_checkpoints_go_with_what_a_kill_left_and_nothing_else_does(tmp_path):
+    place = tmp_path / "training"
+    store.remove_checkpoints(place)
+    for step in range(2):
+        store.save_checkpoint(place, {"step": step, "w": torch.ones(3)})
+    (place / ".checkpoint-00000003.safetensors.77.part").write_bytes(b"half")
+    store.remove_checkpoints(place)
+    assert not place.exists()
+    store.save_checkpoint(place, {"step": 5})
+    (place / "notes.txt").write_text("mine")
+    store.remove_checkpoints(place)
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("value", [object(), torch.Generator(), np.array(["a"]), {1, 2}])
 def test_a_checkpoint_refuses_what_only_a_pickle_could_hold(tmp_path, value):
     with pytest.raises(DataError, match="checkpoint"):
