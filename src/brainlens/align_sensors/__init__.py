@@ -37,7 +37,7 @@ from brainlens.types import DataError, Features, Responses, Result, positions
 __all__ = [
     "LINEAR", "NICE", "THINGS_EEG2", "THINGS_MEG", "UNFILTERED", "Checkpoint", "Protocol", "SensorDecoder", "SensorTraining",
     "align_sensors", "embed_responses", "fit_linear", "fit_sensors", "held_out", "limit_repeats", "repetition_curve",
-    "score_sensors", "split_subjects", "without",
+    "score_sensors", "split_subjects", "target_layer", "without",
 ]  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def fit_sensors(
     tri = encoder == "neuroalign"
     if tri and texts is None and training.guidance:
         raise DataError("neuroalign with guidance needs texts; give the caption features or training.guidance=False")
-    layer = _target_layer(images, encoder, training)
+    layer = target_layer(images, encoder, training)
     ids, row = np.unique(train.trials["stimulus"].to_numpy(dtype=str), return_inverse=True)
     image = torch.as_tensor(np.asarray(images[layer][positions(ids, images.ids, "images")], np.float32)).to(device)
     text = None
@@ -151,8 +151,7 @@ def fit_sensors(
             for keep in (~held, held)
         ]  # fmt: skip
         kept = checkpoint_for(checkpoint, decoder, train, targets=(image, text), training=training, seed=seed)
-        decoder.channels = tuple(map(str, train.units["channel"])) if "channel" in train.units.columns else ()
-        decoder.times = train.times
+        decoder.takes(train)
         del train  # means over repetitions are in memory, and what is trained on now lies in `parts`
         train_decoder(decoder, parts[0], parts[1], image, text, training, seed, progress, kept)
     decoder.seconds += time.perf_counter() - started  # what a killed process took is in it already
@@ -214,10 +213,11 @@ def repetition_curve(
     return pd.DataFrame(found)
 
 
-def _target_layer(images: Features, encoder: str | nn.Module, training: SensorTraining) -> str:
+def target_layer(images: Features, encoder: str | nn.Module, training: SensorTraining) -> str:
+    """The layer that an encoder is trained to find: the filtered pictures for NeuroAlign with saliency, else those shown."""
     filtered = encoder == "neuroalign" and training.saliency and "saliency" in images.data
     return "saliency" if filtered else "image"
 
 
 def _gallery_layer(images: Features, encoder: str | nn.Module, training: SensorTraining, protocol: Protocol) -> str:
-    return "concept" if protocol.gallery == "concept" else _target_layer(images, encoder, training)
+    return "concept" if protocol.gallery == "concept" else target_layer(images, encoder, training)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from brainlens.align_sensors.moments import binned, moments
 from brainlens.align_sensors.parts import WITHIN, Protocol, held_out, split_subjects
-from brainlens.align_sensors.ridge import RidgeDecoder, fit_ridge
+from brainlens.align_sensors.ridge import PENALTIES, RidgeDecoder, solve_ridge
 from brainlens.align_sensors.training import SensorDecoder
 from brainlens.nn.canonical import Canonical, canonical_metric
 from brainlens.nn.losses import info_nce
@@ -25,6 +25,7 @@ SHRINKAGES = (0.03, 0.1, 0.3, 0.6, 0.9)
 DIMS = (10, 20, 40, 80)
 TEMPERATURES = (0.04, 0.08, 0.16, 0.32, 0.64)
 FOLDS = 5
+EVERY = 5  # samples of a bin, as in `fit_ridge`
 GALLERY = 1000
 
 
@@ -53,16 +54,15 @@ def fit_linear(
     if encoder not in LINEAR:
         raise DataError(f"linear decoder {encoder!r} is not one of {list(LINEAR)}")
     started = time.perf_counter()
-    ridge, test = fit_ridge(responses, images, protocol=protocol, layer=layer, seed=seed, validation=validation)
+    train, test = split_subjects(responses, protocol)
+    ridge = solve_ridge(train, images, layer=layer, seed=seed, width=EVERY, validation=validation, penalties=PENALTIES)
     chosen, metric = {"penalty": ridge.penalty, "validation_cosine": ridge.validation[ridge.penalty]}, None
     if encoder == "canonical":
-        train, _ = split_subjects(responses, protocol)
         metric, found = _metric(ridge, train, images, layer, seed, validation)
         chosen |= found
     decoder = as_decoder(ridge, test.data.shape[1:], metric, device)
     decoder.log, decoder.seconds = [chosen], time.perf_counter() - started
-    decoder.channels = tuple(map(str, test.units["channel"])) if "channel" in test.units.columns else ()
-    decoder.times = test.times
+    decoder.takes(train)
     return decoder, test
 
 

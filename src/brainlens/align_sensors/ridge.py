@@ -52,9 +52,17 @@ def fit_ridge(
     penalty is that of the largest mean cosine on the validation images, which are the same as those of `fit_sensors`.
     Raises DataError for an unknown subject, trials without features, a test image in training, a penalty that is not positive.
     """
+    train, test = split_subjects(responses, protocol)
+    ridge = solve_ridge(train, images, layer=layer, seed=seed, width=width, validation=validation, penalties=penalties)
+    return ridge, test
+
+
+def solve_ridge(
+    train: Responses, images: Features, *, layer: str, seed: int, width: int, validation: int, penalties: Sequence[float]
+) -> RidgeDecoder:
+    """`fit_ridge` on training rows that are split off already."""
     if not penalties or min(penalties) <= 0:
         raise DataError(f"ridge: penalties {list(penalties)} must all be above 0")
-    train, test = split_subjects(responses, protocol)
     ids, row = np.unique(train.trials["stimulus"].to_numpy(dtype=str), return_inverse=True)
     target = _unit(np.asarray(images[layer][positions(ids, images.ids, "images")], np.float32))
     held = held_out(len(ids), validation, seed)
@@ -68,7 +76,7 @@ def fit_ridge(
         for penalty, weights in paths.items():
             scores[penalty] += float((_unit((x - mean) @ weights) * aim).sum()) / len(kept)
     best = max(paths, key=lambda penalty: scores[penalty])
-    return RidgeDecoder(paths[best], mean, centre, width, best, scores), test
+    return RidgeDecoder(paths[best], mean, centre, width, best, scores)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -87,6 +87,11 @@ class SensorDecoder:
     channels: tuple[str, ...] = ()
     times: np.ndarray | None = None
 
+    def takes(self, responses: Responses) -> None:
+        """Remembers the channels and times that the encoder was built for."""
+        self.channels = tuple(map(str, responses.units["channel"])) if "channel" in responses.units.columns else ()
+        self.times = responses.times
+
     @torch.no_grad()
     def embed(self, data: np.ndarray, *, block: int = 256) -> np.ndarray:
         """(n, channel, time) recordings -> (n, d) float32; each row on its own, whatever the block."""

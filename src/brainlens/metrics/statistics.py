@@ -86,11 +86,7 @@ def two_way_bootstrap(
         means = (drawn * across).sum(axis=1) / rows
     else:
         means = across[:, 0]
-    low, high = interval(means, level)
-    observed = float(array.mean())
-    slack = 1e-12 * max(1.0, float(np.abs(means).max()))
-    extreme = int((np.abs(means - observed) >= abs(observed) - slack).sum())
-    return observed, float(low), float(high), (1 + extreme) / (1 + resamples)
+    return _with_p(float(array.mean()), means, level)
 
 
 def interval(null: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -115,10 +111,15 @@ def paired_bootstrap(
         raise DataError(f"a paired test needs the same units on both sides, got {len(first)} and {len(second)}")
     observed = float((first - second).mean())
     drawn = bootstrap_means(first - second, resamples=resamples, seed=seed)
+    return _with_p(observed, drawn, level)
+
+
+def _with_p(observed: float, drawn: np.ndarray, level: float) -> tuple[float, float, float, float]:
+    """(observed, low, high, two-sided p against 0) from resampled means, which are centred on the observed one for p."""
     low, high = interval(drawn, level)
     slack = 1e-12 * max(1.0, float(np.abs(drawn).max()))  # so that equal numbers count as equal after rounding
     extreme = int((np.abs(drawn - observed) >= abs(observed) - slack).sum())
-    return observed, float(low), float(high), (1 + extreme) / (1 + resamples)
+    return observed, float(low), float(high), (1 + extreme) / (1 + len(drawn))
 
 
 def fdr(p: np.ndarray) -> np.ndarray:

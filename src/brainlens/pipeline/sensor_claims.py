@@ -26,6 +26,7 @@ from brainlens.align_sensors import (
     SensorDecoder,
     SensorTraining,
     fit_sensors,
+    target_layer,
     without,
 )
 from brainlens.datasets import phantom
@@ -277,7 +278,7 @@ def _found(
 
 def gallery_of(decoder: SensorDecoder, tables: Tables, ids: np.ndarray, encoder: str, training: SensorTraining) -> np.ndarray:
     """Embeddings of these images as the decoder was trained to find them."""
-    layer = "saliency" if encoder == "neuroalign" and training.saliency else "image"
+    layer = target_layer(tables.network, encoder, training)
     return decoder.gallery(tables.network[layer][positions(ids, tables.network.ids, "images")])
 
 

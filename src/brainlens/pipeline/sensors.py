@@ -88,12 +88,11 @@ def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
     return dataset in SENSOR_DATASETS or bool(only & set(encoders or ()))
 
 
-def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int = 1, texts: bool = True) -> SensorTraining:
+def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int = 1) -> SensorTraining:
     """The training of an encoder on a recording: Table 3 of NeuroAlign, or NICE's; on the phantom shorter, for its size.
 
     Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
     """
-    tri = encoder in TRI
     chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE)
     chosen = replace(chosen, epochs=THINGS_MEG.epochs) if dataset == "things_meg" else chosen
     if dataset == "phantom_eeg":
@@ -101,9 +100,9 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
         chosen = replace(chosen, **small)
     given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}
     chosen = replace(chosen, **given)
-    for part in options.leave_out if tri else ():
+    for part in options.leave_out if encoder in TRI else ():
         chosen = without(chosen, part)
-    return replace(chosen, guidance=False) if tri and not texts and "guidance" in options.leave_out else chosen
+    return chosen
 
 
 def align_sensor_command(
@@ -213,9 +212,7 @@ class Bench:
         return names
 
     def training(self, encoder: str) -> SensorTraining:
-        return preset(
-            self.source.dataset, encoder, self.options, subjects=max(1, self.subjects - 1), texts=self.recording.texts is not None
-        )
+        return preset(self.source.dataset, encoder, self.options, subjects=max(1, self.subjects - 1))
 
     def fit(
         self, encoder: str, training: SensorTraining | None = None, *, label: str = "", texts: Any = "own"
