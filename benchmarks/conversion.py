@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from brainlens.datasets.unpickle import load_dictionary, release
-from brainlens.store import ArrayWriter, open_array
+from brainlens.datasets.unpickle import load_dictionary
+from brainlens.store import ArrayWriter, open_array, release
 from harness import compare
 
 IMAGES, REPEATS, CHANNELS, SAMPLES = 2000, 4, 63, 250

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -169,3 +170,18 @@ def test_the_ground_floors_are_light(module):
     script = f"import sys, brainlens.{module}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PROGRAMS = sorted(path for room in ("benchmarks", "tools") for path in (ROOT.parents[1] / room).glob("*.py"))
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=[f"{path.parent.name}/{path.name}" for path in PROGRAMS])
+def test_what_a_program_beside_the_library_imports_is_there(path: Path) -> None:
+    imported = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
+    for node in imported:
+        if node.module.split(".")[0] != "brainlens":
+            continue
+        module = importlib.import_module(node.module)
+        for name in (alias.name for alias in node.names):
+            if not hasattr(module, name):
+                importlib.import_module(f"{node.module}.{name}")  # a module of the package
