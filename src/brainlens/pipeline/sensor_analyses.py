@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -127,7 +127,7 @@ def scalp(
     table = pd.DataFrame({"map": "contribution_by_time", "title": titles})
     metrics: dict[str, float] = {}
     names = [str(name) for name in test.units["channel"]]
-    back = np.array([re.match(POSTERIOR, name) is not None for name in names])
+    back = posterior(names)
     try:
         share = channel_share(mean)
     except DataError:
@@ -142,6 +142,11 @@ def scalp(
         maps["topomap/truth"] = truth
         metrics["topography/truth_correlation"] = float(np.corrcoef(share, truth)[0, 1])
     return maps, table, metrics
+
+
+def posterior(names: Iterable[str]) -> np.ndarray:
+    """Which of these channels lie over the back of the head, (channel,) bool."""
+    return np.array([re.match(POSTERIOR, str(name)) is not None for name in names])
 
 
 def categories(stimuli: Stimuli, ids: np.ndarray) -> np.ndarray | None:

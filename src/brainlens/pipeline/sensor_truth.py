@@ -20,10 +20,9 @@ from brainlens.align_sensors.training import build
 from brainlens.attribution.channels import channel_share, contributions, similarity_score
 from brainlens.metrics.timecourse import half_height, mean_correlation, time_windows, window_scores
 from brainlens.phantom.eeg import EARLY, RATE
+from brainlens.pipeline.sensor_analyses import posterior
 from brainlens.pipeline.sensor_claims import SensorStudy, Subject, Tables, gallery_of, training_of
 from brainlens.types import positions
-
-POSTERIOR = ("P", "O")  # channels whose names begin so lie over the back of the head
 
 
 def time_claims(subject: Subject, tables: Tables, *, images: int = 4000, step: float = 0.02) -> dict[str, float]:
@@ -60,7 +59,7 @@ def topography(subject: Subject, tables: Tables, study: SensorStudy, folder: Pat
     unwhiten = torch.as_tensor(np.linalg.inv(subject.matrix), dtype=torch.float32)
     whitener = torch.as_tensor(subject.matrix, dtype=torch.float32)
     recorded = (unwhiten @ torch.as_tensor(np.asarray(test.data, np.float32))).numpy()
-    back = np.array([str(name).startswith(POSTERIOR) for name in subject.responses.units["channel"]])
+    back = posterior(subject.responses.units["channel"])
     truth = subject.truth.topography()
     whitened_truth = np.sqrt(np.mean((subject.matrix @ subject.truth.clean()[-len(ids) :]) ** 2, axis=(0, 2)))
     found = {"eeg/topography_posterior_share.uniform": float(back.mean())}
