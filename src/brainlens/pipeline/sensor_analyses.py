@@ -126,8 +126,7 @@ def scalp(
     titles = [f"{10 * round(100 * w.start)} to {10 * round(100 * w.stop)} ms" for w in windows]
     table = pd.DataFrame({"map": "contribution_by_time", "title": titles})
     metrics: dict[str, float] = {}
-    names = [str(name) for name in test.units["channel"]]
-    back = posterior(names)
+    back = posterior(test.units["channel"])
     try:
         share = channel_share(mean)
     except DataError:
