@@ -17,7 +17,7 @@ from brainlens.attribution.chefer import chefer
 from brainlens.attribution.gradcam import gradcam
 from brainlens.attribution.integrated_gradients import input_gradient, integrated_gradients
 from brainlens.attribution.rise import region_masks, rise, volume_masks
-from brainlens.attribution.scoring import frozen, scores
+from brainlens.attribution.targets import frozen, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import auroc_interval, bootstrap_mean, fdr

@@ -14,7 +14,7 @@ from torch import Tensor
 from brainlens.attribute.brain import Options, brain_maps, check_inputs, layer_of
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck
-from brainlens.attribution.scoring import frozen
+from brainlens.attribution.targets import frozen
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import auroc, auroc_interval
 from brainlens.nn.volume_encoder import VolumeEncoder

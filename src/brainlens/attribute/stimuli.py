@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from brainlens.attribute.brain import Options
-from brainlens.attribute.pictures import METHODS, attribute_pixels, attribute_words, pixel_model, word_model
+from brainlens.attribute.pixels_and_words import METHODS, attribute_pixels, attribute_words
 from brainlens.attribution import degradation
-from brainlens.attribution.scoring import Tail, frozen
+from brainlens.attribution.targets import Tail, frozen
 from brainlens.backbones.clip import Clip
+from brainlens.backbones.clip_towers import pixel_model, word_model
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.types import DataError, Features, Result, Stimuli

@@ -31,6 +31,7 @@ from brainlens.store.files import (
     save_text,
     sha256,
 )
+from brainlens.store.models import StoredModel, load_model, save_model
 from brainlens.store.results import code_version, fingerprint, load_result, provenance, run_folder, save_result
 from brainlens.store.rows import LazyRows, join_rows, select_rows
 from brainlens.store.training import load_checkpoint, load_weights, remove_checkpoints, save_checkpoint, save_weights
@@ -38,6 +39,7 @@ from brainlens.store.training import load_checkpoint, load_weights, remove_check
 __all__ = [
     "ArrayWriter",
     "LazyRows",
+    "StoredModel",
     "append_log",
     "cached_features",
     "check_file",
@@ -48,6 +50,7 @@ __all__ = [
     "join_rows",
     "load_checkpoint",
     "load_features",
+    "load_model",
     "load_result",
     "load_weights",
     "lock",
@@ -70,6 +73,7 @@ __all__ = [
     "save_figure",
     "save_image",
     "save_json",
+    "save_model",
     "save_nifti",
     "save_result",
     "save_text",
