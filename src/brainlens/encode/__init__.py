@@ -52,7 +52,7 @@ class EncodingDesign:
     layers: names (default: all with spatial tokens); width D; samples, use, topological, variant: options of
     `nn.factortopy.FactorTopy`; pool: ridge sees each layer's tokens pooled to pool x pool fields and its global token;
     alphas: ridge penalties; least_ncsnr: units above it enter the means; resamples of the test images; clusters of channels;
-    refit: solve the channel weights by ridge after training, see `encode.refit` (not in the paper).
+    refit: solve the channel weights by ridge after training, see `models.encoding.readout` (not in the paper).
     """
 
     layers: tuple[str, ...] | None = None

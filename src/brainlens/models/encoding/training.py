@@ -32,7 +32,7 @@ class EncodingTraining:
     """The recipe of appendix E.3 (batches of 8, rate 1e-3, 10 checkpoints) from a searched start; PAPER is the paper's own.
 
     searched_start gives factortopy its selectors by the evidence of a ridge on every layer and place, and a ridge readout
-    (start.py, refit.py; not in the paper). Gradient steps go on from there for as long as they raise the validation score:
+    (start.py, readout.py; not in the paper). Gradient steps go on from there for as long as they raise the validation score:
     epochs of `epoch` steps (the paper 1,000), `patience` epochs without a gain (the paper 20), at most `steps`; steps=0
     keeps the start. The start is one of the checkpoints that the soup is made of.
     penalty x decay(step) weighs the entropy term, decay falling to 0 over decay_steps (the paper 6,000, its code 2,000);

@@ -45,7 +45,7 @@ def fit_linear(
 
     encoder: "ridge" (`ridge.fit_ridge`) or "canonical": the same regression, but what is compared are canonical variates.
     With y_hat the predictions for images left out of the regression and y the embeddings, both sides are mapped to the space
-    in which the dot product is the log likelihood ratio of a match (`nn.canonical.canonical_metric`), so that dimensions of
+    in which the dot product is the log likelihood ratio of a match (`solvers.canonical.canonical_metric`), so that dimensions of
     the embedding that the recording does not predict do not count; the cosine of plain ridge gives them full weight.
     Penalty: by the validation images, those of `fit_sensors`. Shrinkage and number of variates: least InfoNCE in galleries of
     left-out training images, of which there are many more, because one mean of few repetitions says little.
