@@ -33,8 +33,8 @@ from brainlens.types import DataError, Features, Responses, Result
 __all__ = [
     "METHODS",
     "PAPER",
-    "Design",
-    "Training",
+    "EncodingDesign",
+    "EncodingTraining",
     "compare",
     "decode",
     "encode",
