@@ -42,7 +42,7 @@ def haxby2001_encode(
         inner = fold_labels(int((~test).sum()), groups=runs[~test], folds=None)
         fit = ridge_cv(x[~test], y[~test], alphas, fold=inner, device=device)
         guess[test] = ridge_predict(fit, x[test]).numpy()
-    value = r2(guess, y)
+    value = r2(y, guess)
     ceiling = noise_ceiling(y, clean.trials[target].to_numpy(), averaged=False)
     fine = value[np.isfinite(value)]
     metrics = {
