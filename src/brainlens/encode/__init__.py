@@ -24,6 +24,7 @@ from brainlens.encode.readings import channel_maps, cluster_table
 from brainlens.encode.refit import refit_readout
 from brainlens.encode.scoring import score_part
 from brainlens.encode.tables import LayerTokens, Tables, tables, usable_layers
+from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.encode.training import PAPER, Progress, Training, predict, train
 from brainlens.metrics import selectors
 from brainlens.nn.factortopy import FactorTopy
@@ -34,9 +35,11 @@ __all__ = [
     "METHODS",
     "PAPER",
     "Design",
+    "OverTime",
     "Training",
     "compare",
     "decode",
+    "decode_over_time",
     "encode",
     "haxby2001_encode",
     "scores_by_size",
