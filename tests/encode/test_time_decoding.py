@@ -181,8 +181,9 @@ def test_without_signal_the_tests_hold_their_level(drift):
     assert abs(np.mean(areas_found) - 0.5) < 4 * np.std(areas_found) / 10
 
 
-@pytest.mark.parametrize("signal", [0.0, 0.35])
-@pytest.mark.parametrize("runs, over", [(2, "trials"), (4, "trials"), (20, "folds")])
+@pytest.mark.parametrize(
+    "signal, runs, over", [(0.0, 2, "trials"), (0.35, 2, "trials"), (0.35, 4, "trials"), (0.35, 20, "folds")]
+)
 def test_the_interval_covers_the_mean_of_new_recordings(signal, runs, over):
     """The mean area of 60 recordings with one pattern lies in 95 % of their intervals, folds being no independent samples."""
     labels, groups = np.tile([0, 1], 20), np.repeat(np.arange(runs), 40 // runs)
@@ -242,7 +243,6 @@ def test_a_real_recording_of_two_events_and_of_two_places(test_data):
     result = decode(both, over_time=OverTime(window=0.05, permutations=100))
     table = result.tables["timecourse"]
     evoked = table[table["time"].between(0.2, 0.45)]
-    print(table.to_string())
     assert evoked["low"].min() > 0.8
     assert evoked["p_fwe"].max() == pytest.approx(1 / 101)
     assert squares.trials["position"].value_counts().to_dict() == {"1": 40, "2": 40}

@@ -104,12 +104,13 @@ def area_variances(odds: np.ndarray, labels: np.ndarray) -> np.ndarray:
     held = np.flatnonzero(counts)
     if len(held) < 2 or counts[held].min() < 2:
         return np.full(rows, np.nan)
+    asked = held[:1] if odds.shape[2] == 2 else held  # the two areas of two classes are equal
     order = np.argsort(labels, axis=1, kind="stable")  # the trials of each class side by side, the same places in each row
     sorted_odds = np.take_along_axis(odds, order[:, :, None], axis=1)
     sizes = np.repeat(counts, counts)
     ends = np.cumsum(counts)
     h = np.zeros((rows, n))
-    for k in held:
+    for k in asked:
         own = np.zeros(n, dtype=bool)
         own[ends[k] - counts[k] : ends[k]] = True
         ranks = rankdata(sorted_odds[:, :, k], axis=1)
@@ -117,7 +118,7 @@ def area_variances(odds: np.ndarray, labels: np.ndarray) -> np.ndarray:
         above = 1 - (ranks[:, ~own] - rankdata(sorted_odds[:, ~own, k], axis=1)) / counts[k]
         h[:, ~own] += sizes[~own] / (n - counts[k]) * above
     parts = [h[:, ends[k] - counts[k] : ends[k]].var(axis=1, ddof=1) / counts[k] for k in held]
-    return np.asarray(np.sum(parts, axis=0) / len(held) ** 2)
+    return np.asarray(np.sum(parts, axis=0) / len(asked) ** 2)
 
 
 def balanced_accuracy(delta: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from brainlens.metrics.statistics import permutation_p
 from brainlens.types import DataError, Responses, Result
 
 LEVEL = 0.05
-MOST = 200  # permutations whose variances are looked at
+MOST = 100  # permutations whose variances are looked at
 
 
 @dataclass(frozen=True)
