@@ -156,12 +156,12 @@ def test_the_onset_is_found_where_it_is():
         found.append(int(np.argmax(table["p_fwe"][ONSET:] < 0.05)))
         assert table["p_fwe"][ONSET:].max() < 0.05
         assert (table["low"][ONSET:] > 0.5).all()
-        assert table["auc"][ONSET:].min() > 0.7 > table["auc"][:ONSET].max()
+        assert table["auc"][ONSET:].min() > 0.76 > table["auc"][:ONSET].max()  # .84 and more against .69 and less
         assert (table["low"] <= table["auc"]).all()
         assert (table["auc"] <= table["high"]).all()
         assert (table["p"] <= table["p_fwe"]).all()
     assert max(found) == 0
-    assert early <= 2  # one of ten at most is expected at .05
+    assert early <= 2  # none in these ten; one or two of ten is what .05 allows
 
 
 @pytest.mark.parametrize("drift", [0.0, 2.0])
