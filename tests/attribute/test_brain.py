@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from brainlens.attribute import METHODS, Options, attribute
-from brainlens.attribute.brain import brain_maps
+from brainlens.attribute.brain import METHODS, Options, attribute, brain_maps
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.metrics.attribution import truth_auroc
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Volume
 
 FAST = Options(masks=60, cells=3, path=6, flips=200, bottleneck=Bottleneck(steps=8, copies=4))
@@ -33,7 +32,7 @@ def recording(seed=0):
 def model_and_targets(kind="sum"):
     """An encoder that reads the informative voxels alone, and targets that are its own embeddings."""
     responses = recording()
-    design = Design(patch=3, width=16, depth=2, heads=2, embed_dim=DIM, class_token=kind, per_patch=True)
+    design = VolumeDesign(patch=3, width=16, depth=2, heads=2, embed_dim=DIM, class_token=kind, per_patch=True)
     encoder = VolumeEncoder(responses.space.mask, design, seed=1)
     right = torch.tensor(responses.units["informative"].tolist())
     with torch.no_grad():

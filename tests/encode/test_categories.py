@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from brainlens.encode import decode, haxby2001_encode
+from brainlens.encode.categories import decode, haxby2001_encode
 from brainlens.metrics.encoding import r2
 from brainlens.types import DataError, Responses
 

@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc, roc_auc_score
 
-from brainlens.metrics.attribution import (
-    area_under,
-    confidence,
-    map_area,
-    map_mass,
-    pointing_game,
-    sign_flip_p,
-    truth_auroc,
-)
+from brainlens.metrics.attribution import area_under, confidence, map_area, map_mass, pointing_game, sign_flip_p, truth_auroc
 from brainlens.types import DataError
 
 

@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from brainlens import store
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck, bottleneck, statistics
 from brainlens.attribution.chefer import chefer
 from brainlens.attribution.gradcam import gradcam
 from brainlens.attribution.integrated_gradients import input_gradient, integrated_gradients
 from brainlens.attribution.rise import region_masks, rise, volume_masks
-from brainlens.attribution.scoring import frozen, scores
+from brainlens.attribution.targets import frozen, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import auroc_interval, bootstrap_mean, fdr
@@ -98,7 +99,7 @@ def attribute(
 
     Raises DataError for another mask or space, ids without embeddings, unknown methods, NaN.
     """
-    start = time.perf_counter()
+    start = time.time()
     options = Options() if options is None else options
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)
@@ -122,9 +123,14 @@ def attribute(
         units=responses.units,
         tables={"regions": _regions(found, responses), "trials": responses.trials},
         config=config,
-        provenance={"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - start},
+        provenance=store.provenance(options.seed, options.device, fingerprints(responses, images, texts), start),
         space=responses.space,
     )
+
+
+def fingerprints(responses: Responses, images: Features, texts: Features | None) -> list[str]:
+    """Of the tables that a map was made from."""
+    return [store.fingerprint(thing) for thing in (responses, images, texts) if thing is not None]
 
 
 def brain_maps(

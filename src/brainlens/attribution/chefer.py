@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from brainlens.attribution.scoring import check_targets, cosine
+from brainlens.attribution.targets import check_targets, cosine
 
 WithAttentions = Callable[[Tensor], tuple[Tensor, Sequence[Tensor]]]
 

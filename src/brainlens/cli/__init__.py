@@ -52,7 +52,7 @@ def demo(
     test: Test = 200,
 ) -> None:
     """The whole chain on the built-in phantom: align, attribute, encode, report."""
-    from brainlens.pipeline import run_demo
+    from brainlens.claims.demo import run_demo
 
     with steps() as tell:
         report, table = run_demo(out, n_train=train, n_test=test, seed=seed, device=device, tell=tell)
@@ -104,7 +104,8 @@ def features(
     test: Test = 200,
 ) -> None:
     """Extracts the layers of a network for the images of a recording, once, to disk."""
-    from brainlens.pipeline import Source, run_features
+    from brainlens.datasets.features import run_features
+    from brainlens.datasets.source import Source
 
     source = Source(dataset, data, model, n_train=train, n_test=test)
     chosen = _steps_of(timestep, of_steps, inversion)
@@ -157,13 +158,14 @@ def encode(
     """Which part of a network predicts which part of the brain."""
     from dataclasses import replace
 
-    from brainlens.encode import Design, Training
-    from brainlens.pipeline import Asked, Source, run_encode
-    from brainlens.pipeline.encode import selectors_without, shorter
+    from brainlens.datasets.source import Source
+    from brainlens.encode import EncodingDesign
+    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
+    from brainlens.models.encoding.training import EncodingTraining
 
-    training = Training() if training_steps is None else shorter(Training(), training_steps)
+    training = EncodingTraining() if training_steps is None else shorter(EncodingTraining(), training_steps)
     training = training if search is None else replace(training, searched_start=search)
-    design = Design(
+    design = EncodingDesign(
         layers=tuple(layer) if layer else None, samples=samples, use=selectors_without(without or []), topological=not per_voxel
     )
     design = design if refit is None else replace(design, refit=refit)
@@ -197,8 +199,7 @@ def align(
     region: Annotated[list[str] | None, typer.Option(help="Region (roi), visual or whole; repeat for several.")] = None,
     captions: Annotated[str | None, typer.Option(help="Caption source: its name, or a file of `brainlens captions`.")] = None,
     subject: Annotated[
-        list[str] | None,
-        typer.Option(help="Subject; repeat for several in one model (EEG, MEG: tested)."),
+        list[str] | None, typer.Option(help="Subject; repeat for several in one model (EEG, MEG: tested).")
     ] = None,
     one_each: Annotated[bool, typer.Option("--one-each", help="A model for each subject instead of one for all.")] = False,
     runs: Runs = Path("runs"),
@@ -219,8 +220,10 @@ def align(
 
     Several processes: torchrun --nproc-per-node 2 -m brainlens align ...
     """
-    from brainlens.align.presets import preset as configuration
-    from brainlens.pipeline import Source, align_sensor_command, is_sensors, run_align, run_align_each
+    from brainlens.align.run import run_align, run_align_each
+    from brainlens.align.run_sensors import align_sensor_command, is_sensors
+    from brainlens.datasets.source import Source
+    from brainlens.models.volume.presets import preset as configuration
 
     if is_sensors(dataset, encoder):
         source = Source("phantom_eeg" if dataset == "phantom" else dataset, data, model, n_train=train, n_test=test, seed=seed)
@@ -265,8 +268,8 @@ def captions(
     test: Test = 200,
 ) -> None:
     """Describes the images of a recording by a network, or scores how well captions and images find each other."""
-    from brainlens.pipeline.captioning import run_caption_scores, run_captions
-    from brainlens.pipeline.source import Source
+    from brainlens.datasets.captioning import run_caption_scores, run_captions
+    from brainlens.datasets.source import Source
     from brainlens.types import DataError
 
     if score == (captioner is not None):
@@ -292,7 +295,8 @@ def epochs(
     seed: Seed = 0,
 ) -> None:
     """From a recording of EEG or MEG to epochs, evoked responses and scalp maps; a second call goes on where one stopped."""
-    from brainlens.pipeline import Source, run_epochs
+    from brainlens.datasets.epoching import run_epochs
+    from brainlens.datasets.source import Source
 
     with steps() as tell:
         folder, table = run_epochs(Source(dataset, data), runs, subject=subject, seed=seed, tell=tell)
@@ -332,9 +336,10 @@ def attribute(
     device: Device = "cpu",
 ) -> None:
     """Which voxels, pixels or words carried the match; brain maps are saved as NIfTI too. For EEG and MEG: which channels."""
-    from brainlens.attribute import Options
+    from brainlens.attribute.brain import Options
+    from brainlens.attribute.run import Ask, run_attribute
+    from brainlens.attribute.run_sensors import is_sensor_run, run_attribute_sensors
     from brainlens.attribution.bottleneck import Bottleneck
-    from brainlens.pipeline import Ask, is_sensor_run, run_attribute, run_attribute_sensors
 
     if is_sensor_run(run[0]):
         with steps() as tell:

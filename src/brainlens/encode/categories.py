@@ -13,7 +13,7 @@ from brainlens import store
 from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.metrics.encoding import noise_ceiling, r2
 from brainlens.metrics.statistics import bootstrap_mean
-from brainlens.nn.ridge import fold_labels, ridge_cv, ridge_predict
+from brainlens.solvers.ridge import fold_labels, ridge_cv, ridge_predict
 from brainlens.types import DataError, Responses, Result
 
 ALPHAS = tuple(float(a) for a in np.logspace(-2, 4, 13))

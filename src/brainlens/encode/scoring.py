@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from brainlens.encode.tables import Tables
 from brainlens.metrics import selectors
 from brainlens.metrics.encoding import bootstrap_score, of_ceiling, pearson, r2
 from brainlens.metrics.statistics import fdr
+from brainlens.models.encoding.tables import EncodingTables
 from brainlens.types import DataError
 
 SIGNIFICANT = 0.05
@@ -17,13 +17,7 @@ LEAST_CEILING = 0.01  # R2 over a smaller ceiling is noise over noise and is lef
 
 
 def score_part(
-    guess: np.ndarray,
-    data: Tables,
-    arrays: dict[str, np.ndarray],
-    *,
-    least: float,
-    resamples: int,
-    seed: int,
+    guess: np.ndarray, data: EncodingTables, arrays: dict[str, np.ndarray], *, least: float, resamples: int, seed: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray], pd.DataFrame]:
     """(metrics, arrays per unit, table of regions) of predictions (image, unit) for the test part.
 
@@ -97,7 +91,7 @@ def _hierarchy(omega: np.ndarray, roi: pd.Series, seed: int) -> dict[str, float]
     return {f"encoding/{key}": value for key, value in named.items()}
 
 
-def _regions(data: Tables, arrays: dict[str, np.ndarray], guess: np.ndarray, resamples: int, seed: int) -> pd.DataFrame:
+def _regions(data: EncodingTables, arrays: dict[str, np.ndarray], guess: np.ndarray, resamples: int, seed: int) -> pd.DataFrame:
     """One row a region: units, mean scores with the interval of R2 over test images, mean layer, confidence and scale."""
     if "roi" not in data.units.columns:
         return pd.DataFrame()

@@ -1,0 +1,50 @@
+"""Run folders: where a result goes, marked with the recording that it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainlens import store
+from brainlens.datasets.source import Source
+from brainlens.types import DataError, Result
+
+
+def keep(result: Result, runs: str | Path, source: Source, *, arrays: dict[str, np.ndarray] | None = None) -> Path:
+    """Stores a result in its run folder, marked with the recording it comes from, and returns the folder."""
+    config = {**source.config(), **result.config}
+    folder = store.run_folder(runs, result.task, config, [str(d) for d in result.provenance.get("data", [])])
+    store.save_result(replace(result, config=config, arrays={**result.arrays, **(arrays or {})}), folder)
+    return folder
+
+
+Rows = list[dict[str, Any]]
+
+
+def source_of(result: Result) -> Source:
+    """The recording that a stored result came from."""
+    config = result.config
+    missing = [key for key in ("dataset", "n_train", "n_test", "source_seed") if key not in config]
+    if missing:
+        raise DataError(f"the run does not say where its data came from: {missing} are missing in its config")
+    folder = None if config["folder"] is None else Path(config["folder"])
+    sizes = {"n_train": config["n_train"], "n_test": config["n_test"], "n_validation": config["n_validation"]}
+    source = Source(config["dataset"], folder, config["model"], seed=config["source_seed"], **sizes)
+    parts = [tuple(config.get(name, ())) for name in ("subjects", "regions")]
+    return replace(source, subjects=parts[0], regions=parts[1], captions=config.get("captions"))
+
+
+def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:
+    """Metrics under a prefix as rows with their interval."""
+    rows: Rows = []
+    for key, value in result.metrics.items():
+        if not key.startswith(prefix) or key.endswith((".low", ".high")):
+            continue
+        if ending is not None and not key.endswith(ending):
+            continue
+        low, high = result.metrics.get(f"{key}.low", np.nan), result.metrics.get(f"{key}.high", np.nan)
+        rows.append({"metric": key, "value": float(value), "95 % interval": "" if np.isnan(low) else f"{low:.3g} to {high:.3g}"})
+    return rows
