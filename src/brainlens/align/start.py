@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from brainlens.align.split import Part, Split
 from brainlens.align.training import reciprocal_rank
 from brainlens.nn.canonical import AffineMap, Canonical, canonical_metric, ridge_path
-from brainlens.nn.decoders import LinearDecoder
+from brainlens.nn.decoders import LinearDecoder, moves
 from brainlens.nn.losses import info_nce, trimodal
 from brainlens.nn.volume_encoder import Design, VolumeEncoder
 
@@ -92,12 +92,12 @@ class Coordinates:
 def coordinates(part: Part, patch_of: Tensor, weights: Tensor, *, kept: float = KEPT) -> Coordinates:
     """Coordinates from the mean training responses: all components above the level that keeps so much weighted variance.
 
-    Voxels of weight 0 are left out. Every patch keeps at least one coordinate, so that the tokens stay those of the whole brain.
+    Voxels of weight 0, or the same for every image, are left out. Every patch keeps at least one coordinate, so that the tokens stay those of the whole brain.
     Scaled to mean variance 1.
     """
     x = part.mean()
     mean = x.mean(0)
-    scale = weights / weights.max()
+    scale = weights / weights.max() * moves(x)
     voxels = []
     for p in range(int(patch_of.max()) + 1):
         inside = (patch_of.to(x.device) == p).nonzero().squeeze(1)
