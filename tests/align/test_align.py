@@ -111,7 +111,7 @@ def test_the_centre_of_the_targets_is_that_of_the_training_images_alone(recordin
 def test_what_is_kept_are_the_averaged_weights_of_the_best_validation(recording):
     split = unpaired(split_tables(*recording(60)), seed=1)  # nothing to learn, so that validation soon becomes worse
     training = replace(QUICK, steps=14, evaluate_every=1, lr=0.01, warmup=0.01, patience=100)
-    for seed in (1, 2, 3, 5):  # random starts that are lost soon
+    for seed in (1, 3, 5, 7):  # random starts that are lost soon, the last after its second step
         torch.manual_seed(seed)
         module = ComponentDecoder(split.train.x.shape[1], 12)
         slow = {name: value.clone() for name, value in module.state_dict().items()}
@@ -128,7 +128,7 @@ def test_what_is_kept_are_the_averaged_weights_of_the_best_validation(recording)
 
         log = train_contrastive(module, split, training, seed=seed, progress=look)
         best = int(np.argmin([record["validation_loss"] for record in log]))
-        assert losses[best] < 0.9 * losses[-1]  # .34 to .68 of it
+        assert losses[best] < 0.9 * losses[-1]  # .34 to .62 of it
         for name, value in module.state_dict().items():
             torch.testing.assert_close(value, states[best][name], rtol=1e-4, atol=1e-5)
 

@@ -92,8 +92,8 @@ class Coordinates:
 def coordinates(part: Part, patch_of: Tensor, weights: Tensor, *, kept: float = KEPT) -> Coordinates:
     """Coordinates from the mean training responses: all components above the level that keeps so much weighted variance.
 
-    Voxels of weight 0, or the same for every image, are left out. Every patch keeps at least one coordinate, so that the tokens stay those of the whole brain.
-    Scaled to mean variance 1.
+    Voxels of weight 0, or the same for every image, are left out. Every patch keeps at least one coordinate, so that the tokens
+    stay those of the whole brain. Scaled to mean variance 1.
     """
     x = part.mean()
     mean = x.mean(0)

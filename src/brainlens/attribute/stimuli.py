@@ -64,7 +64,8 @@ def attribute_stimuli(
 
     Arrays of pixels: `map/pixels` (stimulus, row, column), `pixels/images` as the network sees them; of words: the table
     `words` (stimulus, word, weight), a word's weight being the sum over its tokens. Metrics `attribution/<aim>/...` as those of
-    `attribute`, without maps that are empty, only rounding (`map/empty`); arrays `deletion/<method>`, `insertion/<method>` (stimulus, point) beside a random map's.
+    `attribute`, without maps that are empty, only rounding (`map/empty`); arrays `deletion/<method>`, `insertion/<method>`
+    (stimulus, point) beside a random map's.
 
     Raises DataError for ids without a target, captions that are missing, empty or beyond the text limit, unknown methods.
     """

@@ -112,9 +112,7 @@ def contributions(
         x = torch.as_tensor(np.asarray(data[rows], dtype=np.float32)).to(device)
         total += ways[method](score(rows), x).sum(0).double().cpu().numpy()
     if np.abs(total).max() <= NOTHING * len(data):
-        raise DataError(
-            f"{method}: no channel moves the score at any time, all contributions are rounding; is the decoder trained?"
-        )
+        raise DataError(f"{method}: no channel moves the score, all contributions are rounding; is the decoder trained?")
     return total / len(data)
 
 

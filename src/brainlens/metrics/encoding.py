@@ -33,8 +33,8 @@ class Scored:
     """A score per unit with its interval over test images, and of its mean over the chosen units.
 
     value, low, high (unit,); p (unit,): one-sided bootstrap p of a score above 0, (1 + resamples at or below 0) /
-    (1 + resamples), from the same resamples as the interval; NaN where the score is; mean, mean_low, mean_high; constant: units without variance, whose score is NaN;
-    drawn (resample,) the resampled means, for paired comparisons of models on the same resamples.
+    (1 + resamples), from the same resamples as the interval; NaN where the score is; mean, mean_low,
+    mean_high; constant: units without variance, whose score is NaN; drawn (resample,) the resampled means, for paired comparisons of models on the same resamples.
     """
 
     value: np.ndarray
@@ -146,8 +146,10 @@ def bootstrap_score(
     own would cost it a second time. Of 4,000 units of true R2 0 (the guess explains what it errs: cov(y, yhat) = var(yhat) / 2)
     p <= .05 for .035 to .059 with the mean of all and for .002 to .041 with each resample's own, at 10 to 200 images and
     guesses of .3 and .7 of the deviation of normal responses; both are below .03 for smaller guesses. The p of a correlation is
-    that of a percentile bootstrap: .077, .069, .053 at 10, 20, 50 images where the truth is 0. `units` are those whose mean is taken:
-    a bool mask, or a factor per unit (such as 1 / ceiling) that multiplies its score before the mean, 0 for units left out.
+    that of a percentile bootstrap: .077, .069, .053 at 10, 20, 50 images where the truth is 0.
+
+    `units` are those whose mean is taken: a bool mask, or a factor per unit (such as 1 / ceiling) that multiplies its score
+    before the mean, 0 for units left out.
     Raises DataError for fewer than 8 test images.
     """
     if score not in ("r2", "pearson"):
