@@ -111,7 +111,7 @@ def attribute(
         maps = brain_maps(model, x, aims, method=method, layer=where, options=options, regions=_labels(responses.units))
         numbers, curves = _degradation(model, x, goals, maps, options)
     found = maps.cpu().numpy()
-    empty = ~found.any(1)
+    empty = np.all(found == 0, axis=1)
     numbers["attribution/maps_empty"] = float(empty.sum())
     arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty}
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
@@ -316,12 +316,10 @@ def _degradation(
     """
     there = maps.any(1)
     if not there.any():
-        numbers, curves = _degradation(model, x, goals, torch.ones_like(maps), options)
-        own = {k for k in numbers if not any(f"/{who}/" in k for who in ("random", "ones", "shuffled")) and "/score" not in k}
-        own -= {"attribution/matched_area"}
-        return {k: float("nan") if k in own else v for k, v in numbers.items()}, {
-            k: v for k, v in curves.items() if k.endswith("/random")
-        }
+        numbers, lines = _degradation(model, x, goals, torch.ones_like(maps), options)
+        known = ("/random/", "/ones/", "/shuffled/", "/score", "/matched_area")
+        numbers = {k: v if any(part in k for part in known) else float("nan") for k, v in numbers.items()}
+        return numbers, {k: v for k, v in lines.items() if k.endswith("/random")}
     if not there.all():
         x, maps, goals = x[there], maps[there], {name: aim[there] for name, aim in goals.items()}
     found = maps.cpu().numpy()

@@ -33,8 +33,9 @@ class Scored:
     """A score per unit with its interval over test images, and of its mean over the chosen units.
 
     value, low, high (unit,); p (unit,): one-sided bootstrap p of a score above 0, (1 + resamples at or below 0) /
-    (1 + resamples), from the same resamples as the interval; NaN where the score is; mean, mean_low,
-    mean_high; constant: units without variance, whose score is NaN; drawn (resample,) the resampled means, for paired comparisons of models on the same resamples.
+    (1 + resamples), from the same resamples as the interval; NaN where the score is; mean, mean_low, mean_high; constant:
+    units without variance, whose score is NaN; drawn (resample,) the resampled means, for paired comparisons of models on the
+    same resamples.
     """
 
     value: np.ndarray
