@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainlens.phantom.fmri import make_fmri, make_trials, phantom_truth, private_part, simulate
+from brainlens.phantom.fmri import make_fmri, make_trials, phantom_truth, simulate
 from brainlens.phantom.noise import GLOBAL, INDEPENDENT, SMOOTH, draw_ncsnr, rest_noise, rest_variance, trial_generator
+from brainlens.phantom.private import private_part
 from brainlens.phantom.readout import domain_table, pooling
 from brainlens.types import DataError, Features, Stimuli
 
