@@ -182,7 +182,7 @@ def simulate(
         out = np.empty((n, units), dtype=dtype)
     if out.shape != (n, units):
         raise DataError(f"out has shape {out.shape}, {n} trials of {units} units are to be written")
-    place = _place_in_session(trials["session"].to_numpy()) if "session" in trials.columns else np.zeros(n)
+    place = place_in_session(trials["session"].to_numpy()) if "session" in trials.columns else np.zeros(n)
     session = trials["session"].to_numpy(dtype=int) if "session" in trials.columns else np.ones(n, dtype=int)
     effect = session_effects(truth.seed, truth.subject, units)
     spread = np.sqrt(truth.rest_variance()).astype(np.float32)
@@ -247,7 +247,7 @@ def _factor(signal: np.ndarray) -> np.ndarray:
     return symmetric_root(signal.T @ signal / n).astype(np.float32)
 
 
-def _place_in_session(session: np.ndarray) -> np.ndarray:
+def place_in_session(session: np.ndarray) -> np.ndarray:
     """Position of each trial in its session, from -1 at the start to 1 at the end."""
     frame = pd.Series(session)
     count = frame.groupby(frame).cumcount().to_numpy()
