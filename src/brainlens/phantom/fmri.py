@@ -34,7 +34,9 @@ from brainlens.phantom.private import private_part
 from brainlens.phantom.readout import TARGET, domain_table, readable_layers, readout_table, signals
 from brainlens.types import DataError, Features, Responses, Stimuli, Volume, as_ids, positions
 
-PRIVATE = 0.453  # q, found on 2026-11-21: ridge 22.3 % top-1 of 1,000 from 9,000 images x 3 (published: 22 %); frozen
+# q, calibrated so that ridge reaches the published 22 % top-1 of 1,000 from 9,000 images x 3; found on 2026-11-21 for an earlier
+# construction of the private components and to be found again for this one, see docs/phantom.md
+PRIVATE = 0.453
 BLOCK = 128  # trials computed at a time
 
 
