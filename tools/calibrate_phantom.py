@@ -162,7 +162,7 @@ def found_among(predicted: np.ndarray, gallery: np.ndarray, size: int) -> tuple[
 
 def measure(stage: Stage, work: Path, *, private: float, kappa: float, key: str, ideal: bool = True) -> dict[str, float]:
     """Ridge and, if asked for, the ideal observer at one q and kappa."""
-    start = time.time()
+    start, busy = time.time(), time.process_time()
     truth = truth_of(stage.read, private=private, kappa=kappa)
     inside = averaged(informative_trials(truth, stage), stage.trials, truth.ids)
     simulated = time.time() - start
@@ -181,6 +181,7 @@ def measure(stage: Stage, work: Path, *, private: float, kappa: float, key: str,
         values |= {"ideal_top1": top_k(top, 1), "ideal_top5": top_k(top, 5)}
     values |= {"private": private, "kappa": kappa, "n_test": len(test)}
     values |= {"simulate_s": round(simulated, 1), "total_s": round(time.time() - start, 1)}
+    values |= {"cpu_s": round(time.process_time() - busy, 1)}
     print(json.dumps(values), flush=True)
     with (work / f"measured_{key}.jsonl").open("a") as log:
         log.write(json.dumps(values) + "\n")
@@ -240,7 +241,9 @@ def main() -> None:
     else:
         network = vision.extract(vision.load(chosen.clip), stimuli, batch=128)
     key = f"{train}_{validation}_{test}"
-    stage = set_stage(stimuli, read_network(stimuli, network), network["image"].astype(np.float64), chosen.work, key)
+    read, goal = read_network(stimuli, network), network["image"].astype(np.float64)
+    del network  # more than a gigabyte that is not needed any more
+    stage = set_stage(stimuli, read, goal, chosen.work, key)
     if chosen.search:
         q = search(stage, chosen.work, key)
         print(json.dumps({"private": q}))
