@@ -23,8 +23,8 @@ from nilearn.datasets import load_mni152_brain_mask
 from torch import Tensor
 
 from brainlens.attribution.bottleneck import Bottleneck, Statistics, bottleneck, draw, statistics
-from brainlens.attribution.scoring import frozen
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.attribution.targets import frozen
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from harness import compare
 
 SAMPLES, LAYER, WARM = 32, 6, 2
@@ -44,7 +44,7 @@ def brain_mask() -> np.ndarray:
 def setting(device: str) -> tuple[VolumeEncoder, Tensor, Tensor, Bottleneck]:
     torch.manual_seed(0)
     cuda = device.startswith("cuda")
-    design = Design(width=1280 if cuda else 96, depth=12, heads=16 if cuda else 4, embed_dim=1024 if cuda else 96)
+    design = VolumeDesign(width=1280 if cuda else 96, depth=12, heads=16 if cuda else 4, embed_dim=1024 if cuda else 96)
     encoder = VolumeEncoder(brain_mask(), design).to(device).eval()
     x = torch.randn(SAMPLES, encoder.n_voxels)
     targets = torch.randn(SAMPLES, 2, design.embed_dim)

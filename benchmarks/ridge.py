@@ -22,7 +22,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]:
-    from brainlens.nn.ridge import fold_labels, ridge_cv
+    from brainlens.solvers.ridge import fold_labels, ridge_cv
 
     x, y = data()
     fold, kept = fold_labels(N, folds=FOLDS), {}

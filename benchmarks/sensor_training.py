@@ -24,9 +24,9 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from brainlens.align_sensors import NICE, THINGS_EEG2, SensorDecoder  # noqa: E402
-from brainlens.align_sensors.parts import tensors  # noqa: E402
-from brainlens.align_sensors.training import build, step  # noqa: E402
+from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, SensorDecoder, build  # noqa: E402
+from brainlens.models.sensors.split import tensors  # noqa: E402
+from brainlens.models.sensors.training import step  # noqa: E402
 from brainlens.nn.guidance import LossAdjustment  # noqa: E402
 from brainlens.nn.sensor_encoder import Head, TSConv  # noqa: E402
 from brainlens.types import Responses  # noqa: E402

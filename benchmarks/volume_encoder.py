@@ -21,10 +21,10 @@ from nilearn.datasets import load_mni152_brain_mask
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from brainlens.align.batches import Batches
-from brainlens.align.split import Part, gather_mean
+from brainlens.models.volume.batches import Batches
+from brainlens.models.volume.split import AlignmentPart, gather_mean
 from brainlens.nn.losses import info_nce
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from harness import compare
 
 BATCH = 16
@@ -42,7 +42,7 @@ def brain_mask() -> np.ndarray:
 def setting(device: str) -> tuple[VolumeEncoder, np.ndarray, Tensor, Tensor]:
     torch.manual_seed(0)
     mask = brain_mask()
-    encoder = VolumeEncoder(mask, Design(patch=14, width=256, depth=4, heads=8, embed_dim=256)).to(device)
+    encoder = VolumeEncoder(mask, VolumeDesign(patch=14, width=256, depth=4, heads=8, embed_dim=256)).to(device)
     x, aim = torch.randn(BATCH, encoder.n_voxels), torch.randn(BATCH, 256)
     return encoder, mask, x.to(device), aim.to(device)
 
@@ -113,7 +113,7 @@ def input_share(device: str) -> float:
     encoder, _, x, aim = setting(device)
     trials = torch.randn(600, encoder.n_voxels).half().to(device)
     rows, ids = torch.randperm(600).view(200, 3), np.array([f"i{i:03d}" for i in range(200)])
-    part = Part(ids, trials, rows, torch.zeros(200, 1), None)
+    part = AlignmentPart(ids, trials, rows, torch.zeros(200, 1), None)
     batches = Batches(part, BATCH, "subset", 0)
     steps = iter(range(100))
 

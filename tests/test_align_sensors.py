@@ -11,21 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from brainlens.align_sensors import (
-    NICE,
-    Protocol,
-    SensorTraining,
-    align_sensors,
-    embed_responses,
-    fit_sensors,
-    held_out,
-    limit_repeats,
-    split_subjects,
-    without,
-)
-from brainlens.align_sensors.ridge import fit_ridge
+from brainlens.align.sensors import align_sensors
 from brainlens.metrics import retrieval
+from brainlens.models.sensors.decoder import NICE, SensorTraining, without
+from brainlens.models.sensors.fit import embed_responses, fit_sensors, limit_repeats
+from brainlens.models.sensors.ridge import fit_ridge
+from brainlens.models.sensors.split import split_subjects
 from brainlens.phantom.eeg import make_eeg
+from brainlens.subjects import Protocol, held_out
 from brainlens.types import DataError, Features, Responses, Stimuli
 
 QUICK = SensorTraining(epochs=4, batch=64, lr=1e-3, validation=40)

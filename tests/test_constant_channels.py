@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from brainlens.align_sensors.moments import moments
 from brainlens.metrics.timecourse import ridge_fit
-from brainlens.nn.canonical import canonical_metric, ridge_path
-from brainlens.nn.decoders import kernel_ridge, principal_axes, whitened_metric
-from brainlens.nn.ridge import ridge_cv
+from brainlens.models.sensors.moments import moments
+from brainlens.solvers.canonical import canonical_metric, ridge_path
+from brainlens.solvers.kernel_ridge import kernel_ridge, principal_axes, whitened_metric
+from brainlens.solvers.ridge import ridge_cv
 
 SEEDS = 40
 Solver = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -8,11 +8,13 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from brainlens.align_sensors import Protocol, fit_linear, fit_sensors, score_sensors
-from brainlens.align_sensors.linear import cross_fitted, stored_decoder
-from brainlens.align_sensors.moments import binned, moments
-from brainlens.align_sensors.ridge import fit_ridge
+from brainlens.align.sensors import score_sensors
 from brainlens.metrics.retrieval import ranks
+from brainlens.models.sensors.fit import fit_sensors
+from brainlens.models.sensors.linear import cross_fitted, fit_linear, stored_decoder
+from brainlens.models.sensors.moments import binned, moments
+from brainlens.models.sensors.ridge import fit_ridge
+from brainlens.subjects import Protocol
 from brainlens.types import DataError, Features, Responses, positions
 
 CHANNELS, SAMPLES = 6, 23  # 4 bins of 5 samples, and a rest

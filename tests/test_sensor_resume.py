@@ -16,18 +16,13 @@ import pytest
 import torch
 
 from brainlens import store
-from brainlens.align_sensors import (
-    NICE,
-    Checkpoint,
-    Protocol,
-    SensorDecoder,
-    SensorTraining,
-    fit_sensors,
-    moments,
-    resume,
-    split_subjects,
-)
-from brainlens.align_sensors.ridge import fit_ridge
+from brainlens.models.sensors import checkpoint, moments
+from brainlens.models.sensors.checkpoint import Checkpoint
+from brainlens.models.sensors.decoder import NICE, SensorDecoder, SensorTraining
+from brainlens.models.sensors.fit import fit_sensors
+from brainlens.models.sensors.ridge import fit_ridge
+from brainlens.models.sensors.split import split_subjects
+from brainlens.subjects import Protocol
 from brainlens.types import DataError, Features, Responses
 
 QUICK = SensorTraining(epochs=6, batch=32, lr=1e-3, validation=12, width=16)
@@ -86,7 +81,7 @@ class Stop:
 @pytest.fixture
 def every(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state after every epoch, whatever it costs."""
-    monkeypatch.setattr(resume, "SHARE", 1e9)
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
 
 
 @pytest.mark.usefixtures("every")
@@ -138,8 +133,8 @@ def test_states_are_written_no_oftener_than_they_may_cost(tmp_path: Path, monkey
     written = []
     monkeypatch.setattr(store, "save_checkpoint", lambda folder, state: written.append(state["epoch"]))
     clock = iter(range(10**6))
-    monkeypatch.setattr(resume.time, "perf_counter", lambda: float(next(clock)))  # every look takes a second
-    monkeypatch.setattr(resume, "SHARE", 0.25)
+    monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: float(next(clock)))  # every look takes a second
+    monkeypatch.setattr(checkpoint, "SHARE", 0.25)
     fit(world(), "linear", training=replace(QUICK_NICE, epochs=20), checkpoint=tmp_path)
     assert written[0] == 1
     assert 3 <= len(written) <= 8
@@ -165,7 +160,7 @@ def test_a_state_of_another_configuration_is_not_used(tmp_path: Path, change: st
         fit(there, checkpoint=place, progress=Stop(3))
     other, more = CHANGES[change](there)
     if change == "code":
-        monkeypatch.setattr(store, "code_version", lambda: "another")
+        monkeypatch.setitem(store.TASKS, "align", 99)
     plain, _ = fit(other, **more)
     seen = Stop()
     found, _ = fit(other, checkpoint=place, progress=seen, **more)
@@ -180,7 +175,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 import torch
 from brainlens import store
-from brainlens.align_sensors import resume
+from brainlens.models.sensors import checkpoint as resume
 torch.set_num_threads(1)
 spec = spec_from_file_location("here", sys.argv[1])
 here = module_from_spec(spec); spec.loader.exec_module(here)

@@ -22,17 +22,19 @@ from pathlib import Path
 import numpy as np
 
 from brainlens import store
-from brainlens.align import LINEAR, TRAINING, Alignment, one_result, split_tables
-from brainlens.align.encoders import DESIGN, ENCODERS
-from brainlens.encode import Training as EncodeTraining
-from brainlens.encode import decode, haxby2001_encode
-from brainlens.pipeline.align_study import ABLATIONS, Study
-from brainlens.pipeline.alignment import ideal_claims
-from brainlens.pipeline.attribution import attribute_claims
-from brainlens.pipeline.encoding import Plan, encode_claims, informative_and_noise
-from brainlens.pipeline.pointing import pointing_claims
-from brainlens.pipeline.runs import keep
-from brainlens.pipeline.source import Recording, Source, open_recording
+from brainlens.align import Alignment, one_result
+from brainlens.claims.align import ideal_claims
+from brainlens.claims.align_study import ABLATIONS, Study
+from brainlens.claims.attribute import attribute_claims
+from brainlens.claims.encode import Plan, encode_claims, informative_and_noise
+from brainlens.claims.pointing import pointing_claims
+from brainlens.datasets.runs import keep
+from brainlens.datasets.source import Recording, Source, open_recording
+from brainlens.encode.categories import decode, haxby2001_encode
+from brainlens.models.encoding.training import EncodingTraining as EncodeTraining
+from brainlens.models.volume.aligners import DESIGN, ENCODERS
+from brainlens.models.volume.fit import LINEAR, TRAINING
+from brainlens.models.volume.split import split_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "claims"
@@ -229,7 +231,7 @@ def eeg_group(scale: str, minutes: float = 60.0) -> dict[str, float]:
 
     minutes: no fit is begun after them; the ten subjects take some three hours in all.
     """
-    from brainlens.pipeline.sensor_claims import SensorStudy, sensor_claims
+    from brainlens.claims.sensors import SensorStudy, sensor_claims
 
     half = {"train": 4000, "subjects": (1, 2), "across": (1,), "across_train": 4000}
     sizes = {"full": {}, "half": half, "small": {"train": 1000, "subjects": (1,), "across": (), "epochs": 10}}

@@ -12,8 +12,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from brainlens.align_sensors import Protocol
-from brainlens.pipeline.sensor_claims import SensorStudy, fit_once, sensor_tables, subject_recording
+from brainlens.claims.sensors import SensorStudy, fit_once, sensor_tables, subject_recording
+from brainlens.subjects import Protocol
 
 
 def tell(text: str, share: float | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from brainlens import store
 from brainlens.plots import attribution, cortex, layers, retrieval
-from brainlens.report.matching import scores_by_encoder
+from brainlens.report.align import scores_by_encoder
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "gallery"
 

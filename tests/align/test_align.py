@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from brainlens.align import Training, align, shuffle_pairs
-from brainlens.align.batches import Batches, repeat_weights
-from brainlens.align.encoders import DESIGN, find_start, fit_projected, fit_ridge, fit_volume
-from brainlens.align.split import gather_mean, split_tables
-from brainlens.align.training import learning_rate, train_contrastive, validate
-from brainlens.align.variants import unpaired
-from brainlens.nn.decoders import ComponentDecoder
+from brainlens.align import align
+from brainlens.claims.encode import mispaired
+from brainlens.claims.variants import unpaired
+from brainlens.models.volume.aligners import DESIGN, find_start, fit_projected, fit_ridge, fit_volume
+from brainlens.models.volume.batches import Batches, repeat_weights
+from brainlens.models.volume.split import gather_mean, split_tables
+from brainlens.models.volume.training import AlignmentTraining, learning_rate, train_contrastive, validate
+from brainlens.nn.decoding_baselines import ComponentDecoder
 from brainlens.types import DataError, Features, Responses
 
 SHAPE = replace(DESIGN, patch=3, width=32, depth=2, heads=2)
-QUICK = Training(steps=30, batch=32, evaluate_every=10, checkpoint_every=10, lr=1e-3)
+QUICK = AlignmentTraining(steps=30, batch=32, evaluate_every=10, checkpoint_every=10, lr=1e-3)
 
 
 def test_every_encoder_finds_the_images_and_shuffled_pairs_do_not(recording):
@@ -39,7 +40,7 @@ def test_every_encoder_finds_the_images_and_shuffled_pairs_do_not(recording):
     assert set(found.result.tables["comparison"]["encoder"]) == {"ridge", "ridge_whitened", "linear", "mlp", "cnn", "volume"}
     assert found.result.arrays["embedding/brain"].shape == (30, 24)  # image and text dimensions side by side
     control = align(
-        shuffle_pairs(responses, seed=1),
+        mispaired(responses, 1),
         images,
         texts,
         encoders=("ridge", "linear"),
@@ -173,7 +174,7 @@ def test_subsets_of_repeats_are_never_empty_and_never_hold_a_missing_one():
 
 
 def test_learning_rate_warms_up_and_falls():
-    training = Training(steps=100, warmup=0.1, lr=1.0, min_lr=0.01)
+    training = AlignmentTraining(steps=100, warmup=0.1, lr=1.0, min_lr=0.01)
     rates = [learning_rate(s, training) for s in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)

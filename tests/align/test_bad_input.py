@@ -13,22 +13,23 @@ import pytest
 import torch
 
 from brainlens import miniatures, store
-from brainlens.align import Training, align, split_tables
-from brainlens.align.stored import volume_encoder
-from brainlens.align.subjects import join_subjects
-from brainlens.align.training import train_contrastive
+from brainlens.align import align
 from brainlens.backbones import clip
-from brainlens.nn.decoders import ComponentDecoder
+from brainlens.models.volume.split import split_tables
+from brainlens.models.volume.stored import volume_encoder
+from brainlens.models.volume.training import AlignmentTraining, train_contrastive
+from brainlens.nn.decoding_baselines import ComponentDecoder
 from brainlens.nn.losses import info_nce
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.stimuli.captions import CaptionSource, clean_captions, with_source
+from brainlens.subjects import join_subjects
 from brainlens.types import DataError, Features, Responses, Result, Stimuli, Volume
 
 MASK = np.ones((4, 4, 4), dtype=bool)
 HOLED = MASK.copy()
 HOLED[0, 0, 0] = False
-FEW = Training(steps=4, batch=8, evaluate_every=2, checkpoint_every=2)
-DESIGN = Design(patch=2, width=8, depth=1, heads=2, embed_dim=6)
+FEW = AlignmentTraining(steps=4, batch=8, evaluate_every=2, checkpoint_every=2)
+DESIGN = VolumeDesign(patch=2, width=8, depth=1, heads=2, embed_dim=6)
 
 
 def responses(mask: np.ndarray = MASK, *, size: float = 4.0, subject: str = "1", n: int = 40) -> Responses:
@@ -107,7 +108,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other caption ids": (lambda f: two_captions(["x7", "i00"]), "1 of 2 images have none, first 'i01'"),
     "an empty caption": (lambda f: clean_captions([["a cat"], ["  "]], ["i00", "i01"]), "first 'i01'; write one"),
     "a batch of one": (lambda f: info_nce(torch.ones(1, 4), torch.ones(1, 4)), "use at least 2 rows"),
-    "a batch of one in training": (lambda f: Training(batch=1), "batch 1 is too small"),
+    "a batch of one in training": (lambda f: AlignmentTraining(batch=1), "batch 1 is too small"),
     "more pieces than rows": (
         lambda f: train_contrastive(ComponentDecoder(64, 6), split_tables(responses(), images()), replace(FEW, accumulate=9)),
         "a batch of 8 in 1 processes x 9 pieces",

@@ -16,9 +16,9 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from brainlens import store
-from brainlens.align.split import split_tables
-from brainlens.align.training import Training, train_contrastive
-from brainlens.nn.decoders import ComponentDecoder
+from brainlens.models.volume.split import split_tables
+from brainlens.models.volume.training import AlignmentTraining, train_contrastive
+from brainlens.nn.decoding_baselines import ComponentDecoder
 from brainlens.types import Features, Responses
 
 torch.set_num_threads(1)
@@ -36,7 +36,7 @@ def tell(step, record):
     if step == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
-training = Training(steps=40, batch=16, evaluate_every=10, checkpoint_every=10)
+training = AlignmentTraining(steps=40, batch=16, evaluate_every=10, checkpoint_every=10)
 train_contrastive(module, split, training, seed=1, folder=folder, progress=tell)
 store.save_weights(out, "module", module.state_dict())
 """

@@ -9,18 +9,21 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from brainlens.align import Training, align, fit, score
-from brainlens.align.encoders import DESIGN, find_start, fit_volume
-from brainlens.align.split import Split, split_tables
-from brainlens.align.start import CrossFitted, coordinates, cross_fitted, on_voxels, reliability
-from brainlens.align.variants import fewer, unpaired, within
+from brainlens.align import align
+from brainlens.align.scoring import score
+from brainlens.claims.align_study import ABLATIONS, Study
+from brainlens.claims.variants import fewer, unpaired, within
 from brainlens.metrics.encoding import noise_ceiling
+from brainlens.models.volume.aligners import DESIGN, find_start, fit_volume
+from brainlens.models.volume.fit import fit
+from brainlens.models.volume.split import Split, split_tables
+from brainlens.models.volume.start import CrossFitted, coordinates, cross_fitted, on_voxels, reliability
+from brainlens.models.volume.training import AlignmentTraining
 from brainlens.nn.volume_encoder import cubic_patches
-from brainlens.pipeline.align_study import ABLATIONS, Study
 from brainlens.types import DataError
 
 SHAPE = replace(DESIGN, patch=3, width=32, depth=2, heads=2)
-QUICK = Training(steps=30, batch=32, evaluate_every=10, checkpoint_every=10, lr=1e-3)
+QUICK = AlignmentTraining(steps=30, batch=32, evaluate_every=10, checkpoint_every=10, lr=1e-3)
 
 
 @pytest.fixture(scope="module")

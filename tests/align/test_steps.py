@@ -13,20 +13,20 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from brainlens.align.batches import Batches
-from brainlens.align.processes import joined
-from brainlens.align.split import Split, gather_mean, split_tables
-from brainlens.align.steps import APART, joint_gradients, remember
-from brainlens.align.training import Run, Training, train_contrastive
-from brainlens.nn.gather import processes
+from brainlens.models.volume.batches import Batches
+from brainlens.models.volume.processes import joined
+from brainlens.models.volume.split import Split, gather_mean, split_tables
+from brainlens.models.volume.steps import APART, joint_gradients, remember
+from brainlens.models.volume.training import AlignmentRun, AlignmentTraining, train_contrastive
+from brainlens.nn.distributed import processes
 from brainlens.nn.losses import info_nce, trimodal
 from brainlens.nn.memory_queue import MemoryQueue
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Volume
 
 MASK = np.ones((4, 4, 4), dtype=bool)
-DESIGN = Design(patch=2, width=16, depth=2, heads=2, embed_dim=8)
-QUICK = Training(steps=12, batch=16, evaluate_every=4, checkpoint_every=4, lr=3e-3, warmup=0.1)
+DESIGN = VolumeDesign(patch=2, width=16, depth=2, heads=2, embed_dim=8)
+QUICK = AlignmentTraining(steps=12, batch=16, evaluate_every=4, checkpoint_every=4, lr=3e-3, warmup=0.1)
 
 
 def split(subjects: int = 1, n: int = 60, spoiled: str | None = None) -> Split:
@@ -137,10 +137,10 @@ def test_half_precision_is_near_and_its_gradients_are_scaled():
 
 def test_a_float16_overflow_skips_the_step_and_lowers_the_scale():
     part = split()
-    run = Run.begin(encoder(), replace(QUICK, precision="float16"), part.train)
+    run = AlignmentRun.begin(encoder(), replace(QUICK, precision="float16"), part.train)
     run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 2.0**40})
     before = {k: v.clone() for k, v in run.module.state_dict().items()}
-    from brainlens.align.training import _step
+    from brainlens.models.volume.training import _step
 
     _step(run, part.train, Batches(part.train, 16, "mean", 0), replace(QUICK, precision="float16"))
     assert all(torch.equal(before[k], v) for k, v in run.module.state_dict().items())
@@ -224,8 +224,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits_with_every_option(options, tmp_p
 
 
 def test_epochs_count_the_steps():
-    assert Training(epochs=150, batch=256).on(9000).steps == 5273
-    assert Training(steps=7).on(9000).steps == 7
+    assert AlignmentTraining(epochs=150, batch=256).on(9000).steps == 5273
+    assert AlignmentTraining(steps=7).on(9000).steps == 7
 
 
 # --- two processes

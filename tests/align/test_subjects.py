@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 
 from brainlens.align import align
-from brainlens.align.presets import preset
-from brainlens.align.subjects import join_stimuli, join_subjects, select_regions, select_subjects
-from brainlens.align.training import Training
+from brainlens.models.volume.presets import preset
+from brainlens.models.volume.training import AlignmentTraining
+from brainlens.subjects import join_stimuli, join_subjects, select_regions, select_subjects
 from brainlens.types import DataError, Features, Responses, Stimuli, Volume
 
 MASK = np.zeros((5, 4, 4), dtype=bool)
 MASK[:4] = True
-QUICK = Training(steps=20, batch=16, evaluate_every=10, lr=2e-3)
+QUICK = AlignmentTraining(steps=20, batch=16, evaluate_every=10, lr=2e-3)
 
 
 def subject(name: str, *, seen: slice = slice(0, 60), seed: int = 0, **changes: object) -> Responses:

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from brainlens.attribute import METHODS, Options, attribute, group
-from brainlens.attribute.brain import brain_maps
+from brainlens.attribute import group
+from brainlens.attribute.brain import METHODS, Options, attribute, brain_maps
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.metrics.attribution import truth_auroc
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Volume
 
 FAST = Options(masks=60, cells=3, path=6, flips=200, bottleneck=Bottleneck(steps=8, copies=4))
@@ -36,7 +36,7 @@ def model_and_targets(kind="sum", seed=0, noise=0.5):
     Without noise the cosine is at its maximum, where it has no gradient.
     """
     responses = recording(seed)
-    design = Design(patch=3, width=16, depth=2, heads=2, embed_dim=DIM, class_token=kind, per_patch=True)
+    design = VolumeDesign(patch=3, width=16, depth=2, heads=2, embed_dim=DIM, class_token=kind, per_patch=True)
     encoder = VolumeEncoder(responses.space.mask, design, seed=seed + 1)
     right = torch.tensor(responses.units["informative"].tolist())
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_the_random_map_knows_nothing():
     right = responses.units["informative"].to_numpy(dtype=bool)
     x = torch.zeros(200, encoder.n_voxels)
     maps = brain_maps(encoder, x, x[:, None, :DIM] + 1, method="random", layer="patches", options=FAST).numpy()
-    found = truth_auroc(maps, right)
+    found = truth_auroc(right, maps)
     assert abs(found.mean() - 0.5) < 4 * found.std() / 200**0.5
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from brainlens.attribute import Options, attribute_pixels, attribute_words
-from brainlens.attribute.pictures import METHODS, Tower, _end_of_text
+from brainlens.attribute.brain import Options
+from brainlens.attribute.pixels_and_words import METHODS, attribute_pixels, attribute_words
 from brainlens.attribution.bottleneck import Bottleneck
+from brainlens.backbones.clip_towers import Tower, _end_of_text
 from brainlens.types import DataError
 
 FAST = Options(masks=40, cells=2, path=4, bottleneck=Bottleneck(steps=4, copies=2))

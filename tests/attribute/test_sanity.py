@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from brainlens.attribute import attribute, group, randomisation, sensitivity_table
-from brainlens.attribute.brain import brain_maps, cost
-from brainlens.attribute.sanity import _rank_correlation, grid
+from brainlens.attribute import group
+from brainlens.attribute.brain import attribute, brain_maps, cost
+from brainlens.attribute.sanity import _rank_correlation, grid, randomisation, sensitivity_table
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.metrics.attribution import sign_flip_p
 from brainlens.types import DataError, Result, Volume

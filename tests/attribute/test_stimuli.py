@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from brainlens import miniatures
-from brainlens.attribute import Aim, Options, attribute_pixels, attribute_stimuli
-from brainlens.attribute.stimuli import network_input, per_word, seen, tokenised
+from brainlens.attribute.brain import Options
+from brainlens.attribute.pixels_and_words import attribute_pixels
+from brainlens.attribute.stimuli import Aim, attribute_stimuli, network_input, per_word, seen, tokenised
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.backbones import clip as clips
 from brainlens.phantom.scenes import make_scenes

@@ -6,17 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
-from brainlens.attribution.bottleneck import (
-    Bottleneck,
-    Statistics,
-    bottleneck,
-    divergence,
-    divergence_slope,
-    draw,
-    statistics,
-)
-from brainlens.attribution.scoring import frozen
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.attribution.bottleneck import Bottleneck, Statistics, bottleneck, divergence, divergence_slope, draw, statistics
+from brainlens.attribution.targets import frozen
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError
 
 SETTINGS = Bottleneck(steps=8, copies=4)
@@ -129,7 +121,7 @@ def test_extreme_settings_do_not_overflow():
 
 def test_runs_behind_a_layer_of_the_volume_encoder():
     mask = torch.ones(6, 6, 6, dtype=torch.bool).numpy()
-    encoder = VolumeEncoder(mask, Design(patch=3, width=16, depth=3, heads=2, embed_dim=8))
+    encoder = VolumeEncoder(mask, VolumeDesign(patch=3, width=16, depth=3, heads=2, embed_dim=8))
     encoder.train()
     x = torch.randn(3, encoder.n_voxels)
     with frozen(encoder):

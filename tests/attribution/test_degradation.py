@@ -5,7 +5,7 @@ from torch import nn
 
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.attribution.degradation import TABLE_6, controls, curve, keep, randomised, sensitivity, top_area, unit_range
-from brainlens.attribution.scoring import scores
+from brainlens.attribution.targets import scores
 from brainlens.types import DataError
 
 MATRIX = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)) * (torch.arange(30) < 5)[:, None]

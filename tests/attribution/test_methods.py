@@ -9,9 +9,9 @@ from brainlens.attribution.chefer import chefer
 from brainlens.attribution.gradcam import gradcam
 from brainlens.attribution.integrated_gradients import input_gradient, integrated_gradients
 from brainlens.attribution.rise import grid_masks, region_masks, rise, volume_masks
-from brainlens.attribution.scoring import cosine, has_slope, scores, slope
+from brainlens.attribution.targets import cosine, has_slope, scores, slope
 from brainlens.attribution.voxels import random_maps, to_voxels
-from brainlens.nn.volume_encoder import Design, VolumeEncoder
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError
 
 
@@ -79,7 +79,7 @@ def test_gradcam_equals_its_formula():
 
 
 def test_chefer_equals_its_recursion():
-    encoder = VolumeEncoder(np.ones((4, 4, 2), bool), Design(patch=2, width=8, depth=3, heads=2, embed_dim=6)).eval()
+    encoder = VolumeEncoder(np.ones((4, 4, 2), bool), VolumeDesign(patch=2, width=8, depth=3, heads=2, embed_dim=6)).eval()
     x, aims = rows(3, 32), rows(3, 6, seed=1)
     ours = chefer(x, lambda v: encoder(v, attentions=True), aims, batch=2)
     last = chefer(x, lambda v: encoder(v, attentions=True), aims, blocks=1)

@@ -178,7 +178,8 @@ def test_bad_input_is_one_clear_line(model: D.Diffusion, folder: Path, tmp_path:
 
 
 def test_the_features_command_reads_layers_at_a_step_and_steps_at_a_layer(folder: Path, tmp_path: Path) -> None:
-    from brainlens.pipeline import Source, run_features
+    from brainlens.datasets.features import run_features
+    from brainlens.datasets.source import Source
 
     source, silent = Source(model=str(folder), n_train=2, n_test=1), lambda text, share=None: None
     layers = run_features(source, tmp_path / "a", layers=["encoder.1", "mid"], steps=D.Steps((2,), 10), tell=silent)
@@ -202,10 +203,10 @@ def test_the_features_command_reads_layers_at_a_step_and_steps_at_a_layer(folder
 def test_encode_reads_a_diffusion_network_by_layer_and_by_step(folder: Path, tmp_path: Path) -> None:
     import pandas as pd
 
-    from brainlens.encode import Design, Training
-    from brainlens.pipeline import Asked, Source
-    from brainlens.pipeline import encode as run
-    from brainlens.pipeline.source import Recording
+    from brainlens.datasets.source import Recording, Source
+    from brainlens.encode import EncodingDesign, run
+    from brainlens.encode.run import Asked
+    from brainlens.models.encoding.training import EncodingTraining
     from brainlens.types import Responses
 
     many = stimuli(40)
@@ -215,8 +216,8 @@ def test_encode_reads_a_diffusion_network_by_layer_and_by_step(folder: Path, tmp
     responses = Responses(
         rng.normal(size=(40, 6)).astype(np.float32), pd.DataFrame({"stimulus": many.ids, "split": split}), units
     )
-    short = Training(steps=4, epoch=2, batch=8, decay_steps=2)
-    design = Design(width=4, resamples=20, clusters=2, layers=("decoder.2",))
+    short = EncodingTraining(steps=4, epoch=2, batch=8, decay_steps=2)
+    design = EncodingDesign(width=4, resamples=20, clusters=2, layers=("decoder.2",))
     asked = Asked("factortopy", design, short, steps=D.Steps((1, 4), 10))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "open_recording", lambda *a, **k: Recording(responses, many))

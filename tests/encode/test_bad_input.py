@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainlens.encode import Design, Training, encode
+from brainlens.encode import EncodingDesign, encode
 from brainlens.metrics.statistics import fdr
-from brainlens.report import words
+from brainlens.models.encoding.training import EncodingTraining
+from brainlens.report import wording
 from brainlens.report.page import render
 from brainlens.types import DataError, Features, Responses
 
-FEW = Training(steps=4, epoch=2, batch=8, decay_steps=2)
-SMALL = Design(width=4, resamples=200, clusters=2)
+FEW = EncodingTraining(steps=4, epoch=2, batch=8, decay_steps=2)
+SMALL = EncodingDesign(width=4, resamples=200, clusters=2)
 
 
 def recording(repeats: int = 2, tests: int = 12) -> tuple[Responses, Features]:
@@ -72,7 +73,7 @@ def test_a_mistake_is_one_line(name):
 def test_one_repeat_leaves_the_ceiling_undefined_on_the_page():
     once, features = recording(repeats=1)
     result = encode(once, features, method="ridge", design=SMALL)
-    said = words.warnings(result)
+    said = wording.warnings(result)
     assert any(line.startswith("ceiling undefined") for line in said)
     page = render([("one repeat", result)])
     assert "undefined" in page
@@ -84,7 +85,7 @@ def test_a_region_whose_units_were_all_dropped_is_counted_on_the_page():
     data = R.data.copy()
     data[:, 0], data[5, 1] = 1.0, np.nan  # one never changes, one holds a missing value
     result = encode(replace(R, data=data, units=units), F, method="ridge", design=SMALL)
-    said = words.warnings(result)
+    said = wording.warnings(result)
     assert "regions left out: 1" in said
     assert "units missing: 1" in said
     assert "units constant: 1" in said

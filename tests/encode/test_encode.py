@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from brainlens import encode as verb
-from brainlens.encode import Design, Training, encode, selector_truth
-from brainlens.encode.tables import LayerTokens, tables
-from brainlens.encode.training import _batches, _soup
+from brainlens.encode import EncodingDesign, encode, selector_truth
+from brainlens.models.encoding.tables import LayerTokens, tables
+from brainlens.models.encoding.training import EncodingTraining, _batches, _soup
 from brainlens.types import DataError, Features, Responses
 
 LAYERS = ["l0", "l1", "l2"]
-QUICK = Training(steps=120, epoch=60, batch=16, lr=1e-2, decay_steps=60, patience=20, soup=3, searched_start=True)
-SMALL = Design(width=12, resamples=100, clusters=3)
+QUICK = EncodingTraining(steps=120, epoch=60, batch=16, lr=1e-2, decay_steps=60, patience=20, soup=3, searched_start=True)
+SMALL = EncodingDesign(width=12, resamples=100, clusters=3)
 
 
 def make_features(n=130, channels=6, seed=0):
@@ -75,7 +75,7 @@ def test_factortopy_finds_layer_place_and_scale(fitted):
 
 
 def test_the_same_seed_gives_the_same_bits_and_a_killed_run_goes_on(fitted, tmp_path):
-    short = Training(steps=20, epoch=10, batch=16, lr=1e-2, decay_steps=100)
+    short = EncodingTraining(steps=20, epoch=10, batch=16, lr=1e-2, decay_steps=100)
     whole = encode(RESPONSES, FEATURES, design=SMALL, training=short)
     again = encode(RESPONSES, FEATURES, design=SMALL, training=short)
     np.testing.assert_array_equal(whole.arrays["r2"], again.arrays["r2"])
@@ -111,7 +111,7 @@ def test_shuffled_images_predict_nothing():
 
 @pytest.mark.parametrize("method", ["ridge", "class_token", "patch_token", "gnet"])
 def test_the_other_methods_run_on_the_same_split(method):
-    few = Training(steps=150, epoch=50, batch=16, lr=1e-2, decay_steps=100, soup=2)
+    few = EncodingTraining(steps=150, epoch=50, batch=16, lr=1e-2, decay_steps=100, soup=2)
     result = encode(RESPONSES, FEATURES, method=method, design=SMALL, training=few)
     assert np.isfinite(result.metrics["encoding/r2_mean"])
     assert result.arrays["r2"].shape == (60,)
@@ -196,8 +196,8 @@ ONE_TEST = np.flatnonzero(RESPONSES.trials["stimulus"].isin([*FEATURES.ids[:105]
         (lambda: encode(RESPONSES, FEATURES, method="magic"), "not one of"),
         (lambda: encode(without("z"), FEATURES, design=SMALL, training=QUICK), r"missing \['z'\]"),
         (lambda: encode(Responses(RESPONSES.data, RESPONSES.trials, RESPONSES.units.assign(x=np.nan)), FEATURES), "60 of 60"),
-        (lambda: encode(RESPONSES, FEATURES, design=Design(layers=("l9",))), "l9"),
-        (lambda: encode(RESPONSES, FEATURES, method="ridge", design=Design(layers=("l9",))), "l9"),
+        (lambda: encode(RESPONSES, FEATURES, design=EncodingDesign(layers=("l9",))), "l9"),
+        (lambda: encode(RESPONSES, FEATURES, method="ridge", design=EncodingDesign(layers=("l9",))), "l9"),
         (lambda: encode(RESPONSES, FEATURES.take(FEATURES.ids[:100]), method="ridge"), "ids are not there"),
         (lambda: encode(RESPONSES.rows(ONE_TEST), FEATURES, method="ridge"), "at least 8 test images"),
         (lambda: encode(retrial(split="train"), FEATURES), "part 'test' has 0 images"),

@@ -9,9 +9,10 @@ from scipy.stats import ortho_group, spearmanr
 from sklearn.linear_model import Ridge
 
 from brainlens import store
-from brainlens.encode import Design, patterns
+from brainlens.datasets.source import Source
+from brainlens.encode import EncodingDesign, patterns
 from brainlens.encode.patterns import encode_patterns, evaluate, fold, pairs_of_blocks
-from brainlens.pipeline import Asked, Source, run_encode
+from brainlens.encode.run import Asked, run_encode
 from brainlens.types import DataError, Features, Responses
 
 LAYERS = ("stage.3", "stage.9", "stage.13", "image")
@@ -151,7 +152,7 @@ def test_bad_input_is_one_line(call, message):
 @pytest.mark.realdata
 def test_the_92_images_are_told_apart_by_a_real_network(test_data, tmp_path):
     source = Source("images92", test_data / "images92", str(test_data / "mobilenet_v2_1.0_224"))
-    folder, rows = run_encode(source, tmp_path, Asked(design=Design(layers=LAYERS)), tell=lambda text, share=None: None)
+    folder, rows = run_encode(source, tmp_path, Asked(design=EncodingDesign(layers=LAYERS)), tell=lambda text, share=None: None)
     result = store.load_result(folder)
     found = result.metrics
     assert found["encoding/n"] == 92

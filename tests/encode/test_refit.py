@@ -6,12 +6,12 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from brainlens.encode.linear import ALPHAS
-from brainlens.encode.refit import Sums, pooled_ridge, refit_readout
-from brainlens.encode.tables import LayerTokens, Part, Tables
-from brainlens.encode.training import predict
+from brainlens.models.encoding.readout import Sums, pooled_ridge, refit_readout
+from brainlens.models.encoding.ridge import ALPHAS
+from brainlens.models.encoding.tables import EncodingPart, EncodingTables, LayerTokens
+from brainlens.models.encoding.training import predict
+from brainlens.nn.encoding_baselines import READERS
 from brainlens.nn.factortopy import FactorTopy
-from brainlens.nn.readers import READERS
 from brainlens.types import Features
 
 WIDTH, VOXELS = 5, 12
@@ -23,9 +23,9 @@ def make(**options):
     whole = {k: rng.normal(size=(70, 4)).astype(np.float32) for k in "ab"}
     features = Features(whole, np.array([f"i{i}" for i in range(70)]), "made-up", tokens, dict.fromkeys("ab", (8, 8)))
     y = rng.normal(size=(70, VOXELS)).astype(np.float32)
-    parts = [Part(features.ids[rows], rows, y[rows], np.ones(len(rows))) for rows in np.split(np.arange(70), [40, 55])]
+    parts = [EncodingPart(features.ids[rows], rows, y[rows], np.ones(len(rows))) for rows in np.split(np.arange(70), [40, 55])]
     nothing = np.full(VOXELS, np.nan)
-    data = Tables(*parts, pd.DataFrame(index=range(VOXELS)), None, {}, nothing, nothing, False)
+    data = EncodingTables(*parts, pd.DataFrame(index=range(VOXELS)), None, {}, nothing, nothing, False)
     torch.manual_seed(0)
     model = FactorTopy(torch.rand(VOXELS, 3), {"a": 4, "b": 4}, width=WIDTH, **options)
     return model, data, LayerTokens(features, ["a", "b"], parts[0].rows)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from brainlens.encode.start import PENALTIES, Evidence, candidates, search, start_bottlenecks, start_selectors
-from brainlens.encode.tables import LayerTokens, tables
+from brainlens.models.encoding.start import PENALTIES, Evidence, candidates, search, start_bottlenecks, start_selectors
+from brainlens.models.encoding.tables import LayerTokens, tables
 from brainlens.nn.factortopy import FactorTopy
 from brainlens.types import Features, Responses
 

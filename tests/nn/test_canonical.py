@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from sklearn.linear_model import Ridge
 
-from brainlens.nn.canonical import canonical_metric, ridge_path
+from brainlens.solvers.canonical import canonical_metric, ridge_path
 from brainlens.types import DataError
 
 

@@ -8,14 +8,8 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from brainlens.nn.decoders import (
-    ComponentDecoder,
-    ResidualMLP,
-    VolumeCNN,
-    kernel_ridge,
-    principal_axes,
-    whitened_metric,
-)
+from brainlens.nn.decoding_baselines import ComponentDecoder, ResidualMLP, VolumeCNN
+from brainlens.solvers.kernel_ridge import kernel_ridge, principal_axes, whitened_metric
 
 
 def problem(n: int = 40, v: int = 90, d: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from brainlens.nn.gather import gather, processes
+from brainlens.nn.distributed import gather, processes
 from brainlens.nn.losses import CLIP_TEMPERATURE, info_nce, trimodal
 from brainlens.nn.memory_queue import MemoryQueue
 from brainlens.types import DataError

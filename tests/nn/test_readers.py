@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from brainlens.nn.readers import READERS, ClassToken, GNetViT, PatchToken
+from brainlens.nn.encoding_baselines import READERS, ClassToken, GNetViT, PatchToken
 from brainlens.types import DataError
 
 CHANNELS = {"a": 5, "b": 7}

@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, KFold
 
-from brainlens.nn.ridge import fold_labels, ridge_cv, ridge_predict
+from brainlens.solvers.ridge import fold_labels, ridge_cv, ridge_predict
 from brainlens.types import DataError
 
 

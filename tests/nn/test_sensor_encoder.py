@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from brainlens.nn.sensor_baselines import SENSOR_ENCODERS, WideDropout, sensor_encoder
 from brainlens.nn.sensor_encoder import TSConv, _elu, box_filter, product, tsconv_steps, window_moments
-from brainlens.nn.sensor_peers import SENSOR_ENCODERS, WideDropout, sensor_encoder
 from brainlens.types import DataError
 
 SHAPES = [(63, 250, 1440), (17, 100, 240), (4, 201, 1040), (3, 200, 1040), (2, 276, 1640), (2, 300, 1840)]

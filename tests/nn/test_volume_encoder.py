@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from brainlens.nn.volume_encoder import Design, VolumeEncoder, cubic_patches, preset
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder, cubic_patches, preset
 from brainlens.types import DataError
 
-TINY = Design(patch=3, width=16, depth=3, heads=2, embed_dim=8)
+TINY = VolumeDesign(patch=3, width=16, depth=3, heads=2, embed_dim=8)
 
 
 def blob(shape=(8, 9, 7), seed=0):
@@ -207,10 +207,10 @@ def test_the_paper_preset_is_clip_vit_h():
     "make, words",
     [
         (lambda: preset("huge"), "paper"),
-        (lambda: Design(width=10, heads=4), "multiple"),
-        (lambda: Design(class_token="mean"), "learned"),
-        (lambda: Design(depth=0), "at least 1"),
-        (lambda: Design(dropout=1.0), r"\[0, 1\)"),
+        (lambda: VolumeDesign(width=10, heads=4), "multiple"),
+        (lambda: VolumeDesign(class_token="mean"), "learned"),
+        (lambda: VolumeDesign(depth=0), "at least 1"),
+        (lambda: VolumeDesign(dropout=1.0), r"\[0, 1\)"),
         (lambda: VolumeEncoder(np.zeros((4, 4, 4), bool), TINY), "mask"),
         (lambda: VolumeEncoder(np.ones((4, 4, 4)), TINY), "bool"),
         (lambda: VolumeEncoder(np.ones(6, bool), TINY, groups=np.arange(6)), "per_patch"),

@@ -7,41 +7,24 @@ chooses (a penalty, a checkpoint) it chooses on validation images, never on test
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from brainlens import store
-from brainlens.align.encoders import (
-    DESIGN,
-    ENCODERS,
-    Decoder,
-    find_start,
-    fit_cnn,
-    fit_linear,
-    fit_mlp,
-    fit_projected,
-    fit_ridge,
-    fit_volume,
-)
 from brainlens.align.scoring import arrays, embeddings, hits, score
-from brainlens.align.split import Split, split_tables
-from brainlens.align.training import Training
 from brainlens.metrics.statistics import paired_bootstrap
-from brainlens.nn.volume_encoder import Design
+from brainlens.models.volume.aligners import DESIGN, ENCODERS, Decoder
+from brainlens.models.volume.fit import LINEAR, TRAINING, Progress, fit
+from brainlens.models.volume.split import Split, split_tables
+from brainlens.models.volume.training import AlignmentTraining
+from brainlens.nn.volume_encoder import VolumeDesign
 from brainlens.types import DataError, Features, Responses, Result
 
-__all__ = [
-    "ENCODERS", "Alignment", "Decoder", "Split", "Training", "align", "embeddings", "fit", "one_result", "score", "shuffle_pairs",
-    "split_tables",
-]  # fmt: skip
-TRAINING = Training(steps=120, batch=128, lr=3e-4, evaluate_every=15, patience=4, average=0.95)
-LINEAR = Training(steps=240, batch=512, lr=2e-3, average=0.98, checkpoint_every=20)
-Progress = Callable[[str, int, dict[str, float]], None]
+__all__ = ["Alignment", "align", "embeddings", "one_result", "score"]
 
 
 @dataclass(frozen=True)
@@ -59,9 +42,9 @@ def align(
     texts: Features | None = None,
     *,
     encoders: Iterable[str] = ("ridge", "ridge_whitened", "linear", "volume"),
-    training: Training = TRAINING,
-    linear: Training = LINEAR,
-    design: Design = DESIGN,
+    training: AlignmentTraining = TRAINING,
+    linear: AlignmentTraining = LINEAR,
+    design: VolumeDesign = DESIGN,
     seed: int = 0,
     device: str = "cpu",
     folder: Path | None = None,
@@ -105,44 +88,6 @@ def align(
     return Alignment(replace(result, config=config, provenance=provenance), fitted, split)
 
 
-def fit(
-    name: str,
-    split: Split,
-    training: Training,
-    *,
-    linear: Training = LINEAR,
-    design: Design = DESIGN,
-    seed: int = 0,
-    folder: Path | None = None,
-    progress: Progress | None = None,
-    known: dict[str, Decoder] | None = None,
-) -> Decoder:
-    """One encoder; `known` holds those that are fitted already, whose ridge and whose start are used again."""
-
-    def tell(step: int, record: dict[str, float]) -> None:
-        if progress is not None:
-            progress(name, step, record)
-
-    place = None if folder is None else Path(folder) / name
-    if name in ("ridge", "ridge_whitened"):
-        done = (known or {}).get("ridge")
-        return fit_ridge(split, whitened=name == "ridge_whitened", fits=None if done is None else done.ridge)
-    if name == "cnn":
-        return fit_cnn(split, training, seed=seed, folder=place, progress=tell)
-    start = None
-    if name.endswith("_projected") or (name == "volume" and design.per_patch and design.class_token == "sum"):
-        begun = [d.start for d in (known or {}).values() if d.start is not None]
-        start = begun[0] if begun else find_start(split, design, modality=training.modality)
-    if name == "ridge_projected":
-        assert start is not None
-        return fit_projected(start)
-    if name in ("linear", "linear_projected"):
-        return fit_linear(split, linear, seed=seed, start=start, progress=tell)
-    if name in ("mlp", "mlp_projected"):
-        return fit_mlp(split, linear, seed=seed, start=start, folder=place, progress=tell)
-    return fit_volume(split, training, design=design, start=start, seed=seed, folder=place, progress=tell)
-
-
 def one_result(fitted: dict[str, Decoder], split: Split, *, main: str = "volume", seed: int = 0) -> Result:
     """The Result of fitted encoders: scores of each, arrays of the main one."""
     metrics: dict[str, float] = {}
@@ -173,16 +118,3 @@ def target_maps(decoder: Decoder | None) -> dict[str, np.ndarray]:
         return {}
     maps = decoder.start.maps.items()
     return {f"target/{which}/{part}": getattr(m, part).cpu().numpy() for which, m in maps for part in ("matrix", "shift")}
-
-
-def shuffle_pairs(responses: Responses, *, seed: int = 0, within: str = "train") -> Responses:
-    """The control: training responses keep their noise and their repeats, but belong to other images.
-
-    Stimulus names are permuted among the images of one part of the split, so that whatever is learnt from the pairs is wrong.
-    """
-    trials = responses.trials.copy()
-    rows = (trials["split"] == within).to_numpy()
-    names = pd.unique(trials.loc[rows, "stimulus"])
-    moved: dict[str, Any] = dict(zip(names, np.random.default_rng(seed).permutation(names), strict=True))
-    trials.loc[rows, "stimulus"] = [moved[name] for name in trials.loc[rows, "stimulus"]]
-    return replace(responses, trials=trials)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from brainlens.align.encoders import Decoder
-from brainlens.align.split import Part
 from brainlens.metrics import retrieval as retrieval_metrics
+from brainlens.models.volume.aligners import Decoder
+from brainlens.models.volume.split import AlignmentPart
 
 
-def embeddings(decoder: Decoder, part: Part) -> dict[str, tuple[Tensor, Tensor]]:
+def embeddings(decoder: Decoder, part: AlignmentPart) -> dict[str, tuple[Tensor, Tensor]]:
     """Per modality: (brain embeddings, targets) of a part of the split, in the space in which cosines are taken."""
     for_image, for_text = decoder.embed(part.mean())
     pairs = {"image": (for_image, decoder.gallery(part.image, "image"))}
@@ -19,7 +19,7 @@ def embeddings(decoder: Decoder, part: Part) -> dict[str, tuple[Tensor, Tensor]]
     return pairs
 
 
-def score(decoder: Decoder, part: Part, *, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+def score(decoder: Decoder, part: AlignmentPart, *, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
     """Retrieval metrics of a decoder in the four named directions.
 
     With several subjects `retrieval/...` is the mean over subjects, whose own scores stand under `subject/<name>/...`; a
@@ -42,7 +42,7 @@ def score(decoder: Decoder, part: Part, *, resamples: int = 2000, seed: int = 0)
     return metrics
 
 
-def directions(decoder: Decoder, part: Part) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def directions(decoder: Decoder, part: AlignmentPart) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(query, gallery) of each direction, for one subject."""
     out = {}
     for which, (brain, target) in embeddings(decoder, part).items():
@@ -51,13 +51,13 @@ def directions(decoder: Decoder, part: Part) -> dict[str, tuple[np.ndarray, np.n
     return out
 
 
-def hits(decoder: Decoder, part: Part, *, k: int = 5) -> np.ndarray:
+def hits(decoder: Decoder, part: AlignmentPart, *, k: int = 5) -> np.ndarray:
     """Whether each response finds its image among the first k of its subject's gallery, in the order of subjects and images."""
     found = [retrieval_metrics.ranks(*directions(decoder, part.of(name))["brain->image"]) < k for name in part.subjects]
     return np.concatenate(found).astype(float)
 
 
-def arrays(decoder: Decoder, part: Part) -> dict[str, np.ndarray]:
+def arrays(decoder: Decoder, part: AlignmentPart) -> dict[str, np.ndarray]:
     """Embeddings, ranks and neighbours of the main encoder; of the first subject, and of each under `subject/<name>/`."""
     names = part.subjects
     out = _arrays(decoder, part.of(names[0]))
@@ -66,7 +66,7 @@ def arrays(decoder: Decoder, part: Part) -> dict[str, np.ndarray]:
     return out
 
 
-def _one(decoder: Decoder, part: Part, resamples: int, seed: int) -> dict[str, float]:
+def _one(decoder: Decoder, part: AlignmentPart, resamples: int, seed: int) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for which, (brain, target) in embeddings(decoder, part).items():
         found = retrieval_metrics.retrieval(brain.cpu().numpy(), target.cpu().numpy(), resamples=resamples, seed=seed)
@@ -74,7 +74,7 @@ def _one(decoder: Decoder, part: Part, resamples: int, seed: int) -> dict[str, f
     return metrics
 
 
-def _arrays(decoder: Decoder, part: Part) -> dict[str, np.ndarray]:
+def _arrays(decoder: Decoder, part: AlignmentPart) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {"ids": part.ids}
     for which, (brain, target) in embeddings(decoder, part).items():
         query, gallery = brain.cpu().numpy(), target.cpu().numpy()

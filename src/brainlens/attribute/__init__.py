@@ -2,7 +2,7 @@
 
 from brainlens.attribute.brain import METHODS, Options, attribute
 from brainlens.attribute.group import group
-from brainlens.attribute.pictures import attribute_pixels, attribute_words
+from brainlens.attribute.pixels_and_words import attribute_pixels, attribute_words
 from brainlens.attribute.sanity import randomisation, sensitivity_table
 from brainlens.attribute.stimuli import Aim, attribute_stimuli
 

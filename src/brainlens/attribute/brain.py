@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from brainlens import store
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck, bottleneck, statistics
 from brainlens.attribution.chefer import chefer
 from brainlens.attribution.gradcam import gradcam
 from brainlens.attribution.integrated_gradients import input_gradient, integrated_gradients
 from brainlens.attribution.rise import region_masks, rise, volume_masks
-from brainlens.attribution.scoring import frozen, or_nothing, scores
+from brainlens.attribution.targets import frozen, or_nothing, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import auroc_interval, bootstrap_mean, fdr
@@ -101,7 +102,7 @@ def attribute(
 
     Raises DataError for another mask or space, ids without embeddings, unknown methods, NaN.
     """
-    start = time.perf_counter()
+    start = time.time()
     options = Options() if options is None else options
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)
@@ -128,9 +129,14 @@ def attribute(
         units=responses.units,
         tables={"regions": _regions(found, responses), "trials": responses.trials},
         config=config,
-        provenance={"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - start},
+        provenance=store.provenance(options.seed, options.device, fingerprints(responses, images, texts), start),
         space=responses.space,
     )
+
+
+def fingerprints(responses: Responses, images: Features, texts: Features | None) -> list[str]:
+    """Of the tables that a map was made from."""
+    return [store.fingerprint(thing) for thing in (responses, images, texts) if thing is not None]
 
 
 def brain_maps(
@@ -359,8 +365,8 @@ def _truth(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
         return {}
     right = units["informative"].to_numpy(dtype=bool)
     there = maps[maps.any(1)]
-    area, low, high = auroc_interval(there.mean(0), right) if len(there) else (np.nan,) * 3
-    each = metrics.truth_auroc(there, right) if len(there) else np.array([np.nan])
+    area, low, high = auroc_interval(right, there.mean(0)) if len(there) else (np.nan,) * 3
+    each = metrics.truth_auroc(right, there) if len(there) else np.array([np.nan])
     return {
         "truth/auroc": area,
         "truth/auroc.low": low,

@@ -17,11 +17,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from brainlens import store
 from brainlens.attribute.brain import Options, warn_of_empty
-from brainlens.attribute.pictures import METHODS, attribute_pixels, attribute_words, pixel_model, word_model
+from brainlens.attribute.pixels_and_words import METHODS, attribute_pixels, attribute_words
 from brainlens.attribution import degradation
-from brainlens.attribution.scoring import Tail, frozen
+from brainlens.attribution.targets import Tail, frozen
 from brainlens.backbones.clip import Clip
+from brainlens.backbones.clip_towers import pixel_model, word_model
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.types import DataError, Features, Result, Stimuli
@@ -69,7 +71,7 @@ def attribute_stimuli(
 
     Raises DataError for ids without a target, captions that are missing, empty or beyond the text limit, unknown methods.
     """
-    started = time.perf_counter()
+    started = time.time()
     options = Options() if options is None else options
     _check(stimuli, aims, of, method)
     rows = {name: _rows(name, aim, stimuli) for name, aim in aims.items()}
@@ -103,7 +105,8 @@ def attribute_stimuli(
     config = {"of": of, "target": list(aims), "method": method, "layer": layer, **asdict(replace(options, reference=None))}
     config |= warn_of_empty(empty, method)
     config["reference_stimuli"] = 0 if reference is None else len(reference)
-    provenance = {"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - started}
+    data = [store.fingerprint(stimuli), *(store.fingerprint(aim.targets) for aim in aims.values())]
+    provenance = store.provenance(options.seed, options.device, data, started)
     return Result("attribute", numbers, arrays, tables=tables, config=config, provenance=provenance)
 
 

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainlens.attribution.scoring import Tail, check_targets, cosine
+from brainlens.attribution.targets import Tail, check_targets, cosine
 from brainlens.types import DataError
 
 

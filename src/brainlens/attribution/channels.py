@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brainlens.attribution.scoring import NOTHING
+from brainlens.attribution.targets import NOTHING
 from brainlens.types import DataError
 
 Score = Callable[[Tensor], Tensor]  # (n, channel, time) -> (n,)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from brainlens.attribution.scoring import check_targets, cosine, has_slope
+from brainlens.attribution.targets import check_targets, cosine, has_slope
 
 WithAttentions = Callable[[Tensor], tuple[Tensor, Sequence[Tensor]]]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from brainlens.attribution.bottleneck import Bottleneck
-from brainlens.attribution.scoring import Tail, check_targets, scores
+from brainlens.attribution.targets import Tail, check_targets, scores
 from brainlens.types import DataError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brainlens.attribution.scoring import ROUNDINGS, Tail, check_targets, slope
+from brainlens.attribution.targets import ROUNDINGS, Tail, check_targets, slope
 
 
 def gradcam(tokens: Tensor, tail: Tail, targets: Tensor, *, skip: int = 0, signed: bool = False, batch: int = 32) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brainlens.attribution.scoring import Tail, check_targets, slope
+from brainlens.attribution.targets import Tail, check_targets, slope
 from brainlens.types import DataError
 
 

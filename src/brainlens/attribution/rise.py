@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainlens.attribution.scoring import ROUNDINGS, check_targets, cosine
+from brainlens.attribution.targets import ROUNDINGS, check_targets, cosine
 from brainlens.types import DataError
 
 Masks = Callable[[int, torch.Generator], Tensor]

@@ -47,11 +47,7 @@ class Backbone:
 
 
 def load(
-    name_or_folder: str | Path,
-    *,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    preprocess: Preprocess | None = None,
+    name_or_folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, preprocess: Preprocess | None = None
 ) -> Backbone:
     """A vision network or CLIP from a local folder or by hub name, from safetensors, without remote code.
 

@@ -54,12 +54,7 @@ def fetch(folder: str | Path, subjects: tuple[int, ...] = (1, 2, 3, 4, 5, 6)) ->
 
 
 def load(
-    folder: str | Path,
-    *,
-    samples: str = "blocks",
-    subject: int = 1,
-    mask: str = "brain",
-    resolution: str = "1slice",
+    folder: str | Path, *, samples: str = "blocks", subject: int = 1, mask: str = "brain", resolution: str = "1slice"
 ) -> tuple[Responses, Stimuli]:
     """Responses (trial, voxel) in z units and the categories as stimuli; there are no image files.
 

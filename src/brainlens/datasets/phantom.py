@@ -88,13 +88,7 @@ def texts(stimuli: Stimuli) -> Features:
 
 
 def truth(
-    stimuli: Stimuli,
-    network: Features | None = None,
-    *,
-    grid: str = "4mm",
-    subject: int = 1,
-    seed: int = 0,
-    kappa: float = KAPPA,
+    stimuli: Stimuli, network: Features | None = None, *, grid: str = "4mm", subject: int = 1, seed: int = 0, kappa: float = KAPPA
 ) -> PhantomTruth:
     """The generative model behind `load` with the same arguments; network: `features(stimuli)` if it is there already."""
     network = features(stimuli) if network is None else network

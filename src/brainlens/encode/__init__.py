@@ -19,24 +19,27 @@ import torch
 from brainlens import store
 from brainlens.encode.categories import decode, haxby2001_encode
 from brainlens.encode.compare import compare, scores_by_size
-from brainlens.encode.linear import ALPHAS, fit_ridge
 from brainlens.encode.readings import channel_maps, cluster_table
-from brainlens.encode.refit import refit_readout
 from brainlens.encode.scoring import score_part
-from brainlens.encode.tables import LayerTokens, Tables, tables, usable_layers
-from brainlens.encode.training import PAPER, Progress, Training, predict, train
+from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.metrics import selectors
+from brainlens.models.encoding.readout import refit_readout
+from brainlens.models.encoding.ridge import ALPHAS, fit_ridge
+from brainlens.models.encoding.tables import EncodingTables, LayerTokens, tables, usable_layers
+from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress, predict, train
+from brainlens.nn.encoding_baselines import READERS, Reader
 from brainlens.nn.factortopy import FactorTopy
-from brainlens.nn.readers import READERS, Reader
 from brainlens.types import DataError, Features, Responses, Result
 
 __all__ = [
     "METHODS",
     "PAPER",
-    "Design",
-    "Training",
+    "EncodingDesign",
+    "EncodingTraining",
+    "OverTime",
     "compare",
     "decode",
+    "decode_over_time",
     "encode",
     "haxby2001_encode",
     "scores_by_size",
@@ -46,13 +49,13 @@ METHODS = ("factortopy", "ridge", *READERS)
 
 
 @dataclass(frozen=True)
-class Design:
+class EncodingDesign:
     """What is fitted and reported.
 
     layers: names (default: all with spatial tokens); width D; samples, use, topological, variant: options of
     `nn.factortopy.FactorTopy`; pool: ridge sees each layer's tokens pooled to pool x pool fields and its global token;
     alphas: ridge penalties; least_ncsnr: units above it enter the means; resamples of the test images; clusters of channels;
-    refit: solve the channel weights by ridge after training, see `encode.refit` (not in the paper).
+    refit: solve the channel weights by ridge after training, see `models.encoding.readout` (not in the paper).
     """
 
     layers: tuple[str, ...] | None = None
@@ -74,8 +77,8 @@ def encode(
     features: Features,
     *,
     method: str = "factortopy",
-    design: Design | None = None,
-    training: Training | None = None,
+    design: EncodingDesign | None = None,
+    training: EncodingTraining | None = None,
     seed: int = 0,
     device: str = "cpu",
     folder: Path | None = None,
@@ -92,7 +95,7 @@ def encode(
     `encoding/...`: means over units with ncsnr above the design's threshold, or over all where it is unknown.
     Raises DataError for unknown methods and layers, missing coordinates, images without features, and split mistakes.
     """
-    chosen, recipe, started = design or Design(), training or Training(), time.time()
+    chosen, recipe, started = design or EncodingDesign(), training or EncodingTraining(), time.time()
     if method not in METHODS:
         raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
     data = tables(responses, features, seed=seed)
@@ -123,7 +126,7 @@ def encode(
     return Result("encode", metrics, more | arrays | shown, data.units, named, config, provenance, data.space)
 
 
-def build(method: str, data: Tables, tokens: LayerTokens, design: Design, seed: int) -> FactorTopy | Reader:
+def build(method: str, data: EncodingTables, tokens: LayerTokens, design: EncodingDesign, seed: int) -> FactorTopy | Reader:
     """The untrained reader; the same seed gives the same weights whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 
 from brainlens import store
-from brainlens.encode.linear import layer_matrix
 from brainlens.metrics import similarity
 from brainlens.metrics.statistics import bootstrap_counts, interval, permutation_p
+from brainlens.models.encoding.ridge import layer_matrix
 from brainlens.types import DataError, Features, Responses, Result, as_ids, positions
 
 PENALTIES = tuple(float(a) for a in np.logspace(-2, 3, 11))  # times the mean variance of the training images

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from brainlens.encode.tables import LayerTokens, Tables
 from brainlens.metrics.selectors import channel_picture, layer_position
+from brainlens.models.encoding.tables import EncodingTables, LayerTokens
 from brainlens.nn.factortopy import GRID, FactorTopy
 
 LEAST = 10  # units of a region whose channels are shown
@@ -15,7 +15,9 @@ REGIONS = 8
 PICTURES = 8
 
 
-def channel_maps(model: FactorTopy, data: Tables, tokens: LayerTokens, *, pictures: int = PICTURES) -> dict[str, np.ndarray]:
+def channel_maps(
+    model: FactorTopy, data: EncodingTables, tokens: LayerTokens, *, pictures: int = PICTURES
+) -> dict[str, np.ndarray]:
     """`channels/map/<roi>` (image, row, column, 3) in [0, 1] for the largest regions, and `channels/ids` (image,).
 
     Test images are taken evenly over the test part and not chosen. A region's map is `metrics.selectors.channel_picture` over

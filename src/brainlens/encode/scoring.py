@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from brainlens.encode.tables import Tables
 from brainlens.metrics import selectors
 from brainlens.metrics.encoding import bootstrap_score, of_ceiling, pearson, r2
 from brainlens.metrics.statistics import fdr
+from brainlens.models.encoding.tables import EncodingTables
 from brainlens.types import DataError
 
 SIGNIFICANT = 0.05
@@ -17,13 +17,7 @@ LEAST_CEILING = 0.01  # R2 over a smaller ceiling is noise over noise and is lef
 
 
 def score_part(
-    guess: np.ndarray,
-    data: Tables,
-    arrays: dict[str, np.ndarray],
-    *,
-    least: float,
-    resamples: int,
-    seed: int,
+    guess: np.ndarray, data: EncodingTables, arrays: dict[str, np.ndarray], *, least: float, resamples: int, seed: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray], pd.DataFrame]:
     """(metrics, arrays per unit, table of regions) of predictions (image, unit) for the test part.
 
@@ -33,7 +27,7 @@ def score_part(
     _b1 and .p. resamples=0 leaves intervals out.
     """
     truth, units = data.test.y, data.scored(least)
-    value, r = r2(guess, truth), pearson(guess, truth)
+    value, r = r2(truth, guess), pearson(truth, guess)
     fine = np.isfinite(value)
     if not (fine & units).any():
         raise DataError(f"encode: none of {int(units.sum())} units varies over the test images; test on more images")
@@ -43,15 +37,15 @@ def score_part(
     inside = units & np.isfinite(share)
     more["r2_of_ceiling"] = share
     if resamples:
-        scored = bootstrap_score(guess, truth, units=units, resamples=resamples, seed=seed)
+        scored = bootstrap_score(truth, guess, units=units, resamples=resamples, seed=seed)
         more |= {"r2_low": scored.low, "r2_high": scored.high, "p": scored.p, "q": fdr(scored.p)}
         metrics["encoding/units_significant"] = float((more["q"] < SIGNIFICANT).sum())
         _interval(metrics, "encoding/r2_mean", scored.mean_low, scored.mean_high)
-        correlated = bootstrap_score(guess[:, units], truth[:, units], score="pearson", resamples=resamples, seed=seed)
+        correlated = bootstrap_score(truth[:, units], guess[:, units], score="pearson", resamples=resamples, seed=seed)
         _interval(metrics, "encoding/r_mean", correlated.mean_low, correlated.mean_high)
         if inside.any():
             part = bootstrap_score(
-                guess[:, inside], truth[:, inside], units=1 / data.ceiling[inside], resamples=resamples, seed=seed
+                truth[:, inside], guess[:, inside], units=1 / data.ceiling[inside], resamples=resamples, seed=seed
             )
             _interval(metrics, "encoding/r2_of_ceiling", part.mean_low, part.mean_high)
     moving = np.isfinite(r) & units
@@ -97,7 +91,7 @@ def _hierarchy(omega: np.ndarray, roi: pd.Series, seed: int) -> dict[str, float]
     return {f"encoding/{key}": value for key, value in named.items()}
 
 
-def _regions(data: Tables, arrays: dict[str, np.ndarray], guess: np.ndarray, resamples: int, seed: int) -> pd.DataFrame:
+def _regions(data: EncodingTables, arrays: dict[str, np.ndarray], guess: np.ndarray, resamples: int, seed: int) -> pd.DataFrame:
     """One row a region: units, mean scores with the interval of R2 over test images, mean layer, confidence and scale."""
     if "roi" not in data.units.columns:
         return pd.DataFrame()
@@ -111,6 +105,6 @@ def _regions(data: Tables, arrays: dict[str, np.ndarray], guess: np.ndarray, res
         for i, name in enumerate(table["roi"]):
             inside = np.flatnonzero((roi == name) & np.isfinite(arrays["r2"]))
             if len(inside):
-                scored = bootstrap_score(guess[:, inside], data.test.y[:, inside], resamples=resamples, seed=seed)
+                scored = bootstrap_score(data.test.y[:, inside], guess[:, inside], resamples=resamples, seed=seed)
                 table.loc[i, ["r2_low", "r2_high"]] = scored.mean_low, scored.mean_high
     return table

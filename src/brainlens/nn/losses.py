@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainlens.nn.gather import gather, processes
+from brainlens.nn.distributed import gather, processes
 from brainlens.types import DataError
 
 CLIP_TEMPERATURE = 0.01  # the value that released CLIP models ended at (logit scale 100)

@@ -21,7 +21,7 @@ from brainlens.types import DataError
 
 
 @dataclass(frozen=True)
-class Design:
+class VolumeDesign:
     """What a volume encoder is built from.
 
     patch: edge of a cubic patch in voxels; padding: "end" pads the grid with zeros behind its last voxel up to a
@@ -67,13 +67,13 @@ class Design:
 
 PRESETS = {
     # CLIP-ViT-H/14 widths with 12 blocks, for (91, 109, 91) at 2 mm padded to 98 x 112 x 98
-    "paper": Design(patch=14, width=1280, depth=12, heads=16, embed_dim=1024),
-    "small": Design(patch=7, width=256, depth=4, heads=8, embed_dim=512),
-    "tiny": Design(patch=4, width=32, depth=2, heads=2, embed_dim=16),
+    "paper": VolumeDesign(patch=14, width=1280, depth=12, heads=16, embed_dim=1024),
+    "small": VolumeDesign(patch=7, width=256, depth=4, heads=8, embed_dim=512),
+    "tiny": VolumeDesign(patch=4, width=32, depth=2, heads=2, embed_dim=16),
 }
 
 
-def preset(name: str, *, embed_dim: int | None = None) -> Design:
+def preset(name: str, *, embed_dim: int | None = None) -> VolumeDesign:
     """A named design, with the embedding width of the network at hand."""
     if name not in PRESETS:
         raise DataError(f"volume encoder preset {name!r} is not known; there are {sorted(PRESETS)}")
@@ -157,9 +157,9 @@ class VolumeEncoder(nn.Module):
     order: Tensor
     gather: Tensor
 
-    def __init__(self, mask: np.ndarray, design: Design | None = None, *, groups: np.ndarray | None = None, seed: int = 0):
+    def __init__(self, mask: np.ndarray, design: VolumeDesign | None = None, *, groups: np.ndarray | None = None, seed: int = 0):
         super().__init__()
-        self.design = design = Design() if design is None else design
+        self.design = design = VolumeDesign() if design is None else design
         self.mask, self.n_voxels = mask.copy(), int(np.count_nonzero(mask))
         if groups is None:
             patch_of, slot = cubic_patches(mask, design.patch, design.padding)

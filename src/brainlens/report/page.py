@@ -25,8 +25,8 @@ from PIL import Image
 from brainlens import __version__, store
 from brainlens.plots.retrieval import DIRECTIONS
 from brainlens.plots.style import SIMULATION, is_simulation
-from brainlens.report import numbers, words
-from brainlens.report.matching import scores_by_encoder
+from brainlens.report import numbers, wording
+from brainlens.report.align import scores_by_encoder
 from brainlens.report.parts import Case, Picture, Section
 from brainlens.report.sections import sections
 from brainlens.types import DataError, Result
@@ -42,7 +42,7 @@ TABLES = (  # shown as they are
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownRun:
     """A run as the template needs it."""
 
     anchor: str
@@ -102,7 +102,7 @@ def render(
     """
     if not results:
         raise DataError("report: no result to show")
-    order = {task: i for i, task in enumerate(words.ORDER)}
+    order = {task: i for i, task in enumerate(wording.ORDER)}
     ranked = sorted(results, key=lambda item: (order.get(item[1].task, len(order)), item[0]))
     text = ""
     for dpi in DPI:
@@ -111,7 +111,7 @@ def render(
             title=title,
             runs=shown,
             unfinished=list(unfinished),
-            citations=words.citations([result for _, result in ranked]),
+            citations=wording.citations([result for _, result in ranked]),
             simulation=SIMULATION,
             simulated=[is_simulation(result) for _, result in ranked],
             date=date or time.strftime("%Y-%m-%d"),
@@ -132,20 +132,20 @@ def _is_run(path: Path) -> bool:
     return isinstance(content, dict) and "format" in content
 
 
-def _shown(number: int, name: str, result: Result, dpi: int) -> Shown:
+def _shown(number: int, name: str, result: Result, dpi: int) -> ShownRun:
     ideal = scores_by_encoder(result).get("ideal")
-    return Shown(
+    return ShownRun(
         anchor=f"run-{number}",
         name=name,
-        title=words.title(result),
-        sentence=words.sentence(result),
+        title=wording.title(result),
+        sentence=wording.sentence(result),
         simulation=is_simulation(result),
         rows=numbers.rows(result.metrics, ideal=ideal),
-        warnings=words.warnings(result),
+        warnings=wording.warnings(result),
         sections=sections(result, dpi=dpi),
         tables=_tables(result),
-        settings=words.settings(result),
-        provenance=words.provenance(result),
+        settings=wording.settings(result),
+        provenance=wording.provenance(result),
     )
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from brainlens.report import encoding, mapping, matching, sensors
+from brainlens.report import align, attribute, encode, sensors
 from brainlens.report.parts import Section
 from brainlens.types import Result
 
 MAKERS = (
-    matching.retrieval_section,
-    matching.comparison_section,
-    matching.caption_section,
-    mapping.attribution_section,
-    mapping.words_and_pixels_section,
-    mapping.encoding_section,
-    encoding.patterns_section,
-    encoding.networks_section,
-    encoding.beside_section,
-    mapping.similarity_section,
+    align.retrieval_section,
+    align.comparison_section,
+    align.caption_section,
+    attribute.attribution_section,
+    attribute.words_and_pixels_section,
+    attribute.encoding_section,
+    encode.patterns_section,
+    encode.networks_section,
+    encode.beside_section,
+    attribute.similarity_section,
     sensors.sensor_section,
     sensors.variants_section,
     sensors.saliency_section,
-    matching.embedding_section,
-    matching.training_section,
+    align.embedding_section,
+    align.training_section,
 )
 
 

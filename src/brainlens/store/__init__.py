@@ -31,13 +31,16 @@ from brainlens.store.files import (
     save_text,
     sha256,
 )
-from brainlens.store.results import code_version, fingerprint, load_result, provenance, run_folder, save_result
+from brainlens.store.models import StoredModel, load_model, save_model
+from brainlens.store.results import TASKS, code_version, fingerprint, load_result, provenance, run_folder, save_result
 from brainlens.store.rows import LazyRows, join_rows, select_rows
 from brainlens.store.training import load_checkpoint, load_weights, remove_checkpoints, save_checkpoint, save_weights
 
 __all__ = [
+    "TASKS",
     "ArrayWriter",
     "LazyRows",
+    "StoredModel",
     "append_log",
     "cached_features",
     "check_file",
@@ -48,6 +51,7 @@ __all__ = [
     "join_rows",
     "load_checkpoint",
     "load_features",
+    "load_model",
     "load_result",
     "load_weights",
     "lock",
@@ -70,6 +74,7 @@ __all__ = [
     "save_figure",
     "save_image",
     "save_json",
+    "save_model",
     "save_nifti",
     "save_result",
     "save_text",

@@ -32,12 +32,7 @@ class LazyRows:
     """
 
     def __init__(
-        self,
-        parts: Sequence[Any],
-        rows: np.ndarray | None = None,
-        *,
-        columns: np.ndarray | None = None,
-        factor: float = 1.0,
+        self, parts: Sequence[Any], rows: np.ndarray | None = None, *, columns: np.ndarray | None = None, factor: float = 1.0
     ) -> None:
         self.parts = tuple(parts)
         shapes = {tuple(part.shape[1:]) for part in self.parts}

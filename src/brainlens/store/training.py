@@ -27,7 +27,7 @@ KEPT = 2  # checkpoints kept: the newest and the one before, in case the newest 
 def save_weights(folder: str | Path, name: str, tensors: Mapping[str, Tensor]) -> Path:
     """Writes named tensors as `<name>.safetensors` and lists them in the manifest with their SHA-256."""
     path = Path(folder) / file_name(name, ".safetensors")
-    record_ = {"file": path.name, "sha256": _write_tensors(path, tensors), "tensors": len(tensors)}
+    record_ = {"file": path.name, "sha256": write_tensors(path, tensors), "tensors": len(tensors)}
     record(folder, name, record_)
     return path
 
@@ -37,17 +37,17 @@ def load_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
     entry = entry_of(folder, name)
     path = Path(folder) / entry["file"]
     check_file(path, entry["sha256"])
-    return _read_tensors(path)
+    return read_tensors(path)
 
 
 def save_checkpoint(folder: str | Path, state: Mapping[str, Any]) -> Path:
     """Writes a checkpoint beside the last one and drops older ones; a kill at any moment leaves a whole one."""
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
-    structure = _encode(dict(state), tensors)
+    structure = encode_state(dict(state), tensors)
     number = max(_numbers(folder), default=0) + 1
     path = folder / f"checkpoint-{number:08d}.safetensors"
-    digest = _write_tensors(path, tensors)
+    digest = write_tensors(path, tensors)
     note = folder / f"checkpoint-{number:08d}.json"
     text = json.dumps({"sha256": digest, "state": structure}, separators=(",", ":"))
     try:
@@ -74,7 +74,7 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
         try:
             note = read_json(path.with_suffix(".json"))
             check_file(path, note["sha256"])
-            return _decode(note["state"], _read_tensors(path))
+            return decode_state(note["state"], read_tensors(path))
         except (DataError, KeyError, TypeError) as error:
             warnings.warn(f"checkpoint {number} is not used: {error}", stacklevel=2)
     if numbers:
@@ -96,7 +96,7 @@ def _numbers(folder: Path) -> list[int]:
     return [int(p.stem.split("-")[1]) for p in folder.glob("checkpoint-*.json") if p.stem.split("-")[1].isdigit()]
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Writes safetensors whole or not at all; tensors that share memory are written each on its own."""
     from safetensors.torch import save
 
@@ -112,7 +112,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return sha256(path)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -122,7 +122,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path} is not a whole safetensors file ({error}); write it again") from None
 
 
-def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+def encode_state(value: Any, tensors: dict[str, Tensor]) -> Any:
     """A nested value as JSON with tensors put aside under numbers; every container says what it is."""
     import torch
 
@@ -139,27 +139,27 @@ def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
         kind = "array" if isinstance(value, np.ndarray) else "scalar"
         return {kind: str(len(tensors) - 1)}
     if isinstance(value, Mapping):
-        return {"dict": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
+        return {"dict": [[encode_state(k, tensors), encode_state(v, tensors)] for k, v in value.items()]}
     if isinstance(value, tuple):
-        return {"tuple": [_encode(v, tensors) for v in value]}
+        return {"tuple": [encode_state(v, tensors) for v in value]}
     if isinstance(value, list):
-        return [_encode(v, tensors) for v in value]
+        return [encode_state(v, tensors) for v in value]
     hint = ", save its get_state()" if isinstance(value, torch.Generator) else ""
     raise DataError(
         f"a checkpoint cannot hold a {type(value).__name__}{hint}; it holds tensors, arrays, numbers, text and containers"
     )
 
 
-def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def decode_state(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
-        return [_decode(v, tensors) for v in value]
+        return [decode_state(v, tensors) for v in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "dict":
-        return {_decode(k, tensors): _decode(v, tensors) for k, v in content}
+        return {decode_state(k, tensors): decode_state(v, tensors) for k, v in content}
     if kind == "tuple":
-        return tuple(_decode(v, tensors) for v in content)
+        return tuple(decode_state(v, tensors) for v in content)
     if kind == "tensor":
         return tensors[content]
     array = tensors[content].numpy()

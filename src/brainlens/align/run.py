@@ -1,0 +1,180 @@
+"""`align` as the command line runs it: one model for one or several subjects, or one for each, in one or several processes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from brainlens import store
+from brainlens.align import Alignment, align
+from brainlens.datasets.runs import Rows, keep, table
+from brainlens.datasets.source import Recording, Source, Tell, check_device, open_recording, prepared, standardised
+from brainlens.metrics.retrieval import summary_over_subjects
+from brainlens.models.volume.aligners import ENCODERS
+from brainlens.models.volume.presets import Preset, preset
+from brainlens.models.volume.processes import is_first, joined
+from brainlens.types import DataError, Result, Stimuli
+
+THUMBNAIL = 96  # pixels of a picture in the gallery of a report
+SHOWN = ("top1", "top5", "chance1")
+
+
+def run_align(
+    source: Source,
+    runs: str | Path,
+    *,
+    encoders: Sequence[str] | None = None,
+    training_steps: int | None = None,
+    configuration: Preset | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> tuple[Path, Rows]:
+    """Aligns and stores the result with the weights of the volume encoder, where one was trained.
+
+    configuration: a preset, "small" by default. Checkpoints are kept in `runs/unfinished` until the run is stored; the same
+    call after a stop goes on from them. Started by `torchrun`, the processes share every batch and the first one writes.
+    """
+    chosen = (configuration or preset("small")).changed(training={"steps": training_steps})
+    names = list(encoders) if encoders else list(chosen.encoders)
+    unknown = [name for name in names if name not in ENCODERS]
+    if unknown:
+        raise DataError(f"encoder {unknown[0]!r} is not one of {list(ENCODERS)}")
+    check_device(device)
+    with joined(device) as here:
+        say: Tell = tell if is_first() else _silent
+        recording = open_recording(source, device=here, tell=say)
+        config = {**source.config(), "encoders": names, "training": asdict(chosen.training), "linear": asdict(chosen.linear)}
+        config |= {"design": asdict(chosen.design), "seed": seed}
+        data = [store.fingerprint(t) for t in (recording.responses, recording.images, recording.texts) if t is not None]
+        checkpoints = store.run_folder(Path(runs) / "unfinished", "align", config, data)
+        with store.lock(checkpoints) if is_first() else nullcontext():
+            found = _fit(recording, names, chosen, seed=seed, device=here, folder=checkpoints, tell=say)
+            if not is_first():
+                return checkpoints, []
+            folder = _keep(found, recording, source, runs)
+        shutil.rmtree(checkpoints)  # the run is stored whole; what it would have gone on from is of no more use
+    return folder, _rows(store.load_result(folder))
+
+
+def run_align_each(
+    source: Source,
+    runs: str | Path,
+    *,
+    encoders: Sequence[str] | None = None,
+    training_steps: int | None = None,
+    configuration: Preset | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> tuple[list[Path], Rows]:
+    """One model for each subject of the source, each in a run folder of its own, and the mean over subjects as a further run."""
+    if len(source.subjects) < 2:
+        raise DataError(f"one model each needs at least 2 subjects, got {list(source.subjects)}; give --subject more than once")
+    folders, rows, results = [], [], []
+    for name in source.subjects:
+        folder, found = run_align(
+            replace(source, subjects=(name,)), runs, encoders=encoders, training_steps=training_steps,
+            configuration=configuration, seed=seed, device=device, tell=tell,
+        )  # fmt: skip
+        folders.append(folder)
+        if found:
+            results.append(store.load_result(folder))
+            rows += [{"subject": name, **row} for row in found]
+    if results:
+        mean = _mean_result(results, source.subjects, seed=seed)
+        folders.append(keep(mean, runs, source))
+        rows += [{"subject": "mean", **row} for row in table(mean, "retrieval/", ending=SHOWN)]
+    return folders, rows
+
+
+def _silent(text: str, share: float | None = None) -> None:
+    """Of several processes only the first one shows progress."""
+
+
+def _fit(
+    recording: Recording, names: list[str], chosen: Preset, *, seed: int, device: str, folder: Path, tell: Tell
+) -> Alignment:
+    def progress(name: str, step: int, record: dict[str, float]) -> None:
+        training = chosen.linear if name.startswith(("linear", "mlp")) else chosen.training
+        whole = training.on(recording.responses.trials["stimulus"].nunique()).steps
+        tell(f"training {name}", step / max(whole, step))
+
+    tell("fitting", None)
+    own = names if is_first() else [name for name in names if not name.startswith("ridge")]
+    return align(
+        standardised(recording.responses), prepared(recording), recording.texts, encoders=own or names, training=chosen.training,
+        linear=chosen.linear, design=chosen.design, seed=seed, device=device, folder=folder, progress=progress,
+    )  # fmt: skip
+
+
+def _keep(found: Alignment, recording: Recording, source: Source, runs: str | Path) -> Path:
+    """Stores the result with what the report shows of its test images, the centres of the targets and the weights."""
+    arrays = {f"centre/{which}": value.numpy() for which, value in found.split.centre.items()}
+    ids = found.split.test.of(found.split.test.subjects[0]).ids
+    gallery = recording.stimuli.take(ids)
+    pictures = thumbnails(gallery)
+    if pictures is not None:
+        arrays["gallery/images"] = pictures
+    metrics = {f"data/captions_{name}": float(count) for name, count in recording.counts.items()}
+    metrics |= {"data/subjects": float(len(found.split.test.subjects)), "data/units": float(found.split.test.x.shape[1])}
+    result = replace(
+        found.result,
+        metrics={**found.result.metrics, **metrics},
+        config={**found.result.config, "trained_on": found.split.train.subjects},
+        tables={**found.result.tables, "gallery": gallery_table(gallery)},
+    )
+    folder = keep(result, runs, source, arrays=arrays)
+    module = found.decoders["volume"].module if "volume" in found.decoders else None
+    if module is not None:
+        store.save_weights(folder, "volume", module.state_dict())
+    return folder
+
+
+def thumbnails(stimuli: Stimuli, size: int = THUMBNAIL) -> np.ndarray | None:
+    """The pictures at one small size (image, size, size, 3), edges cut to a square; None where they cannot be opened."""
+    out = np.empty((len(stimuli), size, size, 3), dtype=np.uint8)
+    try:
+        for i in range(len(stimuli)):
+            picture = np.asarray(stimuli.images[i])
+            edge = min(picture.shape[:2])
+            top, left = ((n - edge) // 2 for n in picture.shape[:2])
+            square = Image.fromarray(picture[top : top + edge, left : left + edge])
+            out[i] = np.asarray(square if edge == size else square.resize((size, size), Image.Resampling.BICUBIC))[..., :3]
+    except DataError:
+        return None
+    return out
+
+
+def gallery_table(stimuli: Stimuli) -> pd.DataFrame:
+    """Ids, the first caption and, where it is known, domain or category of stimuli, for the report."""
+    rows = {"stimulus": stimuli.ids, "caption": [(c[0] if c else "") for c in stimuli.captions]}
+    rows |= {c: stimuli.table[c].astype(str).to_numpy() for c in ("domain", "category") if c in stimuli.table.columns}
+    return pd.DataFrame(rows)
+
+
+def _mean_result(results: list[Result], subjects: Sequence[str], *, seed: int) -> Result:
+    """Scores of the main encoder of each subject's run, and their mean over subjects with an interval over stimuli."""
+    metrics: dict[str, float] = {}
+    for name, result in zip(subjects, results, strict=True):
+        metrics |= {f"subject/{name}/{key}": value for key, value in result.metrics.items() if key.startswith("retrieval/")}
+    ids = [np.asarray(result.arrays["ids"]) for result in results]
+    for key in [key for key in results[0].arrays if key.startswith("ranks/")]:
+        found = summary_over_subjects([np.asarray(r.arrays[key]) for r in results], ids, [len(i) for i in ids], seed=seed)
+        metrics |= {f"retrieval/{key.removeprefix('ranks/')}/{score}": value for score, value in found.items()}
+    config = {**results[0].config, "subjects": list(subjects), "one_each": True}
+    data = [entry for result in results for entry in result.provenance.get("data", [])]
+    return Result("align", metrics, config=config, provenance={**results[0].provenance, "data": data})
+
+
+def _rows(result: Result) -> Rows:
+    rows = [row for row in table(result, "align/", ending=SHOWN) if "subject/" not in row["metric"]]
+    rows += table(result, "subject/", ending=("top1", "top5"))
+    return rows + table(result, "retrieval/brain->image/gallery") + table(result, "data/captions_")

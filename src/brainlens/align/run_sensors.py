@@ -1,0 +1,318 @@
+"""`align` for EEG and MEG from the command line: encoders on one footing, analyses, ablations, and the stored run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens import store
+from brainlens.align.sensor_analyses import analyses, cases, scored
+from brainlens.align.sensors import score_sensors
+from brainlens.datasets.runs import Rows, keep, table
+from brainlens.datasets.sensors import PROMPTS, SENSOR_DATASETS, SensorRecording, number_of, open_sensors, prompt_texts
+from brainlens.datasets.source import Source, Tell
+from brainlens.metrics.retrieval import nearest_share
+from brainlens.models.sensors.checkpoint import Checkpoint
+from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, THINGS_MEG, UNFILTERED, SensorDecoder, SensorTraining, without
+from brainlens.models.sensors.fit import fit_sensors
+from brainlens.models.sensors.linear import LINEAR
+from brainlens.nn.sensor_baselines import SENSOR_ENCODERS
+from brainlens.subjects import WITHIN, Protocol
+from brainlens.types import DataError, Responses, Result
+
+PARTS = ("saliency", "guidance", "adjustment")
+TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first without saliency extraction
+DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
+PRESETS = ("small", "paper")
+SMALL = {
+    "epochs": 30,
+    "batch": 64,
+    "lr": 1e-3,
+    "validation": 200,
+    "patience": 8,
+}  # the phantom's 1,200 images are a tenth of the real set
+
+
+@dataclass(frozen=True)
+class SensorOptions:
+    """What `align` does with a sensor recording.
+
+    encoders: fitted one after the other, the last is the main one; "unfiltered" is neuroalign without saliency,
+    "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
+    guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
+    preset: "small" trains on the phantom as long as its few images need, "paper" as published.
+    ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign.
+    """
+
+    encoders: tuple[str, ...] = DEFAULT
+    protocol: Protocol = WITHIN
+    epochs: int | None = None
+    batch: int | None = None
+    precision: str | None = None
+    repeats: int | None = None
+    amplitude: float | None = None
+    leave_out: tuple[str, ...] = ()
+    ablation: bool = False
+    prompts: bool = False
+    preset: str = "small"
+
+    def __post_init__(self) -> None:
+        known = (*SENSOR_ENCODERS, *LINEAR, "unfiltered", "sensors")
+        for name in self.encoders:
+            if name not in known:
+                raise DataError(f"encoder {name!r} is not one of {list(known)}, the encoders of EEG and MEG")
+        if self.preset not in PRESETS:
+            raise DataError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
+        for part in self.leave_out:
+            without(THINGS_EEG2, part)  # says which there are
+        for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 2)):
+            if value is not None and value < least:
+                raise DataError(f"--{name} {value} must be at least {least}")
+
+
+def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
+    """Whether `align` was asked for EEG or MEG: by the recording, or by an encoder that only they have."""
+    only = {*SENSOR_ENCODERS, *TRI, *LINEAR, "sensors"} - {"linear", "ridge"}
+    return dataset in SENSOR_DATASETS or bool(only & set(encoders or ()))
+
+
+def sensor_dataset(dataset: str) -> str:
+    """The recording of a sensor encoder: the phantom of EEG where the phantom was named."""
+    return "phantom_eeg" if dataset == "phantom" else dataset
+
+
+def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int = 1) -> SensorTraining:
+    """The training of an encoder on a recording: Table 3 of NeuroAlign, or NICE's; on the phantom shorter, for its size.
+
+    Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
+    """
+    chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE)
+    chosen = replace(chosen, epochs=THINGS_MEG.epochs) if dataset == "things_meg" else chosen
+    if dataset == "phantom_eeg" and options.preset == "small":
+        small: dict[str, Any] = SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)}
+        chosen = replace(chosen, **small)
+    given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}
+    chosen = replace(chosen, **given)
+    for part in options.leave_out if encoder in TRI else ():
+        chosen = without(chosen, part)
+    return chosen
+
+
+def align_sensor_command(
+    source: Source, runs: str | Path, chosen: dict[str, Any], *, seed: int = 0, device: str = "cpu", tell: Tell
+) -> tuple[Path, Rows]:
+    """`run_align_sensors` from what the command line was given: SensorOptions as plain values, None where nothing was said."""
+    given = {key: value for key, value in chosen.items() if value is not None and key != "protocol"}
+    for key in ("encoders", "leave_out"):
+        if key in given:
+            given[key] = tuple(given[key])
+    options = SensorOptions(protocol=Protocol(*chosen["protocol"]), **given)
+    return run_align_sensors(source, runs, options, seed=seed, device=device, tell=tell)
+
+
+def run_align_sensors(
+    source: Source, runs: str | Path, options: SensorOptions, *, seed: int = 0, device: str = "cpu", tell: Tell
+) -> tuple[Path, Rows]:
+    """Fits every encoder on the same split, analyses the last one, and stores its run with the weights.
+
+    Prepared recordings and embeddings are kept in `runs/prepared`, trainings in `runs/unfinished` until the run is stored, so
+    that the same call after a stop goes on from them.
+    """
+    started = time.time()
+    protocol = options.protocol
+    cache = Path(runs) / "prepared"
+    recording = open_sensors(
+        source, protocol=protocol, repeats=options.repeats, amplitude=options.amplitude, cache=cache, device=device, tell=tell
+    )
+    people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
+    protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
+    data = [store.fingerprint(recording.responses)]
+    config = {**source.config(), "options": asdict(options), "protocol": asdict(protocol), "seed": seed, "device": device}
+    unfinished = store.run_folder(Path(runs) / "unfinished", "align", config, data)
+    bench = Bench(recording, source, options, protocol, len(people), seed, device, tell, unfinished)
+    with store.lock(unfinished):
+        folder, rows = _fit_all(bench, runs, data, started)
+    shutil.rmtree(unfinished)  # the run is stored whole; what it would have gone on from is of no more use
+    if not any(unfinished.parent.iterdir()):
+        unfinished.parent.rmdir()
+    return folder, rows
+
+
+def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) -> tuple[Path, Rows]:
+    """All fits, the analyses of the last one, and the stored run."""
+    recording, options, seed, device, tell = bench.recording, bench.options, bench.seed, bench.device, bench.tell
+    rows = []
+    for name in bench.encoders():
+        _, decoder, test, result = bench.fit(name)
+        rows.append({"encoder": name, **retrieved(result), "seconds": decoder.seconds})
+    arrays, tables, more = analyses(recording, result, decoder, test, encoder=name, seed=seed, tell=tell)
+    tables["comparison"] = pd.DataFrame(rows)
+    if options.ablation:
+        tables["ablation"], extra = bench.ablation(result if name == "neuroalign" else None)
+        arrays |= extra
+        for key, points in extra.items() if "groups" in arrays else ():
+            shares = nearest_share(points, arrays["groups"], seed=seed)
+            more |= {f"category/{key.removeprefix('embedding_')}/nearest_share{side}": v for side, v in shares.items()}
+    if options.prompts:
+        tables["prompts"] = bench.prompts()
+    arrays["times"] = np.asarray(test.times)
+    pictures, captions = cases(recording, result)
+    filtered = "neuroalign" in bench.encoders() and "saliency" not in options.leave_out
+    notes = saliency_note(tables["time_windows"]) if filtered else []
+    kept = replace(
+        result,
+        metrics=result.metrics | more | bench.counts(test),
+        tables={**result.tables, **tables, **captions, "log": bench.steps(result)},
+        config=result.config | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": notes},
+        provenance=store.provenance(seed, device, data, started),
+    )
+    folder = keep(kept, runs, bench.source, arrays=arrays | pictures)
+    save_decoder(decoder, folder)
+    rivals = [row for each in rows[:-1] for row in _beside(each)]
+    return folder, rivals + table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One recording, on which every fit has the same split, protocol and seed; a stopped run goes on from `unfinished`."""
+
+    recording: SensorRecording
+    source: Source
+    options: SensorOptions
+    protocol: Protocol
+    subjects: int
+    seed: int
+    device: str
+    tell: Tell
+    unfinished: Path
+
+    def encoders(self) -> list[str]:
+        """The encoders in their order, each once, `sensors` for neuroalign; without captions NeuroAlign cannot be guided."""
+        names = [("neuroalign" if name == "sensors" else name) for name in self.options.encoders]
+        names = [name for i, name in enumerate(names) if name not in names[i + 1 :]]
+        if self.recording.texts is None and set(TRI) & set(names) and "guidance" not in self.options.leave_out:
+            if self.options.encoders == DEFAULT:
+                return [name for name in names if name not in TRI]
+            raise DataError(
+                "neuroalign needs captions and this recording has none; add --without guidance, or take another encoder"
+            )
+        return names
+
+    def training(self, encoder: str) -> SensorTraining:
+        return preset(self.source.dataset, encoder, self.options, subjects=max(1, self.subjects - 1))
+
+    def fit(
+        self, encoder: str, training: SensorTraining | None = None, *, label: str = "", texts: Any = "own"
+    ) -> tuple[str, SensorDecoder, Responses, Result]:
+        """(name, decoder, test trials, result) of one fit."""
+        chosen = self.training(encoder) if training is None else training
+        captions = self.recording.texts if isinstance(texts, str) else texts
+        said, known = label or encoder.replace("_", " "), "neuroalign" if encoder in TRI else encoder
+
+        def progress(epoch: int, record: dict[str, float]) -> None:
+            self.tell(f"training {said}", (epoch + 1) / chosen.epochs)
+
+        decoder, test = fit_sensors(
+            self.recording.responses, self.recording.images, captions, encoder=known, training=chosen, protocol=self.protocol,
+            seed=self.seed, device=self.device, progress=progress,
+            checkpoint=Checkpoint(self.unfinished / said.replace(" ", "-"), keep=True),
+        )  # fmt: skip
+        result = score_sensors(
+            decoder, test, self.recording.images, captions, encoder=known, training=chosen, protocol=self.protocol, seed=self.seed
+        )
+        return encoder, decoder, test, result
+
+    def ablation(self, full: Result | None) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+        """NeuroAlign whole and without each part (Table 4), and the brain embeddings without guidance (Fig. 4b)."""
+        base, arrays = self.training("neuroalign"), {}
+        whole = self.fit("neuroalign")[3] if full is None else full
+        rows = [{"variant": "full", **scored(whole)}]
+        for part in PARTS:
+            if not getattr(base, part) or (part == "saliency" and "saliency" not in self.recording.images.data):
+                continue
+            found = self.fit("neuroalign", without(base, part), label=f"without {part}")[3]
+            rows.append({"variant": f"without {part}", **scored(found)})
+            if part == "guidance":
+                arrays["embedding_without_guidance"] = found.arrays["embedding/brain"]
+        return pd.DataFrame(rows), arrays
+
+    def prompts(self) -> pd.DataFrame:
+        """NeuroAlign with no text, with labels alone, and with captions of three prompts (Table 5)."""
+        base = self.training("neuroalign")
+        rows = [
+            {"variant": "no text", **scored(self.fit("neuroalign", without(base, "guidance"), label="no text", texts=None)[3])}
+        ]
+        for prompt in PROMPTS:
+            texts = prompt_texts(self.recording, self.source, prompt, self.device)
+            name = "label only" if prompt == "label" else f"prompt {prompt}"
+            rows.append({"variant": name, **scored(self.fit("neuroalign", base, label=name, texts=texts)[3])})
+        return pd.DataFrame(rows)
+
+    def steps(self, result: Result) -> pd.DataFrame:
+        """The training log by step, with the losses' weights under the names that the report draws."""
+        log = result.tables["log"]
+        if "epoch" not in log.columns:  # solved in closed form: one row of what was chosen
+            return log
+        training = result.config["training"]
+        rows = int(self.counts(None)["data/train_images"] * max(1, self.subjects - (self.protocol.kind == "across")))
+        each = max(1, -(-rows // int(training["batch"])))
+        out = pd.DataFrame({"step": (log["epoch"] * each).astype(int), "loss": log["loss"], "validation_loss": log["validation"]})
+        for k, name in ((1, "brain_image"), (2, "image_text"), (3, "guidance")):
+            if training["adjustment"] and f"w{k}" in log.columns and log[f"w{k}"].any():
+                out[f"weight_{name}"] = log[f"w{k}"]
+        return out
+
+    def counts(self, test: Responses | None) -> dict[str, float]:
+        """How many images are trained on, held back and tested, and how many repetitions a test image has."""
+        trials = self.recording.responses.trials
+        images = trials.loc[trials["split"] == "train", "stimulus"].nunique()
+        held = min(self.training(self.encoders()[-1]).validation, images // 5)
+        found = {"data/train_images": float(images - held), "data/validation_images": float(held)}
+        if test is not None:
+            many = test.trials["repeats"] if "repeats" in test.trials.columns else pd.Series(np.ones(len(test)))
+            repeats = many.groupby(test.trials["stimulus"]).sum()
+            found |= {"data/test_images": float(len(repeats)), "data/test_repeats": float(repeats.median())}
+        return found
+
+
+def saliency_note(windows: pd.DataFrame) -> list[str]:
+    """A remark where linear decoders of the whole epoch find the picture itself better than the filtered one, intervals apart."""
+    whole = windows[windows["kind"] == "growing"].groupby("target").last()
+    if {"image", "saliency"} <= set(whole.index) and whole.loc["image", "top5.low"] > whole.loc["saliency", "top5.high"]:
+        shares = [float(whole.loc[target, "top5"]) for target in ("image", "saliency")]
+        found = f"Linear decoders find {100 * shares[0]:.0f} % of the pictures and {100 * shares[1]:.0f} % of the filtered ones"
+        return [
+            f"{found} among the first five: the recordings do not follow the filter; neuroalign does better --without saliency."
+        ]
+    return []
+
+
+def _beside(row: dict[str, Any]) -> Rows:
+    """Top-1 and top-5 of a rival as rows of the command's table."""
+    out: Rows = []
+    for k in (1, 5):
+        value, low, high = (float(row[f"retrieval/brain->image/top{k}{side}"]) for side in ("", ".low", ".high"))
+        out.append(
+            {"metric": f"{row['encoder']}: brain->image/top{k}", "value": value, "95 % interval": f"{low:.3g} to {high:.3g}"}
+        )
+    return out
+
+
+def retrieved(result: Result) -> dict[str, float]:
+    """The metrics of retrieval alone."""
+    return {key: value for key, value in result.metrics.items() if key.startswith("retrieval/")}
+
+
+def save_decoder(decoder: SensorDecoder, folder: Path) -> None:
+    """Weights of the encoder and its heads, and the channels' scale, as safetensors in the run folder."""
+    parts = {"model": decoder.model, "image_head": decoder.image_head, "text_head": decoder.text_head}
+    tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    tensors |= {"scale/mean": decoder.scale[0], "scale/spread": decoder.scale[1]}
+    store.save_weights(folder, "sensors", tensors)

@@ -1,0 +1,79 @@
+"""`attribute` for a run of EEG or MEG: which channels carried the match, and when, by three methods."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainlens import store
+from brainlens.datasets.runs import Rows, keep, source_of, table
+from brainlens.datasets.sensors import SENSOR_DATASETS, open_sensors
+from brainlens.datasets.source import Tell
+from brainlens.models.sensors.contributions import METHODS, scalp, sensor_contributions
+from brainlens.models.sensors.split import split_subjects
+from brainlens.models.sensors.stored import load_decoder
+from brainlens.signals.epochs import check_rate, match_channels
+from brainlens.subjects import Protocol
+from brainlens.types import DataError, Result
+
+
+def is_sensor_run(run: str | Path) -> bool:
+    """Whether a folder holds a finished alignment of EEG or MEG."""
+    path = Path(run) / "result.json"
+    content = store.read_json(path) if path.exists() else {}
+    return isinstance(content, dict) and content.get("config", {}).get("dataset") in SENSOR_DATASETS
+
+
+def run_attribute_sensors(
+    run: str | Path, runs: str | Path, *, method: str = "gradient_x_input", device: str = "cpu", tell: Tell
+) -> tuple[Path, Rows]:
+    """Contributions of channels over time to the similarity with the seen image, of the main encoder of an align run.
+
+    method: gradient_x_input, integrated_gradients (32 steps from the channel means) or deeplift (rescale). All test images count.
+    Raises DataError for a run without weights, an unknown method, or a recording that is not where it was.
+    """
+    started = time.time()
+    if method not in METHODS:
+        raise DataError(f"attribute: method {method!r} is not one of {list(METHODS)}, the methods for EEG and MEG")
+    aligned = store.load_result(run)
+    source = source_of(aligned)
+    protocol, options = Protocol(**aligned.config["protocol"]), aligned.config.get("options", {})
+    recording = open_sensors(
+        source,
+        protocol=protocol,
+        repeats=options.get("repeats"),
+        amplitude=options.get("amplitude"),
+        cache=Path(run).resolve().parent / "prepared",
+        device=device,
+        tell=tell,
+    )
+    assert aligned.units is not None
+    responses = match_channels(recording.responses, [str(name) for name in aligned.units["channel"]])
+    times = np.asarray(aligned.arrays["times"])
+    window = (float(times[0]), float(times[-1]))
+    check_rate(responses, rate=1 / float(np.median(np.diff(times))), window=window)
+    train, test = split_subjects(responses, protocol)
+    decoder = load_decoder(run, aligned, train, device=device)
+    averaged = test.average()
+    if not np.array_equal(averaged.trials["stimulus"].to_numpy(dtype=str), aligned.arrays["ids"].astype(str)):
+        raise DataError(f"{run}: its test images are not those of the recording now in {source.folder}; align again")
+    tell(f"contributions, {method}", None)
+    mean = sensor_contributions(decoder, averaged.data, np.asarray(aligned.arrays["embedding/image"]), method=method)
+    arrays, titles, metrics = scalp(mean, test, recording)
+    arrays["contribution"] = mean
+    config: dict[str, Any] = {"method": method, "run": Path(run).resolve().name, "encoder": aligned.config["encoder"]}
+    data = aligned.provenance.get("data", [])
+    result = Result(
+        "attribute",
+        metrics,
+        arrays,
+        test.units,
+        {"topomap": titles},
+        config,
+        store.provenance(0, device, data, started),
+        test.space,
+    )
+    return keep(result, runs, source), table(result, "topography/")

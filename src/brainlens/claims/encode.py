@@ -1,0 +1,174 @@
+"""The claims of `encode`: FactorTopy and its rivals on the phantom, and what their selectors find of its truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from brainlens.datasets.runs import keep
+from brainlens.datasets.source import Recording, Source, Tell
+from brainlens.encode import EncodingDesign, encode, selector_truth
+from brainlens.encode.scoring import score_part
+from brainlens.metrics.statistics import bootstrap_mean
+from brainlens.models.encoding.readout import pooled_ridge
+from brainlens.models.encoding.tables import EncodingTables, LayerTokens, tables, usable_layers
+from brainlens.models.encoding.training import EncodingTraining
+from brainlens.phantom.readout import pooling
+from brainlens.types import DataError, Features, Responses, Result
+
+METHODS = ("factortopy", "ridge")
+CONTROLS = ("oracle", "shuffled")
+NAMES = {"encoding/r2_mean": "r2_mean", "encoding/r2_of_ceiling": "r2_of_ceiling", "encoding/hierarchy_slope": "hierarchy_slope"}
+QUICK = EncodingTraining(steps=1500, batch=16, lr=5e-3, epoch=250, patience=3)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fitted: methods and controls by name, the recipe of factortopy and that of its trained rivals, and how many
+    voxels without signal join the informative ones."""
+
+    methods: tuple[str, ...] = METHODS + CONTROLS
+    design: EncodingDesign = field(default_factory=lambda: EncodingDesign(samples=3))
+    training: EncodingTraining = field(
+        default_factory=lambda: EncodingTraining(steps=0)
+    )  # steps from the searched start only cost, see docs
+    rivals: EncodingTraining = QUICK
+    noise: int = 600
+    seed: int = 0
+
+
+def informative_and_noise(responses: Responses, *, noise: int, seed: int) -> Responses:
+    """All voxels of the regions and a random sample of the others, so that a fit is judged on voxels with nothing to find too."""
+    informative = responses.units["informative"].to_numpy(dtype=bool)
+    others = np.flatnonzero(~informative)
+    drawn = np.random.default_rng(seed).choice(others, size=min(noise, len(others)), replace=False)
+    chosen = informative.copy()
+    chosen[drawn] = True
+    return responses.columns(chosen)
+
+
+def encode_claims(
+    recording: Recording,
+    source: Source,
+    runs: Path,
+    *,
+    plan: Plan | None = None,
+    device: str = "cpu",
+    tell: Tell,
+    done: Callable[[str, dict[str, float] | None], dict[str, float] | None] | None = None,
+) -> dict[str, float]:
+    """`encode/...`: R2 of each method over voxels with ncsnr > .3, and how much of the truth the selectors find.
+
+    The responses are taken as they are, z-scored by the caller. oracle: a ridge readout of the tokens that each voxel truly
+    reads, what is attainable with perfect selectors; shuffled: factortopy on training responses of other images.
+    done(name, None) gives the metrics of a method that was finished before, done(name, metrics) keeps them.
+    """
+    if recording.layers is None:
+        raise DataError("encode claims need the network's layers; open the recording with layers=True")
+    chosen = plan or Plan()
+    responses = informative_and_noise(recording.responses, noise=chosen.noise, seed=chosen.seed)
+    metrics: dict[str, float] = {}
+    for method in chosen.methods:
+        found = done(method, None) if done is not None else None
+        if found is None:
+            tell(f"encoding, {method}", None)
+            if method == "oracle":
+                found = oracle(responses, recording.layers, chosen)
+            else:
+                found = fitted(
+                    method, responses, recording.layers, source=source, runs=runs, plan=chosen, device=device, tell=tell
+                )  # fmt: skip
+            if done is not None:
+                done(method, found)
+        metrics |= found
+    return metrics
+
+
+def fitted(
+    method: str, responses: Responses, layers: Features, *, source: Source, runs: Path, plan: Plan, device: str, tell: Tell
+) -> dict[str, float]:
+    """The metrics of one method under the names of the claim table; its result is kept in a run folder."""
+    shuffled = method == "shuffled"
+    training = plan.training if method == "factortopy" or shuffled else plan.rivals
+    result = encode(
+        mispaired(responses, plan.seed) if shuffled else responses, layers, method="factortopy" if shuffled else method,
+        design=plan.design, training=training, seed=plan.seed, device=device,
+        progress=lambda step, record: tell(f"encoding, {method}", step / max(1, training.steps)),
+    )  # fmt: skip
+    metrics = named(result, method) | floor(result, method)
+    if method == "factortopy":
+        truth = selector_truth(result)
+        metrics |= {f"encode/factortopy/{key}": value for key, value in truth.items()}
+        result = replace(result, metrics={**result.metrics, **truth})
+    if not shuffled:  # a report must not mix a control up with a finding
+        keep(result, runs, source)
+    return metrics
+
+
+def mispaired(responses: Responses, seed: int) -> Responses:
+    """Training and validation images each with the responses to another of their part; the test part stays as it is."""
+    trials = responses.trials.copy()
+    names = trials["stimulus"].astype(str).to_numpy(dtype=object)
+    part = trials["split"].astype(str).to_numpy()
+    rng = np.random.default_rng(seed)
+    for split in sorted(set(part) - {"test"}):
+        here = np.unique(names[part == split])
+        order = rng.permutation(len(here))
+        other = dict(zip(here[order], here[np.roll(order, 1)], strict=True))  # one long cycle: no image keeps its own
+        names[part == split] = [other[name] for name in names[part == split]]
+    trials["stimulus"] = names
+    return replace(responses, trials=trials)
+
+
+def oracle(responses: Responses, layers: Features, plan: Plan) -> dict[str, float]:
+    """`encode/oracle/...`: ridge on the channels of each voxel's true layer, pooled by its true field or its global token."""
+    used = usable_layers(layers, None if plan.design.layers is None else list(plan.design.layers))
+    data = tables(responses, layers, seed=plan.seed)
+    tokens = LayerTokens(layers, used, data.train.rows)
+    number, pool = true_selectors(data, layers, used)
+    guess = pooled_ridge([data.train, data.validation], data.test, tokens, layer=number, pool=pool)
+    design = plan.design
+    metrics, more, _ = score_part(guess, data, {}, least=design.least_ncsnr, resamples=design.resamples, seed=plan.seed)
+    return named(Result("encode", metrics, more, data.units, {}, {}, {}), "oracle")
+
+
+def true_selectors(data: EncodingTables, layers: Features, used: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Of every unit of a phantom its layer's number in `used` (-1: none), and its weights on 64 places and the global token."""
+    units, pool = data.units, np.zeros((len(data.units), 65))
+    layer = units["layer"].to_numpy(float)
+    place = {at: used.index(name) for at, name in enumerate(layers.layer) if name in used}
+    number = np.array([place.get(int(n), -1) if np.isfinite(n) else -1 for n in layer])
+    everywhere = units["is_global"].to_numpy(bool)
+    pool[everywhere, -1] = 1
+    local = (number >= 0) & ~everywhere
+    pool[local, :-1] = pooling(units[["rf_x", "rf_y", "rf_size"]].to_numpy(float)[local], (8, 8))
+    return number, pool
+
+
+def named(result: Result, method: str) -> dict[str, float]:
+    """A result's metrics under the names of the claim table, with their intervals."""
+    found: dict[str, float] = {}
+    for key, value in result.metrics.items():
+        base, _, rest = key.partition(".")
+        if base in NAMES:
+            found[f"encode/{method}/{NAMES[base]}{'.' + rest if rest else ''}"] = value
+    return found
+
+
+def floor(result: Result, method: str) -> dict[str, float]:
+    """What is found where nothing is: mean R2 and confidence of the noise voxels beside those of the informative ones."""
+    assert result.units is not None
+    informative = result.units["informative"].to_numpy(dtype=bool)
+    found: dict[str, float] = {}
+    for name, mask in (("noise", ~informative), ("informative", informative)):
+        for key, array in (("r2_mean", "r2"), ("confidence_mean", "confidence")):
+            values = result.arrays.get(array, np.array([]))[mask] if array in result.arrays else np.array([])
+            values = values[np.isfinite(values)]
+            if len(values) > 1:
+                mean, low, high = bootstrap_mean(values, resamples=1000)
+                base = f"encode/{method}/{name}_voxels/{key}"
+                found |= {base: mean, f"{base}.low": low, f"{base}.high": high}
+    return found

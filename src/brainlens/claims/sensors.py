@@ -1,0 +1,366 @@
+"""The claims `eeg/...`: NeuroAlign, its rivals and its ablations on simulated EEG, fit by fit, so that a killed run goes on.
+
+Each fit (protocol, subject, method, seed) leaves one JSON file with the rank of every test image; what is there is not fitted
+again, and one that was killed goes on from its last checkpoint. Every method is trained as published (NICE: batch 1,000;
+NeuroAlign: Table 3), stopped when its validation loss has rested for `patience` epochs, and tested once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens import miniatures, store
+from brainlens.datasets import phantom
+from brainlens.datasets.source import Tell
+from brainlens.metrics import retrieval as retrieval_metrics
+from brainlens.metrics.statistics import two_way_bootstrap
+from brainlens.models.sensors.checkpoint import Checkpoint
+from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, SensorDecoder, SensorTraining, without
+from brainlens.models.sensors.fit import fit_sensors, target_layer
+from brainlens.models.sensors.linear import LINEAR
+from brainlens.phantom.eeg import AMPLITUDE, EEGTruth, eeg_trials, eeg_truth, simulate_eeg
+from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener
+from brainlens.stimuli.saliency import saliency_stimuli
+from brainlens.subjects import Protocol
+from brainlens.types import Features, Responses, Stimuli, positions
+
+METHODS = ("ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency")
+ABLATIONS = ("no_guidance", "no_adjustment", "no_saliency_guidance_adjustment", "shuffled")
+ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
+KEPT = ("canonical", "no_saliency", "neuroalign")  # decoders whose channel contributions are compared with the truth
+BASES = {"neuroalign": "eeg/difference", "no_saliency": "eeg/no_saliency/difference"}  # what the others are compared with
+TEST_ROWS = 16  # means of 5 repetitions
+
+
+@dataclass(frozen=True)
+class SensorStudy:
+    """What is run: training images, subjects tested within and across (on the other subjects), images an other subject gives.
+
+    ablated: for how many of the subjects within, and of those across, the ablations run too. seeds: the first is everyone's; the
+    others are for the methods `reseeded` within the ablated subjects. epochs: None as published (200). minutes: no new fit is
+    begun after this. Subjects 9 and 10 are those on which the amplitude was calibrated.
+    """
+
+    train: int = 16_540
+    subjects: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12)
+    across: tuple[int, ...] = (1, 2, 3)
+    across_train: int = 4_000
+    seeds: tuple[int, ...] = (0, 1)
+    methods: tuple[str, ...] = METHODS
+    ablations: tuple[str, ...] = ABLATIONS
+    ablated: tuple[int, int] = (5, 1)
+    reseeded: tuple[str, ...] = ("nice", "no_saliency")
+    epochs: int | None = None
+    patience: int = 6
+    amplitude: float = AMPLITUDE
+    precision: str = "bfloat16"
+    scenes: int = 0
+    minutes: float = float("inf")
+
+
+@dataclass(frozen=True)
+class SensorTables:
+    """Scenes without their pictures, the network's layers pooled to 2 x 2 fields with the saliency embedding, captions."""
+
+    stimuli: Stimuli
+    network: Features
+    texts: Features
+
+
+def sensor_tables(study: SensorStudy, folder: Path, tell: Tell, *, block: int = 1000) -> SensorTables:
+    """What the phantom reads and what is decoded, kept in `folder`; pictures live only while their block is read."""
+    stimuli = phantom.scenes(n_train=study.train, n_test=200, seed=study.scenes)
+    weights = {file.name: store.sha256(file) for file in sorted(miniatures.folder("clip").glob("*.safetensors"))}
+    key = {"scenes": study.scenes, "train": study.train, "saliency": "defaults", "pooled": 2, "weights": weights}
+
+    def layers(start: int, stop: int) -> Features:
+        tell(f"network layers {start} of {len(stimuli)}", start / len(stimuli))
+        part = stimuli.take(stimuli.ids[start:stop])
+        found, filtered = phantom.features(part), phantom.features(saliency_stimuli(part))
+        data = dict(found.data) | {"saliency": filtered["image"]}
+        tokens = {name: _fields(found, name) for name in found.tokens}
+        return Features(data, part.ids, found.model, tokens, dict.fromkeys(tokens, (2, 2)))
+
+    ids = list(map(str, stimuli.ids))
+    network = store.cached_features(folder, key | {"kind": "layers"}, layers, ids=ids, block=block)
+    texts = store.cached_features(
+        folder, key | {"kind": "texts"}, lambda a, b: phantom.texts(stimuli.take(stimuli.ids[a:b])), ids=ids, block=block
+    )
+    pictures = np.zeros((len(stimuli), 1, 1, 3), np.uint8)
+    bare = Stimuli(stimuli.ids, pictures, stimuli.captions, stimuli.table)
+    return SensorTables(bare, network, texts)  # layers stay on disk: only the simulation reads most of them
+
+
+def _fields(features: Features, name: str) -> np.ndarray:
+    """Tokens averaged over the four quarters of the picture, (image, 4, channel): all that the EEG phantom reads of them."""
+    rows, columns = features.grid[name]
+    array = np.asarray(features.tokens[name], np.float32)
+    quarters = array.reshape(len(array), 2, rows // 2, 2, columns // 2, -1).mean(axis=(2, 4))
+    return quarters.reshape(len(array), 4, -1)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One simulated subject: whitened recordings (a memory map), the whitener, and what generated them."""
+
+    responses: Responses
+    matrix: np.ndarray
+    truth: EEGTruth
+
+
+def subject_recording(tables: SensorTables, study: SensorStudy, subject: int, folder: Path) -> Subject:
+    """Training means of 4, test in 16 means of 5, whitened by training trials alone, float16, kept in `folder`."""
+    truth = eeg_truth(tables.stimuli, tables.network, subject=subject, amplitude=study.amplitude, seed=study.scenes)
+    trials = eeg_trials(tables.stimuli, subject=subject, rows=(1, TEST_ROWS))
+    place = Path(folder) / f"subject{subject}-{study.train}-{study.scenes}-{study.amplitude:g}"
+    if "recordings" not in store.manifest(place):
+        raw = simulate_eeg(truth, trials)
+        fitted = np.flatnonzero((trials["split"] == "train").to_numpy())
+        matrix = whitener(mvnn_covariance(raw.data, rows=fitted))
+        for start in range(0, len(trials), 256):
+            raw.data[start : start + 256] = whiten(matrix, raw.data[start : start + 256])
+        store.save_array(place, "whitener", matrix)
+        store.save_array(place, "recordings", raw.data)
+    data = store.open_array(place, "recordings", verify=False)
+    responses = Responses(data, trials, truth.units, space=truth.space, times=truth.times, measure="z")
+    return Subject(responses, np.array(store.open_array(place, "whitener")), truth)
+
+
+def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str, SensorTraining]:
+    """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
+    encoder = ENCODERS.get(method, "neuroalign")
+    training = NICE if encoder != "neuroalign" else THINGS_EEG2
+    for part in method.removeprefix("no_").split("_") if method.startswith("no_") else ():
+        training = without(training, part)
+    epochs = training.epochs if study.epochs is None else study.epochs
+    return encoder, replace(training, epochs=max(1, epochs // parts), patience=study.patience, precision=study.precision)
+
+
+def pooled(people: dict[int, Subject], study: SensorStudy, tested: int) -> Responses:
+    """The first `across_train` training images of all other subjects, and the test trials of the tested one."""
+    chosen, tables = [], []
+    for number, subject in people.items():
+        trials = subject.responses.trials
+        rows = np.flatnonzero((trials["split"] == "test").to_numpy() if number == tested else trials["split"] == "train")
+        rows = rows if number == tested else rows[: study.across_train]
+        chosen.append(store.select_rows(subject.responses.data, rows))
+        tables.append(trials.iloc[rows])
+    first = people[tested].responses
+    return replace(first, data=store.join_rows(chosen), trials=pd.concat(tables, ignore_index=True))
+
+
+def shuffled(responses: Responses, seed: int) -> Responses:
+    """Training trials that belong to other images."""
+    trials = responses.trials.copy()
+    rows = np.flatnonzero((trials["split"] == "train").to_numpy())
+    trials.loc[rows, "stimulus"] = np.random.default_rng(seed).permutation(trials.loc[rows, "stimulus"].to_numpy())
+    return replace(responses, trials=trials)
+
+
+def planned(study: SensorStudy) -> Iterator[tuple[str, int, str, int]]:
+    """(protocol, subject, method, seed) of every fit, subject by subject, so that a shorter run has whole subjects."""
+    for place, subject in enumerate(study.subjects):
+        first, ablated = study.seeds[0], place < study.ablated[0]
+        yield from (("within", subject, method, first) for method in study.methods)
+        yield from (("within", subject, method, first) for method in study.ablations if ablated)
+        yield from (("within", subject, m, seed) for m in study.reseeded if ablated for seed in study.seeds[1:])
+        if subject in study.across and len(study.subjects) > 1:
+            ablated = subject in study.across[: study.ablated[1]]
+            yield from (("across", subject, method, first) for method in study.methods)
+            yield from (("across", subject, method, first) for method in study.ablations if ablated)
+
+
+def run_fits(
+    study: SensorStudy, tables: SensorTables, folder: Path, tell: Tell, *, only: tuple[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """Every planned fit that time allows, read back where it was done before, gone on with where it was killed.
+
+    only: the fits of one protocol and subject.
+    """
+    begin = time.perf_counter()
+    people: dict[int, Subject] = {}
+    fits, pool = [], None
+    for kind, subject, method, seed in planned(study):
+        if only not in (None, (kind, subject)):
+            continue
+        file = Path(folder) / "fits" / f"{kind}-{subject}-{method}-{seed}.json"
+        begun = Path(folder) / "unfinished" / file.stem
+        if file.exists():
+            fits.append(store.read_json(file))
+            store.remove_checkpoints(begun)
+            continue
+        if time.perf_counter() - begin > 60 * study.minutes:
+            continue
+        tell(f"{kind} {subject} {method} seed {seed}", None)
+        needed = study.subjects if kind == "across" else (subject,)
+        for number in needed:
+            if number not in people:
+                people[number] = subject_recording(tables, study, number, folder)
+        if kind == "across" and (pool is None or pool[0] != subject):
+            pool = (subject, pooled({n: people[n] for n in study.subjects}, study, subject))
+        responses = pool[1] if kind == "across" and pool is not None else people[subject].responses
+        protocol = Protocol(kind=kind, subject=str(subject))
+        kept = Checkpoint(begun, keep=True)  # until the fit's file is there
+        decoder, found = fit_once(
+            responses, tables, method, study=study, protocol=protocol, seed=seed, tell=tell, checkpoint=kept
+        )
+        if method in KEPT and (kind, seed) == ("within", study.seeds[0]):
+            store.save_weights(folder, f"decoder-{method}-{subject}", _weights(decoder))
+        store.save_json(file, found)
+        store.remove_checkpoints(begun)
+        fits.append(found)
+        tell(f"{kind} {subject} {method} seed {seed}: top-1 {found['top1']:.3f}, {found['seconds']:.0f} s", None)
+    return fits
+
+
+def fit_once(
+    responses: Responses,
+    tables: SensorTables,
+    method: str,
+    *,
+    study: SensorStudy,
+    protocol: Protocol,
+    seed: int,
+    tell: Tell | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[SensorDecoder, dict[str, Any]]:
+    """One decoder and what is kept of it: ranks of the test images, curve over epochs, settings.
+
+    checkpoint: where a training that is killed leaves its last epochs.
+    """
+    started = time.perf_counter()
+    if method == "shuffled":
+        responses = shuffled(responses, seed)
+    others = len(study.subjects) - 1
+    parts = max(1, others * study.across_train // study.train) if protocol.kind == "across" else 1
+    encoder, training = training_of(method, study, parts=parts)
+
+    def progress(epoch: int, record: dict[str, float]) -> None:
+        if tell is not None:
+            weights = " ".join(f"{record[w]:.2f}" for w in ("w1", "w2", "w3") if w in record)
+            tell(f"  {method} {epoch + 1}: loss {record['loss']:.4f}, validation {record['validation']:.4f} {weights}", None)
+
+    decoder, test = fit_sensors(
+        responses, tables.network, tables.texts,
+        encoder=encoder, training=training, protocol=protocol, seed=seed, progress=progress,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    averaged = test.average()
+    ids = averaged.trials["stimulus"].to_numpy(dtype=str)
+    ranks = retrieval_metrics.ranks(decoder.embed(averaged.data), gallery_of(decoder, tables, ids, encoder, training))
+    found = _found((ranks, ids), study, protocol, method, seed)
+    found |= {"log": decoder.log, "best_epoch": decoder.best_epoch, "training": asdict(training)}
+    return decoder, found | {"seconds": time.perf_counter() - started}
+
+
+def _found(
+    tested: tuple[np.ndarray, np.ndarray], study: SensorStudy, protocol: Protocol, method: str, seed: int
+) -> dict[str, Any]:
+    ranks, ids = tested
+    found = {"kind": protocol.kind, "subject": int(protocol.subject or 0), "method": method, "seed": seed}
+    found |= {"ranks": ranks.tolist(), "ids": ids.tolist(), "amplitude": study.amplitude}
+    return found | {"top1": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
+
+
+def gallery_of(
+    decoder: SensorDecoder, tables: SensorTables, ids: np.ndarray, encoder: str, training: SensorTraining
+) -> np.ndarray:
+    """Embeddings of these images as the decoder was trained to find them."""
+    layer = target_layer(tables.network, encoder, training)
+    return decoder.gallery(tables.network[layer][positions(ids, tables.network.ids, "images")])
+
+
+def _weights(decoder: SensorDecoder) -> dict[str, Any]:
+    """All weights of a decoder under the names of its parts, and its scale."""
+    parts = {"model": decoder.model, "image": decoder.image_head, "text": decoder.text_head}
+    found = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
+    return found | {"scale.0": decoder.scale[0], "scale.1": decoder.scale[1]}
+
+
+def summarise(fits: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over subjects and seeds, paired differences, and chance; the 95 % intervals draw subjects and test images anew.
+
+    `eeg/difference/X` is NeuroAlign less X, `eeg/no_saliency/difference/X` that without saliency less X, over the subjects that
+    both methods have. `fits`, `subjects`, `sd_subjects`: how many there are, and how far apart.
+    """
+    out: dict[str, float] = {}
+    for kind in sorted({fit["kind"] for fit in fits}):
+        there = [fit for fit in fits if fit["kind"] == kind]
+        out |= {f"eeg/{kind}/chance{k}": k / len(there[0]["ranks"]) for k in (1, 5)}
+        for method in dict.fromkeys(fit["method"] for fit in there):
+            chosen = [fit for fit in there if fit["method"] == method]
+            out |= {f"eeg/{method}/{kind}/fits": float(len(chosen))}
+            out |= {f"eeg/{method}/{kind}/subjects": float(len({fit["subject"] for fit in chosen}))}
+            for k in (1, 5):
+                own = hits(chosen, k)
+                name = f"eeg/{method}/{kind}/top{k}"
+                table = np.stack(list(own.values()))
+                out[name], out[f"{name}.low"], out[f"{name}.high"], _ = two_way_bootstrap(table)
+                out[f"{name}.sd_subjects"] = float(table.mean(axis=1).std())
+                out |= spread_of_seeds(chosen, k, name)
+                for base, start in BASES.items():
+                    full = hits([fit for fit in there if fit["method"] == base], k)
+                    both = [subject for subject in own if subject in full]
+                    if method != base and both:
+                        name = f"{start}/{method}/{kind}/top{k}"
+                        less = np.stack([full[subject] - own[subject] for subject in both])
+                        out[name], out[f"{name}.low"], out[f"{name}.high"], out[f"{name}.p"] = two_way_bootstrap(less)
+    return out
+
+
+def spread_of_seeds(fits: Sequence[dict[str, Any]], k: int, name: str) -> dict[str, float]:
+    """Standard deviation over seeds of the share among the first k, root mean square over subjects that have several seeds."""
+    scores: dict[int, list[float]] = {}
+    for fit in fits:
+        scores.setdefault(int(fit["subject"]), []).append(float((np.array(fit["ranks"]) < k).mean()))
+    variances = [np.var(each, ddof=1) for each in scores.values() if len(each) > 1]
+    return {f"{name}.sd_seeds": float(np.sqrt(np.mean(variances)))} if variances else {}
+
+
+def hits(fits: Sequence[dict[str, Any]], k: int) -> dict[int, np.ndarray]:
+    """For each subject whether each test image (in the order of ids) was among the first k, as a mean over seeds."""
+    found: dict[int, list[np.ndarray]] = {}
+    for fit in fits:
+        ranks = np.array(fit["ranks"])[np.argsort(fit["ids"])]
+        found.setdefault(int(fit["subject"]), []).append((ranks < k).astype(float))
+    return {subject: np.mean(each, axis=0) for subject, each in found.items()}
+
+
+def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool = True, workers: int = 1) -> dict[str, float]:
+    """All `eeg/...` claims of a study, from the fits in `folder` and those that are still to be run.
+
+    workers: processes that fit side by side, see `sensor_workers`. extra: also what the truth says of the decoders that were kept
+    (topography, means over subjects) and of the first subject (onsets, signal to noise).
+    """
+    from brainlens.claims import sensor_truth, sensor_workers
+
+    if workers > 1:
+        sensor_workers.run_side_by_side(study, folder, tell, workers=workers)
+    tables = sensor_tables(study, folder, tell)
+    done = replace(study, minutes=0.0) if workers > 1 else study
+    metrics = summarise(run_fits(done, tables, folder, tell))
+    metrics |= {"eeg/train_images": float(study.train), "eeg/across/train_images": float(study.across_train)}
+    metrics["eeg/across/train_subjects"] = float(len(study.subjects) - 1)
+    if extra:
+        number = study.subjects[0]
+        subject = subject_recording(tables, study, number, folder)
+        tell("onsets and topography", None)
+        metrics |= sensor_truth.signal_facts(subject) | sensor_truth.time_claims(subject, tables)
+        for method in KEPT:
+            found = []
+            for number in study.subjects:
+                if f"decoder-{method}-{number}" in store.manifest(folder):
+                    subject = subject_recording(tables, study, number, folder)
+                    found.append(sensor_truth.topography(subject, tables, study, folder, (method, number)))
+            end = "" if method == "no_saliency" else f".{method}"
+            for key in found[0] if found else ():
+                metrics[key + end] = float(np.mean([each[key] for each in found]))
+            metrics[f"eeg/topography_subjects{end}"] = float(len(found))
+    return metrics

@@ -1,0 +1,247 @@
+"""EEG and MEG recordings with the embeddings that they are aligned to: the phantom, THINGS-EEG2, THINGS-MEG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+
+from brainlens import datasets
+from brainlens.backbones import clip
+from brainlens.datasets import phantom_eeg, things_eeg2, things_meg
+from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder
+from brainlens.phantom.captions import naming, noun
+from brainlens.phantom.eeg import EEGTruth
+from brainlens.signals.epochs import channel_numbers, check_channels, microvolts
+from brainlens.stimuli.saliency import saliency_stimuli
+from brainlens.store import ArrayWriter, LazyRows, join_rows, open_array, open_npy, release
+from brainlens.subjects import WITHIN, Protocol, join_stimuli
+from brainlens.types import DataError, Features, Responses, Stimuli
+
+SENSOR_DATASETS = ("phantom_eeg", "things_eeg2", "things_meg")
+PROMPTS = ("label", "A", "B", "C")
+CENTRES = "center_clip.npy"
+
+
+@dataclass(frozen=True)
+class SensorRecording:
+    """Rows of training means and test repetitions, the images seen, their embeddings, those of their captions, and the truth."""
+
+    responses: Responses
+    stimuli: Stimuli
+    images: Features
+    texts: Features | None = None
+    truth: EEGTruth | None = None
+
+
+def open_sensors(
+    source: Source,
+    *,
+    protocol: Protocol = WITHIN,
+    repeats: int | None = None,
+    amplitude: float | None = None,
+    cache: Path,
+    device: str = "cpu",
+    tell: Tell,
+) -> SensorRecording:
+    """The recordings that a protocol needs: of one subject ("within"), or of all that are there ("across").
+
+    Training repetitions are averaged and test repetitions cut to `repeats` (None: all) one subject at a time, into memory maps
+    under `cache`, so that a subject's single trials are never in memory. amplitude: of the phantom's signal in uV. Two subjects
+    are simulated for "across" on the phantom unless a higher one is tested.
+    Raises DataError for a recording without sensors, a subject that is not there, or fewer repetitions than asked.
+    """
+    if source.dataset not in SENSOR_DATASETS:
+        raise DataError(f"dataset {source.dataset!r} has no EEG or MEG of images; choose one of {', '.join(SENSOR_DATASETS)}")
+    check_device(device)
+    if amplitude is not None and source.dataset != "phantom_eeg":
+        raise DataError(f"--amplitude {amplitude} is the phantom's; {source.dataset} is a recording")
+    if source.dataset == "phantom_eeg":
+        return _phantom(source, protocol, repeats, phantom_eeg.STRONG if amplitude is None else amplitude, tell)
+    if source.folder is None or not source.folder.is_dir():
+        raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
+    there = subjects_in(source)
+    chosen = number_of(protocol.subject if protocol.subject is not None else there[0], there)
+    wanted = [chosen] if protocol.kind == "within" else there
+    parts, every = [], []
+    for each in wanted:
+        tell(f"reading {source.dataset}, subject {each}", None)
+        responses, seen = read_subject(source, each, cache)
+        for part in pd.unique(responses.trials["split"]):
+            check_channels(responses, among=np.flatnonzero(responses.trials["split"] == part))
+        responses = microvolts(responses)  # before float16, in which volts of EEG have few digits
+        parts.append(_means(responses, repeats, cache / f"{source.dataset}-{each}-means"))
+        every.append(seen)
+    stimuli = _all_seen(every)
+    if protocol.gallery == "concept" and not (source.folder / CENTRES).exists():
+        raise DataError(f"gallery 'concept' needs the concepts' centres in {source.folder / CENTRES}; see docs/sensors.md")
+    stimuli = _captioned(stimuli if source.captions is None else chosen_captions(stimuli, source.captions))
+    images, texts = _embeddings(source, stimuli, cache, device, tell)
+    return SensorRecording(_joined(parts), stimuli, images, texts)
+
+
+def read_subject(source: Source, subject: int, cache: Path) -> tuple[Responses, Stimuli]:
+    """One subject of a THINGS recording, from the epochs released or, where only they are there, from the continuous files."""
+    assert source.folder is not None
+    if source.dataset == "things_eeg2" and subject not in things_eeg2.released_subjects(source.folder):
+        return things_eeg2.prepare_subject(source.folder, cache, subject=subject)
+    return datasets.load(source.dataset, source.folder, subject=subject, cache=cache)
+
+
+def subjects_in(source: Source) -> list[int]:
+    """Numbers of the subjects whose files lie in the folder of a THINGS recording. Raises DataError where there is none."""
+    assert source.folder is not None
+    if source.dataset == "things_eeg2":
+        released, raw = things_eeg2.released_subjects(source.folder), things_eeg2.raw_subjects(source.folder)
+        found, expected = sorted({*released, *raw}), "sub-01/preprocessed_eeg_training.npy"
+    else:
+        found, expected = things_meg.subjects(source.folder), "derivatives/preprocessed/preprocessed_P1-epo.fif"
+    if not found:
+        raise DataError(f"{source.folder}: no subject of {source.dataset} is there; a file {expected} is expected")
+    return found
+
+
+def number_of(subject: str | int, there: Sequence[int]) -> int:
+    """The number of a subject named as on disk (1, "01", "sub-01", "P1"). Raises DataError listing those that are there."""
+    digits = re.sub(r"^(sub-|P)", "", str(subject))
+    if not digits.isdigit() or int(digits) not in there:
+        known = ", ".join(map(str, there[:30])) + (", ..." if len(there) > 30 else "")
+        raise DataError(f"subject {subject!r} is not there; the recording has subjects {known}")
+    return int(digits)
+
+
+def prompted(stimuli: Stimuli, prompt: str) -> list[list[str]]:
+    """What a captioner with a prompt would say of each scene, from its truth (NeuroAlign Table 5).
+
+    label: the kind alone; A: "a picture of a <kind>"; B: the main object with size and colour; C: every object, place and
+    background. Raises DataError for another prompt, or stimuli without that truth.
+    """
+    if prompt not in PROMPTS:
+        raise DataError(f"prompt {prompt!r} is not one of {', '.join(PROMPTS)}")
+    if not {"kind", "domain", "color", "size"} <= set(stimuli.table.columns):
+        raise DataError("the comparison of prompts needs scenes with known objects; it runs on the phantom without --data")
+    out = []
+    for i, row in enumerate(stimuli.table.itertuples()):
+        named = naming(str(row.kind), str(row.domain), str(row.color), str(row.size))
+        said = {"label": noun(str(row.kind)), "A": f"a picture of a {noun(str(row.kind))}", "B": f"a {named}"}
+        out.append([said[prompt]] if prompt in said else [stimuli.captions[i][0]])
+    return out
+
+
+def prompt_texts(recording: SensorRecording, source: Source, prompt: str, device: str) -> Features:
+    """Caption embeddings of a prompt."""
+    model = clip.load_clip(network_folder(source), device=device)
+    return clip.embed_texts(model, prompted(recording.stimuli, prompt), recording.stimuli.ids)
+
+
+def _phantom(source: Source, protocol: Protocol, repeats: int | None, amplitude: float, tell: Tell) -> SensorRecording:
+    kind, subject, gallery = protocol.kind, protocol.subject, protocol.gallery
+    chosen = number_of(subject if subject is not None else 1, range(1, 1000))
+    many = 80 if repeats is None else repeats
+    if not 1 <= many <= 80:
+        raise DataError(f"{repeats} repetitions are asked for, a test image of the phantom has 80; ask for 1 to 80")
+    if gallery == "concept" and source.folder is None:
+        raise DataError(f"gallery 'concept': drawn scenes have no concepts; give a folder with {CENTRES} by --data")
+    if source.captions is not None:
+        raise DataError(f"--captions {source.captions!r}: scenes of the EEG phantom have their own; --prompts compares others")
+    if source.model not in (None, "miniature"):
+        raise DataError(f"--model {source.model!r}: the EEG phantom reads the shipped miniature, or the embeddings in --data")
+    tell("drawing scenes, and the network's layers", None)
+    seen = phantom_eeg.shown(source.folder, n_train=source.n_train, n_test=source.n_test, seed=source.seed)
+    people = [chosen] if kind == "within" else list(range(1, max(2, chosen) + 1))
+    tell("simulating EEG", None)
+    responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), amplitude=amplitude, seed=source.seed)
+    truth = phantom_eeg.truth(seen, subject=chosen, amplitude=amplitude, seed=source.seed)
+    return SensorRecording(responses, seen.stimuli, seen.images, seen.texts, truth)
+
+
+def _means(responses: Responses, repeats: int | None, place: Path) -> Responses:
+    """Training images as means over their repetitions, test images as single rows, float16 memory map; resumable."""
+    trials = responses.trials
+    test = (trials["split"] == "test").to_numpy()
+    if not test.any() or test.all():
+        raise DataError(f"{int(test.sum())} of {len(test)} trials are of the test; training and test must both be there")
+    kept = np.flatnonzero(test)
+    if repeats is not None:
+        order = trials.iloc[kept].groupby("stimulus").cumcount().to_numpy()
+        least = int(trials.iloc[kept].groupby("stimulus").size().min())
+        if not 1 <= repeats <= least:
+            raise DataError(f"{repeats} repetitions are asked for, a test image has {least}; ask for 1 to {least}")
+        kept = kept[order < repeats]
+    groups = trials[~test].reset_index().groupby("stimulus", sort=False)["index"].agg(list)
+    table = trials.iloc[[rows[0] for rows in groups]].drop(columns=["repeat"], errors="ignore").assign(
+        repeats=[len(rows) for rows in groups]
+    )  # fmt: skip
+    table = pd.concat([table, trials.iloc[kept].assign(repeats=1)], ignore_index=True)
+    wanted = [list(map(int, rows)) for rows in groups] + [[int(row)] for row in kept]
+    shape = (len(table), *responses.data.shape[1:])
+    name = f"means-{len(kept)}"
+    try:
+        data = open_array(place, name, ids=table["stimulus"])
+    except DataError:
+        with ArrayWriter(place, name, shape, "float16", ids=table["stimulus"]) as writer:
+            for start in range(writer.done, len(wanted), 256):
+                block = [np.asarray(responses.data[rows], np.float32).mean(0) for rows in wanted[start : start + 256]]
+                writer.write(start, np.stack(block))
+                release(responses.data)
+        data = open_array(place, name, ids=table["stimulus"])
+    return replace(responses, data=data, trials=table)
+
+
+def _all_seen(every: list[Stimuli]) -> Stimuli:
+    """The images that any subject saw: where trials were lost, a subject has not seen them all."""
+    names = {str(name) for seen in every for name in seen.ids}
+    return next((seen for seen in every if len(seen) == len(names)), None) or join_stimuli(every)
+
+
+def _captioned(stimuli: Stimuli) -> Stimuli:
+    """The stimuli with the captions "a photo of a <concept>" where they have concepts and no captions of their own."""
+    if any(stimuli.captions) or "concept" not in stimuli.table.columns or (stimuli.table["concept"].astype(str) == "").any():
+        return stimuli
+    return replace(stimuli, captions=[[f"a photo of a {str(name).replace('_', ' ')}"] for name in stimuli.table["concept"]])
+
+
+def _joined(parts: list[Responses]) -> Responses:
+    """Subjects one after the other, their channels by name in the order of the first; their data stay where they are."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [str(name) for name in parts[0].units["channel"]]
+    same = []
+    for part in parts:
+        numbers = channel_numbers(part, names)
+        there = np.array_equal(numbers, np.arange(len(part.units)))
+        same.append(part.data if there else cast(np.ndarray, LazyRows([part.data], columns=numbers)))
+    trials = pd.concat([part.trials for part in parts], ignore_index=True)
+    return replace(parts[0], data=join_rows(same), trials=trials)
+
+
+def _embeddings(source: Source, stimuli: Stimuli, cache: Path, device: str, tell: Tell) -> tuple[Features, Features | None]:
+    """Embeddings of images, of the saliency-filtered images, of concepts where their centres are there, and of captions.
+
+    Rows of the file of centres are the test concepts by name, the order in which released files have them.
+    """
+    place = network_folder(source)
+    tell(f"embeddings of {len(stimuli):,} images", None)
+    model = clip.load_clip(place, device=device)
+    data = {"image": clip.embed_images(model, stimuli, cache=cache / "features")["image"]}
+    tell(f"embeddings of {len(stimuli):,} images after saliency extraction", None)
+    data["saliency"] = clip.embed_images(model, saliency_stimuli(stimuli), cache=cache / "features")["image"]
+    assert source.folder is not None
+    centres = source.folder / CENTRES
+    if centres.exists():
+        values = np.asarray(open_npy(centres), np.float32)
+        test = np.flatnonzero((stimuli.table["split"] == "test").to_numpy())
+        if "concept" in stimuli.table.columns:
+            test = test[np.argsort(stimuli.table["concept"].to_numpy(dtype=str)[test], kind="stable")]
+        if values.shape != (len(test), data["image"].shape[1]):
+            width = data["image"].shape[1]
+            raise DataError(f"{centres}: shape {values.shape} does not fit {len(test)} test images of {width} numbers")
+        data["concept"] = data["image"].copy()
+        data["concept"][test] = values
+    texts = clip.embed_texts(model, stimuli.captions, stimuli.ids) if any(stimuli.captions) else None
+    return Features(data, stimuli.ids, model.backbone.name), texts

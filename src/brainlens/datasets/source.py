@@ -1,0 +1,238 @@
+"""A recording with everything a verb needs beside it: the network's layers and the embeddings of images and captions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from brainlens import datasets, miniatures, store
+from brainlens.backbones import clip, vision
+from brainlens.datasets.pictures import ImageFiles
+from brainlens.phantom.fmri import PhantomTruth, make_trials, simulate
+from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
+from brainlens.subjects import join_stimuli, join_subjects, select_regions, select_subjects
+from brainlens.types import DataError, Features, Responses, Stimuli, check_no_leak
+
+Tell = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which recording and which network: a dataset's name, its folder, the network's folder or hub name (None: the miniature).
+
+    subjects: those whose trials are used (none: what the dataset gives); regions: the voxels, by `roi`, "visual" or "whole";
+    captions: the name of a caption source of the recording, or a JSON file of one.
+    """
+
+    dataset: str = "phantom"
+    folder: Path | None = None
+    model: str | None = None
+    n_train: int = 1200
+    n_test: int = 200
+    seed: int = 0
+    n_validation: int = 0
+    subjects: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    captions: str | None = None
+
+    def config(self) -> dict[str, Any]:
+        """What a run folder remembers of it."""
+        where = None if self.folder is None else str(self.folder)
+        sizes = {"n_train": self.n_train, "n_test": self.n_test, "n_validation": self.n_validation}
+        parts = {"subjects": list(self.subjects), "regions": list(self.regions), "captions": self.captions}
+        return {"dataset": self.dataset, "folder": where, "model": self.model, "source_seed": self.seed, **sizes, **parts}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Responses, stimuli, the network's layers (global and spatial), and the embeddings; `truth` on the phantom only.
+
+    counts: captions that are empty, repeated, shared by several images, or cut at the text limit.
+    """
+
+    responses: Responses
+    stimuli: Stimuli
+    layers: Features | None = None
+    images: Features | None = None
+    texts: Features | None = None
+    truth: PhantomTruth | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def network_folder(source: Source) -> str:
+    """The folder or hub name of the network of a source."""
+    named = source.model is not None and source.model != "miniature"
+    return str(source.model) if named else str(miniatures.folder("clip"))
+
+
+def open_recording(
+    source: Source, *, embeddings: bool = True, layers: bool = False, device: str = "cpu", tell: Tell | None = None
+) -> Recording:
+    """Loads a recording and extracts what was asked of the network.
+
+    Raises DataError for an unknown dataset, a device that is not there, a recording without a folder, without images where
+    layers or embeddings are asked, and for a test image that is also in the training set, by id or by pixels.
+    """
+    datasets.module(source.dataset)  # its name before its folder: a misspelt name has no folder to give
+    check_device(device)
+    say: Tell = tell if tell is not None else _silent
+    if source.dataset == "phantom":
+        return _phantom(source, device, say)
+    if source.folder is None:
+        raise DataError(
+            f"dataset {source.dataset!r} needs its folder: give it with --data; `brainlens datasets` says where to get it"
+        )
+    say(f"reading {source.dataset}", None)
+    responses, stimuli = _load(source)
+    responses = select_regions(responses, source.regions)
+    _refuse_leaks(responses, stimuli)
+    if not (embeddings or layers):
+        return Recording(responses, stimuli)
+    say("network layers", None)
+    network = vision.load(network_folder(source), device=device)
+    found = vision.extract(network, stimuli) if layers else None
+    if not embeddings:
+        return Recording(responses, stimuli, layers=found)
+    model = clip.load_clip(network_folder(source), device=device)
+    stimuli, texts, counts = _texts(model, stimuli, source)
+    return Recording(responses, stimuli, found, clip.embed_images(model, stimuli), texts, counts=counts)
+
+
+def _load(source: Source) -> tuple[Responses, Stimuli]:
+    """The recording, of the subjects that were asked for: loaded one by one, or chosen where one folder holds them all."""
+    options = inspect.signature(datasets.module(source.dataset).load).parameters
+    if not source.subjects:
+        return datasets.load(source.dataset, source.folder)
+    if "subject" not in options:
+        responses, stimuli = datasets.load(source.dataset, source.folder)
+        return select_subjects(responses, source.subjects), stimuli
+    loaded = [datasets.load(source.dataset, source.folder, subject=_number(name)) for name in source.subjects]
+    if len(loaded) == 1:
+        return loaded[0]
+    return join_subjects([responses for responses, _ in loaded]), join_stimuli([stimuli for _, stimuli in loaded])
+
+
+def _number(name: str) -> int:
+    if not name.isdigit() or int(name) < 1:
+        raise DataError(f"subject {name!r}: this dataset numbers its subjects 1, 2, 3, ...")
+    return int(name)
+
+
+def chosen_captions(stimuli: Stimuli, name: str) -> Stimuli:
+    """The stimuli with the captions of one source: by its name, or from a file of `brainlens captions`."""
+    if Path(name).suffix == ".json":
+        found = read_captions(name)
+        stimuli, name = with_source(stimuli, found), found.name
+    return choose_source(stimuli, name)
+
+
+def _texts(model: clip.Clip, stimuli: Stimuli, source: Source) -> tuple[Stimuli, Features | None, dict[str, int]]:
+    """The chosen captions without empty and repeated ones, their embeddings (None where no image has any), and counts."""
+    if source.captions is not None:
+        stimuli = chosen_captions(stimuli, source.captions)
+    captions, counts = clean_captions(stimuli.captions, stimuli.ids)
+    if not any(captions):
+        return stimuli, None, {}
+    counts["cut"] = int((clip.token_counts(model, [c for each in captions for c in each]) > model.max_tokens).sum())
+    return replace(stimuli, captions=captions), clip.embed_texts(model, captions, stimuli.ids), counts
+
+
+def check_device(device: str) -> None:
+    """Raises DataError for a device that this machine or this build of torch does not have."""
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise DataError(f"device {device!r} is not known; choose cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and (chosen.index or 0) >= count):
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        raise DataError(f"device {device!r} is not there; this machine has {there}")
+
+
+def _silent(text: str, share: float | None = None) -> None:
+    """No progress is shown."""
+
+
+def _phantom(source: Source, device: str, say: Tell) -> Recording:
+    from brainlens.datasets import phantom
+
+    say("drawing scenes", None)
+    stimuli = phantom.scenes(n_train=source.n_train, n_validation=source.n_validation, n_test=source.n_test, seed=source.seed)
+    say("network layers of the scenes", None)
+    own = source.model in (None, "miniature")
+    network = phantom.features(stimuli) if own else vision.extract(vision.load(network_folder(source), device=device), stimuli)
+    model = clip.load_clip(network_folder(source), device=device)
+    images = Features({"image": np.asarray(network["image"], np.float32)}, network.ids, network.model)
+    stimuli, texts, counts = _texts(model, stimuli, source)
+    say("simulating the brain", None)
+    each, truths = [], []
+    for number in [_number(name) for name in source.subjects] or [1]:
+        truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed))
+        each.append(simulate(truths[-1], make_trials(stimuli, subject=number, seed=source.seed)))
+    responses = select_regions(each[0] if len(each) == 1 else join_subjects(each), source.regions)
+    whole = len(each) == 1 and len(responses.units) == len(each[0].units)  # the ideal observer reads every voxel of one brain
+    return Recording(responses, stimuli, network, images, texts, truths[0] if whole else None, counts)
+
+
+def _refuse_leaks(responses: Responses, stimuli: Stimuli) -> None:
+    """A test image in training is an error, whether it is found by its id or by its pixels."""
+    if "split" not in responses.trials.columns:
+        return
+    names = {s: r["stimulus"].unique() for s, r in responses.trials.groupby("split")}
+    if "train" in names and "test" in names and len(stimuli.images):
+        check_no_leak(stimuli.take(names["train"]), stimuli.take(names["test"]))
+
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def open_stimuli(source: Source, images: str | Path | None = None) -> Stimuli:
+    """The stimuli of a recording without its responses where that is possible, or of a folder of pictures."""
+    if images is not None:
+        return picture_folder(images)
+    if source.dataset == "phantom":
+        from brainlens.datasets import phantom
+
+        return phantom.scenes(n_train=source.n_train, n_test=source.n_test, n_validation=source.n_validation, seed=source.seed)
+    return datasets.load(source.dataset, source.folder)[1]
+
+
+def picture_folder(folder: str | Path) -> Stimuli:
+    """The pictures of a folder: those that its `manifest.json` lists (file, captions), else every picture in name order.
+
+    Ids are file names without their ending. Raises DataError for a folder without pictures or another manifest.
+    """
+    folder = Path(folder)
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        rows = store.read_json(manifest)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "file" in row for row in rows):
+            raise DataError(f"{manifest} is not a list of objects with the entry 'file'")
+        paths = [folder / str(row["file"]) for row in rows]
+        captions = [list(row.get("captions", [])) for row in rows]
+    else:
+        paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+        captions = [[] for _ in paths]
+    if not paths:
+        raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}) and no manifest.json")
+    return Stimuli(np.array([p.stem for p in paths]), ImageFiles(paths), captions)
+
+
+def standardised(responses: Responses) -> Responses:
+    """Responses z-scored by session on training trials, where there are sessions and a split; else as they are."""
+    if {"session", "split"} <= set(responses.trials.columns):
+        return responses.zscore(by="session", fit_on="train")
+    return responses
+
+
+def prepared(recording: Recording) -> Features:
+    """The image embeddings, or a DataError that says what is missing."""
+    if recording.images is None:
+        raise DataError("this recording has no pictures, so there are no image embeddings to align to")
+    return recording.images

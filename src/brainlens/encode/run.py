@@ -1,0 +1,277 @@
+"""`encode` as the command line runs it: one network or several, one subject or several, and what is asked beside the fit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens import store
+from brainlens.backbones.diffusion import Steps
+from brainlens.backbones.layers import PIXELS, extract_layers, network_label
+from brainlens.datasets.runs import Rows, keep, table
+from brainlens.datasets.source import Source, Tell, open_recording, standardised
+from brainlens.encode import METHODS, EncodingDesign, compare, encode
+from brainlens.encode.categories import haxby2001_encode
+from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size
+from brainlens.encode.patterns import encode_patterns
+from brainlens.models.encoding.training import EncodingTraining
+from brainlens.types import DataError, Features, Responses, Result, Stimuli
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks of `encode`.
+
+    method: None takes what the recording bears (factortopy for voxels with pictures). models: networks to compare (none: the
+    source's); seeds: fits with so many seeds; curve: numbers of training images; one_layer: ridge on each layer alone beside
+    the selector's weights; steps: of a diffusion network.
+    """
+
+    method: str | None = None
+    design: EncodingDesign = field(default_factory=EncodingDesign)
+    training: EncodingTraining = field(default_factory=EncodingTraining)
+    models: tuple[str, ...] = ()
+    seeds: int = 1
+    curve: tuple[int, ...] = ()
+    one_layer: bool = False
+    steps: Steps | None = None
+
+
+def shorter(training: EncodingTraining, steps: int) -> EncodingTraining:
+    """The recipe cut to so many steps, in the proportions of the demo: 15 epochs, penalty gone after 2/5, patience 5."""
+    if steps < 1:
+        raise DataError(f"encode: {steps} steps are asked for; at least 1 is needed")
+    return replace(training, steps=steps, epoch=max(1, steps // 15), decay_steps=max(1, 2 * steps // 5), patience=5, batch=16)
+
+
+def selectors_without(names: Sequence[str]) -> tuple[str, ...]:
+    """The selectors that stay on. Raises DataError for one that there is not."""
+    every = ("space", "layer", "scale")
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        raise DataError(f"encode: there is no selector {unknown[0]!r} to switch off; there are {', '.join(every)}")
+    return tuple(name for name in every if name not in names)
+
+
+def run_encode(
+    source: Source, runs: str | Path, asked: Asked | None = None, *, seed: int = 0, device: str = "cpu", tell: Tell
+) -> tuple[Path, Rows]:
+    """Fits, stores each fit in a run folder of its own, and, where there are several, a comparison; returns the last folder.
+
+    A recording without pictures but with categories is encoded from its categories, patterns without coordinates by ridge
+    with nested cross-validation. Fits that were finished before an interruption are not made again by the same call.
+    """
+    asked = asked if asked is not None else Asked()
+    _check(source, asked)
+    if source.dataset == "haxby2001":
+        recording = open_recording(source, embeddings=False, device=device, tell=tell)
+        tell("ridge on categories, one run left out", None)
+        result = haxby2001_encode(recording.responses, seed=seed, device=device)
+        return keep(result, runs, source), table(result, "encoding/")
+    session = _Session(source, Path(runs), asked, seed, device, tell)
+    names = asked.models or (source.model,)
+    fitted = [fit for each in one_subject_each(source) for fit in session.subject(each, names)]
+    folder, rows = session.stored[-1], table(fitted[0][1], "encoding/")
+    if len(fitted) > 1:
+        found = compared(dict(fitted), len(source.subjects) > 1)
+        folder, rows = keep(found, runs, source), side_by_side(found.tables["comparison"])
+    session.done()
+    return folder, rows
+
+
+def one_subject_each(source: Source) -> list[Source]:
+    """A source for each of its subjects, since an encoding model is of one brain."""
+    return [replace(source, subjects=(name,)) for name in source.subjects] or [source]
+
+
+@dataclass
+class _Session:
+    """One call of `run_encode`: what was stored, and the unfinished work to drop once all is stored."""
+
+    source: Source
+    runs: Path
+    asked: Asked
+    seed: int
+    device: str
+    tell: Tell
+    stored: list[Path] = field(default_factory=list)
+    places: list[Path] = field(default_factory=list)
+
+    def subject(self, source: Source, names: Sequence[str | None]) -> list[tuple[str, Result]]:
+        """(label, result) of every network on the subject of a source."""
+        recording = open_recording(replace(source, model=None), embeddings=False, device=self.device, tell=self.tell)
+        made = []
+        for name in names:
+            here = replace(source, model=name)
+            self.tell(f"layers of {network_label(name)}", None)
+            features = self.features(name, recording.stimuli, recording.layers)
+            if "direction" in recording.responses.units.columns:
+                result = self.patterns(here, recording.responses, features)
+                result = replace(result, tables={**result.tables, "stimuli": recording.stimuli.table})
+            else:
+                result = self.voxels(standardised(recording.responses), features, here)
+                result = with_pictures(result, recording.stimuli)
+            self.stored.append(keep(result, self.runs, here))
+            label = network_label(name) if names.count(name) == 1 else str(name)
+            made.append((f"{label}, subject {source.subjects[0]}" if len(self.source.subjects) > 1 else label, result))
+        return made
+
+    def features(self, name: str | None, stimuli: Stimuli, own: Features | None) -> Features:
+        if name in (None, "miniature") and own is not None:
+            return own
+        asked = self.asked
+        return extract_layers(
+            name, stimuli, asked.design.layers, steps=asked.steps, cache=self.runs / "features", device=self.device
+        )
+
+    def patterns(self, source: Source, responses: Responses, features: Features) -> Result:
+        """Patterns recovered from dissimilarities; the single subjects' own where the recording has them."""
+        from brainlens.datasets import images92
+
+        rdms = images92.subject_rdms(source.folder) if source.dataset == "images92" and source.folder else None
+        self.tell("ridge on patterns, two blocks of images left out", None)
+        layers = None if list(features.data) == [PIXELS] else self.asked.design.layers
+        return encode_patterns(responses, features, rdms=rdms, layers=layers, seed=self.seed)
+
+    def voxels(self, responses: Responses, features: Features, source: Source) -> Result:
+        """The fit and what is asked beside it, as tables of one result."""
+        asked, method = self.asked, self.asked.method or "factortopy"
+        fits = [self.fit(responses, features, method, self.seed + k) for k in range(asked.seeds)]
+        result, tables, metrics = fits[0], dict(fits[0].tables), dict(fits[0].metrics)
+        arrays = dict(result.arrays)
+        if asked.seeds > 1:
+            tables["seeds"] = seed_table(fits, self.seed)
+            if method == "factortopy":
+                found, tables["consistency"] = agreement_table(fits, [f"seed {self.seed + k}" for k in range(asked.seeds)])
+                metrics |= {f"encoding/seeds/{key}": value for key, value in found.items()}
+                arrays["seeds/layer"] = np.stack([f.arrays["layer"] for f in fits])
+                arrays["seeds/confidence"] = np.stack([f.arrays["confidence"] for f in fits])
+        if asked.one_layer and method == "factortopy":
+            ridge = self.fit(responses, features, "ridge", self.seed)
+            tables["one_layer"] = layer_check(result, ridge)
+            metrics |= {f"encoding/one_layer/{k}": v for k, v in layer_match(result, ridge, seed=self.seed).items()}
+        if asked.curve:
+            curve = scores_by_size(
+                responses, lambda part: self.fit(part, features, method, self.seed), asked.curve, seed=self.seed
+            )
+            tables["learning_curve"] = curve.assign(encoder=method)
+        return replace(result, metrics=metrics, tables=tables, arrays=arrays)
+
+    def fit(self, responses: Responses, features: Features, method: str, seed: int) -> Result:
+        """One fit, from its checkpoint or its result if it was begun or finished before."""
+        asked = self.asked
+        design = replace(asked.design, layers=None) if asked.steps is not None else asked.design  # names then hold the step
+        spec = {"method": method, "design": asdict(design), "training": asdict(asked.training), "seed": seed}
+        data = [store.fingerprint(responses), store.fingerprint(features)]
+        place = store.run_folder(self.runs / "unfinished", "encode", spec, data)
+        self.places.append(place)
+        if (place / "result.json").exists():
+            return store.load_result(place)
+
+        def progress(step: int, record: dict[str, float]) -> None:
+            self.tell(f"encoding, {method}, seed {seed}", step / asked.training.steps)
+
+        self.tell(f"encoding, {method}, seed {seed}", None)
+        with store.lock(place):
+            result = encode(
+                responses, features, method=method, design=design, training=asked.training, seed=seed,
+                device=self.device, folder=place, progress=progress,
+            )  # fmt: skip
+            store.save_result(result, place)
+        return result
+
+    def done(self) -> None:
+        """Drops what an interrupted call would have gone on from."""
+        for place in self.places:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def compared(fitted: dict[str, Result], subjects: bool) -> Result:
+    """Networks (or subjects) side by side as a result of its own: table `comparison`, and which network predicts a unit best."""
+    first = next(iter(fitted.values()))
+    config = {"method": first.config["method"], "models": list(fitted), "seed": first.config["seed"]}
+    if "r2" not in first.arrays:  # patterns: one score a network
+        keys = ("r2_weighted", "r_weighted", "retrieval/top1", "retrieval/two_way_patterns", "rdm/match_correlation")
+        rows = [{"model": name} | _row(result, keys) for name, result in fitted.items()]
+        metrics = {
+            f"compare/{name}/{key}": v for name, result in fitted.items() for key, v in _row(result, keys, (".p",)).items()
+        }
+        metrics |= {f"encoding/retrieval/{key}": first.metrics[f"encoding/retrieval/{key}"] for key in ("chance1", "n")}
+        return Result("compare", metrics, {}, None, {"comparison": pd.DataFrame(rows)}, config, first.provenance)
+    same = len({len(result.arrays["r2"]) for result in fitted.values()}) == 1
+    if not same and subjects:
+        raise DataError("encode: the subjects have different units, so that nothing can be compared unit by unit")
+    frame, tables = compare(fitted), {}
+    metrics = {}
+    if subjects and all("layer_weights" in result.arrays for result in fitted.values()):
+        found, tables["consistency"] = agreement_table(list(fitted.values()), list(fitted))
+        metrics = {f"compare/subjects/{key}": value for key, value in found.items()}
+    scores = np.stack([np.asarray(result.arrays["r2"], dtype=float) for result in fitted.values()])
+    filled = np.where(np.isfinite(scores), scores, -np.inf)
+    known = np.isfinite(scores).all(axis=0) & (filled.max(axis=0) > 0)
+    best = np.where(known, np.argmax(filled, axis=0), np.nan)
+    for name, result in fitted.items():
+        metrics |= {f"compare/{name}/r2_mean{end}": result.metrics[key] for end in ("", ".low", ".high")
+                    if (key := f"encoding/r2_mean{end}") in result.metrics}  # fmt: skip
+    arrays = {"best_model": best}
+    return Result("compare", metrics, arrays, first.units, tables | {"comparison": frame}, config, first.provenance, first.space)
+
+
+def seed_table(fits: Sequence[Result], first: int) -> pd.DataFrame:
+    """One row a seed: its scores with their intervals."""
+    keys = ("r2_mean", "r2_of_ceiling", "hierarchy_slope")
+    return pd.DataFrame([{"seed": first + k} | _row(fit, keys) for k, fit in enumerate(fits)])
+
+
+def with_pictures(result: Result, stimuli: Stimuli) -> Result:
+    """The result with the pictures that its channel maps were read from, for the figure."""
+    if "channels/ids" not in result.arrays:
+        return result
+    images = stimuli.take([str(name) for name in result.arrays["channels/ids"]]).images
+    shapes = {np.shape(image) for image in images}
+    return replace(result, arrays={**result.arrays, "channels/images": np.stack(list(images))}) if len(shapes) == 1 else result
+
+
+def side_by_side(frame: pd.DataFrame, most: int = 5) -> Rows:
+    """A comparison as rows of text: each score with its interval in one cell, the first scores only."""
+    shown = [str(c) for c in frame.columns if not str(c).endswith((".low", ".high"))][: most + 1]
+    rows: Rows = []
+    for line in frame.to_dict("records"):
+        row: dict[str, Any] = {}
+        for column in shown:
+            low, high = line.get(f"{column}.low", np.nan), line.get(f"{column}.high", np.nan)
+            value = f"{line[column]:.3g}" if isinstance(line[column], float) else str(line[column])
+            row[column] = value if np.isnan(low) else f"{value} ({low:.3g} to {high:.3g})"
+        rows.append(row)
+    return rows
+
+
+def _row(result: Result, keys: Sequence[str], more: Sequence[str] = ()) -> dict[str, float]:
+    ends = ("", ".low", ".high", *more)
+    return {f"{k}{e}": result.metrics[f"encoding/{k}{e}"] for k in keys for e in ends if f"encoding/{k}{e}" in result.metrics}
+
+
+def _check(source: Source, asked: Asked) -> None:
+    """What can be known before anything is read. Raises DataError."""
+    if asked.method is not None and asked.method not in METHODS:
+        raise DataError(f"encode: method {asked.method!r} is not one of {list(METHODS)}")
+    if source.dataset in ("haxby2001", "images92"):
+        why = "categories and no pictures" if source.dataset == "haxby2001" else "patterns without places in the brain"
+        wrong = [
+            name
+            for name, value in (("--method", asked.method not in (None, "ridge")), ("--seeds", asked.seeds > 1),
+                                ("--curve", asked.curve), ("--one-layer", asked.one_layer), ("--roi", source.regions))
+            if value
+        ]  # fmt: skip
+        if wrong:
+            raise DataError(f"encode: {source.dataset} holds {why}, so {wrong[0]} does not apply; leave it out")
+    if asked.seeds < 1:
+        raise DataError(f"encode: {asked.seeds} seeds are asked for; at least 1 is needed")
+    if asked.one_layer and asked.method not in (None, "factortopy"):
+        raise DataError(f"encode: --one-layer is compared to selector weights, which method {asked.method!r} does not have")

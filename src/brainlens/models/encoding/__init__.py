@@ -1,0 +1,1 @@
+"""Encoding models: from features of a network to voxels."""

@@ -1,0 +1,197 @@
+"""The tables of an encoding model as arrays: which image is trained on, held back or tested, and what it evoked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from brainlens.metrics.encoding import noise_ceiling
+from brainlens.nn.factortopy import resize_tokens
+from brainlens.types import DataError, Features, Responses, as_ids, positions
+
+HELD_BACK = 0.1  # share of the training images that validate when the recording names none (the paper splits 8:1:1)
+
+
+@dataclass(frozen=True)
+class EncodingPart:
+    """Images of one part of the split: ids, their rows in the features, mean responses (image, unit), repeats (image,)."""
+
+    ids: np.ndarray
+    rows: np.ndarray
+    y: np.ndarray
+    repeats: np.ndarray
+
+
+@dataclass(frozen=True)
+class EncodingTables:
+    """Parts train, validation, test; responses in units of the training part (mean 0, variance 1 per unit).
+
+    ncsnr, ceiling (unit,) for the test part's repeats, NaN with ceiling_defined False when nothing was repeated.
+    """
+
+    train: EncodingPart
+    validation: EncodingPart
+    test: EncodingPart
+    units: pd.DataFrame
+    space: Any
+    counts: dict[str, int]
+    ncsnr: np.ndarray
+    ceiling: np.ndarray
+    ceiling_defined: bool
+
+    def scored(self, least: float) -> np.ndarray:
+        """Units whose mean is reported: signal to noise above `least` as given with the units, else as estimated, else all."""
+        snr = self.units["ncsnr"].to_numpy(float) if "ncsnr" in self.units.columns else self.ncsnr
+        if not np.isfinite(snr).any():
+            return np.ones(len(self.units), bool)
+        chosen = np.where(np.isfinite(snr), snr, -np.inf) > least
+        return chosen if chosen.any() else np.ones(len(self.units), bool)
+
+
+def tables(responses: Responses, features: Features, *, seed: int = 0) -> EncodingTables:
+    """Responses averaged over repeats, standardised on the training part, and split by the column `split`.
+
+    Without validation trials a tenth of the training images is held back. The noise ceiling uses all repeats for the
+    signal-to-noise ratio and the test part's repeats for the ceiling.
+    Raises DataError for several subjects or time points, a missing split, an image in two parts, an empty part, images
+    without features, and more than 20 % of units missing.
+    """
+    if responses.data.ndim != 2:
+        raise DataError(f"encode takes (trial, unit), got {responses.data.shape}; pick one time point or average over time")
+    trials = responses.trials
+    if "subject" in trials.columns and trials["subject"].nunique() > 1:
+        raise DataError(
+            f"encode takes one subject at a time, got {trials['subject'].nunique()}; use responses.where(subject=...)"
+        )
+    before = _region_names(responses.units)
+    responses, counts = responses.clean()
+    counts["regions_left_out"] = len(before - _region_names(responses.units))
+    part = _parts(trials, seed)
+    ceiling = noise_ceiling(responses.data, as_ids(trials["stimulus"]))
+    made = {name: _part(responses, part == name, features) for name in ("train", "validation", "test")}
+    mean, spread = made["train"].y.mean(axis=0), made["train"].y.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    made = {name: EncodingPart(p.ids, p.rows, (p.y - mean) / spread, p.repeats) for name, p in made.items()}
+    inverse = float((1 / made["test"].repeats).mean())
+    top = ceiling.ncsnr**2 / (ceiling.ncsnr**2 + inverse)
+    counts |= {f"images_{name}": len(p.ids) for name, p in made.items()}
+    return EncodingTables(
+        made["train"],
+        made["validation"],
+        made["test"],
+        responses.units,
+        responses.space,
+        counts,
+        ceiling.ncsnr,
+        top,
+        ceiling.defined,
+    )
+
+
+def _region_names(units: pd.DataFrame) -> set[str]:
+    return set(units["roi"].astype(str)) if "roi" in units.columns else set()
+
+
+def usable_layers(features: Features, wanted: list[str] | None) -> list[str]:
+    """Layers with spatial tokens, in network order, or those asked for. Raises DataError for names that are not there."""
+    have = [name for name in features.layer if name in features.tokens]
+    if wanted is None:
+        if not have:
+            raise DataError(f"{features.model} has no layer with spatial tokens; use method='ridge' or extract tokens")
+        return have
+    unknown = [name for name in wanted if name not in have]
+    if unknown or not wanted:
+        raise DataError(f"{features.model} has no layer {unknown[:1] or wanted} with spatial tokens; it has {have}")
+    return list(wanted)
+
+
+class LayerTokens:
+    """Tokens of some images, 8 x 8 places and a global token per layer, kept as half floats, given out standardised.
+
+    Each channel is scaled by its mean and deviation over training images (and places), because layers differ in scale
+    by orders of magnitude and one learning rate serves all bottlenecks. A layer without a global token takes the mean of
+    its spatial tokens. Constant channels become 0.
+    """
+
+    def __init__(self, features: Features, layers: list[str], train: np.ndarray, device: str = "cpu") -> None:
+        self.layers = layers
+        self.spatial: dict[str, Tensor] = {}
+        self.whole: dict[str, Tensor] = {}
+        self._scale: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        for layer in layers:
+            spatial = _resized(features.tokens[layer], features.grid[layer])
+            whole = (
+                torch.from_numpy(np.array(features.data[layer], dtype=np.float32))
+                if layer in features.data
+                else spatial.float().mean(1)
+            )
+            if whole.shape[1] != spatial.shape[2]:
+                raise DataError(f"layer {layer!r}: global token has {whole.shape[1]} channels, spatial tokens {spatial.shape[2]}")
+            if not (torch.isfinite(spatial).all() and torch.isfinite(whole).all()):
+                raise DataError(f"features of {features.model}, layer {layer!r}: NaN or infinity; check_finite() names the image")
+            self._scale[layer] = tuple(  # type: ignore[assignment]
+                value.to(device) for value in (*_moments(spatial[train].float().flatten(0, 1)), *_moments(whole[train]))
+            )
+            self.spatial[layer], self.whole[layer] = spatial.to(device), whole.to(device)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        return {layer: value.shape[2] for layer, value in self.spatial.items()}
+
+    def at(self, rows: np.ndarray | Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Standardised (tokens, global tokens) of these rows, float32."""
+        spatial, whole = {}, {}
+        for layer in self.layers:
+            spatial[layer], whole[layer] = self.of(layer, rows)
+        return spatial, whole
+
+    def of(self, layer: str, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+        """The same of one layer."""
+        index = torch.as_tensor(rows).to(self.whole[layer].device)
+        mean, rate, mean_whole, rate_whole = self._scale[layer]
+        return (self.spatial[layer][index].float() - mean) * rate, (self.whole[layer][index] - mean_whole) * rate_whole
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean, spread = x.mean(0), x.std(0)
+    fine = spread > 1e-4 * x.abs().mean(0).clamp_min(1e-12)
+    return mean, torch.where(fine, 1 / spread.clamp_min(1e-30), torch.zeros_like(spread))
+
+
+def _resized(tokens: np.ndarray, grid: tuple[int, int], block: int = 256) -> Tensor:
+    parts = [resize_tokens(torch.from_numpy(np.array(tokens[i : i + block])), grid).half() for i in range(0, len(tokens), block)]
+    return torch.cat(parts)
+
+
+def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
+    """The part of each trial; a tenth of the training images validates where the recording names none."""
+    if "split" not in trials.columns:
+        raise DataError("encode: trials have no column 'split'; add one with values train, test and, if you like, validation")
+    part = trials["split"].astype(str).to_numpy(dtype=object)
+    stimulus = as_ids(trials["stimulus"], "trials.stimulus")
+    owner = pd.DataFrame({"stimulus": stimulus, "part": part}).drop_duplicates().groupby("stimulus")["part"].nunique()
+    if (owner > 1).any():
+        raise DataError(f"{int((owner > 1).sum())} images are in two parts of the split, first {owner.index[owner > 1][0]!r}")
+    if not (part == "validation").any():
+        names = np.unique(stimulus[part == "train"])
+        held = np.random.default_rng(seed).permutation(names)[: max(2, round(HELD_BACK * len(names)))]
+        part[np.isin(stimulus, held) & (part == "train")] = "validation"
+    for name, least in (("train", 2), ("validation", 2), ("test", 2)):
+        have = len(np.unique(stimulus[part == name]))
+        if have < least:
+            raise DataError(
+                f"encode: the part {name!r} has {have} images, it needs at least {least}; split holds {sorted(set(part))}"
+            )
+    return part
+
+
+def _part(responses: Responses, mask: np.ndarray, features: Features) -> EncodingPart:
+    mean = responses.rows(mask).average()
+    ids = as_ids(mean.trials["stimulus"])
+    rows = positions(ids, features.ids, "features of the responses' images")
+    return EncodingPart(ids, rows, np.asarray(mean.data, dtype=np.float32), mean.trials["repeats"].to_numpy())

@@ -1,0 +1,208 @@
+"""Training of the layered readers: AdamW, smooth L1, decaying entropy penalty, early stopping, soup of checkpoints.
+
+Everything is chosen on validation images. The paper averages checkpoints greedily on its *test* set; here on validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brainlens import store
+from brainlens.metrics.encoding import r2
+from brainlens.models.encoding.readout import refit_readout
+from brainlens.models.encoding.start import search, start_bottlenecks, start_selectors
+from brainlens.models.encoding.tables import EncodingPart, EncodingTables, LayerTokens
+from brainlens.nn.factortopy import FactorTopy, entropy_penalty
+from brainlens.types import DataError
+
+Progress = Callable[[int, dict[str, float]], None]
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EncodingTraining:
+    """The recipe of appendix E.3 (batches of 8, rate 1e-3, 10 checkpoints) from a searched start; PAPER is the paper's own.
+
+    searched_start gives factortopy its selectors by the evidence of a ridge on every layer and place, and a ridge readout
+    (start.py, readout.py; not in the paper). Gradient steps go on from there for as long as they raise the validation score:
+    epochs of `epoch` steps (the paper 1,000), `patience` epochs without a gain (the paper 20), at most `steps`; steps=0
+    keeps the start. The start is one of the checkpoints that the soup is made of.
+    penalty x decay(step) weighs the entropy term, decay falling to 0 over decay_steps (the paper 6,000, its code 2,000);
+    scale_penalty adds the code's further term (alpha - 1/2)^2, which the paper does not have; selector_rate multiplies the
+    learning rate of the selector networks (the paper and its code: 1). Both differ from the paper on purpose: on the
+    phantom, before the channel weights mean anything, every place ran into a corner and every scale to the global token
+    within 50 steps, where tanh and sigmoid have no gradient left.
+    """
+
+    steps: int = 60_000
+    batch: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    beta: float = 0.1
+    penalty: float = 0.1
+    decay_steps: int = 6000
+    scale_penalty: bool = True
+    selector_rate: float = 0.1
+    epoch: int = 250
+    patience: int = 4
+    soup: int = 10
+    searched_start: bool = True
+
+
+PAPER = EncodingTraining(epoch=1000, patience=20, searched_start=False, selector_rate=1.0, scale_penalty=False)  # appendix E.3
+
+
+def train(
+    model: nn.Module,
+    tables: EncodingTables,
+    tokens: LayerTokens,
+    training: EncodingTraining,
+    *,
+    units: np.ndarray,
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, float]]:
+    """Trains `model` in place and returns one record an epoch; the weights left in it are the soup's.
+
+    `units` are those whose mean validation R2 decides. With a folder a checkpoint is written after every epoch, and a run
+    that was killed goes on from it to the same bits on the CPU. Raises DataError when the loss is not finite.
+    """
+    optimiser = _optimiser(model, training)
+    generator = torch.Generator().manual_seed(seed)
+    log: list[dict[str, float]] = []
+    kept: list[tuple[float, State]] = []
+    saved = store.load_checkpoint(folder) if folder is not None else None
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        generator.set_state(saved["generator"])
+        log, kept = saved["log"], [(score, state) for score, state in saved["kept"]]
+    elif training.searched_start and isinstance(model, FactorTopy):
+        start_bottlenecks(model, tables, tokens)
+        start_selectors(model, search(model, tables, tokens))
+        refit_readout(model, [tables.train], tokens)
+        score = validate(model, tables.validation, tokens, units)
+        log, kept = [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, _copy(model))]
+    target = torch.from_numpy(tables.train.y).to(next(model.parameters()).device)
+    rows = torch.from_numpy(tables.train.rows)
+    while not _finished(log, training):
+        start = int(log[-1]["step"]) if log else 0
+        stop = min(start + training.epoch, training.steps)
+        loss = 0.0
+        for step, chosen in enumerate(_batches(len(rows), stop - start, training.batch, generator), start=start):
+            loss += _step(model, optimiser, tokens.at(rows[chosen]), target[chosen], training, step) / (stop - start)
+        score = validate(model, tables.validation, tokens, units)
+        record = {"step": float(stop), "loss": loss, "validation_r2": score}
+        log.append(record)
+        kept = sorted([*kept, (score, _copy(model))], key=lambda pair: -pair[0])[: max(1, training.soup)]
+        if progress is not None:
+            progress(stop, record)
+        if folder is not None:
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "generator": generator.get_state()}
+            store.save_checkpoint(folder, state | {"log": log, "kept": kept})
+    _soup(model, kept, lambda: validate(model, tables.validation, tokens, units))
+    return log
+
+
+def predict(model: nn.Module, part: EncodingPart, tokens: LayerTokens, *, batch: int = 32) -> np.ndarray:
+    """Responses (image, unit) predicted for a part, float32."""
+    model.eval()
+    out = np.empty(part.y.shape, dtype=np.float32)
+    with torch.no_grad():
+        run: Callable[..., Tensor] = partial(model.predict, selected=model.select()) if isinstance(model, FactorTopy) else model
+        for start in range(0, len(part.rows), batch):
+            spatial, whole = tokens.at(part.rows[start : start + batch])
+            out[start : start + batch] = run(spatial, whole).cpu().numpy()
+    model.train()
+    return out
+
+
+def validate(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray) -> float:
+    """Mean R2 over the chosen units that vary in the part."""
+    scores = r2(part.y[:, units], predict(model, part, tokens)[:, units])
+    return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("-inf")
+
+
+def _optimiser(model: nn.Module, training: EncodingTraining) -> torch.optim.Optimizer:
+    """AdamW with a rate of its own for the selectors."""
+    slow = list(model.selectors.parameters()) if isinstance(model, FactorTopy) else []
+    ids = {id(p) for p in slow}
+    groups = [{"params": [p for p in model.parameters() if id(p) not in ids]}]
+    if slow:
+        groups.append({"params": slow, "lr": training.lr * training.selector_rate})  # type: ignore[dict-item]
+    return torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+
+
+def _step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    inputs: tuple[dict[str, Tensor], dict[str, Tensor]],
+    target: Tensor,
+    training: EncodingTraining,
+    step: int,
+) -> float:
+    optimiser.zero_grad(set_to_none=True)
+    decay = max(0.0, 1 - step / training.decay_steps) if training.decay_steps else 0.0
+    if isinstance(model, FactorTopy):
+        selected = model.select()
+        loss = F.smooth_l1_loss(model.predict(*inputs, selected), target, beta=training.beta)
+        if decay and training.penalty:
+            scale = selected[2] if training.scale_penalty else None
+            loss = loss + training.penalty * decay * entropy_penalty(selected[1], scale)
+    else:
+        loss = F.smooth_l1_loss(model(*inputs), target, beta=training.beta)
+    value = loss.item()
+    if not np.isfinite(value):
+        raise DataError(f"encode: the loss is {value} at step {step}; lower the learning rate ({training.lr})")
+    loss.backward()
+    optimiser.step()
+    return value
+
+
+def _batches(n: int, steps: int, batch: int, generator: torch.Generator) -> list[Tensor]:
+    """Batches of row numbers: whole permutations one after the other, so that every image is seen equally often."""
+    size = min(batch, n)
+    rounds = -(-steps * size // n)
+    stream = torch.cat([torch.randperm(n, generator=generator) for _ in range(rounds)])
+    return list(stream[: steps * size].split(size))
+
+
+def _finished(log: list[dict[str, float]], training: EncodingTraining) -> bool:
+    if log and log[-1]["step"] >= training.steps:
+        return True
+    scores = [record["validation_r2"] for record in log]
+    return len(scores) > training.patience and max(scores[-training.patience :]) <= max(scores[: -training.patience])
+
+
+def _soup(model: nn.Module, kept: list[tuple[float, State]], score: Callable[[], float]) -> None:
+    """Greedy soup (Wortsman et al. 2022): checkpoints from best to worst join the average if validation does not fall."""
+    best, chosen = kept[0][0], [kept[0][1]]
+    model.load_state_dict(chosen[0])
+    for _, state in kept[1:]:
+        model.load_state_dict(_mean([*chosen, state]))
+        reached = score()
+        if reached >= best:
+            best, chosen = reached, [*chosen, state]
+    model.load_state_dict(_mean(chosen))
+
+
+def _mean(states: list[State]) -> State:
+    if len(states) == 1:
+        return states[0]
+    return {
+        name: torch.stack([s[name] for s in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
+
+
+def _copy(model: nn.Module) -> State:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

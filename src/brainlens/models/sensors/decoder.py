@@ -1,0 +1,129 @@
+"""Decoders of EEG and MEG: how one is trained, and the encoder with its heads as functions of arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brainlens.models.sensors.split import prepare
+from brainlens.nn.sensor_baselines import SensorModel, sensor_encoder
+from brainlens.nn.sensor_encoder import Head, TSConv
+from brainlens.types import DataError, Responses
+
+
+@dataclass(frozen=True)
+class SensorTraining:
+    """How a sensor encoder is trained; the defaults are Table 3 of NeuroAlign for THINGS-EEG2.
+
+    Its text says Adam and batch 1000 (A.3.4), its table AdamW and 256; the table is taken. `guidance`, `adjustment` and
+    `saliency` are the three parts that the ablation leaves out one at a time; without adjustment the weights are equal.
+    norms, form: see nn.guidance. patience: epochs without a better validation loss before stopping; None: never.
+    precision: "float32", or "bfloat16" for the products of the encoder (weights, norms and losses stay in float32).
+    """
+
+    epochs: int = 200
+    batch: int = 256
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    decay_sensor: float = 1e-3
+    decay_image: float = 5e-3
+    temperature: float = 0.07
+    width: int = 256
+    dropout: float = 0.2
+    validation: int = 740
+    guidance: bool = True
+    adjustment: bool = True
+    saliency: bool = True
+    norms: str = "share"
+    form: str = "softmax"
+    patience: int | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise DataError(f"precision {self.precision!r} is not one of ['float32', 'bfloat16']")
+
+
+THINGS_EEG2 = SensorTraining()
+
+
+THINGS_MEG = SensorTraining(epochs=100)
+
+
+NICE = SensorTraining(
+    batch=1000, decay_sensor=0.0, decay_image=0.0, guidance=False, adjustment=False, saliency=False, dropout=0.5
+)
+
+
+def without(training: SensorTraining, part: str) -> SensorTraining:
+    """The ablation that leaves out "saliency", "guidance" or "adjustment" (Table 4)."""
+    if part not in ("saliency", "guidance", "adjustment"):
+        raise DataError(f"ablation {part!r} is not one of ['saliency', 'guidance', 'adjustment']")
+    changed: dict[str, Any] = {part: False}
+    return replace(training, **changed)
+
+
+UNFILTERED = without(THINGS_EEG2, "saliency")  # the target is the embedding of the picture as it was shown
+
+
+@dataclass
+class SensorDecoder:
+    """A trained encoder: `embed` gives brain embeddings, `gallery` those of image (or text) features."""
+
+    model: nn.Module
+    image_head: nn.Module
+    text_head: nn.Module
+    scale: tuple[Tensor, Tensor]
+    device: str
+    log: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+    channels: tuple[str, ...] = ()
+    times: np.ndarray | None = None
+
+    def takes(self, responses: Responses) -> None:
+        """Remembers the channels and times that the encoder was built for."""
+        self.channels = tuple(map(str, responses.units["channel"])) if "channel" in responses.units.columns else ()
+        self.times = responses.times
+
+    @torch.no_grad()
+    def embed(self, data: np.ndarray, *, block: int = 256) -> np.ndarray:
+        """(n, channel, time) recordings -> (n, d) float32; each row on its own, whatever the block."""
+        self.model.eval()
+        found = []
+        for start in range(0, len(data), block):
+            x = torch.as_tensor(np.array(data[start : start + block], dtype=np.float32))  # a copy: torch warns of read-only maps
+            x = ((x - self.scale[0]) / self.scale[1]).to(self.device)
+            found.append(self.model(prepare(x, self.model)).float().cpu())
+        return torch.cat(found).numpy()
+
+    @torch.no_grad()
+    def gallery(self, values: np.ndarray, *, text: bool = False) -> np.ndarray:
+        """Image or text features (n, d) in the space of the brain embeddings."""
+        head = self.text_head if text else self.image_head
+        return head.eval()(torch.as_tensor(np.asarray(values, dtype=np.float32)).to(self.device)).float().cpu().numpy()
+
+
+def build(
+    encoder: str | nn.Module,
+    train: Responses,
+    d_image: int,
+    text: Tensor | None,
+    training: SensorTraining,
+    seed: int,
+    device: str,
+    scale: tuple[Tensor, Tensor],
+) -> SensorDecoder:
+    channels, samples = train.data.shape[1:]
+    tri = encoder == "neuroalign"
+    width = training.width if tri else d_image
+    model = sensor_encoder(encoder, channels, samples, width, seed=seed, dropout=training.dropout if tri else None)
+    if isinstance(model, SensorModel) and model.front is None and isinstance(model.encoder, TSConv):
+        model.encoder.filtered = True
+    image_head = Head(d_image, width, dropout=training.dropout) if tri else nn.Identity()
+    text_head = Head(text.shape[1], width, dropout=training.dropout) if text is not None else nn.Identity()
+    return SensorDecoder(model.to(device), image_head.to(device), text_head.to(device), scale, device)

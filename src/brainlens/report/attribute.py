@@ -1,0 +1,149 @@
+"""What stands on the brain, the picture or the sentence: attribution, layers, scores."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from brainlens.plots import attribution, cortex, curves, layers, slabs
+from brainlens.report.encode import selector_maps
+from brainlens.report.parts import Section, capital, in_standard_space
+from brainlens.types import Result, Surface, Volume
+
+
+def attribution_section(result: Result, dpi: int) -> Section:
+    """The found map beside truth and control, on cortex and slices; deletion, insertion and sensitivity."""
+    section = Section("Attribution on the brain", dpi)
+    arrays = result.arrays
+    if "map/brain_mean" in arrays and isinstance(result.space, (Volume, Surface)):
+        truth = next((t for t in ("truth/informative", "truth/brain", "truth") if t in arrays), "truth")
+        if in_standard_space(result) and (truth in arrays or "map/random_mean" in arrays):
+            scores = _aurocs(result)
+            said = ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
+            caption = "The found map" + (
+                ", the voxels that truly carry information (known, since the data are simulated)" if truth in arrays else ""
+            )
+            caption += ", and a random map as control." if "map/random_mean" in arrays else "."
+            caption += f" Area under the ROC curve against the truth: {said}; chance is .5." if said else ""
+            make = partial(attribution.brain_beside_truth, result, truth=truth, scores=scores)
+            section.draw(make, caption, f"Found map, truth and control on the cortex. {said}")
+        _maps(section, result, "map/brain_mean", title="Attribution, mean over trials", unit="attribution")
+    for kind in ("deletion", "insertion"):
+        found = {k.split("/", 1)[1]: np.asarray(v) for k, v in arrays.items() if k.startswith(f"{kind}/")}
+        if found:
+            verb = "deleted" if kind == "deletion" else "inserted"
+            caption = f"Score while units are {verb} in the order of each map; bands are 95 % intervals of the mean."
+            section.draw(partial(curves.degradation, found, kind=kind, result=result), caption, f"{capital(kind)} curves.")
+    table = result.tables.get("sensitivity")
+    if table is not None and {"parameter", "value"} <= set(table.columns):
+        scored = [str(c) for c in table.columns if c not in ("parameter", "value") and not str(c).endswith((".low", ".high"))]
+        shown = [c for c in ("image_drop", "image_matched_drop", "map_area", "truth_auroc") if c in scored] or scored[:1]
+        for metric in shown:
+            caption = f"How {metric.replace('_', ' ')} moves with each setting, the others held."
+            section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{metric} against each setting.")
+    return section
+
+
+def words_and_pixels_section(result: Result, dpi: int) -> Section:
+    """Heat maps over pictures and shaded captions."""
+    section = Section("Attribution on pixels and words", dpi)
+    images = result.arrays.get("pixels/images", result.arrays.get("gallery/images"))
+    maps, masks = result.arrays.get("map/pixels"), result.arrays.get("truth/masks")
+    if images is not None and maps is not None and "words" not in result.tables:
+        k = min(6, len(maps))
+        outline = " The white outline is the object that truly drove the response." if masks is not None else ""
+        caption = (
+            f"Where in the picture the measured response finds its support; first {k} of {len(maps):,} test pictures.{outline}"
+        )
+        shapes = None if masks is None else masks[:k]
+        section.draw(
+            partial(attribution.pixel_maps, images[:k], maps[:k], masks=shapes, result=result), caption, "Heat maps on pictures."
+        )
+    table = result.tables.get("words")
+    if images is not None and maps is not None and table is not None:
+        groups = [g for _, g in table.groupby("stimulus", sort=False)][:6]
+        k = len(groups)
+        texts, weights = [list(map(str, g["word"])) for g in groups], [list(map(float, g["weight"])) for g in groups]
+        shapes = None if masks is None else masks[:k]
+        caption = f"Picture, pixels and words that the measured response supports, side by side; first {k} test stimuli."
+        make = partial(attribution.stimulus_rows, images[:k], maps[:k], texts, weights, masks=shapes, result=result)
+        section.draw(make, caption, "Pictures, heat maps and shaded captions side by side.")
+        return section
+    if table is not None and {"stimulus", "word", "weight"} <= set(table.columns):
+        groups = [g for _, g in table.groupby("stimulus", sort=False)][:8]
+        texts, weights = [list(map(str, g["word"])) for g in groups], [list(map(float, g["weight"])) for g in groups]
+        signed = any(w < 0 for row in weights for w in row)
+        caption = f"Captions of the first {len(groups)} test stimuli; a stronger background means more support by the response."
+        section.draw(partial(attribution.word_strip, texts, weights, signed=signed, result=result), caption, "Shaded captions.")
+    return section
+
+
+def encoding_section(result: Result, dpi: int) -> Section:
+    """Layer maps, layers by region, the hierarchy, scores on the brain and against the ceiling."""
+    section = Section("Encoding and layer maps", dpi)
+    arrays, units = result.arrays, result.units
+    if {"layer", "confidence"} <= set(arrays) and in_standard_space(result):
+        n = int(np.isfinite(np.asarray(arrays["layer"], dtype=float)).sum())
+        caption = f"The layer that each unit reads: hue is the layer (blue first, yellow last), brightness confidence. n = {n:,}."
+        section.draw(partial(cortex.layer_map, result), caption, "Layer map on inflated and flat cortex.")
+        if isinstance(result.space, Volume):
+            section.draw(
+                partial(cortex.layer_slices, result), "The same on slices of the MNI152 template.", "Layer map on slices."
+            )
+    selector_maps(section, result)
+    if "layer_weights" in arrays and units is not None and "roi" in units.columns:
+        caption = "Mean selector weight of each layer in each region, regions sorted by their expected layer (white dots)."
+        section.draw(partial(layers.region_profiles, result), caption, "Heat map of layer by region.")
+    if "layer" in arrays and result.config.get("hierarchy") and units is not None:
+        caption = (
+            "Expected layer of each voxel by region, early to late. Black: region means with 95 % intervals; line: least squares."
+        )
+        section.draw(partial(layers.hierarchy, result), caption, "Expected layer by region with a fitted line.")
+    if "r2" in arrays:
+        _maps(section, result, "r2", title="Test R²", unit="R²")
+    if {"r2", "ceiling"} <= set(arrays):
+        caption = "Test R² of every unit against its noise ceiling; the line is a model without error."
+        section.draw(partial(layers.ceiling_scatter, result), caption, "Density of score against ceiling.")
+    return section
+
+
+def similarity_section(result: Result, dpi: int) -> Section:
+    """The layers' similarity to the brain."""
+    section = Section("Similarity to the brain, layer by layer", dpi)
+    table = result.tables.get("rsa")
+    if table is None or not {"layer", "r"} <= set(table.columns) or not table["r"].notna().any():
+        return section
+    names = ("pixels", "shuffled", "silhouette")
+    controls = {name: float(v) for name in names for k, v in result.metrics.items() if k.endswith(f"rsa/{name}")}
+    best = table.loc[table["r"].astype(float).idxmax()]
+    caption = f"Spearman correlation of each layer's dissimilarities with the brain's; of {len(table)} layers the best is "
+    caption += f"{best['layer']} at {float(best['r']):.3f}. Bands: 95 % intervals; grey: noise ceiling, where it was computed."
+    section.draw(partial(curves.rsa_profile, result, controls=controls), caption, caption)
+    return section
+
+
+def _maps(section: Section, result: Result, name: str, *, title: str, unit: str) -> None:
+    """A map on the cortex and on slices, or in its own grid where the space is not standard."""
+    n = int(np.isfinite(np.asarray(result.arrays[name], dtype=float)).sum())
+    if isinstance(result.space, (Volume, Surface)) and in_standard_space(result):
+        caption = f"{title} on the inflated and flattened fsaverage5 cortex, n = {n:,}. Values near 0 fade into the anatomy; "
+        caption += "ventral views are from below."
+        section.draw(
+            partial(cortex.cortex_map, result, name, title=title, unit=unit), caption, f"{title} on the cortical surface."
+        )
+        if isinstance(result.space, Volume):
+            caption = f"The same on slices of the MNI152 template, unsmoothed; left is the subject's left. n = {n:,} voxels."
+            section.draw(partial(cortex.slices, result, name, title=title, unit=unit), caption, f"{title} on brain slices.")
+    elif isinstance(result.space, Volume):
+        caption = f"{title}, n = {n:,} voxels, in the recording's own grid (it is not aligned to a template)."
+        section.draw(partial(slabs.mosaic, result, name, title=title, unit=unit), caption, f"{title} on slices.")
+
+
+def _aurocs(result: Result) -> dict[str, float]:
+    """Areas under the ROC curve for the rows of the figure, from metrics that end in truth_auroc."""
+    out: dict[str, float] = {}
+    for key, value in result.metrics.items():
+        if key.endswith("truth_auroc"):
+            out.setdefault("random control" if "random" in key else "found", float(value))
+    return out

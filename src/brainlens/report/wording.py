@@ -1,0 +1,198 @@
+"""What was run, in plain sentences; what to cite; and provenance as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from brainlens import datasets
+from brainlens.plots.style import SIMULATION, is_simulation
+from brainlens.report import numbers
+from brainlens.types import Result, Sensors, Surface, Volume
+
+ORDER = ("align", "attribute", "encode", "compare", "reconstruct", "describe")
+TITLES = {
+    "align": "Align: which picture or sentence was seen?",
+    "attribute": "Attribute: which voxels, channels, pixels and words carried it?",
+    "encode": "Encode: which part of the network predicts which part of the brain?",
+    "compare": "Compare: which network predicts which part of the brain?",
+    "reconstruct": "Reconstruct: what did the picture look like?",
+    "describe": "Describe: what does each voxel mean, in words?",
+    "rsa": "Similarity: which layer orders pictures as the brain does?",
+    "decode": "Decode: which category was seen?",
+    "epochs": "Epochs: what does the recording look like around a picture?",
+    "captions": "Captions: do pictures and sentences find each other?",
+}
+_BOTTLENECK = (
+    "Bridging Vision, Language, and Brain: Whole-Brain Interpretation of Visual Representations "
+    "via Information Bottleneck Attribution"
+)
+CITE = {
+    "align": f"{_BOTTLENECK} (whole-brain alignment)",
+    "sensors": "A Neuroscience-inspired Framework for Tri-modality Alignment of Brain Signals, Vision, and Language",
+    "attribute": f"{_BOTTLENECK} (section 4.2, attribution)",
+    "encode": "Yang, H., Gee, J., Shi, J. Brain Decodes Deep Nets (FactorTopy: layer, space, scale and channel selectors)",
+    "compare": "Yang, H., Gee, J., Shi, J. Brain Decodes Deep Nets (FactorTopy: layer, space, scale and channel selectors)",
+    "reconstruct": "Towards Interpretable Visual Decoding with Attention to Brain Representations (region tokens)",
+    "describe": "Gao, T. et al. BrainLMM: A Label-Free Framework for Mapping Multi-Semantic Representation in the Visual Cortex",
+}
+SOFTWARE = (
+    ("fsaverage5", "Fischl, B., Sereno, M. I., Dale, A. M. (1999). Cortical surface-based analysis II. NeuroImage 9, 195-207"),
+    ("MNI152", "Fonov, V. et al. (2011). Unbiased average age-appropriate atlases for pediatric studies. NeuroImage 54, 313-327"),
+)
+
+
+def title(result: Result) -> str:
+    """The question that a task answers."""
+    return TITLES.get(result.task, result.task.replace("_", " ").capitalize())
+
+
+def sentence(result: Result) -> str:
+    """What was run on what, in one or two plain sentences made from the result's config and shapes."""
+    config = result.config
+    parts = [_did(result), _on(result)]
+    seed = config.get("seed", result.provenance.get("seed"))
+    text = " ".join(p for p in parts if p)
+    return f"{text} Seed {seed}." if isinstance(seed, int) else text
+
+
+def _did(result: Result) -> str:
+    config = result.config
+    target = "" if result.task == "captions" else _named(config.get("images") or config.get("model") or config.get("features"))
+    of_target = f" of {target}" if target else ""
+    encoders = _listed(config.get("encoders") or config.get("encoder"))
+    method = _listed(config.get("method") or config.get("methods"))
+    if result.task == "align":
+        main = f"; the main one is {encoders[-1]}" if len(encoders) > 1 else ""
+        many = "Encoders" if len(encoders) > 1 else "The encoder"
+        who = f"{many} ({', '.join(encoders)}{main})" if encoders else "An encoder"
+        return f"{who} learned to turn brain responses into embeddings{of_target}, and looked the test pictures up."
+    if result.task == "attribute":
+        how = f"The method {', '.join(method)}" if method else "An attribution method"
+        return f"{how} scored which parts of the brain response (or picture, or caption) carried the match."
+    if result.task == "captions":
+        sources = _listed(config.get("sources"))
+        return f"Pictures and captions ({', '.join(sources)}) were embedded by {_named(config.get('clip'))} and looked up."
+    if result.task == "encode":
+        how = f" with {', '.join(method or encoders)}" if method or encoders else ""
+        source = f" from {target}" if target else ""
+        return f"Each unit's response was predicted{source}{how}, and scored on responses that were not used for fitting."
+    if result.task == "epochs":
+        return f"The recording was cut into epochs around the onset of each picture and averaged; values are in {_unit(config)}."
+    if result.task == "compare":
+        models = ", ".join(_listed(config.get("models")))
+        return f"The same units were predicted from each of {models}{' with ' + ', '.join(method) if method else ''}."
+    return f"Task {result.task}{' with ' + ', '.join(method) if method else ''}{' on ' + target if target else ''}."
+
+
+def _unit(config: Mapping[str, Any]) -> str:
+    measure = str(config.get("measure", "z"))
+    return {"z": "units of the baseline's standard deviation (z)", "uV": "µV"}.get(measure, measure)
+
+
+def _listed(value: Any) -> list[str]:
+    """Names as a list, with blanks for underscores."""
+    many = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    return [str(v).replace("_", " ") for v in many]
+
+
+def _on(result: Result) -> str:
+    config = result.config
+    data = _named(config.get("dataset") or result.provenance.get("dataset"))
+    units = (
+        {Volume: "voxels", Surface: "vertices", Sensors: "channels"}.get(type(result.space), "units") if result.space else "units"
+    )
+    bits = []
+    if data:
+        bits.append(f"Data: {SIMULATION if is_simulation(result) else data}")
+    count = len(result.space) if result.space is not None else (len(result.units) if result.units is not None else 0)
+    if count:
+        bits.append(f"{count:,} {units}")
+    for name in ("train", "validation", "test"):
+        n = result.metrics.get(f"data/{name}_images")
+        if n is not None:
+            bits.append(f"{n:,.0f} {name} pictures")
+    return ", ".join(bits) + "." if bits else ""
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("name") or value.get("model") or ""
+    return str(value).replace("\\", "/").rstrip("/").split("/")[-1] if value else ""
+
+
+def warnings(result: Result) -> list[str]:
+    """Counts of what was lost, and the warnings that the run wrote down."""
+    out = numbers.losses(result.metrics)
+    for table in (result.config, result.provenance):
+        listed = table.get("warnings", [])
+        out += [str(w) for w in ([listed] if isinstance(listed, str) else listed)]
+    if "warnings" in result.tables and "message" in result.tables["warnings"].columns:
+        out += [str(m) for m in result.tables["warnings"]["message"]]
+    undefined = [k for k, v in result.metrics.items() if v != v]
+    if undefined:
+        out.append(f"{len(undefined)} undefined scores (not enough data to compute them), first: {numbers.label(undefined[0])}")
+    return list(dict.fromkeys(out))
+
+
+def provenance(result: Result) -> list[tuple[str, str]]:
+    """Rows (what, value): seed, device, time, memory, data fingerprints, versions."""
+    p = dict(result.provenance)
+    rows: list[tuple[str, str]] = []
+    for key, text, form in (
+        ("started", "started", str),
+        ("seed", "seed", str),
+        ("device", "device", str),
+        ("device_name", "accelerator", str),
+        ("instructions", "vector instructions", str),
+        ("threads", "threads", str),
+        ("wall_s", "wall time", _duration),
+        ("peak_mb", "peak memory", lambda v: f"{float(v):,.0f} MB"),
+        ("device_peak_mb", "peak accelerator memory", lambda v: f"{float(v):,.0f} MB"),
+        ("platform", "platform", str),
+    ):
+        if p.get(key) is not None:
+            rows.append((text, form(p.pop(key))))
+    data = p.pop("data", None)
+    pairs = data.items() if isinstance(data, Mapping) else [(f"data {i + 1}", v) for i, v in enumerate(data or [])]
+    rows += [(f"fingerprint: {k}", str(v)) for k, v in pairs]
+    versions = p.pop("versions", None)
+    if isinstance(versions, Mapping):
+        rows.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    rows += [(str(k), _plain(v)) for k, v in p.items() if v is not None and k not in ("warnings", "citation", "dataset")]
+    return rows
+
+
+def settings(result: Result) -> list[tuple[str, str]]:
+    """Every argument of the run, as rows."""
+    return [(str(k), _plain(v)) for k, v in result.config.items() if k not in ("warnings", "citation")]
+
+
+def citations(results: list[Result]) -> list[str]:
+    """What these runs rest on: the method papers, the data, the template surfaces."""
+    out: list[str] = []
+    for result in results:
+        key = "sensors" if result.task == "align" and isinstance(result.space, Sensors) else result.task
+        if key in CITE:
+            out.append(CITE[key])
+        for table in (result.config, result.provenance):
+            given = table.get("citation")
+            out += [given] if isinstance(given, str) and given != "brainlens" else []
+        name = str(result.config.get("dataset", ""))
+        if name in datasets.DATASETS and name not in datasets.SIMULATED:
+            known = datasets.facts(name)
+            out.append(f"{known['citation']}: {known['title']}")
+    if any(isinstance(r.space, (Volume, Surface)) for r in results):
+        out += [f"{text} ({name})" for name, text in SOFTWARE]
+    return list(dict.fromkeys(out))
+
+
+def _duration(seconds: Any) -> str:
+    s = float(seconds)
+    return f"{s:.1f} s" if s < 120 else f"{s / 60:.1f} min" if s < 7200 else f"{s / 3600:.1f} h"
+
+
+def _plain(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 600 else text[:600] + " …"

@@ -1,0 +1,1 @@
+"""Functions on arrays: ridge, kernel ridge, canonical metric."""

@@ -1,0 +1,180 @@
+"""Several brains in one alignment, and parts of a brain: joined in one space, cut to regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens.types import DataError, Responses, Stimuli, Volume
+
+NOT_REGIONS = ("", "none", "nan")
+NOT_VISUAL = (*NOT_REGIONS, "LANG")  # labels of voxels outside the visual regions
+AFFINE_TOLERANCE = 1e-3  # mm
+
+
+def join_subjects(each: Sequence[Responses]) -> Responses:
+    """The trials of several subjects as one table, whose column `subject` tells them apart.
+
+    All must be in one space with the same voxels, since one encoder reads them all. Of the tables of units the columns
+    stay that all subjects agree on; `roi`, which is a subject's own, becomes the first region that any of them names.
+
+    Raises DataError for other spaces or masks, for a subject that comes twice, and for trials without the column.
+    """
+    if not each:
+        raise DataError("joining subjects: no responses are given")
+    first = each[0]
+    names = [_name(one) for one in each]
+    for name, one in zip(names, each, strict=True):
+        check_same_space(one, first, f"subject {name!r}", f"subject {names[0]!r}")
+        if names.count(name) > 1:
+            raise DataError(f"joining subjects: subject {name!r} comes {names.count(name)} times")
+    data = np.concatenate([np.asarray(one.data) for one in each])
+    trials = pd.concat([one.trials for one in each], ignore_index=True)
+    common = [c for c in first.units.columns if all(c in one.units.columns for one in each)]
+    same = [c for c in common if all(one.units[c].equals(first.units[c]) for one in each)]
+    units = first.units[same].copy()
+    if "roi" in common and "roi" not in same:
+        units["roi"] = _any_region([one.units["roi"] for one in each])
+    return Responses(data, trials, units, first.space, first.times, first.measure)
+
+
+class JoinedImages(Sequence[np.ndarray]):
+    """Images of several stimuli tables as one sequence, each read where it is when it is asked for."""
+
+    def __init__(self, where: list[tuple[Any, int]]) -> None:
+        self._where = where
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: Any) -> Any:
+        images, row = self._where[index]
+        return images[row]
+
+
+def join_stimuli(each: Sequence[Stimuli]) -> Stimuli:
+    """All stimuli that any subject saw, each once, in order of first appearance, with the table columns that all have."""
+    first: dict[str, tuple[int, int]] = {}
+    for number, one in enumerate(each):
+        for row, name in enumerate(one.ids):
+            first.setdefault(str(name), (number, row))
+    common = [c for c in each[0].table.columns if all(c in one.table.columns for one in each)]
+    tables = [one.table[common].iloc[[r for n, r in first.values() if n == number]] for number, one in enumerate(each)]
+    return Stimuli(
+        np.array(list(first)),
+        JoinedImages([(each[n].images, r) for n, r in first.values()]),
+        [each[n].captions[r] for n, r in first.values()],
+        pd.concat(tables, ignore_index=True),
+    )
+
+
+def check_same_space(one: Responses, other: Responses, what: str, than: str) -> None:
+    """Raises DataError unless both have the same voxels of the same grid: nothing is ever resampled here."""
+    a, b = one.space, other.space
+    if isinstance(a, Volume) and isinstance(b, Volume):
+        if a.mask.shape != b.mask.shape or np.abs(a.affine - b.affine).max() > AFFINE_TOLERANCE:
+            raise DataError(
+                f"align: {what} is in another space than {than}: grid {a.mask.shape} and {b.mask.shape}, voxels of "
+                f"{_edge(a)} and {_edge(b)} mm; bring both to one space (MNI) first, or train one model each"
+            )
+        off = int((a.mask != b.mask).sum())
+        if off:
+            raise DataError(
+                f"align: {what} has another mask than {than}: {len(a)} and {len(b)} voxels, {off} in one alone; use one mask"
+            )
+    elif type(a) is not type(b) or one.data.shape[1] != other.data.shape[1]:
+        kinds = [("no space" if s is None else type(s).__name__) for s in (a, b)]
+        raise DataError(
+            f"align: {what} has {one.data.shape[1]} units in {kinds[0]}, {than} {other.data.shape[1]} in {kinds[1]}; "
+            "bring both to one space first, or train one model each"
+        )
+
+
+def select_subjects(responses: Responses, subjects: Sequence[str]) -> Responses:
+    """The trials of these subjects. Raises DataError listing the subjects that there are."""
+    if "subject" not in responses.trials.columns:
+        raise DataError("the trials have no column 'subject', so none can be chosen")
+    there = responses.trials["subject"].astype(str)
+    unknown = [name for name in subjects if not (there == name).any()]
+    if unknown:
+        raise DataError(f"subject {unknown[0]!r} is not in this recording; it has {sorted(there.unique())[:20]}")
+    return responses.rows(there.isin(list(subjects)).to_numpy())
+
+
+def select_regions(responses: Responses, regions: Sequence[str]) -> Responses:
+    """The units of these regions by the column `roi`; "whole" is all units, "visual" every region but those of language.
+
+    Raises DataError listing the regions that there are.
+    """
+    if not regions or "whole" in regions:
+        return responses
+    if "roi" not in responses.units.columns:
+        raise DataError(f"region {regions[0]!r}: the units have no column 'roi'; take 'whole'")
+    roi = responses.units["roi"].fillna("").astype(str)
+    there = sorted(set(roi) - set(NOT_REGIONS))
+    unknown = [name for name in regions if name not in (*there, "visual")]
+    if unknown:
+        raise DataError(f"region {unknown[0]!r} is not one of whole, visual, {', '.join(there)}")
+    chosen = roi.isin([name for name in regions if name != "visual"])
+    if "visual" in regions:
+        chosen |= ~roi.isin(NOT_VISUAL)
+    if not chosen.any():
+        raise DataError(f"regions {list(regions)} hold no unit")
+    return responses.columns(chosen.to_numpy())
+
+
+def _name(one: Responses) -> str:
+    if "subject" not in one.trials.columns or one.trials["subject"].nunique() != 1:
+        raise DataError("joining subjects: each recording has the column 'subject' with one name in it")
+    return str(one.trials["subject"].iloc[0])
+
+
+def _any_region(columns: Sequence[pd.Series]) -> np.ndarray:
+    out = np.full(len(columns[0]), "none", dtype=object)
+    for column in reversed(columns):
+        names = column.fillna("").astype(str).to_numpy(dtype=object)
+        named = ~np.isin(names.astype(str), NOT_REGIONS)
+        out[named] = names[named]
+    return out
+
+
+def _edge(space: Volume) -> str:
+    return f"{abs(np.linalg.det(space.affine[:3, :3])) ** (1 / 3):.3g}"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Who is trained on, who is tested, and what the gallery holds.
+
+    kind: "within" (one subject's own training trials) or "across" (all other subjects' training trials); subject: who is
+    tested (None: the only one). gallery: "image" (the test images themselves) or "concept" (layer "concept" of the
+    features: for each image the mean of other images of its concept). Published tables mix the two, which differ in
+    difficulty.
+    """
+
+    kind: str = "within"
+    subject: str | None = None
+    gallery: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("within", "across") or self.gallery not in ("image", "concept"):
+            raise DataError(
+                f"protocol {self.kind!r}, gallery {self.gallery!r}: they are 'within' or 'across', 'image' or 'concept'"
+            )
+
+
+WITHIN = Protocol()
+
+
+def held_out(n_images: int, validation: int, seed: int) -> np.ndarray:
+    """Which training images are for validation (bool); by image, so that no subject trains on them. At most a fifth."""
+    keep = min(validation, n_images // 5)
+    if keep < 2:
+        raise DataError(f"{n_images} training images leave no validation set; give at least 10")
+    held = np.zeros(n_images, bool)
+    held[np.random.default_rng([seed, 53]).permutation(n_images)[:keep]] = True
+    return held
