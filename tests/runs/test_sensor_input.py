@@ -221,7 +221,8 @@ def test_joined_subjects_are_read_from_where_they_lie(things: Path, tmp_path: Pa
     [
         (("--dataset", "nsd"), "'nsd'", "eeglab_visual, things_eeg2, things_meg"),
         ((), "'eeglab_visual'", "--data"),
-        (("--data", "empty"), "empty", "eeglab_data.set"),
+        (("--data", "empty"), "--data is the folder", "--dataset NAME"),
+        (("--dataset", "eeglab_visual", "--data", "empty"), "empty", "eeglab_data.set"),
         (("--dataset", "things_eeg2", "--data", "empty"), "empty", "sub-01"),
         (("--dataset", "things_eeg2", "--data", "nowhere"), "'nowhere'", "--data"),
     ],
