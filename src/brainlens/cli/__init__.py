@@ -183,6 +183,24 @@ def encode(
 
 
 @app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished encode run.")],
+    images: Annotated[Path, typer.Option(help="Folder of new pictures.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The .npy file to write. Default: RUN/predictions/, named after the folder.")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Responses of a fitted brain to new pictures: (image, unit), by the model and the network of a run of encode."""
+    from brainlens.encode.predict import run_predict
+
+    with steps() as tell:
+        place, table = run_predict(run, images, out=out, device=device, tell=tell)
+    show(table, f"predict: {run.name}")
+    typer.echo(f"predictions: {place}")
+
+
+@app.command()
 def align(
     dataset: Dataset = "phantom",
     data: Data = None,
