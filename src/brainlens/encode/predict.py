@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from brainlens import store
 from brainlens.backbones.diffusion import Steps
@@ -39,8 +39,9 @@ def run_predict(
     tell(f"layers of {network_label(result.config['network']['name'])}", None)
     guess = model.set_params(device=device).predict(layers_as_in(result, stimuli, device=device))
     path = store.save_array(file.parent, file.stem, guess, ids=[str(name) for name in stimuli.ids])
-    listed = pd.DataFrame({"row": range(len(stimuli)), "stimulus": stimuli.ids}).to_csv(None, index=False)
-    store.save_text(path.with_suffix(".csv"), listed)
+    listed = io.StringIO(newline="")
+    csv.writer(listed, lineterminator="\n").writerows([("row", "stimulus"), *enumerate(map(str, stimuli.ids))])
+    store.save_text(path.with_suffix(".csv"), listed.getvalue())
     facts: dict[str, Any] = {"images": guess.shape[0], "units": guess.shape[1], "model": type(model).__name__}
     facts |= {"network": result.config["model"], "ids": str(path.with_suffix(".csv")), "units are": str(folder / "units.csv")}
     return path, [{"fact": name, "value": str(value)} for name, value in facts.items()]

@@ -179,7 +179,7 @@ class _Session:
         return replace(result, metrics=metrics, tables=tables, arrays=arrays), model
 
     def fit(self, responses: Responses, features: Features, method: str, seed: int, *, keep_model: bool = False) -> Result:
-        """One fit, from its checkpoint or its result if it was begun or finished before; its model, if kept, beside the result."""
+        """One fit, from its checkpoint or its result if it was begun or finished before; its model, if kept, beside."""
         asked = self.asked
         design = replace(asked.design, layers=None) if asked.steps is not None else asked.design  # names then hold the step
         spec = {"method": method, "design": asdict(design), "training": asdict(asked.training), "seed": seed}

@@ -34,8 +34,8 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
     """What the four share.
 
     width: channels D; layers: names (None: all with spatial tokens); training: changes to the recipe, by the fields of
-    `EncodingTraining`, such as {"steps": 500}; refit: solve the channel weights by ridge at the end; seed: of all that is drawn; device:
-    "cpu", "cuda" or "cuda:N"; a model that was saved from a device that is not there is read onto the CPU.
+    `EncodingTraining`, such as {"steps": 500}; refit: solve the channel weights by ridge at the end; seed: of all that is
+    drawn; device: "cpu", "cuda" or "cuda:N"; a model saved from a device that is not there is read onto the CPU.
 
     layer_names_; channel_weights_ (unit, D); training_log_, one dict an epoch; network_, the torch module.
     """
@@ -122,7 +122,7 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
         parts = []
         for start in range(0, len(chosen), BLOCK):
             tokens = self.tokens(given, rows=chosen[start : start + BLOCK])
-            parts.append(predict_rows(self.network_, np.arange(len(tokens)), tokens))
+            parts.append(predict_rows(self.network_.to(self.device), np.arange(len(tokens)), tokens))
         return np.concatenate(parts) * self.y_scale_ + self.y_mean_
 
     def tokens(self, features: Layers, *, rows: Any = None) -> LayerTokens:

@@ -78,7 +78,7 @@ class RidgeCV(MultiOutputMixin, RegressorMixin, Model):
     def _folds(self, X: np.ndarray, y: np.ndarray, groups: Any) -> np.ndarray:
         if isinstance(self.cv, (int, np.integer)):
             return fold_labels(len(X), groups=groups, folds=int(self.cv))
-        if not hasattr(self.cv, "split"):
+        if isinstance(self.cv, str) or not hasattr(self.cv, "split"):
             raise DataError(f"RidgeCV: cv is a number of folds or a splitter of scikit-learn, got {self.cv!r}")
         labels = np.full(len(X), -1)
         for number, (_, held) in enumerate(self.cv.split(X, y, groups)):
