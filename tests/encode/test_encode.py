@@ -132,6 +132,7 @@ def test_tables_average_standardise_and_hold_back():
     assert not set(data.train.ids) & set(data.validation.ids) & set(data.test.ids)
     two = RESPONSES.rows((RESPONSES.trials["split"] != "validation").to_numpy())
     held = tables(two, FEATURES, seed=1)
+    assert set(two.trials["split"]) == {"train", "test"}  # what is held back is not written into the recording
     assert len(held.validation.ids) == 9
     assert set(held.validation.ids) < set(FEATURES.ids[:90])
 

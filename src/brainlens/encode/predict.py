@@ -11,7 +11,7 @@ from brainlens import store
 from brainlens.backbones.diffusion import Steps
 from brainlens.backbones.layers import extract_layers, network_label
 from brainlens.datasets.runs import MODEL, Rows
-from brainlens.datasets.source import Tell, picture_folder
+from brainlens.datasets.source import Tell, check_device, picture_folder
 from brainlens.models.encoding import load
 from brainlens.types import DataError, Features, Result, Stimuli
 
@@ -26,6 +26,7 @@ def run_predict(
     the responses that the run was fitted on. Returns the file and what was done, in rows.
     Raises DataError for a run without a model, a folder without pictures, and a file that does not end in .npy.
     """
+    check_device(device)
     folder = Path(run)
     result = store.load_result(folder)
     file = Path(out) if out is not None else folder / "predictions" / f"{Path(images).resolve().name}.npy"

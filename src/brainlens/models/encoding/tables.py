@@ -231,7 +231,7 @@ def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
     """The part of each trial; a tenth of the training images validates where the recording names none."""
     if "split" not in trials.columns:
         raise DataError("encode: trials have no column 'split'; add one with values train, test and, if you like, validation")
-    part = trials["split"].astype(str).to_numpy(dtype=object)
+    part = np.array(trials["split"].astype(str), dtype=object)  # a copy: what is held back must not be written into the trials
     stimulus = as_ids(trials["stimulus"], "trials.stimulus")
     owner = pd.DataFrame({"stimulus": stimulus, "part": part}).drop_duplicates().groupby("stimulus")["part"].nunique()
     if (owner > 1).any():
