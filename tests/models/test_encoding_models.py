@@ -211,6 +211,9 @@ def test_a_class_token_is_split_off_where_the_others_make_a_square():
     for name, grid in (("a", (4, 4)), ("b", (4, 4)), ("c", (2, 8))):
         np.testing.assert_array_equal(states.tokens[name], x[:, 1:])
         assert states.grid[name] == grid
+    several = as_features((torch.from_numpy(x), torch.from_numpy(x)))  # as `output.hidden_states` is
+    assert several.layer == ["layer.0", "layer.1"]
+    np.testing.assert_array_equal(several.data["layer.1"], x[:, 0])
     half = as_features({"a": torch.from_numpy(x).bfloat16()})
     np.testing.assert_allclose(half.tokens["a"], x[:, 1:], rtol=1e-2)
 

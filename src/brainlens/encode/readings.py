@@ -9,7 +9,7 @@ import torch
 from brainlens.metrics.selectors import channel_picture, layer_position
 from brainlens.models.encoding import FactorTopy
 from brainlens.models.encoding.tables import EncodingTables
-from brainlens.nn.factortopy import GRID
+from brainlens.nn.factortopy import GRID, FactorTopyNetwork
 from brainlens.types import Features
 
 LEAST = 10  # units of a region whose channels are shown
@@ -34,9 +34,10 @@ def channel_maps(
     if not wanted or model.width < 3:
         return {}
     chosen = np.unique(np.linspace(0, len(data.test.ids) - 1, pictures).round().astype(int))
-    tokens = model.tokens(features, rows=data.test.rows[chosen])
+    tokens, network = model.tokens(features, rows=data.test.rows[chosen]), model.network_
+    assert isinstance(network, FactorTopyNetwork)
     with torch.no_grad():
-        table = model.network_.table(*tokens.at(np.arange(len(chosen))))[: GRID**2]
+        table = network.table(*tokens.at(np.arange(len(chosen))))[: GRID**2]
     seen = table.permute(2, 1, 0, 3).cpu().numpy()  # (image, layer, place, D)
     weights, readout = model.layer_weights_, model.channel_weights_
     found = {"channels/ids": data.test.ids[chosen]}

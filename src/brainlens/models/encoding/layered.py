@@ -21,8 +21,9 @@ def as_features(given: Layers) -> Features:
 
     {layer: array} with an array (n, tokens, channels): spatial tokens of a square grid, row-major; with one token more than a
     square the first is the class token, as in the hidden states of a ViT, and becomes the layer's global token.
-    (n, channels, rows, columns): a map. (n, channels): a global token alone. One array: one layer. A sequence of n such
-    dicts, one an image: the same, in a form that scikit-learn can cut into folds. `Features` are taken as they are.
+    (n, channels, rows, columns): a map. (n, channels): a global token alone. One array: one layer; a sequence of arrays of
+    3 or 4 axes, such as a network's hidden states: layers "layer.0", "layer.1", ... A sequence of n dicts, one an image:
+    the same, in a form that scikit-learn can cut into folds. `Features` are taken as they are.
     Images that come without ids are numbered. Raises DataError for what is none of these.
     """
     if isinstance(given, Features):
@@ -33,6 +34,8 @@ def as_features(given: Layers) -> Features:
         layers = _stacked(given)
     elif hasattr(given, "shape"):
         layers = {ONE: given}
+    elif isinstance(given, (list, tuple)) and given and all(np.ndim(state) in (3, 4) for state in given):
+        layers = {f"layer.{i}": state for i, state in enumerate(given)}
     else:
         raise DataError(f"features are Features, a dict of arrays or one array, not a {type(given).__name__}")
     if not layers:

@@ -19,7 +19,7 @@ from torch import Tensor
 from brainlens.metrics.selectors import confidence
 from brainlens.models.encoding.layered import Form, Layers, as_features, check_form, layer_form, numbers, responses_of, rows_of
 from brainlens.models.encoding.readout import refit_readout
-from brainlens.models.encoding.tables import EncodingPart, HeldBack, LayerTokens, held_back, usable_layers
+from brainlens.models.encoding.tables import EncodingPart, HeldBack, LayerTokens, Statistics, held_back, usable_layers
 from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress, predict_rows, train
 from brainlens.models.estimator import Model, check_device
 from brainlens.nn.encoding_baselines import ClassTokenNetwork, GNetNetwork, PatchTokenNetwork, Reader
@@ -66,7 +66,8 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
         settings: further parameters, such as device. The checkpoints of the soup are chosen on images held back; the paper chose
         on its test set.
         """
-        return cls(**{"training": recipe_changes(PAPER), "refit": False} | settings)
+        recipe: dict[str, Any] = {"training": recipe_changes(PAPER), "refit": False}
+        return cls(**recipe | settings)
 
     def fit(
         self,
@@ -106,7 +107,7 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
             refit_readout(network, [parts.train, parts.validation], tokens)
         self.layer_names_, self.channels_ = names, tokens.channels
         self.forms_: dict[str, Form] = {name: layer_form(given, name) for name in names}
-        self.statistics_ = {name: tuple(value.cpu() for value in tokens.statistics[name]) for name in names}
+        self.statistics_: Statistics = {name: tuple(value.cpu() for value in tokens.statistics[name]) for name in names}
         self.y_mean_, self.y_scale_, self.coordinates_, self.training_log_ = mean, spread, places, log
         self._take(network)
         return self
@@ -220,7 +221,8 @@ class FactorTopy(TrainedReader):
     def released(cls, **settings: Any) -> Self:
         """The recipe of the released code as far as it differs from the paper, see the table; settings as in `paper`."""
         variant = {"shared_bottleneck": False, "padding": "zeros", "zero_start": True}
-        return cls(**{"variant": variant, "training": recipe_changes(CODE), "refit": False} | settings)
+        recipe: dict[str, Any] = {"variant": variant, "training": recipe_changes(CODE), "refit": False}
+        return cls(**recipe | settings)
 
     def _places(self, coordinates: Any, units: int) -> np.ndarray:
         if coordinates is None:

@@ -60,12 +60,12 @@ class RidgeCV(MultiOutputMixin, RegressorMixin, Model):
             X, targets, self.alphas, fold=fold, score=self.scoring, fit_intercept=bool(self.fit_intercept), device=self.device
         )
         coef, intercept = fit.weights.numpy().T.astype(X.dtype), fit.intercept.numpy().astype(X.dtype)
-        alpha, best = fit.alpha.numpy(), fit.cv_score.numpy()
+        alpha: Any = fit.alpha.numpy()
+        best: Any = fit.cv_score.numpy()
         self.cv_scores_ = fit.cv_scores.numpy()
         if y.ndim == 1:
-            self.coef_, self.intercept_, self.alpha_, self.best_score_ = coef[0], intercept[0], float(alpha[0]), float(best[0])
-        else:
-            self.coef_, self.intercept_, self.alpha_, self.best_score_ = coef, intercept, alpha, best
+            coef, intercept, alpha, best = coef[0], intercept[0], float(alpha[0]), float(best[0])
+        self.coef_, self.intercept_, self.alpha_, self.best_score_ = coef, intercept, alpha, best
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -91,7 +91,7 @@ class RidgeCV(MultiOutputMixin, RegressorMixin, Model):
 
     def _pack(self) -> dict[str, Any]:
         state = super()._pack()
-        if "n_features_in_" in vars(self) and "feature_names_in_" in state:
+        if "feature_names_in_" in state:
             state["feature_names_in_"] = [str(name) for name in state["feature_names_in_"]]
         return state
 

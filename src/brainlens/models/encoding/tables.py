@@ -139,7 +139,7 @@ def usable_layers(features: Features, wanted: list[str] | None) -> list[str]:
     return list(wanted)
 
 
-Statistics = dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]
+Statistics = dict[str, tuple[Tensor, ...]]  # four a layer
 
 
 class LayerTokens:
@@ -184,7 +184,7 @@ class LayerTokens:
                 if statistics is None
                 else statistics[layer]
             )
-            self.statistics[layer] = tuple(value.to(device) for value in found)  # type: ignore[assignment]
+            self.statistics[layer] = tuple(value.to(device) for value in found)
             self.spatial[layer], self.whole[layer] = spatial.to(device), whole.to(device)
 
     def __len__(self) -> int:
