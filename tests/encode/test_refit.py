@@ -11,7 +11,7 @@ from brainlens.models.encoding.ridge import ALPHAS
 from brainlens.models.encoding.tables import EncodingPart, EncodingTables, LayerTokens
 from brainlens.models.encoding.training import predict
 from brainlens.nn.encoding_baselines import READERS
-from brainlens.nn.factortopy import FactorTopy
+from brainlens.nn.factortopy import FactorTopyNetwork
 from brainlens.types import Features
 
 WIDTH, VOXELS = 5, 12
@@ -27,7 +27,7 @@ def make(**options):
     nothing = np.full(VOXELS, np.nan)
     data = EncodingTables(*parts, pd.DataFrame(index=range(VOXELS)), None, {}, nothing, nothing, False)
     torch.manual_seed(0)
-    model = FactorTopy(torch.rand(VOXELS, 3), {"a": 4, "b": 4}, width=WIDTH, **options)
+    model = FactorTopyNetwork(torch.rand(VOXELS, 3), {"a": 4, "b": 4}, width=WIDTH, **options)
     return model, data, LayerTokens(features, ["a", "b"], parts[0].rows)
 
 

@@ -1,9 +1,9 @@
-"""The peers of FactorTopy against plain loops over images, voxels and layers."""
+"""The baselines of FactorTopy against plain loops over images, voxels and layers."""
 
 import pytest
 import torch
 
-from brainlens.nn.encoding_baselines import READERS, ClassToken, GNetViT, PatchToken
+from brainlens.nn.encoding_baselines import READERS, ClassTokenNetwork, GNetNetwork, PatchTokenNetwork
 from brainlens.types import DataError
 
 CHANNELS = {"a": 5, "b": 7}
@@ -17,7 +17,7 @@ def data(kind, **options):
 
 
 def test_class_token_by_a_loop():
-    model, tokens, whole = data(ClassToken)
+    model, tokens, whole = data(ClassTokenNetwork)
     out = model(tokens, whole)
     for image in range(3):
         v = sum(model.bottleneck[i].T @ whole[k][image] for i, k in enumerate(CHANNELS)) / 2
@@ -25,7 +25,7 @@ def test_class_token_by_a_loop():
 
 
 def test_patch_token_by_a_loop():
-    model, tokens, whole = data(PatchToken)
+    model, tokens, whole = data(PatchTokenNetwork)
     out = model(tokens, whole)
     for image in range(3):
         v = sum(
@@ -37,7 +37,7 @@ def test_patch_token_by_a_loop():
 
 @pytest.mark.parametrize("block", [7, 64])
 def test_pooling_fields_by_a_loop(block):
-    model, tokens, whole = data(GNetViT, block=block)
+    model, tokens, whole = data(GNetNetwork, block=block)
     torch.nn.init.normal_(model.field)
     plain = torch.zeros(3, 30)
     for n in range(30):

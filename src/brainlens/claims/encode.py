@@ -131,6 +131,7 @@ def oracle(responses: Responses, layers: Features, plan: Plan) -> dict[str, floa
     number, pool = true_selectors(data, layers, used)
     guess = pooled_ridge([data.train, data.validation], data.test, tokens, layer=number, pool=pool)
     design = plan.design
+    guess, data = data.in_units(guess)
     metrics, more, _ = score_part(guess, data, {}, least=design.least_ncsnr, resamples=design.resamples, seed=plan.seed)
     return named(Result("encode", metrics, more, data.units, {}, {}, {}), "oracle")
 

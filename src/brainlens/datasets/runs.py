@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,11 +16,28 @@ from brainlens import store
 from brainlens.datasets.source import Source
 from brainlens.types import DataError, Result
 
+MODEL = "model"  # the folder of a run that holds what was fitted
 
-def keep(result: Result, runs: str | Path, source: Source, *, arrays: dict[str, np.ndarray] | None = None) -> Path:
-    """Stores a result in its run folder, marked with the recording it comes from, and returns the folder."""
+
+class Fitted(Protocol):
+    """A model that can be written into a folder."""
+
+    def save(self, folder: str | Path) -> Path: ...
+
+
+def keep(
+    result: Result,
+    runs: str | Path,
+    source: Source,
+    *,
+    arrays: dict[str, np.ndarray] | None = None,
+    model: Fitted | None = None,
+) -> Path:
+    """Stores a result in its run folder, marked with the recording it comes from, and returns the folder; a model in `model/`."""
     config = {**source.config(), **result.config}
     folder = store.run_folder(runs, result.task, config, [str(d) for d in result.provenance.get("data", [])])
+    if model is not None:
+        model.save(folder / MODEL)
     store.save_result(replace(result, config=config, arrays={**result.arrays, **(arrays or {})}), folder)
     return folder
 

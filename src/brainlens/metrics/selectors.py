@@ -197,6 +197,8 @@ def _put(out: dict[str, float], name: str, value: float, low: float, high: float
 
 
 def _spearman_interval(truth: np.ndarray, found: np.ndarray, seed: int) -> tuple[float, float, float]:
+    if np.ptp(truth) == 0 or np.ptp(found) == 0:
+        return float("nan"), float("nan"), float("nan")  # weights that are the same for every unit order nothing
     value = float(spearmanr(truth, found).statistic)
     rng = np.random.default_rng(seed)
     drawn = []
