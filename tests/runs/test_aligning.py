@@ -20,7 +20,7 @@ from brainlens.stimuli.captions import CaptionSource, save_captions
 from brainlens.types import DataError
 
 SMALL = Source(n_train=60, n_test=20)
-FEW = preset("small").changed(training={"steps": 6, "batch": 16}, design={"depth": 1})
+FEW = preset("default").changed(training={"steps": 6, "batch": 16}, design={"depth": 1})
 
 
 def quiet(text: str, share: float | None = None) -> None:

@@ -25,8 +25,9 @@ from brainlens.datasets.source import Source, open_recording
 from brainlens.encode import EncodingDesign
 from brainlens.encode import run as encode_run
 from brainlens.encode.run import Asked, run_encode
-from brainlens.models.volume.aligners import Decoder
+from brainlens.models.volume.decoder import Decoder
 from brainlens.models.volume.split import split_tables
+from brainlens.models.volume.stored import volume_aligner
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError, Responses, Result, Volume
 
@@ -82,7 +83,7 @@ def test_align_is_stored_with_everything_attribute_needs(aligned, recording):
         assert result.metrics[f"align/{name}/retrieval/brain->image/chance1"] == pytest.approx(1 / 30)
     assert set(result.arrays) >= {"ids", "embedding/brain", "embedding/image", "centre/image", "centre/text"}
     assert set(result.arrays["ids"]) == set(recording.responses.where(split="test").trials["stimulus"])
-    assert store.load_weights(folder, "volume")
+    assert volume_aligner(folder).subjects_ == ["1"]
     shown = {row["metric"]: row["value"] for row in rows}
     assert shown["align/volume/retrieval/brain->image/top1"] == result.metrics["align/volume/retrieval/brain->image/top1"]
     assert not list((folder.parent / "unfinished").iterdir())
@@ -325,7 +326,7 @@ def test_claims_of_attribution_stand_beside_their_checks(recording, tmp_path):
         patch=14, width=16, depth=1, heads=2, embed_dim=images["image"].shape[1], per_patch=True, class_token="sum"
     )
     module = VolumeEncoder(split.space.mask, design).eval()
-    decoder = Decoder("volume", lambda x: (module(x), module(x)), 0, 0.0, module=module)
+    decoder = Decoder("volume", {"both": module})
     alignment = Alignment(Result("align", {}), {"volume": decoder}, split)
     names = ("bottleneck", "gradcam", "integrated_gradients", "chefer", "random")
     found = attribute_claims(alignment, recording, SMALL, tmp_path, methods=names, trials=6, masks=4, tell=quiet)

@@ -188,7 +188,7 @@ def align(
     data: Data = None,
     model: Model = None,
     encoder: Annotated[list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.")] = None,
-    preset: Annotated[str, typer.Option(help="small (a laptop) or paper (the published configuration).")] = "small",
+    preset: Annotated[str, typer.Option(help="default, paper (as published), or small (the paper's form, small).")] = "default",
     steps_: Annotated[int | None, typer.Option("--steps", help="Training steps of the contrastive encoders.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Pieces of a batch; the loss stays that of the batch.")] = None,
@@ -201,6 +201,7 @@ def align(
     subject: Annotated[
         list[str] | None, typer.Option(help="Subject; repeat for several in one model (EEG, MEG: tested).")
     ] = None,
+    from_: Annotated[Path | None, typer.Option("--from", help="An align run whose model is trained further.")] = None,
     one_each: Annotated[bool, typer.Option("--one-each", help="A model for each subject instead of one for all.")] = False,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
@@ -243,11 +244,34 @@ def align(
     source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed, **parts)  # type: ignore[arg-type]
     with steps() as tell:
         run = run_align_each if one_each else run_align
-        place, table = run(source, runs, encoders=encoder, configuration=chosen, seed=seed, device=device, tell=tell)
+        place, table = run(
+            source, runs, encoders=encoder, configuration=chosen, seed=seed, device=device, start_from=from_, tell=tell
+        )
     if table:  # of several processes the first one speaks
         show(table, f"align: {dataset}")
         for one in place if isinstance(place, list) else [place]:
             typer.echo(f"run: {one}")
+
+
+@app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished align run.")],
+    dataset: Annotated[str | None, typer.Option(help="Another recording. Default: that of the run.")] = None,
+    data: Data = None,
+    subject: Annotated[list[str] | None, typer.Option(help="Subject of the recording; repeat for several.")] = None,
+    runs: Runs = Path("runs"),
+    device: Device = "cpu",
+) -> None:
+    """Embeddings of new recordings by the model of an align run: the mean response to each image, for images and for texts."""
+    from brainlens import store
+    from brainlens.align.embed import embed_volume_run, replaced
+    from brainlens.datasets.runs import source_of
+
+    source = replaced(source_of(store.load_result(run)), dataset, data, tuple(subject or ()))
+    with steps() as tell:
+        folder, table = embed_volume_run(run, runs, source=source, device=device, tell=tell)
+    show(table, f"embed: {source.dataset}")
+    typer.echo(f"run: {folder}")
 
 
 @app.command()
