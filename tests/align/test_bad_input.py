@@ -120,7 +120,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: reopened(stored(f, version="weights"), responses()),
         "another version: position",
     ),
-    "design of another version": (lambda f: reopened(stored(f, version="design"), responses()), r"another version .*swirl"),
+    "design of another version": (lambda f: reopened(stored(f, version="design"), responses()), r"another version.*swirl"),
     "checkpoint of another subject": (other_subject, r"its subjects is \['1'\], this run's \['2'\]"),
     "checkpoint of another version": (other_version, "its version is 1, this run's 2"),
     "other image ids": (
