@@ -45,7 +45,7 @@ def as_volume(mask_img: Any) -> Volume:
     mask = np.asarray(mask_img.dataobj)
     if mask.ndim == 4 and mask.shape[3] == 1:
         mask = mask[..., 0]
-    return Volume(np.nan_to_num(mask) != 0, np.asarray(mask_img.affine, dtype=float))
+    return Volume(np.isfinite(mask) & (mask != 0), np.asarray(mask_img.affine, dtype=float))
 
 
 def training_tables(

@@ -56,7 +56,7 @@ def check_recording(run: str | Path, model: Aligner, responses: Responses) -> No
 def _check_run(run: str | Path) -> Result:
     found = store.load_result(run)
     if found.task != "align":
-        raise DataError(f"{run}: a run of `align` is needed; this one is {found.task!r}")
+        raise DataError(f"{run}: this needs a run of `align`; this one is {found.task!r}")
     if not (Path(run) / MODEL / "model.json").is_file():
         raise DataError(f"{run} holds no model; run `brainlens align` again, which keeps one")
     return found
