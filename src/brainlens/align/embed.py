@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,12 +73,3 @@ def _filled(data: np.ndarray) -> tuple[np.ndarray, int]:
     if bad.mean() > MAX_BAD_UNITS:
         raise DataError(f"{bad.mean():.0%} of the {len(bad)} voxels that the model reads hold no value; use another recording")
     return np.where(np.isfinite(data), data, 0.0), int(bad.sum())
-
-
-def replaced(source: Source, dataset: str | None, data: Path | None, subjects: tuple[str, ...]) -> Source:
-    """The recording of a run, or another one in its place."""
-    if dataset is not None:
-        source = Source(dataset, data, source.model, n_train=source.n_train, n_test=source.n_test, seed=source.seed)
-    elif data is not None:
-        source = replace(source, folder=data)
-    return replace(source, subjects=subjects) if subjects else source

@@ -11,7 +11,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from brainlens.attribute.brain import Options, brain_maps, check_inputs, layer_of
+from brainlens import store
+from brainlens.attribute.brain import Options, brain_maps, check_inputs, fingerprints, layer_of
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.attribution.targets import frozen
@@ -44,7 +45,7 @@ def sensitivity_table(
     `<target>_matched_drop` at the area of `options.area`; `map_area`; `truth_auroc` of the mean map where the units say
     which are informative). The drop alone rewards large maps, so the area stands beside it.
     """
-    start = time.perf_counter()
+    start = time.time()
     options = Options() if options is None else options
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)
@@ -66,7 +67,7 @@ def sensitivity_table(
     numbers = {f"sensitivity/{c}/range": float(np.ptp(table[c])) for c in table.columns if c not in ("parameter", "value")}
     config = {"method": "bottleneck", "target": target, "layer": where, "sensitivity": True}
     config |= asdict(replace(options, reference=None))
-    provenance = {"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - start}
+    provenance = store.provenance(options.seed, options.device, fingerprints(responses, images, texts), start)
     tables = {"sensitivity": table, "trials": responses.trials}
     return Result("attribute", numbers, kept, responses.units, tables, config, provenance, responses.space)
 
@@ -84,7 +85,7 @@ def _row(
                 out[f"{name}_increase"] = found["increase"]
     out["map_area"] = float(metrics.map_area(maps.cpu().numpy()).mean())
     if right is not None:
-        out["truth_auroc"] = auroc(maps.mean(0).cpu().numpy(), right)
+        out["truth_auroc"] = auroc(right, maps.mean(0).cpu().numpy())
     return out
 
 
@@ -118,7 +119,7 @@ def _agreement(name: str, whole: np.ndarray, maps: np.ndarray, right: np.ndarray
     row: dict[str, float | str] = {"module": name, "correlation": float(np.mean(found)) if found else float("nan")}
     if right is not None:
         names = ("truth_auroc", "truth_auroc.low", "truth_auroc.high")
-        row |= dict(zip(names, auroc_interval(maps.mean(0), right), strict=True))
+        row |= dict(zip(names, auroc_interval(right, maps.mean(0)), strict=True))
     return row
 
 
