@@ -92,6 +92,8 @@ MISTAKES = [
     (("align", "--dataset", "things_eeg2"), "--data"),
     (("align", "--dataset", "things_eeg2", "--data", "empty"), "sub-01"),
     (("align", "--dataset", "things_meg", "--data", "empty"), "preprocessed_P1-epo.fif"),
+    (("align", "--from", "nowhere"), "nowhere"),
+    (("embed", "nowhere"), "nowhere"),
     (("attribute", "nowhere"), "nowhere"),
     (("attribute", "empty"), "empty"),
     (("attribute", "empty", "--method", "magic"), "gradcam"),

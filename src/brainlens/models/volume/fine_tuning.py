@@ -33,7 +33,8 @@ def fine_tune(
 ) -> Decoder:
     """The decoder after more contrastive training; the one it began as is kept where the validation loss does not fall.
 
-    split: centred by the means of the model (see `split_tables`). Raises DataError for a ridge, which has no steps, and for
+    split: centred by the means of the model (see `split_tables`). Its validation images speak for the old model where that
+    one was trained on them. Raises DataError for a ridge, which has no steps, and for
     another number of voxels.
     """
     begun = time.perf_counter()
