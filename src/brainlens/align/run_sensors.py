@@ -30,7 +30,7 @@ from brainlens.types import DataError, Responses, Result
 PARTS = ("saliency", "guidance", "adjustment")
 TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first without saliency extraction
 DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
-PRESETS = ("small", "paper")
+PRESETS = ("default", "paper")
 SMALL = {
     "epochs": 30,
     "batch": 64,
@@ -47,7 +47,7 @@ class SensorOptions:
     encoders: fitted one after the other, the last is the main one; "unfiltered" is neuroalign without saliency,
     "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
     guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
-    preset: "small" trains on the phantom as long as its few images need, "paper" as published.
+    preset: "default" trains on the phantom as long as its few images need, "paper" as published.
     ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign.
     """
 
@@ -61,7 +61,7 @@ class SensorOptions:
     leave_out: tuple[str, ...] = ()
     ablation: bool = False
     prompts: bool = False
-    preset: str = "small"
+    preset: str = "default"
 
     def __post_init__(self) -> None:
         known = (*SENSOR_ENCODERS, *LINEAR, "unfiltered", "sensors")
@@ -95,7 +95,7 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
     """
     chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE)
     chosen = replace(chosen, epochs=THINGS_MEG.epochs) if dataset == "things_meg" else chosen
-    if dataset == "phantom_eeg" and options.preset == "small":
+    if dataset == "phantom_eeg" and options.preset == "default":
         small: dict[str, Any] = SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)}
         chosen = replace(chosen, **small)
     given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}

@@ -13,6 +13,7 @@ from brainlens import __version__
 from brainlens.cli.align import align
 from brainlens.cli.attribute import attribute
 from brainlens.cli.data import captions, convert, datasets, epochs, features
+from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
 from brainlens.cli.options import Device, Seed, Test, Train
 from brainlens.cli.terminal import show, steps
@@ -56,7 +57,7 @@ def demo(
     typer.echo(f"report: {report}")
 
 
-for each in (datasets, features, convert, captions, epochs, encode, predict, align, attribute):
+for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute):
     app.command()(each)
 
 

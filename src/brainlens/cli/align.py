@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from brainlens.cli.attribute import note_of
 from brainlens.cli.options import (
     DATA,
     MODEL,
@@ -34,7 +35,7 @@ from brainlens.cli.terminal import finished, show, steps
 
 BOTH = ("dataset", "data", "option", "model", "encoder", "subject", "captions", "runs", "seed", "device", "train", "test",
         "again", "preset", "epochs", "batch")  # fmt: skip
-VOLUME = ("steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision")
+VOLUME = ("steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision", "from_")
 SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation", "prompts", "precision")
 SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders that are not trained
 TRAINED = ("preset", "epochs", "batch", "steps_", "accumulate", "queue", "recompute", "precision")
@@ -51,8 +52,9 @@ def align(
         list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.", rich_help_panel=MODEL)
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="small (a laptop) or paper (the published configuration).", rich_help_panel=TRAINING)
-    ] = "small",
+        str,
+        typer.Option(help="default, paper (as published) or small (fMRI: the paper's form, small).", rich_help_panel=TRAINING),
+    ] = "default",
     steps_: Annotated[
         int | None, typer.Option("--steps", help="fMRI: training steps of the contrastive encoders.", rich_help_panel=TRAINING)
     ] = None,
@@ -74,6 +76,9 @@ def align(
     ] = False,
     modality: Annotated[
         str | None, typer.Option(help="fMRI: targets of the loss: image, text or both.", rich_help_panel=TRAINING)
+    ] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="fMRI: an align run whose model is trained further.", rich_help_panel=TRAINING)
     ] = None,
     region: Regions = None,
     captions: Captions = None,
@@ -133,7 +138,7 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     from brainlens.datasets.source import Source
     from brainlens.models.volume.presets import preset as configuration
 
-    encoder, dataset = given_["encoder"], given_["dataset"]
+    encoder, dataset, begun = given_["encoder"], given_["dataset"], given_["from_"]
     only(context, (*BOTH, *VOLUME), f"fMRI ({dataset})")
     if encoder and all(name in SOLVED for name in encoder):
         without(context, TRAINED, f"{', '.join(encoder)} is solved, not trained")
@@ -150,13 +155,13 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     )  # fmt: skip
     run = run_align_each if given_["one_each"] else run_align
     asked = {**source.config(), "encoders": encoder, "configuration": asdict(chosen), "each": given_["one_each"]}
-    asked |= {"seed": given_["seed"], "device": given_["device"]}
+    asked |= {"seed": given_["seed"], "device": given_["device"], "from": None if begun is None else note_of(begun)}
 
     def anew() -> Any:
         with steps(shorter=SHORTER) as tell:
             return run(
                 source, given_["runs"], encoders=encoder, configuration=chosen, seed=given_["seed"], device=given_["device"],
-                tell=tell,
+                start_from=begun, tell=tell,
             )  # fmt: skip
 
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
