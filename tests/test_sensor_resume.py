@@ -160,7 +160,7 @@ def test_a_state_of_another_configuration_is_not_used(tmp_path: Path, change: st
         fit(there, checkpoint=place, progress=Stop(3))
     other, more = CHANGES[change](there)
     if change == "code":
-        monkeypatch.setattr(store, "code_version", lambda: "another")
+        monkeypatch.setitem(store.TASKS, "align", 99)
     plain, _ = fit(other, **more)
     seen = Stop()
     found, _ = fit(other, checkpoint=place, progress=seen, **more)

@@ -480,7 +480,9 @@ def test_the_run_folder_depends_on_config_data_and_code_and_on_nothing_else(tmp_
     assert one != store.run_folder(tmp_path, "encode", {"a": (1, 2), "b": 0.5}, ["g"])
     with pytest.raises(DataError, match="object"):
         store.run_folder(tmp_path, "encode", {"a": object()}, [])
-    monkeypatch.setattr(results, "code_version", lambda: "another")
+    monkeypatch.setattr(results, "code_version", lambda: "another")  # an edit of the sources throws nothing away
+    assert one == store.run_folder(tmp_path, "encode", {"a": (1, 2), "b": 0.5}, ["f"])
+    monkeypatch.setitem(results.TASKS, "encode", 99)
     assert one != store.run_folder(tmp_path, "encode", {"a": (1, 2), "b": 0.5}, ["f"])
 
 

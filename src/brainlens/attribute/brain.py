@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from brainlens import store
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck, bottleneck, statistics
 from brainlens.attribution.chefer import chefer
@@ -98,7 +99,7 @@ def attribute(
 
     Raises DataError for another mask or space, ids without embeddings, unknown methods, NaN.
     """
-    start = time.perf_counter()
+    start = time.time()
     options = Options() if options is None else options
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)
@@ -122,9 +123,14 @@ def attribute(
         units=responses.units,
         tables={"regions": _regions(found, responses), "trials": responses.trials},
         config=config,
-        provenance={"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - start},
+        provenance=store.provenance(options.seed, options.device, fingerprints(responses, images, texts), start),
         space=responses.space,
     )
+
+
+def fingerprints(responses: Responses, images: Features, texts: Features | None) -> list[str]:
+    """Of the tables that a map was made from."""
+    return [store.fingerprint(thing) for thing in (responses, images, texts) if thing is not None]
 
 
 def brain_maps(

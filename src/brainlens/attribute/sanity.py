@@ -11,7 +11,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from brainlens.attribute.brain import Options, brain_maps, check_inputs, layer_of
+from brainlens import store
+from brainlens.attribute.brain import Options, brain_maps, check_inputs, fingerprints, layer_of
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.attribution.targets import frozen
@@ -44,7 +45,7 @@ def sensitivity_table(
     `<target>_matched_drop` at the area of `options.area`; `map_area`; `truth_auroc` of the mean map where the units say
     which are informative). The drop alone rewards large maps, so the area stands beside it.
     """
-    start = time.perf_counter()
+    start = time.time()
     options = Options() if options is None else options
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)
@@ -66,7 +67,7 @@ def sensitivity_table(
     numbers = {f"sensitivity/{c}/range": float(np.ptp(table[c])) for c in table.columns if c not in ("parameter", "value")}
     config = {"method": "bottleneck", "target": target, "layer": where, "sensitivity": True}
     config |= asdict(replace(options, reference=None))
-    provenance = {"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - start}
+    provenance = store.provenance(options.seed, options.device, fingerprints(responses, images, texts), start)
     tables = {"sensitivity": table, "trials": responses.trials}
     return Result("attribute", numbers, kept, responses.units, tables, config, provenance, responses.space)
 

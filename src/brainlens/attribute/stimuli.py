@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from brainlens import store
 from brainlens.attribute.brain import Options
 from brainlens.attribute.pixels_and_words import METHODS, attribute_pixels, attribute_words
 from brainlens.attribution import degradation
@@ -69,7 +70,7 @@ def attribute_stimuli(
 
     Raises DataError for ids without a target, captions that are missing, empty or beyond the text limit, unknown methods.
     """
-    started = time.perf_counter()
+    started = time.time()
     options = Options() if options is None else options
     if of not in ("pixels", "words"):
         raise DataError(f"attribute: of={of!r} is not one of ('pixels', 'words')")
@@ -105,7 +106,8 @@ def attribute_stimuli(
     numbers = _worth(network, inputs, flat, aims, rows, arrays, method=method, options=options)
     config = {"of": of, "target": list(aims), "method": method, "layer": layer, **asdict(replace(options, reference=None))}
     config["reference_stimuli"] = 0 if reference is None else len(reference)
-    provenance = {"seed": options.seed, "device": options.device, "wall_time_s": time.perf_counter() - started}
+    data = [store.fingerprint(stimuli), *(store.fingerprint(aim.targets) for aim in aims.values())]
+    provenance = store.provenance(options.seed, options.device, data, started)
     return Result("attribute", numbers, arrays, tables=tables, config=config, provenance=provenance)
 
 

@@ -107,7 +107,7 @@ def costs(results: dict[str, Result]) -> pd.DataFrame:
             "method": name,
             "forward passes": int(result.metrics["attribution/forward_passes"]),
             "backward passes": int(result.metrics["attribution/backward_passes"]),
-            "seconds": float(result.provenance["wall_time_s"]),
+            "seconds": float(result.provenance["wall_s"]),
         }
         for name, result in results.items()
     ]

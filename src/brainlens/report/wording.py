@@ -145,6 +145,8 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("seed", "seed", str),
         ("device", "device", str),
         ("device_name", "accelerator", str),
+        ("instructions", "vector instructions", str),
+        ("threads", "threads", str),
         ("wall_s", "wall time", _duration),
         ("peak_mb", "peak memory", lambda v: f"{float(v):,.0f} MB"),
         ("device_peak_mb", "peak accelerator memory", lambda v: f"{float(v):,.0f} MB"),

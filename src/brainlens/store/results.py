@@ -28,6 +28,16 @@ from brainlens.types import DataError, Features, Responses, Result, Sensors, Spa
 
 FORMAT = 1
 SPACE = "space/"  # array names under which a space is stored
+TASKS = {
+    "align": 2,
+    "attribute": 2,
+    "encode": 2,
+    "decode": 2,
+    "epochs": 2,
+    "captions": 2,
+    "compare": 2,
+    "embed": 1,
+}  # raised when numbers change
 VERSIONS = ("numpy", "pandas", "scipy", "torch", "transformers", "diffusers", "scikit-learn", "nibabel", "nilearn", "mne")
 
 
@@ -87,8 +97,11 @@ def load_result(folder: str | Path) -> Result:
 
 
 def run_folder(root: str | Path, task: str, config: Mapping[str, Any], data: Sequence[str]) -> Path:
-    """`root/<task>-<hash>`, the hash over config, data fingerprints and code; the same work gets the same folder."""
-    text = json.dumps([task, plain(dict(config)), list(data), code_version()], sort_keys=True)
+    """`root/<task>-<hash>`, the hash over config, data fingerprints and the version of the task; the same work, the same folder.
+
+    An edit of a help text throws nothing away; whoever changes what a task computes raises its number in `TASKS`.
+    """
+    text = json.dumps([task, plain(dict(config)), list(data), TASKS.get(task, 1)], sort_keys=True)
     return Path(root) / f"{task}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -107,7 +120,10 @@ def code_version() -> str:
 
 
 def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str, str], started: float) -> dict[str, Any]:
-    """Versions, seed, device, data fingerprints, seconds since `started` (a `time.time()`), and peak memory in MB."""
+    """Versions, seed, device, processor, data fingerprints, seconds since `started` (a `time.time()`), and peak memory in MB.
+
+    instructions: the vector instructions that torch uses (AVX2, AVX512, ...), on which the last digits hang; threads: of torch.
+    """
     versions = {"brainlens": code_version(), "python": platform.python_version()}
     for name in VERSIONS:
         try:
@@ -126,6 +142,8 @@ def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str,
         "platform": platform.platform(),
     }
     torch = sys.modules.get("torch")
+    if torch is not None:
+        out |= {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
     if str(device).startswith("cuda") and torch is not None:
         out["device_name"] = torch.cuda.get_device_name(device)
         out["device_peak_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)

@@ -141,6 +141,11 @@ class SensorAligner(Model):
         self._check_fitted()
         return self.decoder_.best_epoch
 
+    @property
+    @abstractmethod
+    def network(self) -> Any:
+        """The name by which the verb knows the network, or the module of a user."""
+
     @abstractmethod
     def begin(
         self,

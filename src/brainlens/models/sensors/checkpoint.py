@@ -165,7 +165,7 @@ def made_for(
     tables = [store.fingerprint(train)] + [store.fingerprint(t.cpu().numpy()) for t in targets if t is not None]
     return {
         "format": FORMAT,
-        "code": [store.code_version(), str(torch.__version__)],
+        "code": [store.TASKS["align"], str(torch.__version__)],
         "encoder": hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr([decoder.model, shapes])).encode()).hexdigest()[:16],
         "training": asdict(training),
         "seed": seed,

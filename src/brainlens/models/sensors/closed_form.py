@@ -68,6 +68,11 @@ class SensorRidge(SensorAligner):
         """Plain ridge regression, by cosine; it has no paper of its own."""
         return cls(**changed)
 
+    @property
+    def network(self) -> str:
+        """The name by which the verb knows it."""
+        return "canonical" if self.canonical else "ridge"
+
     def begin(
         self,
         train: Recorded,
@@ -86,7 +91,7 @@ class SensorRidge(SensorAligner):
 
     def finish(self, job: Rows, *, progress: Progress | None = None) -> Self:
         self.decoder_ = solve_linear(
-            job.train.responses, job.images, encoder="canonical" if self.canonical else "ridge", layer="image",
+            job.train.responses, job.images, encoder=self.network, layer="image",
             seed=self.random_state, validation=self.validation, penalties=tuple(self.penalties), device=self.device,
         )  # fmt: skip
         self.layout_, self.widths_ = job.train.layout, (job.images["image"].shape[1], None)

@@ -139,7 +139,7 @@ class SensorNetwork(SensorAligner):
             rows = train.matched(start.layout_)
             layout = replace(start.layout_, unit=layout.unit or start.layout_.unit, size=layout.size)
         ids, row = np.unique(rows.trials["stimulus"].to_numpy(dtype=str), return_inverse=True)
-        image = self._table(images, target_layer(images, self._encoder(), training), ids, "images")
+        image = self._table(images, target_layer(images, self.network, training), ids, "images")
         text = None if texts is None else self._table(texts, "text", ids, "texts")
         widths = (image.shape[1], None if text is None else text.shape[1])
         held = held_out(len(ids), training.validation, self.random_state)
@@ -147,7 +147,7 @@ class SensorNetwork(SensorAligner):
         started = time.perf_counter()
         with _seeded(self.random_state, self.device):
             decoder = build(
-                self._encoder(), layout.shape, widths, training=training, seed=self.random_state, device=self.device, scale=scale
+                self.network, layout.shape, widths, training=training, seed=self.random_state, device=self.device, scale=scale
             )
             generator = torch.get_rng_state()
         if start is not None:
@@ -173,16 +173,16 @@ class SensorNetwork(SensorAligner):
         return self
 
     def started_from(self, where: Any) -> SensorAligner:
-        """The model to start from: fitted, of this class, read from its folder or from that of its run."""
-        if isinstance(where, (str, Path)):
-            folder = Path(where)
-            where = type(self).load(folder / "model" if (folder / "model").is_dir() else folder)
+        """The model to start from: fitted, of this class, or read from its folder."""
+        where = type(self).load(where) if isinstance(where, (str, Path)) else where
         if type(where) is not type(self):
             raise DataError(f"start_from: {type(self).__name__} starts from its own kind, got a {type(where).__name__}")
         where._check_fitted()
         return where
 
-    def _encoder(self) -> str | nn.Module:
+    @property
+    def network(self) -> str | nn.Module:
+        """The network's name in `nn.sensor_baselines`, or the module itself."""
         return self.encoder
 
     def _training(self, texts: Features | None) -> SensorTraining:
@@ -192,14 +192,14 @@ class SensorNetwork(SensorAligner):
         return self.training
 
     def _layer(self, images: Features) -> str:
-        return target_layer(images, self._encoder(), self.training)
+        return target_layer(images, self.network, self.training)
 
     def _table(self, features: Features, layer: str, ids: np.ndarray, what: str) -> Tensor:
         return torch.as_tensor(np.asarray(features[layer][positions(ids, features.ids, what)], np.float32)).to(self.device)
 
     def _build(self, shape: tuple[int, int], widths: tuple[int, int | None], state: dict[str, Any]) -> SensorDecoder:
         scale, device = (state["scale"][0], state["scale"][1]), self.device if _there(self.device) else "cpu"
-        decoder = build(self._encoder(), shape, widths, training=self.training, seed=0, device=device, scale=scale)
+        decoder = build(self.network, shape, widths, training=self.training, seed=0, device=device, scale=scale)
         for part in PARTS:
             getattr(decoder, part).load_state_dict(state["weights"][part])
         return decoder
@@ -269,7 +269,8 @@ class NICE(SensorNetwork):
         self.max_epochs, self.attention, self.batch, self.lr = max_epochs, attention, batch, lr
         self.patience, self.options, self.random_state, self.device = patience, options, random_state, device
 
-    def _encoder(self) -> str:
+    @property
+    def network(self) -> str:
         kinds = {None: "nice", "spatial": "nice_sa", "graph": "nice_ga"}
         if self.attention not in kinds:
             raise DataError(f"NICE: attention {self.attention!r} is not one of {list(kinds)}")
@@ -349,7 +350,8 @@ class OwnNetwork(ComparedNetwork):
             max_epochs, batch=batch, lr=lr, patience=patience, options=options, random_state=random_state, device=device
         )
 
-    def _encoder(self) -> nn.Module:
+    @property
+    def network(self) -> nn.Module:
         if not isinstance(self.module, nn.Module):
             raise DataError(f"OwnNetwork takes a torch module (B, channel, time) -> (B, d), got {type(self.module).__name__}")
         return self.module
