@@ -65,7 +65,10 @@ def of_images(model: SensorAligner, responses: Responses) -> Iterator[tuple[np.n
 
 
 def of_epochs(model: SensorAligner, file: Path) -> tuple[np.ndarray, pd.DataFrame, str]:
-    """(embeddings, rows, fingerprint) of each epoch of a file; `stimulus` is the name of its event."""
+    """(embeddings, rows, fingerprint) of each epoch of a file; `stimulus` is the name of its event.
+
+    A model of whitened recordings takes the numbers of the file as whitened.
+    """
     import mne
 
     try:
@@ -76,7 +79,8 @@ def of_epochs(model: SensorAligner, file: Path) -> tuple[np.ndarray, pd.DataFram
         raise DataError(f"{file} is no file of epochs that mne reads ({str(error).splitlines()[0]}); give -epo.fif") from None
     names = {number: name for name, number in epochs.event_id.items()}
     rows = pd.DataFrame({"stimulus": [names[number] for number in epochs.events[:, 2]]})
-    return model.transform(epochs), rows, store.sha256(file)
+    info = {"unit": "z"} if model.unit_ == "z" else None
+    return model.transform(epochs, info=info), rows, store.sha256(file)
 
 
 def _responses(source: Source, aligned: Result, cache: Path, device: str, tell: Tell) -> Responses:

@@ -23,7 +23,7 @@ BLOCK = 256  # trials
 
 
 class SensorAligner(Model):
-    """An aligner: `fit`, `transform`, `gallery`, `retrieve`, `score`, `save`, `load`.
+    """An aligner: `fit`, `transform` (also `predict`), `gallery`, `retrieve`, `score`, `save`, `load`.
 
     `fit` takes training trials alone, in any number for an image, and averages nothing: `Responses.average()` does. It holds
     validation images back by `subjects.held_out`. Learned: decoder_ (the networks as functions of arrays), channels_, times_ (s),
@@ -44,6 +44,12 @@ class SensorAligner(Model):
         """
         self._check_fitted()
         return self._embed(self._rows(recorded(epochs, times=times, sfreq=sfreq, info=info)))
+
+    def predict(
+        self, epochs: Epochs, *, times: Any = None, sfreq: float | None = None, info: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
+        """`transform` by the name that scikit-learn's cross-validation looks for."""
+        return self.transform(epochs, times=times, sfreq=sfreq, info=info)
 
     def gallery(self, values: Any, modality: str = "image") -> np.ndarray:
         """Image or text embeddings (n, d), such as `fit` was given, in the space of `transform`: (n, width) float32.

@@ -164,7 +164,7 @@ def by_id(values: Any, shown: np.ndarray, layer: str) -> Features:
     names, first, group = np.unique(shown, return_index=True, return_inverse=True)
     other = np.flatnonzero((table != table[first][group]).any(axis=1))
     if len(other):
-        raise DataError(f"{what}: {shown[other[0]]!r} has several embeddings, in row {other[0]} another; give one for each image")
+        raise DataError(f"{what}: {str(shown[other[0]])!r} has several embeddings, row {other[0]} another; give each image one")
     return Features({layer: table[first]}, names, "given")
 
 
