@@ -19,12 +19,11 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_predict
 
 from brainlens.align.sensors import align_sensors
+from brainlens.models.sensors import ATM, NICE, EEGNet, NeuroAlign, OwnNetwork, SensorLinear, SensorRidge
 from brainlens.models.sensors.aligner import SensorAligner
-from brainlens.models.sensors.closed_form import SensorRidge
 from brainlens.models.sensors.decoder import NICE as NICE_TRAINING
 from brainlens.models.sensors.decoder import THINGS_EEG2, THINGS_MEG
 from brainlens.models.sensors.fit import sensor_model
-from brainlens.models.sensors.networks import ATM, NICE, EEGNet, NeuroAlign, OwnNetwork, SensorLinear
 from brainlens.models.sensors.recordings import Recorded, recorded, tables
 from brainlens.models.sensors.stored import load_aligner
 from brainlens.types import DataError, Features, Responses
@@ -89,8 +88,8 @@ def epochs_of(x: np.ndarray, kind: str = "eeg", factor: float = 1e-6, names: lis
     return mne.EpochsArray(x.astype(np.float64) * factor, mne.create_info(names, rate, kind), verbose=False)
 
 
-# Trained on 200 rows, 40 asked for (chance .025). The least of world(seed=0) to world(seed=9): neuroalign .63, nice .88, spatial .85,
-# graph .83, atm .83, eegnet .73, linear .83, ridge .95, canonical .70, a module of the user .75.
+# Trained on 200 rows, 40 asked for (chance .025). The least of world(seed=0) to world(seed=9): neuroalign .63, nice .88,
+# spatial .85, graph .83, atm .83, eegnet .73, linear .83, ridge .95, canonical .70, a module of the user .75.
 @pytest.mark.parametrize("name", MODELS)
 def test_a_planted_linear_map_is_found(models: dict[str, SensorAligner], name: str) -> None:
     assert models[name].score(TEST.x, TEST.images) > 0.4

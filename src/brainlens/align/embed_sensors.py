@@ -75,8 +75,9 @@ def of_epochs(model: SensorAligner, file: Path) -> tuple[np.ndarray, pd.DataFram
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of the file's name, which says nothing of what is in it
             epochs = mne.read_epochs(file, verbose=False)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise DataError(f"{file} is no file of epochs that mne reads ({str(error).splitlines()[0]}); give -epo.fif") from None
+    except (ValueError, OSError, RuntimeError, AttributeError, KeyError, TypeError) as error:  # what mne raises for other files
+        said = " ".join(str(error).split())
+        raise DataError(f"{file} is no file of epochs that mne reads ({said}); give one named -epo.fif") from None
     names = {number: name for name, number in epochs.event_id.items()}
     rows = pd.DataFrame({"stimulus": [names[number] for number in epochs.events[:, 2]]})
     info = {"unit": "z"} if model.unit_ == "z" else None
