@@ -26,6 +26,7 @@ from brainlens.models.sensors.decoder import THINGS_EEG2, THINGS_MEG
 from brainlens.models.sensors.fit import sensor_model
 from brainlens.models.sensors.recordings import Recorded, recorded, tables
 from brainlens.models.sensors.stored import load_aligner
+from brainlens.signals.epochs import make_epochs, read_eeglab
 from brainlens.types import DataError, Features, Responses
 
 CHANNELS, SAMPLES, RATE, WIDTH, RANK = 6, 100, 100.0, 16, 4
@@ -198,6 +199,19 @@ def test_channels_are_found_by_name_and_what_is_no_data_is_left_out(models: dict
     epochs.info["bads"] = ["C2"]
     with pytest.raises(DataError, match="1 channels are missing: \\['C2'\\]"):
         models["ridge"].transform(epochs)
+
+
+@pytest.mark.realdata
+def test_a_real_recording_is_in_microvolts(test_data: Path) -> None:
+    raw = read_eeglab(next((test_data / "eeglab_visual").glob("*.set")))
+    own = make_epochs(raw, {"square": "square"}, rate=None)
+    events, codes = mne.events_from_annotations(raw, verbose=False)
+    picked = raw.copy().pick("eeg", verbose=False)
+    epochs = mne.Epochs(picked, events, {"square": codes["square"]}, -0.2, 1.0, preload=True, verbose=False)
+    found = recorded(epochs)
+    assert found.layout.unit == own.measure == "uV"
+    assert np.allclose(found.responses.data, own.data, atol=1e-3)
+    assert 1 < found.layout.size < 100
 
 
 def test_retrieval_is_that_of_a_loop(models: dict[str, SensorAligner]) -> None:

@@ -57,7 +57,7 @@ class Recorded:
         Raises DataError that says what is other than in the fit.
         """
         rows, have = self.responses, self.layout
-        if have.unit and want.unit and have.unit != want.unit:
+        if have.unit and want.unit and have.unit.split("/")[0] != want.unit.split("/")[0]:  # Responses call fT/cm fT too
             raise DataError(f"the model was fitted on {want.unit}, this recording is in {have.unit}; give it in {want.unit}")
         if have.channels and not want.channels:
             raise DataError(
