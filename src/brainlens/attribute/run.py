@@ -127,9 +127,13 @@ def run_attribute(
         place = keep(result, runs, aligned.source)
         assert isinstance(result.space, Volume)
         store.save_nifti(place / "map.nii.gz", result.space.fill(result.arrays["map/brain_mean"], 0.0), result.space.affine)
-    endings = ("drop_absolute", "increase", "area", "_auc", "passes")
+    endings = ("drop_absolute", "increase", "area", "_auc", "passes") + (("empty",) if _any_empty(result) else ())
     rows = table(result, "truth/") + table(result, "attribution/", ending=endings)
     return place, [row for row in rows if not any(f"/{control}/" in row["metric"] for control in ("random", "ones", "shuffled"))]
+
+
+def _any_empty(result: Result) -> bool:
+    return any(key.endswith("maps_empty") and value > 0 for key, value in result.metrics.items())
 
 
 def reopen(run: str | Path, *, device: str, tell: Tell) -> Aligned:
@@ -213,7 +217,7 @@ def _stimuli(aligned: Aligned, ask: Ask, options: Options) -> Result:
     right = _object_words(stimuli, found)
     groups = [rows.index.to_numpy() for _, rows in found.groupby("stimulus", sort=False)]
     weights, truth = found["weight"].to_numpy(dtype=float), right
-    hits = np.array([pointing_game(weights[None, g], truth[None, g])[0] for g in groups])
+    hits = np.array([pointing_game(truth[None, g], weights[None, g])[0] for g in groups])
     return _scored(result, hits, float(np.mean([truth[g].mean() for g in groups])))
 
 
@@ -262,7 +266,7 @@ def _object_words(stimuli: Stimuli, words: Any) -> np.ndarray:
 
 
 def _pointed(result: Result, maps: np.ndarray, inside: np.ndarray, masks: np.ndarray) -> Result:
-    scored = _scored(result, pointing_game(maps, inside), float(inside.mean()))
+    scored = _scored(result, pointing_game(inside, maps), float(inside.mean()))
     return replace(scored, arrays={**scored.arrays, "truth/masks": masks})
 
 
