@@ -34,8 +34,8 @@ from brainlens.cli.options import (
 from brainlens.cli.terminal import finished, show, steps
 
 BOTH = ("dataset", "data", "option", "model", "encoder", "subject", "captions", "runs", "seed", "device", "train", "test",
-        "again", "preset", "epochs", "batch")  # fmt: skip
-VOLUME = ("steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision", "from_")
+        "again", "preset", "epochs", "batch", "from_")  # fmt: skip
+VOLUME = ("steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision")
 SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation", "prompts", "precision")
 SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders that are not trained
 TRAINED = ("preset", "epochs", "batch", "steps_", "accumulate", "queue", "recompute", "precision")
@@ -78,7 +78,7 @@ def align(
         str | None, typer.Option(help="fMRI: targets of the loss: image, text or both.", rich_help_panel=TRAINING)
     ] = None,
     from_: Annotated[
-        Path | None, typer.Option("--from", help="fMRI: an align run whose model is trained further.", rich_help_panel=TRAINING)
+        Path | None, typer.Option("--from", help="An align run whose model is trained further.", rich_help_panel=TRAINING)
     ] = None,
     region: Regions = None,
     captions: Captions = None,
@@ -195,13 +195,21 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     )  # fmt: skip
     wanted: dict[str, Any] = {"encoders": encoder, "leave_out": given_["without_"], "preset": given_["preset"]}
     wanted |= {name: given_[name] for name in ("epochs", "repeats", "ablation", "prompts", "amplitude", "batch", "precision")}
+    begun = given_["from_"]
+    wanted["start"] = None if begun is None else str(begun)
     wanted["protocol"] = (given_["protocol"], subject[0] if subject else None, given_["gallery"])
 
     def anew() -> Any:
         with steps(shorter="--encoder ridge, or --epochs N") as tell:
             return align_sensor_command(source, given_["runs"], wanted, seed=given_["seed"], device=given_["device"], tell=tell)
 
-    asked = {**source.config(), **wanted, "seed": given_["seed"], "device": given_["device"]}
+    asked = {
+        **source.config(),
+        **wanted,
+        "from": None if begun is None else note_of(begun),
+        "seed": given_["seed"],
+        "device": given_["device"],
+    }
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
     show(table, f"align: {source.dataset}, {given_['protocol']} subjects, gallery: {given_['gallery']}")
     finished(folders, made)

@@ -25,9 +25,11 @@ def embed(
     device: Device = "cpu",
     again: Again = False,
 ) -> None:
-    """Embeddings of new recordings by the model of an align run: of the mean response to each image."""
+    """Embeddings of new recordings by the model of an align run: of the mean response to each image; of each epoch of a file."""
     from brainlens import datasets, store
     from brainlens.align.embed import embed_volume_run
+    from brainlens.align.embed_sensors import embed_sensor_run
+    from brainlens.attribute.run_sensors import is_sensor_run
     from brainlens.datasets.runs import once, source_of
     from brainlens.datasets.source import Source
 
@@ -42,7 +44,8 @@ def embed(
 
     def anew() -> Any:
         with steps() as tell:
-            return embed_volume_run(run, runs, source=source, device=device, tell=tell)
+            embed_run = embed_sensor_run if is_sensor_run(run) else embed_volume_run
+            return embed_run(run, runs, source=source, device=device, tell=tell)
 
     asked = {**source.config(), "device": device, "run": note_of(run)}
     folders, table, made = once("embed", runs, asked, anew, data=source.folder, again=again)
