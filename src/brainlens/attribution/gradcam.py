@@ -5,20 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brainlens.attribution.targets import Tail, check_targets, cosine
+from brainlens.attribution.targets import Score, Tail, check_targets, cosine
 
 
-def gradcam(tokens: Tensor, tail: Tail, targets: Tensor, *, skip: int = 0, signed: bool = False, batch: int = 32) -> Tensor:
+def gradcam(
+    tokens: Tensor,
+    tail: Tail,
+    targets: Tensor,
+    *,
+    skip: int = 0,
+    signed: bool = False,
+    batch: int = 32,
+    score: Score = cosine,
+) -> Tensor:
     """Maps (sample, token) of features (B, T, D) behind which `tail` gives embeddings.
 
     w_c = mean_t ds/dA_tc, map_t = max(0, sum_c w_c A_tc); the first `skip` tokens (class token) are left out of the
-    mean. signed: without the max.
+    mean. signed: without the max. score: of the embeddings and their targets, the cosine by default.
     """
     check_targets(len(tokens), targets)
     maps = []
     for part, aim in zip(tokens.detach().split(batch), targets.split(batch)):
         features = part.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(cosine(tail(features), aim).sum(), features)
+        (slope,) = torch.autograd.grad(score(tail(features), aim).sum(), features)
         weights = slope[:, skip:].mean(1, keepdim=True)
         maps.append((weights * part).sum(-1))
     found = torch.cat(maps)

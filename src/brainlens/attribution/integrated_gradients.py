@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brainlens.attribution.targets import Tail, check_targets, cosine
+from brainlens.attribution.targets import Score, Tail, check_targets, cosine
 from brainlens.types import DataError
 
 
 def integrated_gradients(
-    x: Tensor, model: Tail, targets: Tensor, *, baseline: Tensor | None = None, steps: int = 32, batch: int = 64
+    x: Tensor,
+    model: Tail,
+    targets: Tensor,
+    *,
+    baseline: Tensor | None = None,
+    steps: int = 32,
+    batch: int = 64,
+    score: Score = cosine,
 ) -> Tensor:
     """(x - x0) * integral of ds/dx over x0 + t (x - x0), t in [0, 1], by the midpoint rule: the shape of x.
 
@@ -26,17 +33,17 @@ def integrated_gradients(
         where = (base + (step + 0.5) / steps * (x - base)).detach()
         for rows in torch.arange(len(x), device=x.device).split(batch):
             point = where[rows].requires_grad_()
-            (slope,) = torch.autograd.grad(cosine(model(point), targets[rows]).sum(), point)
+            (slope,) = torch.autograd.grad(score(model(point), targets[rows]).sum(), point)
             total[rows] += slope
     return total / steps * (x - base).detach()
 
 
-def input_gradient(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 64) -> Tensor:
+def input_gradient(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 64, score: Score = cosine) -> Tensor:
     """x * ds/dx, the first-order part of the score: the shape of x."""
     check_targets(len(x), targets)
     parts = []
     for part, aim in zip(x.detach().split(batch), targets.split(batch)):
         point = part.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(cosine(model(point), aim).sum(), point)
+        (slope,) = torch.autograd.grad(score(model(point), aim).sum(), point)
         parts.append(part * slope)
     return torch.cat(parts)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from brainlens.types import DataError
 
 Tail = Callable[[Tensor], Tensor]
+Score = Callable[[Tensor, Tensor], Tensor]  # embeddings (B, ...) and targets (B, ...) to scores (B,)
 
 
 def cosine(z: Tensor, targets: Tensor) -> Tensor:
@@ -24,6 +25,21 @@ def cosine(z: Tensor, targets: Tensor) -> Tensor:
     if z.ndim == 3 or targets.ndim == 2:
         return (z * targets).flatten(1).sum(1)
     return (z[:, None] * targets).sum((-1, -2))
+
+
+def output_at(z: Tensor, targets: Tensor) -> Tensor:
+    """sum_c z_ic e_ic for outputs z (B, d) and rows of one-hot classes e (B, d): the class's output, (B,)."""
+    return (z * targets.to(z.dtype)).sum(-1)
+
+
+def log_probability(z: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
+    return output_at(F.log_softmax(z, dim=-1), targets)
+
+
+def probability(z: Tensor, targets: Tensor) -> Tensor:
+    """softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
+    return output_at(F.softmax(z, dim=-1), targets)
 
 
 def check_targets(n: int, targets: Tensor) -> None:
@@ -45,12 +61,16 @@ def scores(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 256) -> Tens
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode, no parameter asking for a gradient, inputs free to; all is put back afterwards."""
-    training, asked = model.training, [p.requires_grad for p in model.parameters()]
+    """The model in evaluation mode, no parameter asking for a gradient, inputs free to; all is put back afterwards.
+
+    Every module gets its own mode back, since a batch normalisation may have been held in evaluation mode on purpose.
+    """
+    modes, asked = [(m, m.training) for m in model.modules()], [p.requires_grad for p in model.parameters()]
     try:
         with torch.enable_grad():
             yield model.eval().requires_grad_(False)
     finally:
-        model.train(training)
+        for part, training in modes:
+            part.training = training
         for parameter, state in zip(model.parameters(), asked):
             parameter.requires_grad_(state)
