@@ -15,7 +15,7 @@ from PIL import Image
 from brainlens import store
 from brainlens.align import Alignment, align
 from brainlens.datasets.runs import Rows, keep, table
-from brainlens.datasets.source import Recording, Source, Tell, check_device, open_recording, prepared, standardised
+from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
 from brainlens.metrics.retrieval import summary_over_subjects
 from brainlens.models.volume.aligners import ENCODERS
 from brainlens.models.volume.presets import Preset, preset
@@ -99,9 +99,7 @@ def _silent(text: str, share: float | None = None) -> None:
     """Of several processes only the first one shows progress."""
 
 
-def _fit(
-    recording: Recording, names: list[str], chosen: Preset, *, seed: int, device: str, folder: Path, tell: Tell
-) -> Alignment:
+def _fit(recording: Opened, names: list[str], chosen: Preset, *, seed: int, device: str, folder: Path, tell: Tell) -> Alignment:
     def progress(name: str, step: int, record: dict[str, float]) -> None:
         training = chosen.linear if name.startswith(("linear", "mlp")) else chosen.training
         whole = training.on(recording.responses.trials["stimulus"].nunique()).steps
@@ -115,7 +113,7 @@ def _fit(
     )  # fmt: skip
 
 
-def _keep(found: Alignment, recording: Recording, source: Source, runs: str | Path) -> Path:
+def _keep(found: Alignment, recording: Opened, source: Source, runs: str | Path) -> Path:
     """Stores the result with what the report shows of its test images, the centres of the targets and the weights."""
     arrays = {f"centre/{which}": value.numpy() for which, value in found.split.centre.items()}
     ids = found.split.test.of(found.split.test.subjects[0]).ids

@@ -28,7 +28,7 @@ from brainlens.attribution import bottleneck as bottlenecks
 from brainlens.attribution import gradcam as gradcams
 from brainlens.attribution import integrated_gradients as gradients
 from brainlens.attribution import rise as rises
-from brainlens.attribution.targets import Score, Tail, check_targets, cosine, frozen, log_probability, output_at, probability
+from brainlens.attribution.targets import Tail, check_targets, cosine, frozen, log_probability, output_at, probability
 from brainlens.types import DataError
 
 Inputs = Any  # a tensor or array (B, ...), or a dict of them that the model takes by name
@@ -153,7 +153,7 @@ def rise(
 
 
 def _flat(outputs: Tail, shape: torch.Size, chosen: Tensor | None) -> Tail:
-    """Outputs of flattened inputs; with a class, the unit vector (p, sqrt(1 - p^2)), whose cosine to (1, 0) is its probability."""
+    """Outputs of flattened inputs; with a class of probability p, (p, sqrt(1 - p^2)), whose cosine to (1, 0) is p."""
 
     def run(flat: Tensor) -> Tensor:
         z = outputs(flat.view(len(flat), *shape))
@@ -296,7 +296,7 @@ def _ready(model: nn.Module, inputs: Inputs, target: Any, read: Read | None, *, 
         with torch.no_grad():
             first = reader(_call(model, _part(given, slice(0, 1))))
         if first.ndim != 2:
-            raise DataError(f"the model gives {tuple(first.shape)} for one sample; an output (B, d) is needed, say which by read=")
+            raise DataError(f"the model gives {tuple(first.shape)} for one sample; an output (B, d) is needed: give read=")
         targets, classes = _targets(target, _length(given), first)
         yield _Ready(given, targets, classes, outputs, reader)
 

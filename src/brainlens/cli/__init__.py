@@ -20,7 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Dataset = Annotated[str, typer.Option(help="Name of the recording; `brainlens datasets` lists them.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="Name of the recording; `brainlens datasets` lists them. Default: the phantom.")
+]
 Data = Annotated[Path | None, typer.Option(help="Folder of the recording; the phantom needs none.")]
 Model = Annotated[str | None, typer.Option(help="Network: a local folder or a hub name; default: the shipped miniature.")]
 Runs = Annotated[Path, typer.Option(help="Folder that takes the run folders.")]
@@ -63,18 +65,19 @@ def demo(
 @app.command()
 def datasets(name: Annotated[str | None, typer.Argument(help="One recording, for all its facts.")] = None) -> None:
     """Lists the recordings that can be read, with size, licence and where they come from."""
-    from brainlens.datasets import DATASETS, facts
+    from brainlens.datasets import DATASETS, facts, options
 
     rows = []
     for each in DATASETS if name is None else (name,):
         known = facts(each)
         if name is not None:
             rows += [{"fact": key, "value": str(value)} for key, value in known.items()]
+            rows += [{"fact": "option", "value": str(option)} for option in options(each).values()]
         else:
             rows.append(
                 {
                     "name": each,
-                    "measure": str(known.get("measure", known.get("kind", ""))),
+                    "kind": str(known["kind"]) + (" (simulated)" if known["simulated"] else ""),
                     "licence": str(known.get("licence", "")),
                 }
             )
@@ -92,7 +95,7 @@ OfSteps = Annotated[int, typer.Option(help="Even time steps from clean picture t
 def features(
     model: Annotated[str, typer.Argument(help="Network: a local folder or a hub name, or `miniature`.")],
     out: Annotated[Path, typer.Option(help="Folder of the features.")] = Path("features"),
-    dataset: Dataset = "phantom",
+    dataset: Dataset = None,
     data: Data = None,
     layer: Layer = None,
     timestep: Timestep = None,
@@ -104,9 +107,11 @@ def features(
     test: Test = 200,
 ) -> None:
     """Extracts the layers of a network for the images of a recording, once, to disk."""
+    from brainlens.datasets import DEFAULT
     from brainlens.datasets.features import run_features
     from brainlens.datasets.source import Source
 
+    dataset = dataset or DEFAULT
     source = Source(dataset, data, model, n_train=train, n_test=test)
     chosen = _steps_of(timestep, of_steps, inversion)
     with steps() as tell:
@@ -131,7 +136,7 @@ def convert(
 
 @app.command()
 def encode(
-    dataset: Dataset = "phantom",
+    dataset: Dataset = None,
     data: Data = None,
     model: Annotated[list[str] | None, typer.Option(help="Network: folder or hub name; repeat to compare several.")] = None,
     method: Annotated[str | None, typer.Option(help="factortopy, ridge, class_token, patch_token or gnet.")] = None,
@@ -158,11 +163,13 @@ def encode(
     """Which part of a network predicts which part of the brain."""
     from dataclasses import replace
 
+    from brainlens.datasets import DEFAULT
     from brainlens.datasets.source import Source
     from brainlens.encode import EncodingDesign
     from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
     from brainlens.models.encoding.training import EncodingTraining
 
+    dataset = dataset or DEFAULT
     training = EncodingTraining() if training_steps is None else shorter(EncodingTraining(), training_steps)
     training = training if search is None else replace(training, searched_start=search)
     design = EncodingDesign(
@@ -184,7 +191,7 @@ def encode(
 
 @app.command()
 def align(
-    dataset: Dataset = "phantom",
+    dataset: Dataset = None,
     data: Data = None,
     model: Model = None,
     encoder: Annotated[list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.")] = None,
@@ -222,11 +229,13 @@ def align(
     """
     from brainlens.align.run import run_align, run_align_each
     from brainlens.align.run_sensors import align_sensor_command, is_sensors
+    from brainlens.datasets import DEFAULT, DEFAULT_SENSORS
     from brainlens.datasets.source import Source
     from brainlens.models.volume.presets import preset as configuration
 
+    dataset = dataset or DEFAULT
     if is_sensors(dataset, encoder):
-        source = Source("phantom_eeg" if dataset == "phantom" else dataset, data, model, n_train=train, n_test=test, seed=seed)
+        source = Source(DEFAULT_SENSORS if dataset == DEFAULT else dataset, data, model, n_train=train, n_test=test, seed=seed)
         wanted: dict[str, Any] = {"encoders": encoder, "epochs": epochs, "repeats": repeats, "leave_out": without}
         wanted |= {"ablation": ablation, "prompts": prompts, "protocol": (protocol, subject[-1] if subject else None, gallery)}
         wanted |= {"amplitude": amplitude, "batch": batch, "precision": precision}
@@ -258,7 +267,7 @@ def captions(
     name: Annotated[str | None, typer.Option(help="Name of the new source; default: the captioner's.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What is asked of the captioner; default: see `docs/align.md`.")] = None,
     images: Annotated[Path | None, typer.Option(help="A folder of pictures in place of a recording.")] = None,
-    dataset: Dataset = "phantom",
+    dataset: Dataset = None,
     data: Data = None,
     model: Annotated[str | None, typer.Option(help="CLIP that reads the captions; default: the shipped miniature.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the captions, or of the run with --score.")] = Path("captions"),
@@ -268,10 +277,12 @@ def captions(
     test: Test = 200,
 ) -> None:
     """Describes the images of a recording by a network, or scores how well captions and images find each other."""
+    from brainlens.datasets import DEFAULT
     from brainlens.datasets.captioning import run_caption_scores, run_captions
     from brainlens.datasets.source import Source
     from brainlens.types import DataError
 
+    dataset = dataset or DEFAULT
     if score == (captioner is not None):
         raise DataError("captions: give --captioner MODEL to make captions, or --score to score them, and not both")
     source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
@@ -288,16 +299,18 @@ def captions(
 
 @app.command()
 def epochs(
-    dataset: Annotated[str, typer.Option(help="eeglab_visual, things_eeg2 or things_meg.")] = "eeglab_visual",
+    dataset: Annotated[str | None, typer.Option(help="eeglab_visual, things_eeg2 or things_meg. Default: the first.")] = None,
     data: Data = None,
     subject: Annotated[str | None, typer.Option(help="Subject; default: the first.")] = None,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
 ) -> None:
     """From a recording of EEG or MEG to epochs, evoked responses and scalp maps; a second call goes on where one stopped."""
+    from brainlens.datasets import DEFAULT_EPOCHS
     from brainlens.datasets.epoching import run_epochs
     from brainlens.datasets.source import Source
 
+    dataset = dataset or DEFAULT_EPOCHS
     with steps() as tell:
         folder, table = run_epochs(Source(dataset, data), runs, subject=subject, seed=seed, tell=tell)
     show(table, f"epochs: {dataset}")

@@ -30,7 +30,7 @@ def plain(array: Any, what: str) -> np.ndarray:
 
 
 def trial_table(stimulus_ids: Iterable[Any], rows: int, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """The table of trials: `stimulus` and whatever of split, subject, session, run and repeat is given, a value or one a trial."""
+    """The trials: `stimulus` and what of split, subject, session, run and repeat is given (one a trial, or for all)."""
     ids = as_ids(stimulus_ids, "stimulus_ids")
     if len(ids) != rows:
         raise DataError(f"stimulus_ids: {len(ids)} ids for {rows} trials; give the id of the stimulus of every trial")
@@ -167,7 +167,7 @@ def responses_from_epochs(epochs: Any, stimulus: str | None, trials: Mapping[str
         )
     bad = list(epochs.info["bads"])
     if bad:
-        raise DataError(f"epochs mark {len(bad)} channels as bad, first {bad[0]!r}; call interpolate_bads() or drop_channels() first")
+        raise DataError(f"epochs mark {len(bad)} channels as bad, first {bad[0]!r}; interpolate or drop them first")
     measure, factor = UNITS[kinds[0]]
     data = (epochs.get_data(copy=False) * factor).astype(np.float32)
     if not len(data):
@@ -196,7 +196,7 @@ def _seen(epochs: Any, stimulus: str | None) -> tuple[list[Any], dict[str, Any]]
         return [names[code] for code in epochs.events[:, 2]], {}
     if epochs.metadata is None or stimulus not in epochs.metadata.columns:
         there = [] if epochs.metadata is None else sorted(map(str, epochs.metadata.columns))
-        raise DataError(f"epochs have no metadata column {stimulus!r}; they have {there}; leave stimulus= out for the event names")
+        raise DataError(f"epochs have no metadata column {stimulus!r}; they have {there}; leave it out for event names")
     more = {name: list(epochs.metadata[name]) for name in TRIAL_COLUMNS if name in epochs.metadata.columns and name != stimulus}
     return list(epochs.metadata[stimulus]), more
 
@@ -223,7 +223,7 @@ def features_from_arrays(layers: Mapping[str, Any], grid: Any) -> dict[str, Any]
             found["data"][layer] = array[:, 0] if special else array.mean(axis=1)
         else:
             raise DataError(
-                f"layer {layer!r} has shape {array.shape}; give (n, d), (n, tokens, channels) or maps (n, channels, rows, columns)"
+                f"layer {layer!r} has shape {array.shape}, not (n, d), (n, tokens, channels) or (n, channels, rows, columns)"
             )
     return found
 

@@ -19,8 +19,8 @@ def as_ids(ids: Iterable[Any], what: str = "ids") -> np.ndarray:
     wrong = [value for value in listed if not isinstance(value, str)]
     if wrong:
         raise DataError(
-            f"{what}: ids are strings, got {type(wrong[0]).__name__} {wrong[0]!r}; read them with dtype=str, or name them alike in "
-            "every table, e.g. [f'{i:04d}' for i in ids]"
+            f"{what}: ids are strings, got {type(wrong[0]).__name__} {wrong[0]!r}; read them with dtype=str, or name "
+            "them alike in every table, e.g. [f'{i:04d}' for i in ids]"
         )
     return np.array(listed, dtype=np.str_) if listed else np.empty(0, dtype="<U1")
 

@@ -71,8 +71,8 @@ class Features:
         n = len(self.ids)
         if not self.data and not self.tokens:
             raise DataError("features hold no layer")
-        for kind, arrays, ndim in (("data", self.data, 2), ("tokens", self.tokens, 3)):
-            for layer, array in arrays.items():
+        for kind, layers, ndim in (("data", self.data, 2), ("tokens", self.tokens, 3)):
+            for layer, array in layers.items():
                 if array.ndim != ndim or array.shape[0] != n:
                     raise DataError(f"features {kind}[{layer!r}]: expected {ndim} axes and {n} rows, got {array.shape}")
         for layer, array in self.tokens.items():
@@ -94,7 +94,9 @@ class Features:
         listed = as_ids(ids, "ids")
         for layer, array in found["data"].items():
             if len(array) != len(listed):
-                raise DataError(f"layer {layer!r} has {len(array)} rows but there are {len(listed)} ids; give the id of every row")
+                raise DataError(
+                    f"layer {layer!r} has {len(array)} rows but there are {len(listed)} ids; give the id of every row"
+                )
         return cls(ids=listed, model=model, **found).check_finite()
 
     @property
