@@ -21,7 +21,7 @@ FACTS = {
     "measure": "fMRI betas",
     "simulated": False,
     "several_subjects": True,
-    "offers": ("pictures",),
+    "offers": ("pictures", "runs"),
     "licence": "CC0",
     "citation": "Gong et al. (2023), Scientific Data 10, 559",
     "url": "https://openneuro.org/datasets/ds004496",

@@ -33,7 +33,7 @@ FACTS = {
     "measure": "fMRI betas",
     "simulated": False,
     "several_subjects": True,
-    "offers": ("pictures", "coordinates", "split"),
+    "offers": ("pictures", "coordinates", "runs", "split"),
     "licence": "NSD terms and conditions; access form",
     "citation": "Allen et al. (2022), Nature Neuroscience 25, 116-126",
     "url": "https://naturalscenesdataset.org",

@@ -34,7 +34,7 @@ FACTS = {
     "measure": "EEG (simulated)",
     "simulated": True,
     "several_subjects": True,
-    "offers": ("pictures", "captions", "split"),
+    "offers": ("pictures", "captions", "coordinates", "split"),
     "subjects": "1, 2, 3, ... (any number)",
     "channels": 63,
     "rate_hz": 250,

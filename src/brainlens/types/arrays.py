@@ -172,13 +172,13 @@ def responses_from_epochs(epochs: Any, stimulus: str | None, trials: Mapping[str
     data = (epochs.get_data(copy=False) * factor).astype(np.float32)
     if not len(data):
         raise DataError("epochs hold no trial; all were dropped, see epochs.drop_log")
+    refuse_missing(data, "drop these epochs or channels first")
     typical = float(np.median(np.abs(data)))
     if not PLAUSIBLE[0] <= typical <= PLAUSIBLE[1]:
         raise DataError(
             f"epochs have a median of {typical:.3g} {measure}, which {kinds[0]} channels do not have; MNE keeps volts and tesla: "
             "scale them, or give other units as they are with Responses.from_arrays(epochs.get_data(), ..., times=epochs.times)"
         )
-    refuse_missing(data, "drop these epochs or channels first")
     ids, more = _seen(epochs, stimulus)
     table = trial_table(ids, len(data), {**more, **{k: v for k, v in trials.items() if v is not None}})
     place = np.array([channel["loc"][:3] for channel in epochs.info["chs"]], dtype=float)

@@ -94,9 +94,7 @@ class Features:
         listed = as_ids(ids, "ids")
         for layer, array in found["data"].items():
             if len(array) != len(listed):
-                raise DataError(
-                    f"layer {layer!r} has {len(array)} rows but there are {len(listed)} ids; give the id of every row"
-                )
+                raise DataError(f"layer {layer!r} has {len(array)} rows for {len(listed)} ids; give the id of every row")
         return cls(ids=listed, model=model, **found).check_finite()
 
     @property
