@@ -144,7 +144,7 @@ def test_wrong_options_are_one_line_that_lists_them(name, texts, match) -> None:
 
 
 def test_any_signature_can_be_read() -> None:
-    def load(folder: str, *, a: int = 1, b: "Sequence[int]" = (1, 2), c: tuple[str, ...] = (), d: Path | None = None) -> None:
+    def load(folder: str, *, a: int = 1, b: Sequence[int] = (1, 2), c: tuple[str, ...] = (), d: Path | None = None) -> None:
         pass
 
     known = read_options(load)

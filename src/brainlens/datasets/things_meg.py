@@ -26,7 +26,7 @@ FACTS = {
     "measure": "MEG, in units of the baseline",
     "simulated": False,
     "several_subjects": True,
-    "offers": ("pictures", "split"),
+    "offers": ("pictures", "runs", "split"),
     "licence": "CC0",
     "citation": "Hebart, Contier, Teichmann et al. (2023), eLife 12, e82580",
     "url": "https://openneuro.org/datasets/ds004212",
