@@ -16,8 +16,11 @@ _FROM = {
     "load": "brainlens.datasets",
     **dict.fromkeys(("DataError", "Features", "Recording", "Responses", "Result", "Stimuli"), "brainlens.types"),
     **dict.fromkeys(("RidgeCV", "FactorTopy", "ClassToken", "PatchToken", "GNet"), "brainlens.models.encoding"),
-    **dict.fromkeys(("VolumeAligner", "RidgeAligner", "LinearAligner", "MLPAligner", "CNNAligner"), "brainlens.models.volume"),
-    **dict.fromkeys(("NeuroAlign", "NICE", "ATM", "EEGNet", "SensorRidge"), "brainlens.models.sensors"),
+    **dict.fromkeys(
+        ("VolumeAligner", "RidgeAligner", "LinearAligner", "MLPAligner", "CNNAligner"), "brainlens.models.volume.estimators"
+    ),
+    **dict.fromkeys(("NeuroAlign", "NICE", "ATM", "EEGNet"), "brainlens.models.sensors.networks"),
+    "SensorRidge": "brainlens.models.sensors.closed_form",
     **dict.fromkeys(("bottleneck", "gradcam", "integrated_gradients", "rise"), "brainlens.attribution.modules"),
 }
 _ROOMS = ("align", "attribute", "datasets", "encode", "report")

@@ -106,7 +106,7 @@ def test_the_random_map_knows_nothing():
     right = responses.units["informative"].to_numpy(dtype=bool)
     x = torch.zeros(200, encoder.n_voxels)
     maps = brain_maps(encoder, x, x[:, None, :DIM] + 1, method="random", layer="patches", options=FAST).numpy()
-    found = truth_auroc(maps, right)
+    found = truth_auroc(right, maps)
     assert abs(found.mean() - 0.5) < 4 * found.std() / 200**0.5
 
 

@@ -107,7 +107,7 @@ def test_the_bootstrap_p_counts_resamples_at_or_below_zero():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(20, 3)).astype(np.float32)
     guess = np.stack([truth[:, 0] * 0.9, truth[:, 1] * 0.3 + rng.normal(size=20) * 0.9, -truth[:, 2]], axis=1).astype(np.float32)
-    found = bootstrap_score(guess, truth, resamples=300, seed=4)
+    found = bootstrap_score(truth, guess, resamples=300, seed=4)
     from brainlens.metrics.statistics import bootstrap_counts
 
     below = np.zeros(3)

@@ -30,7 +30,7 @@ def test_encoding_equals_scikit_learn():
     guess = np.zeros_like(responses.data)
     for train, test in LeaveOneGroupOut().split(x, groups=responses.trials["run"]):
         guess[test] = RidgeCV([5.0]).fit(x[train], responses.data[train]).predict(x[test])
-    np.testing.assert_allclose(result.arrays["r2"], r2(guess, responses.data), atol=1e-5)
+    np.testing.assert_allclose(result.arrays["r2"], r2(responses.data, guess), atol=1e-5)
     assert result.arrays["r2"][:15].mean() > 0.1 > 0 > result.arrays["r2"][15:].mean()
 
 

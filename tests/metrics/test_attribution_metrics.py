@@ -26,13 +26,13 @@ def test_areas_equal_sklearns():
 def test_truth_auroc_equals_sklearns():
     rng = np.random.default_rng(1)
     maps, truth = rng.integers(0, 5, (4, 60)).astype(float), rng.random(60) < 0.3
-    np.testing.assert_allclose(truth_auroc(maps, truth), [roc_auc_score(truth, row) for row in maps])
+    np.testing.assert_allclose(truth_auroc(truth, maps), [roc_auc_score(truth, row) for row in maps])
 
 
 def test_pointing_game_counts_ties_in_part():
     maps = np.array([[1.0, 3, 2], [5, 5, 0], [0, 0, 1]])
     inside = np.array([[False, True, False], [True, False, False], [True, True, False]])
-    np.testing.assert_allclose(pointing_game(maps, inside), [1, 0.5, 0])
+    np.testing.assert_allclose(pointing_game(inside, maps), [1, 0.5, 0])
 
 
 def test_area_and_mass():
@@ -57,7 +57,7 @@ def test_sign_flips_approach_the_exact_test():
         (lambda: confidence(np.zeros(0), np.zeros(0)), "non-zero"),
         (lambda: confidence(np.array([np.nan]), np.zeros(1)), "NaN"),
         (lambda: area_under(np.zeros((3, 1))), "2 points"),
-        (lambda: pointing_game(np.zeros((2, 3)), np.zeros((2, 4), bool)), "same shape"),
+        (lambda: pointing_game(np.zeros((2, 4), bool), np.zeros((2, 3))), "same shape"),
         (lambda: sign_flip_p(np.zeros((4, 3))), "5 samples"),
     ],
 )

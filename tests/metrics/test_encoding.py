@@ -14,23 +14,23 @@ GUESS = TRUTH + RNG.normal(size=(40, 7)) * np.linspace(0.1, 2, 7)
 
 
 def test_r2_and_pearson_per_unit():
-    np.testing.assert_allclose(e.r2(GUESS, TRUTH), r2_score(TRUTH, GUESS, multioutput="raw_values"))
+    np.testing.assert_allclose(e.r2(TRUTH, GUESS), r2_score(TRUTH, GUESS, multioutput="raw_values"))
     loop = [np.corrcoef(GUESS[:, i], TRUTH[:, i])[0, 1] for i in range(7)]
-    np.testing.assert_allclose(e.pearson(GUESS, TRUTH), loop)
+    np.testing.assert_allclose(e.pearson(TRUTH, GUESS), loop)
 
 
 def test_constant_units_are_nan_and_counted():
     truth = TRUTH.copy()
     truth[:, 2] = 5.0
-    assert np.isnan(e.r2(GUESS, truth)[2])
-    assert np.isnan(e.pearson(GUESS, truth)[2])
-    scored = e.bootstrap_score(GUESS, truth, resamples=50)
+    assert np.isnan(e.r2(truth, GUESS)[2])
+    assert np.isnan(e.pearson(truth, GUESS)[2])
+    scored = e.bootstrap_score(truth, GUESS, resamples=50)
     assert scored.constant == 1
     assert np.isnan(scored.low[2])
-    np.testing.assert_allclose(scored.mean, np.nanmean(e.r2(GUESS, truth)))
+    np.testing.assert_allclose(scored.mean, np.nanmean(e.r2(truth, GUESS)))
 
 
-def fixed_r2(guess, truth):
+def fixed_r2(truth, guess):
     """R2 whose reference is the mean of all images, not of the resample."""
     return 1 - ((truth - guess) ** 2).sum(0) / ((truth - TRUTH.mean(0)) ** 2).sum(0)
 
@@ -39,16 +39,16 @@ def fixed_r2(guess, truth):
 def test_bootstrap_equals_a_plain_loop(score, monkeypatch):
     monkeypatch.setattr(e, "_BLOCK", 3)
     units = np.array([1, 1, 0, 1, 0, 1, 1], bool)
-    scored = e.bootstrap_score(GUESS, TRUTH, score=score, units=units, resamples=100, seed=4)
+    scored = e.bootstrap_score(TRUTH, GUESS, score=score, units=units, resamples=100, seed=4)
     plain = fixed_r2 if score == "r2" else e.pearson
     rows = [np.repeat(np.arange(40), c) for c in bootstrap_counts(40, 100, 4)]
-    drawn = np.array([plain(GUESS[r], TRUTH[r]) for r in rows])
+    drawn = np.array([plain(TRUTH[r], GUESS[r]) for r in rows])
     np.testing.assert_allclose(scored.low, np.quantile(drawn, 0.025, axis=0), atol=1e-5)
     np.testing.assert_allclose(scored.high, np.quantile(drawn, 0.975, axis=0), atol=1e-5)
     np.testing.assert_allclose(scored.drawn, drawn[:, units].mean(1), atol=1e-5)
-    np.testing.assert_allclose(scored.mean, plain(GUESS, TRUTH)[units].mean())
+    np.testing.assert_allclose(scored.mean, plain(TRUTH, GUESS)[units].mean())
     assert scored.mean_low < scored.mean < scored.mean_high
-    halves = e.bootstrap_score(GUESS, TRUTH, score=score, units=units * 0.5, resamples=100, seed=4)
+    halves = e.bootstrap_score(TRUTH, GUESS, score=score, units=units * 0.5, resamples=100, seed=4)
     np.testing.assert_allclose(halves.drawn, scored.drawn / 2, rtol=1e-6)
 
 
@@ -56,11 +56,11 @@ def test_the_interval_of_a_mean_over_many_units_is_not_biased():
     rng = np.random.default_rng(0)
     guess = rng.normal(size=(100, 400)) * 0.3
     truth = guess + rng.normal(size=(100, 400))
-    scored = e.bootstrap_score(guess, truth, resamples=400)
+    scored = e.bootstrap_score(truth, guess, resamples=400)
     width = scored.mean_high - scored.mean_low
     assert scored.mean_low < scored.mean < scored.mean_high
     assert abs(scored.drawn.mean() - scored.mean) < 0.25 * width
-    recentred = [e.r2(guess[rows], truth[rows]).mean() for rows in rng.integers(0, 100, (100, 100))]
+    recentred = [e.r2(truth[rows], guess[rows]).mean() for rows in rng.integers(0, 100, (100, 100))]
     assert np.mean(recentred) - scored.mean < -0.4 * width  # what the fixed reference mends: about -1/n
 
 
@@ -88,7 +88,7 @@ def test_noise_ceiling_is_what_the_best_model_reaches():
     rng = np.random.default_rng(2)
     signal = rng.normal(size=(2000, 50)) * 0.6
     trials = signal[:, None] + rng.normal(size=(2000, 3, 50))
-    reached = e.r2(signal, trials.mean(1)).mean()
+    reached = e.r2(trials.mean(1), signal).mean()
     ceiling = e.noise_ceiling(trials.reshape(6000, 50), np.repeat(np.arange(2000).astype(str), 3)).ceiling.mean()
     assert reached == pytest.approx(ceiling, abs=0.01)
 
@@ -120,16 +120,16 @@ def test_distance_to_best_by_hand():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: e.r2(GUESS.T, TRUTH), "both be"),
-        (lambda: e.r2(GUESS[:1], TRUTH[:1]), "at least 2"),
-        (lambda: e.r2(np.where(GUESS > 6, np.nan, GUESS), TRUTH), "NaN"),
+        (lambda: e.r2(TRUTH, GUESS.T), "both be"),
+        (lambda: e.r2(TRUTH[:1], GUESS[:1]), "at least 2"),
+        (lambda: e.r2(TRUTH, np.where(GUESS > 6, np.nan, GUESS)), "NaN"),
         (lambda: e.noise_ceiling(TRUTH, ["a"]), "one stimulus per trial"),
         (lambda: e.of_ceiling(np.ones(3), np.ones(4)), "same units"),
         (lambda: e.distance_to_best(np.full((2, 3), np.nan)), "no unit"),
         (lambda: e.distance_to_best(np.ones((2, 3)), reduce="max"), "'mean' or 'sum'"),
-        (lambda: e.bootstrap_score(GUESS[:5], TRUTH[:5]), "at least 8 test images"),
-        (lambda: e.bootstrap_score(GUESS, TRUTH, score="x"), "not one of"),
-        (lambda: e.bootstrap_score(GUESS, TRUTH, units=np.ones(3, bool)), "of 7 units"),
+        (lambda: e.bootstrap_score(TRUTH[:5], GUESS[:5]), "at least 8 test images"),
+        (lambda: e.bootstrap_score(TRUTH, GUESS, score="x"), "not one of"),
+        (lambda: e.bootstrap_score(TRUTH, GUESS, units=np.ones(3, bool)), "of 7 units"),
     ],
 )
 def test_bad_input_is_one_line(call, message):

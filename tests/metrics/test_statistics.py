@@ -98,20 +98,20 @@ def test_auroc_equals_sklearn_with_ties(rows):
     score, truth = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])
     if truth.all() or not truth.any():
         with pytest.raises(DataError, match="true and false"):
-            s.auroc(score, truth)
+            s.auroc(truth, score)
     else:
-        assert s.auroc(score, truth) == pytest.approx(roc_auc_score(truth, score))
+        assert s.auroc(truth, score) == pytest.approx(roc_auc_score(truth, score))
 
 
 def test_auroc_interval_agrees_with_a_bootstrap():
     rng = np.random.default_rng(4)
     truth = np.arange(200) < 60
     score = rng.normal(size=200) + truth
-    area, low, high = s.auroc_interval(score, truth)
+    area, low, high = s.auroc_interval(truth, score)
     drawn = []
     for _ in range(500):
         rows = np.concatenate([rng.choice(np.flatnonzero(truth), 60), rng.choice(np.flatnonzero(~truth), 140)])
-        drawn.append(s.auroc(score[rows], truth[rows]))
+        drawn.append(s.auroc(truth[rows], score[rows]))
     assert area == pytest.approx(roc_auc_score(truth, score))
     np.testing.assert_allclose([low, high], np.quantile(drawn, [0.025, 0.975]), atol=0.02)
 
@@ -131,8 +131,8 @@ def test_auroc_interval_agrees_with_a_bootstrap():
         (lambda: s.permutation_p(1.0, np.array([])), "at least one permutation"),
         (lambda: s.permutation_p(1.0, np.ones(3), alternative="up"), "alternative"),
         (lambda: s.auroc(np.ones(3), np.ones(4)), "same length"),
-        (lambda: s.auroc(np.array([np.nan, 1]), np.array([0, 1])), "NaN"),
-        (lambda: s.auroc_interval(np.arange(3.0), np.array([1, 0, 0])), "2 units in each class"),
+        (lambda: s.auroc(np.array([0, 1]), np.array([np.nan, 1])), "NaN"),
+        (lambda: s.auroc_interval(np.array([1, 0, 0]), np.arange(3.0)), "2 units in each class"),
     ],
 )
 def test_bad_input_is_one_line(call, message):

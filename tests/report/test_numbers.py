@@ -39,11 +39,20 @@ def test_rows_bring_their_neighbours_along() -> None:
     assert rows["rsa/best_layer"].ceiling == "0.372 to 0.666"
     assert rows["encoding/r2_mean"].value == "undefined"
     difference = rows["align/volume-ridge/retrieval/brain->image/top1"]
-    assert (difference.label, difference.chance, difference.ceiling) == ("volume minus ridge, brain → image: top-1", "0.0 %", "")
+    assert difference.label == "volume minus ridge, brain → image: difference of top-1"
+    assert (difference.value, difference.chance, difference.ceiling) == ("+12.5 points", "0 (no difference)", "")
     assert difference.interval == "p = 0.003"
     assert not rows["align/ridge/retrieval/brain->image/top1"].main
     hidden = {"retrieval/brain->image/chance1", "retrieval/brain->image/n", "rsa/ceiling_low", "data/units_missing"}
     assert not hidden & set(rows)
+
+
+def test_a_difference_has_neither_the_unit_nor_the_chance_of_a_score() -> None:
+    key = "attribute/bottleneck-gradcam/truth_auroc"
+    (row,) = numbers.rows({key: 1.1e-5, f"{key}.low": -2e-4, f"{key}.high": 3e-4})
+    assert row.label == "bottleneck minus gradcam: difference of area under the ROC curve against the truth"
+    assert (row.value, row.interval, row.chance) == ("+1.1e−05", "[−0.0002, +0.0003]", "0 (no difference)")
+    assert not numbers.is_difference("compare/dinov2-small/r2_mean")  # a network's name
 
 
 @pytest.mark.parametrize(

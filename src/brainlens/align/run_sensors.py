@@ -30,6 +30,7 @@ from brainlens.types import DataError, Responses, Result
 PARTS = ("saliency", "guidance", "adjustment")
 TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first without saliency extraction
 DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
+PRESETS = ("small", "paper")
 SMALL = {
     "epochs": 30,
     "batch": 64,
@@ -46,6 +47,7 @@ class SensorOptions:
     encoders: fitted one after the other, the last is the main one; "unfiltered" is neuroalign without saliency,
     "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
     guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
+    preset: "small" trains on the phantom as long as its few images need, "paper" as published.
     ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign.
     """
 
@@ -59,12 +61,15 @@ class SensorOptions:
     leave_out: tuple[str, ...] = ()
     ablation: bool = False
     prompts: bool = False
+    preset: str = "small"
 
     def __post_init__(self) -> None:
         known = (*SENSOR_ENCODERS, *LINEAR, "unfiltered", "sensors")
         for name in self.encoders:
             if name not in known:
                 raise DataError(f"encoder {name!r} is not one of {list(known)}, the encoders of EEG and MEG")
+        if self.preset not in PRESETS:
+            raise DataError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
         for part in self.leave_out:
             without(THINGS_EEG2, part)  # says which there are
         for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 2)):
@@ -78,6 +83,11 @@ def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
     return dataset in SENSOR_DATASETS or bool(only & set(encoders or ()))
 
 
+def sensor_dataset(dataset: str) -> str:
+    """The recording of a sensor encoder: the phantom of EEG where the phantom was named."""
+    return datasets.DEFAULT_SENSORS if dataset == datasets.DEFAULT else dataset
+
+
 def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int = 1) -> SensorTraining:
     """The training of an encoder on a recording: Table 3 of NeuroAlign, or NICE's; on the phantom shorter, for its size.
 
@@ -86,7 +96,7 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
     chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE)
     facts = datasets.facts(dataset)
     chosen = replace(chosen, epochs=THINGS_MEG.epochs) if facts["kind"] == "MEG" else chosen
-    if facts["simulated"]:
+    if facts["simulated"] and options.preset == "small":
         small: dict[str, Any] = SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)}
         chosen = replace(chosen, **small)
     given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}

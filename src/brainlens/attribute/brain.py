@@ -332,8 +332,8 @@ def _truth(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
     if "informative" not in units.columns:
         return {}
     right = units["informative"].to_numpy(dtype=bool)
-    area, low, high = auroc_interval(maps.mean(0), right)
-    each = metrics.truth_auroc(maps, right)
+    area, low, high = auroc_interval(right, maps.mean(0))
+    each = metrics.truth_auroc(right, maps)
     return {
         "truth/auroc": area,
         "truth/auroc.low": low,

@@ -41,7 +41,7 @@ def group(results: Sequence[Result], *, flips: int = 10000, seed: int = 0) -> Re
         numbers["attribution/significant_share"] = float((arrays["map/q"] <= 0.05).mean())
     units = first.units
     if units is not None and "informative" in units.columns:
-        truth = auroc_interval(maps.mean(0), units["informative"].to_numpy(dtype=bool))
+        truth = auroc_interval(units["informative"].to_numpy(dtype=bool), maps.mean(0))
         numbers |= dict(zip(("truth/auroc", "truth/auroc.low", "truth/auroc.high"), truth, strict=True))
         arrays["truth/informative"] = units["informative"].to_numpy(dtype=bool)
     names = [str(r.config.get("run", k)) for k, r in enumerate(results)]

@@ -213,7 +213,7 @@ def _stimuli(aligned: Aligned, ask: Ask, options: Options) -> Result:
     right = _object_words(stimuli, found)
     groups = [rows.index.to_numpy() for _, rows in found.groupby("stimulus", sort=False)]
     weights, truth = found["weight"].to_numpy(dtype=float), right
-    hits = np.array([pointing_game(weights[None, g], truth[None, g])[0] for g in groups])
+    hits = np.array([pointing_game(truth[None, g], weights[None, g])[0] for g in groups])
     return _scored(result, hits, float(np.mean([truth[g].mean() for g in groups])))
 
 
@@ -262,7 +262,7 @@ def _object_words(stimuli: Stimuli, words: Any) -> np.ndarray:
 
 
 def _pointed(result: Result, maps: np.ndarray, inside: np.ndarray, masks: np.ndarray) -> Result:
-    scored = _scored(result, pointing_game(maps, inside), float(inside.mean()))
+    scored = _scored(result, pointing_game(inside, maps), float(inside.mean()))
     return replace(scored, arrays={**scored.arrays, "truth/masks": masks})
 
 

@@ -85,7 +85,7 @@ def _row(
                 out[f"{name}_increase"] = found["increase"]
     out["map_area"] = float(metrics.map_area(maps.cpu().numpy()).mean())
     if right is not None:
-        out["truth_auroc"] = auroc(maps.mean(0).cpu().numpy(), right)
+        out["truth_auroc"] = auroc(right, maps.mean(0).cpu().numpy())
     return out
 
 
@@ -119,7 +119,7 @@ def _agreement(name: str, whole: np.ndarray, maps: np.ndarray, right: np.ndarray
     row: dict[str, float | str] = {"module": name, "correlation": float(np.mean(found)) if found else float("nan")}
     if right is not None:
         names = ("truth_auroc", "truth_auroc.low", "truth_auroc.high")
-        row |= dict(zip(names, auroc_interval(maps.mean(0), right), strict=True))
+        row |= dict(zip(names, auroc_interval(right, maps.mean(0)), strict=True))
     return row
 
 

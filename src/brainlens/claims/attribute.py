@@ -89,7 +89,7 @@ def differences(maps: dict[str, np.ndarray], right: np.ndarray, *, resamples: in
     if "bottleneck" not in maps:
         return {}
     counts = np.concatenate([np.ones((1, len(maps["bottleneck"]))), bootstrap_counts(len(maps["bottleneck"]), resamples, seed)])
-    areas = {name: np.array([auroc(c @ found, right) for c in counts]) for name, found in maps.items() if name != "random"}
+    areas = {name: np.array([auroc(right, c @ found) for c in counts]) for name, found in maps.items() if name != "random"}
     out: dict[str, float] = {}
     for name, values in areas.items():
         if name != "bottleneck":
@@ -128,7 +128,7 @@ def checked(
 
     def scored(key: str, found: Tensor) -> None:
         names = (f"{key}/truth_auroc", f"{key}/truth_auroc.low", f"{key}/truth_auroc.high")
-        out.update(zip(names, auroc_interval(found.mean(0).cpu().numpy(), right), strict=True))
+        out.update(zip(names, auroc_interval(right, found.mean(0).cpu().numpy()), strict=True))
 
     with frozen(model):
         for method in [m for m in ("bottleneck", "gradcam", "chefer") if m in maps]:
@@ -148,6 +148,6 @@ def checked(
 def random_control(model: VolumeEncoder, responses: Responses, *, draws: int = 400, seed: int = 0) -> dict[str, float]:
     """Mean AUROC of random maps with the patches of the encoder; one such map alone may lie .05 off, for its few patches."""
     maps = random_maps(draws, model.n_voxels, patch_of=model.patch_of, seed=seed).cpu().numpy()
-    areas = truth_auroc(maps, responses.units["informative"].to_numpy(dtype=bool))
+    areas = truth_auroc(responses.units["informative"].to_numpy(dtype=bool), maps)
     names = ("attribute/random/truth_auroc", "attribute/random/truth_auroc.low", "attribute/random/truth_auroc.high")
     return dict(zip(names, bootstrap_mean(areas, seed=seed), strict=True))

@@ -132,7 +132,7 @@ def _pixels(model: clips.Clip, asked: list[Question], method: str, layer: int | 
     patch = int(network.config.vision_config.patch_size)
     near = F.max_pool2d(torch.from_numpy(inside).float()[:, None], 2 * patch + 1, 1, patch)[:, 0].numpy() > 0
     stem = "attribute/pixels" if method == "bottleneck" else f"attribute/pixels/{method}"
-    exact, wide = (pointing_game(flat, m.reshape(len(asked), -1)) for m in (inside, near))
+    exact, wide = (pointing_game(m.reshape(len(asked), -1), flat) for m in (inside, near))
     found = _scored(f"{stem}/pointing_game", exact) | _scored(f"{stem}/tolerance_patch/pointing_game", wide)
     if method == "bottleneck":
         found["attribute/pixels/pointing_game/chance"] = float(inside.mean())
@@ -154,7 +154,7 @@ def _words(model: clips.Clip, asked: list[Question], method: str, layer: int | N
         for name in variants:
             right = [q.kind if name == "/kind_only" else q.own for q in asked]
             held = [~q.setting if name == "/objects_only" else np.ones(len(q.own), dtype=bool) for q in asked]
-            hits = [float(pointing_game(v[None, h], r[None, h])[0]) for v, r, h in zip(rows, right, held, strict=True)]
+            hits = [float(pointing_game(r[None, h], v[None, h])[0]) for v, r, h in zip(rows, right, held, strict=True)]
             found |= _scored(f"{stem}{question}{name}/pointing_game", np.array(hits))
             if method == "bottleneck":
                 share = np.mean([r[h].mean() for r, h in zip(right, held, strict=True)])

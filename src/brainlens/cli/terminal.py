@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+LONG = 30.0  # s: a stage that will take longer says so
+SEEN = 2.0  # s of a stage after which its length is judged
+EVERY = 60.0  # s between two lines where there is no terminal
+
+
+class Forecast:
+    """Judges from the first steps of a stage how long it will take, and says so once where that is long.
+
+    shorter: how to make it shorter, in the words of the command line. clock: seconds, for tests.
+    """
+
+    def __init__(self, say: Callable[[str], None], *, shorter: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._shorter, self._clock = say, shorter, clock
+        self._text, self._began, self._first, self._told = "", 0.0, 0.0, False
+
+    def __call__(self, text: str, share: float | None) -> None:
+        """A stage's text and the share of it that is done."""
+        now = self._clock()
+        if text != self._text:
+            self._text, self._began, self._first, self._told = text, now, share or 0.0, False
+        done = (share or 0.0) - self._first
+        spent = now - self._began
+        if self._told or done <= 0 or spent < SEEN:
+            return
+        self._told = True
+        left = spent / done * (1 - (share or 0.0))
+        if left > LONG:
+            hint = f"; shorter: {self._shorter}" if self._shorter else ""
+            self._say(f"{text}: about {_duration(left)} to go, judged by its first steps{hint}")
 
 
 @contextmanager
-def steps() -> Iterator[Callable[[str, float | None], None]]:
+def steps(*, shorter: str = "") -> Iterator[Callable[[str, float | None], None]]:
     """A progress bar on standard error; the function given takes a text and the share that is done (None: unknown).
 
-    It appears with the first text, and only on a terminal, so that a log holds nothing but what went wrong.
+    On a terminal a bar a stage; elsewhere a line a minute. A stage that will take more than half a minute says so, and how to
+    make it shorter.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,7 +53,15 @@ def steps() -> Iterator[Callable[[str, float | None], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, transient=False, disable=not console.is_terminal)
-    current: dict[str, Any] = {"text": None, "task": None}
+    current: dict[str, Any] = {"text": None, "task": None, "said": time.monotonic()}
+
+    def say(line: str) -> None:
+        if console.is_terminal:
+            bar.console.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    forecast = Forecast(say, shorter=shorter)
 
     def tell(text: str, share: float | None = None) -> None:
         if text != current["text"]:
@@ -29,6 +71,10 @@ def steps() -> Iterator[Callable[[str, float | None], None]]:
                 bar.update(current["task"], total=1.0, completed=1.0)
             current.update(text=text, task=bar.add_task(text, total=None if share is None else 1.0))
         bar.update(current["task"], total=None if share is None else 1.0, completed=share or 0.0)
+        if not console.is_terminal and time.monotonic() - current["said"] > EVERY:
+            current["said"] = time.monotonic()
+            say(text if share is None else f"{text}: {100 * share:.0f} %")
+        forecast(text, share)
 
     try:
         yield tell
@@ -53,5 +99,21 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     Console().print(table)
 
 
+def finished(folders: Sequence[Path], made: str) -> None:
+    """The run folders on standard output, and that they were there already where that is so."""
+    if made:
+        print(f"finished before, on {made}; --again runs it anew", flush=True)
+    for folder in folders:
+        print(f"run: {folder}", flush=True)
+
+
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -13,10 +13,11 @@ import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from brainlens.datasets.options import Option, parse_texts, read_options
-from brainlens.types import DataError, Recording
+if TYPE_CHECKING:  # the command line takes its defaults from here, and `--help` waits for no table library
+    from brainlens.datasets.options import Option
+    from brainlens.types import Recording
 
 DATASETS = (
     "phantom",
@@ -48,6 +49,8 @@ OFFERS = {
 
 def module(name: str) -> ModuleType:
     """The module of a dataset. Raises DataError listing the known names."""
+    from brainlens.types import DataError
+
     if name not in DATASETS:
         raise DataError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
     return importlib.import_module(f"brainlens.datasets.{name}")
@@ -65,6 +68,8 @@ def simulated(name: str) -> bool:
 
 def offers(name: str, what: str) -> bool:
     """Whether a dataset offers something of OFFERS. Raises DataError for what is not in there."""
+    from brainlens.types import DataError
+
     if what not in OFFERS:
         raise DataError(f"no dataset says whether it offers {what!r}; choose from {', '.join(OFFERS)}")
     return what in module(name).FACTS["offers"]
@@ -72,6 +77,8 @@ def offers(name: str, what: str) -> bool:
 
 def options(name: str) -> dict[str, Option]:
     """The options of a dataset's `load` by name, each with its type and default, read from the signature."""
+    from brainlens.datasets.options import read_options
+
     return read_options(module(name).load)
 
 
@@ -80,11 +87,15 @@ def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
 
     Raises DataError for texts without =, options that are not there or given twice, and values of another type.
     """
+    from brainlens.datasets.options import parse_texts
+
     return parse_texts(f"dataset {name!r}", options(name), texts)
 
 
 def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options as they are. Raises DataError for one that the dataset does not have."""
+    from brainlens.types import DataError
+
     known = options(name)
     unknown = [option for option in given if option not in known]
     if unknown:
@@ -97,6 +108,8 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
 
     Raises DataError for unknown names and options, and for a folder that does not exist or is not needed.
     """
+    from brainlens.types import DataError
+
     chosen = module(name).load
     if not (name in SIMULATED and folder is None) and (folder is None or not Path(folder).exists()):
         raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")

@@ -52,6 +52,16 @@ def load_raw(folder: str | Path) -> Any:
     return raw
 
 
+def _positions(folder: str | Path) -> np.ndarray:
+    """Position of each square in the order of time, which the annotations do not carry."""
+    from scipy.io import loadmat
+
+    path = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)
+    found = loadmat(path, simplify_cells=True)
+    squares = [row for row in found.get("EEG", found)["event"] if row["type"] == "square"]
+    return np.array([str(row["position"]) for row in sorted(squares, key=lambda row: float(row["latency"]))])
+
+
 def load(
     folder: str | Path,
     *,
@@ -62,7 +72,8 @@ def load(
 ) -> Recording:
     """Epochs (trial, channel, time) in microvolts around the events, baseline before 0 removed; eye channels left out.
 
-    The stimuli are the event's kinds, there are no pictures. window: seconds, both ends included.
+    The stimuli are the event's kinds, there are no pictures. trials.position: where a square was shown, "1"
+    or "2". window: seconds, both ends included.
     """
     import mne
 
@@ -81,6 +92,8 @@ def load(
         {"stimulus": event, "subject": "1", "session": "1", "sample": epochs.events[:, 0]}, index=range(len(data))
     )
     trials["repeat"] = np.arange(1, len(data) + 1)
+    if event == "square":
+        trials["position"] = _positions(folder)[epochs.selection]
     positions = np.array([epochs.info["chs"][i]["loc"][:3] for i in range(len(epochs.ch_names))], dtype=np.float64)
     space = Sensors(np.array(epochs.ch_names), positions) if np.isfinite(positions).all() else None
     stimuli = Stimuli(np.array([event]), NoImages(1, "eeglab_visual shows plain squares; there are no image files"), [])

@@ -18,6 +18,7 @@ from brainlens.signals.epochs import evoked
 from brainlens.store import release
 from brainlens.types import DataError, Responses, Result, Sensors
 
+SINGLE = ("eeglab_visual",)  # of one subject
 EPOCH_DATASETS = ("eeglab_visual", "things_eeg2", "things_meg")
 STEP = 0.1  # s of a scalp map
 MOST = 12  # conditions that get an evoked response of their own

@@ -1,7 +1,11 @@
-"""Run folders: where a result goes, marked with the recording that it comes from."""
+"""Run folders: where a result goes, marked with the recording that it comes from, and found again when asked for once more."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,3 +53,43 @@ def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None)
         low, high = result.metrics.get(f"{key}.low", np.nan), result.metrics.get(f"{key}.high", np.nan)
         rows.append({"metric": key, "value": float(value), "95 % interval": "" if np.isnan(low) else f"{low:.3g} to {high:.3g}"})
     return rows
+
+
+def once(
+    task: str,
+    runs: str | Path,
+    asked: Mapping[str, Any],
+    run: Callable[[], tuple[Path | list[Path], Rows]],
+    *,
+    data: Path | None = None,
+    again: bool = False,
+) -> tuple[list[Path], Rows, str]:
+    """Runs, or finds the folders that the same call made before: (folders, rows to show, when they were made; "" for now).
+
+    The same call: the same task in the same version, the same settings `asked`, and a data folder whose files have the names,
+    sizes and times that they had. The note `request.json` in the last folder holds what was shown. again: runs all the same.
+    """
+    text = json.dumps([task, store.TASKS.get(task, 1), store.plain(dict(asked)), _stamp(data)], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    if not again:
+        for note in sorted(Path(runs).glob("*/request.json")):
+            found = store.read_json(note)
+            if isinstance(found, dict) and found.get("request") == key:
+                folders = [note.parent.parent / str(name) for name in found["folders"]]
+                if all((folder / "result.json").is_file() for folder in folders):
+                    return folders, found["rows"], found["made"]
+    place, rows = run()
+    folders = place if isinstance(place, list) else [place]
+    made = time.strftime("%Y-%m-%d %H:%M")
+    if (folders[-1] / "result.json").is_file():  # of several processes the first one writes
+        note_ = {"request": key, "made": made, "folders": [folder.name for folder in folders], "rows": store.plain(rows)}
+        store.save_json(folders[-1] / "request.json", note_)
+    return folders, rows, ""
+
+
+def _stamp(folder: Path | None) -> list[list[Any]]:
+    """Names, sizes and times of the files of a recording: enough to see that it is another one, without reading it."""
+    if folder is None or not folder.is_dir():
+        return []
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [[path.relative_to(folder).as_posix(), (state := path.stat()).st_size, state.st_mtime_ns] for path in files]

@@ -14,7 +14,7 @@ import pandas as pd
 from brainlens import datasets
 from brainlens.backbones import clip
 from brainlens.datasets import phantom_eeg, things_eeg2, things_meg
-from brainlens.datasets.source import Source, Tell, check_device, network_folder
+from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
 from brainlens.signals.epochs import channel_numbers, check_channels, microvolts
@@ -81,7 +81,7 @@ def open_sensors(
     stimuli = _all_seen(every)
     if protocol.gallery == "concept" and not (source.folder / CENTRES).exists():
         raise DataError(f"gallery 'concept' needs the concepts' centres in {source.folder / CENTRES}; see docs/sensors.md")
-    stimuli = _captioned(stimuli)
+    stimuli = _captioned(stimuli if source.captions is None else chosen_captions(stimuli, source.captions))
     images, texts = _embeddings(source, stimuli, cache, device, tell)
     return SensorRecording(_joined(parts), stimuli, images, texts)
 
@@ -154,6 +154,8 @@ def _phantom(source: Source, protocol: Protocol, repeats: int | None, amplitude:
         raise DataError(f"{repeats} repetitions are asked for, a test image of the phantom has 80; ask for 1 to 80")
     if gallery == "concept" and source.folder is None:
         raise DataError(f"gallery 'concept': drawn scenes have no concepts; give a folder with {CENTRES} by --data")
+    if source.captions is not None:
+        raise DataError(f"--captions {source.captions!r}: scenes of the EEG phantom have their own; --prompts compares others")
     if source.model not in (None, "miniature"):
         raise DataError(f"--model {source.model!r}: the EEG phantom reads the shipped miniature, or the embeddings in --data")
     chosen = datasets.check_options(source.dataset, source.options)

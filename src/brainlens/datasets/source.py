@@ -136,14 +136,18 @@ def _number(name: str) -> int:
     return int(name)
 
 
+def chosen_captions(stimuli: Stimuli, name: str) -> Stimuli:
+    """The stimuli with the captions of one source: by its name, or from a file of `brainlens captions`."""
+    if Path(name).suffix == ".json":
+        found = read_captions(name)
+        stimuli, name = with_source(stimuli, found), found.name
+    return choose_source(stimuli, name)
+
+
 def _texts(model: clip.Clip, stimuli: Stimuli, source: Source) -> tuple[Stimuli, Features | None, dict[str, int]]:
     """The chosen captions without empty and repeated ones, their embeddings (None where no image has any), and counts."""
     if source.captions is not None:
-        name = source.captions
-        if Path(name).suffix == ".json":
-            found = read_captions(name)
-            stimuli, name = with_source(stimuli, found), found.name
-        stimuli = choose_source(stimuli, name)
+        stimuli = chosen_captions(stimuli, source.captions)
     captions, counts = clean_captions(stimuli.captions, stimuli.ids)
     if not any(captions):
         return stimuli, None, {}

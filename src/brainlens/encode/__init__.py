@@ -21,6 +21,7 @@ from brainlens.encode.categories import decode, haxby2001_encode
 from brainlens.encode.compare import compare, scores_by_size
 from brainlens.encode.readings import channel_maps, cluster_table
 from brainlens.encode.scoring import score_part
+from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.metrics import selectors
 from brainlens.models.encoding.readout import refit_readout
 from brainlens.models.encoding.ridge import ALPHAS, fit_ridge
@@ -33,10 +34,12 @@ from brainlens.types import DataError, Features, Responses, Result
 __all__ = [
     "METHODS",
     "PAPER",
-    "Design",
-    "Training",
+    "EncodingDesign",
+    "EncodingTraining",
+    "OverTime",
     "compare",
     "decode",
+    "decode_over_time",
     "encode",
     "haxby2001_encode",
     "scores_by_size",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens import store
+from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.metrics.encoding import noise_ceiling, r2
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.solvers.ridge import fold_labels, ridge_cv, ridge_predict
@@ -42,7 +43,7 @@ def haxby2001_encode(
         inner = fold_labels(int((~test).sum()), groups=runs[~test], folds=None)
         fit = ridge_cv(x[~test], y[~test], alphas, fold=inner, device=device)
         guess[test] = ridge_predict(fit, x[test]).numpy()
-    value = r2(guess, y)
+    value = r2(y, guess)
     ceiling = noise_ceiling(y, clean.trials[target].to_numpy(), averaged=False)
     fine = value[np.isfinite(value)]
     metrics = {
@@ -68,14 +69,32 @@ def haxby2001_encode(
     return Result("encode", metrics, arrays, clean.units, {}, config, provenance, clean.space)
 
 
-def decode(responses: Responses, target: str = "stimulus", group: str = "run", *, penalty: float = 0.01, seed: int = 0) -> Result:
+def decode(
+    responses: Responses,
+    target: str = "stimulus",
+    group: str | None = "run",
+    *,
+    penalty: float | None = None,
+    over_time: OverTime | None = None,
+    seed: int = 0,
+) -> Result:
     """Which category was seen, from the pattern over all voxels: linear support vectors, one group left out.
 
-    Voxels are standardised on the training runs of each fold; C = penalty is fixed beforehand. metrics: decode/accuracy
-    (mean over groups, .low, .high by bootstrap over groups), decode/chance, decode/groups. tables: by_group, and
-    confusion (share of each true category's samples by predicted category).
-    Raises DataError without the columns and with fewer than two groups or categories.
+    Responses (trial, channel, time) are decoded at every time instead, see `time_decoding.decode_over_time`; over_time holds
+    its options and penalty does not apply.
+
+    Responses (trial, unit): voxels are standardised on the training runs of each fold; C = penalty (.01) is fixed beforehand.
+    metrics: decode/accuracy (mean over groups, .low, .high by bootstrap over groups), decode/chance, decode/groups. tables:
+    by_group, and confusion (share of each true category's samples by predicted category).
+    Raises DataError without the columns, with fewer than two groups or categories, and for options that do not apply.
     """
+    if responses.data.ndim == 3:
+        if penalty is not None:
+            raise DataError(f"decode: penalty={penalty} is for (trial, unit); over time it is over_time=OverTime(shrinkage=...)")
+        return decode_over_time(responses, target, group, options=over_time, seed=seed)
+    if over_time is not None or group is None:
+        raise DataError(f"decode: over_time and group=None are for (trial, channel, time), got {responses.data.shape}")
+    penalty = 0.01 if penalty is None else penalty
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC

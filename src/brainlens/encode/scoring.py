@@ -27,7 +27,7 @@ def score_part(
     _b1 and .p. resamples=0 leaves intervals out.
     """
     truth, units = data.test.y, data.scored(least)
-    value, r = r2(guess, truth), pearson(guess, truth)
+    value, r = r2(truth, guess), pearson(truth, guess)
     fine = np.isfinite(value)
     if not (fine & units).any():
         raise DataError(f"encode: none of {int(units.sum())} units varies over the test images; test on more images")
@@ -37,15 +37,15 @@ def score_part(
     inside = units & np.isfinite(share)
     more["r2_of_ceiling"] = share
     if resamples:
-        scored = bootstrap_score(guess, truth, units=units, resamples=resamples, seed=seed)
+        scored = bootstrap_score(truth, guess, units=units, resamples=resamples, seed=seed)
         more |= {"r2_low": scored.low, "r2_high": scored.high, "p": scored.p, "q": fdr(scored.p)}
         metrics["encoding/units_significant"] = float((more["q"] < SIGNIFICANT).sum())
         _interval(metrics, "encoding/r2_mean", scored.mean_low, scored.mean_high)
-        correlated = bootstrap_score(guess[:, units], truth[:, units], score="pearson", resamples=resamples, seed=seed)
+        correlated = bootstrap_score(truth[:, units], guess[:, units], score="pearson", resamples=resamples, seed=seed)
         _interval(metrics, "encoding/r_mean", correlated.mean_low, correlated.mean_high)
         if inside.any():
             part = bootstrap_score(
-                guess[:, inside], truth[:, inside], units=1 / data.ceiling[inside], resamples=resamples, seed=seed
+                truth[:, inside], guess[:, inside], units=1 / data.ceiling[inside], resamples=resamples, seed=seed
             )
             _interval(metrics, "encoding/r2_of_ceiling", part.mean_low, part.mean_high)
     moving = np.isfinite(r) & units
@@ -105,6 +105,6 @@ def _regions(data: EncodingTables, arrays: dict[str, np.ndarray], guess: np.ndar
         for i, name in enumerate(table["roi"]):
             inside = np.flatnonzero((roi == name) & np.isfinite(arrays["r2"]))
             if len(inside):
-                scored = bootstrap_score(guess[:, inside], data.test.y[:, inside], resamples=resamples, seed=seed)
+                scored = bootstrap_score(data.test.y[:, inside], guess[:, inside], resamples=resamples, seed=seed)
                 table.loc[i, ["r2_low", "r2_high"]] = scored.mean_low, scored.mean_high
     return table

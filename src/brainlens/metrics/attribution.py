@@ -1,14 +1,15 @@
 """Numbers about attribution maps: confidence drop and increase, areas under curves, agreement with the truth.
 
 A score that falls little when only the map's region is kept rewards large maps: an all-ones map has drop 0. So every
-number here is to be read beside the map's mass or at a matched area.
+number here is to be read beside the map's mass or at a matched area. Where a map meets a truth, the truth stands first, as in
+scikit-learn's roc_auc_score.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from brainlens.metrics.statistics import auroc
+from brainlens.metrics.statistics import auroc, binary
 from brainlens.types import DataError
 
 
@@ -37,20 +38,28 @@ def area_under(curve: np.ndarray) -> np.ndarray:
     return (curve.sum(1) - (curve[:, 0] + curve[:, -1]) / 2) / (curve.shape[1] - 1)
 
 
-def truth_auroc(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """AUROC of every map (sample, unit) for the units that are truly informative (unit,) or (sample, unit): (sample,)."""
-    maps = np.atleast_2d(maps)
-    each = np.broadcast_to(truth, maps.shape)
-    return np.array([auroc(row, right) for row, right in zip(maps, each)])
+def truth_auroc(y_true: np.ndarray, y_score: np.ndarray) -> np.ndarray:
+    """AUROC of every map for the units that are truly informative, see `statistics.auroc`: (sample,).
 
-
-def pointing_game(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """1 where the maximum of a map (sample, unit) lies inside the object (sample, unit) bool, else 0; ties count in part.
-
-    Zhang et al. 2018, without their tolerance of 15 pixels.
+    y_true (unit,) or (sample, unit) of bool or 0 and 1; y_score, the maps, (sample, unit) or (unit,). Raises DataError for
+    shapes that do not match.
     """
-    if maps.shape != inside.shape:
-        raise DataError(f"pointing game: maps {maps.shape} and objects {inside.shape} must have the same shape")
+    maps, truth = np.atleast_2d(y_score), np.asarray(y_true)
+    if maps.ndim != 2 or truth.shape not in (maps.shape, maps.shape[1:]):
+        raise DataError(f"truth auroc: y_true {truth.shape} must be (unit,) or (sample, unit) of the maps y_score {maps.shape}")
+    return np.array([auroc(right, row) for right, row in zip(np.broadcast_to(truth, maps.shape), maps, strict=True)])
+
+
+def pointing_game(y_true: np.ndarray, y_score: np.ndarray) -> np.ndarray:
+    """1 where the maximum of a map lies inside the object, else 0; ties count in part: (sample,).
+
+    y_true, the objects, (sample, unit) of bool or 0 and 1; y_score, the maps, (sample, unit). Zhang et al. 2018, without their
+    tolerance of 15 pixels. Raises DataError for shapes that differ and for a truth of other values.
+    """
+    inside, maps = np.asarray(y_true), np.asarray(y_score)
+    if maps.shape != inside.shape or maps.ndim != 2:
+        raise DataError(f"pointing game: y_true {inside.shape} and y_score {maps.shape} must have the same shape (sample, unit)")
+    inside = binary(inside)
     top = maps == maps.max(1, keepdims=True)
     return (top & inside).sum(1) / top.sum(1)
 

@@ -1,5 +1,7 @@
 """How well predicted responses fit measured ones: R2, correlation, noise ceiling, intervals over test images.
 
+Arguments stand in scikit-learn's order, the truth before the prediction.
+
 A unit whose score is not defined (constant responses, one repeat only) is NaN and counted, never 0: a zero would enter
 every mean as a bad prediction.
 """
@@ -49,21 +51,25 @@ class Scored:
     drawn: np.ndarray
 
 
-def r2(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """R2 = 1 - sum_m (y - yhat)^2 / sum_m (y - mean y)^2 over rows, per unit: (image, unit) x 2 -> (unit,).
+def r2(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    """R2 = 1 - sum_m (y - yhat)^2 / sum_m (y - mean y)^2 over rows, per unit.
 
-    Raw, not divided by the ceiling, negative for predictions worse than the mean; NaN for constant units.
-    Yang, Gee, Shi 2024 (Brain Decodes Deep Nets), section 4.1.
+    y_true, y_pred (image, unit) -> (unit,), or (image,) -> a number. Raw, not divided by the ceiling, negative for
+    predictions worse than the mean; NaN for constant units. Raises DataError for shapes that differ, fewer than 2 images, and
+    NaN or infinity. Yang, Gee, Shi 2024 (Brain Decodes Deep Nets), section 4.1.
     """
-    guess, target = _pair(prediction, truth)
+    target, guess = _pair(y_true, y_pred)
     error = ((target - guess) ** 2).sum(axis=0)
     total = ((target - target.mean(axis=0)) ** 2).sum(axis=0)
     return _divide(total - error, total, np.ptp(target, axis=0) > 0)
 
 
-def pearson(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Correlation over rows per unit, (image, unit) x 2 -> (unit,); NaN where either side is constant."""
-    guess, target = _pair(prediction, truth)
+def pearson(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    """Correlation r = cov(y, yhat) / (sd(y) sd(yhat)) over rows, per unit; NaN where either side is constant.
+
+    y_true, y_pred (image, unit) -> (unit,), or (image,) -> a number. Raises DataError as `r2` does.
+    """
+    target, guess = _pair(y_true, y_pred)
     moves = (np.ptp(guess, axis=0) > 0) & (np.ptp(target, axis=0) > 0)
     guess, target = guess - guess.mean(axis=0), target - target.mean(axis=0)
     scale = np.sqrt((guess**2).sum(axis=0) * (target**2).sum(axis=0))
@@ -128,8 +134,8 @@ def distance_to_best(scores: np.ndarray, *, reduce: str = "mean") -> np.ndarray:
 
 
 def bootstrap_score(
-    prediction: np.ndarray,
-    truth: np.ndarray,
+    y_true: np.ndarray,
+    y_pred: np.ndarray,
     *,
     score: str = "r2",
     units: np.ndarray | None = None,
@@ -137,20 +143,21 @@ def bootstrap_score(
     seed: int = 0,
     level: float = 0.95,
 ) -> Scored:
-    """R2 or correlation of every unit with percentile intervals over resampled test images, as matrix products.
+    """R2 or correlation of every unit with percentile intervals over resampled test images: y_true, y_pred (image, unit).
 
     With counts C (resample, image), sums of a resample are C @ e^2 and C @ (y - mean y)^2 for R2, and C @ y, C @ y^2, C @ yhat,
     C @ yhat^2, C @ y yhat for the correlation: two to five products instead of one gather per resample. R2 keeps the mean of
     all test images as its reference: a mean of each resample's own would take 1/n off every resampled R2, and where many
     units are averaged the interval is narrower than that and would miss its own point. `units` are those whose mean is taken:
     a bool mask, or a factor per unit (such as 1 / ceiling) that multiplies its score before the mean, 0 for units left out.
-    Raises DataError for fewer than 8 test images.
+    Raises DataError for shapes that differ and for fewer than 8 test images.
     """
     if score not in ("r2", "pearson"):
         raise DataError(f"score {score!r} is not one of 'r2', 'pearson'")
-    if prediction.shape != truth.shape or truth.ndim != 2:
-        raise DataError(f"prediction {prediction.shape} and truth {truth.shape} must both be (image, unit)")
-    n, n_units = truth.shape
+    if np.shape(y_pred) != np.shape(y_true) or np.ndim(y_true) != 2:
+        raise DataError(f"y_true {np.shape(y_true)} and y_pred {np.shape(y_pred)} must both be (image, unit)")
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    n, n_units = y_true.shape
     if n < MIN_IMAGES:
         raise DataError(f"intervals need at least {MIN_IMAGES} test images, got {n}; test on more images or use resamples=0")
     factor = np.ones(n_units) if units is None else np.asarray(units, dtype=np.float64)
@@ -163,11 +170,11 @@ def bootstrap_score(
     total, used = np.zeros(resamples), 0
     for start in range(0, n_units, _BLOCK):
         block = slice(start, start + _BLOCK)
-        value[block] = plain(prediction[:, block], truth[:, block])
+        value[block] = plain(y_true[:, block], y_pred[:, block])
         fine = np.flatnonzero(np.isfinite(value[block])) + start
         if not len(fine):
             continue
-        drawn = _resampled(prediction[:, fine], truth[:, fine], counts, score)
+        drawn = _resampled(y_true[:, fine], y_pred[:, fine], counts, score)
         low[fine], high[fine] = interval(drawn, level)
         p[fine] = (1 + (~(drawn > 0)).sum(axis=0)) / (1 + resamples)  # a resample without variance speaks for nothing
         total += drawn.astype(np.float64) @ factor[fine]
@@ -182,36 +189,36 @@ def bootstrap_score(
     return Scored(value, low, high, p, mean, float(mean_low), float(mean_high), constant, means)
 
 
-def _resampled(prediction: np.ndarray, truth: np.ndarray, counts: np.ndarray, score: str) -> np.ndarray:
+def _resampled(y_true: np.ndarray, y_pred: np.ndarray, counts: np.ndarray, score: str) -> np.ndarray:
     """Scores of every resample: (resample, unit) float32. Truth is centred first, so that the sums do not cancel."""
-    n = np.float32(truth.shape[0])
-    scale = truth.std(axis=0, dtype=np.float64)
-    target = ((truth - truth.mean(axis=0, dtype=np.float64)) / scale).astype(np.float32)
+    n = np.float32(y_true.shape[0])
+    scale = y_true.std(axis=0, dtype=np.float64)
+    target = ((y_true - y_true.mean(axis=0, dtype=np.float64)) / scale).astype(np.float32)
     spread = counts @ target**2
     with np.errstate(divide="ignore", invalid="ignore"):
         if score == "r2":
-            error = ((prediction - truth) / scale).astype(np.float32)
+            error = ((y_pred - y_true) / scale).astype(np.float32)
             return 1 - (counts @ error**2) / spread
         spread -= (counts @ target) ** 2 / n
-        guess = prediction - prediction.mean(axis=0, dtype=np.float64)
+        guess = y_pred - y_pred.mean(axis=0, dtype=np.float64)
         guess = (guess / guess.std(axis=0)).astype(np.float32)
         shared = counts @ (guess * target) - (counts @ guess) * (counts @ target) / n
         return shared / np.sqrt(spread * (counts @ guess**2 - (counts @ guess) ** 2 / n))
 
 
-def _pair(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    guess, target = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
-    if guess.shape != target.shape or guess.ndim != 2:
-        raise DataError(f"prediction {guess.shape} and truth {target.shape} must both be (image, unit)")
-    if len(guess) < 2:
-        raise DataError(f"a score needs at least 2 test images, got {len(guess)}")
-    for name, array in (("prediction", guess), ("truth", target)):
+def _pair(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    target, guess = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64)
+    if guess.shape != target.shape or target.ndim not in (1, 2):
+        raise DataError(f"y_true {target.shape} and y_pred {guess.shape} must both be (image, unit), or both (image,)")
+    if len(target) < 2:
+        raise DataError(f"a score needs at least 2 test images, got {len(target)}")
+    for name, array in (("y_true", target), ("y_pred", guess)):
         if not np.isfinite(array).all():
             raise DataError(f"{name} holds {int((~np.isfinite(array)).sum())} NaN or infinite values; drop such units first")
-    return guess, target
+    return target, guess
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray, where: np.ndarray) -> np.ndarray:
     out = np.full(np.shape(top), np.nan)
     np.divide(top, bottom, out=out, where=where)
-    return out
+    return out[()]  # a number where there is no axis of units

@@ -186,7 +186,7 @@ def selector_scores(
             drawn = [np.median(rng.choice(error, len(error))) for _ in range(1000)]
             out["truth/rf_error_median.low"], out["truth/rf_error_median.high"] = map(float, interval(np.array(drawn)))
     if min((signal & everywhere).sum(), (signal & ~everywhere).sum()) > 1:
-        _put(out, "truth/scale_auroc", *auroc_interval(np.asarray(alpha)[signal], everywhere[signal]))
+        _put(out, "truth/scale_auroc", *auroc_interval(everywhere[signal], np.asarray(alpha)[signal]))
     if (~np.isfinite(layer)).any():
         out["truth/noise_confidence"] = float(confidence(omega)[~np.isfinite(layer)].mean())
     return out

@@ -159,27 +159,28 @@ def permutation_p(observed: float | np.ndarray, null: np.ndarray, *, alternative
     return float(p) if p.ndim == 0 else p
 
 
-def auroc(score: np.ndarray, truth: np.ndarray) -> float:
+def auroc(y_true: np.ndarray, y_score: np.ndarray) -> float:
     """P(score of a true unit > score of a false one) + P(tie) / 2, from ranks (Mann-Whitney).
 
-    Raises DataError when truth holds one class only or scores are NaN.
+    y_true (unit,) of bool or 0 and 1, y_score (unit,), in the order of scikit-learn's roc_auc_score. Raises DataError for
+    lengths that differ, a truth of other values or of one class only, and scores that are NaN.
     """
-    values, labels = _scored(score, truth)
+    labels, values = _scored(y_true, y_score)
     positives = int(labels.sum())
     negatives = len(labels) - positives
     ranks = rankdata(values)
     return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def auroc_interval(score: np.ndarray, truth: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
-    """Area under the ROC curve with DeLong's interval: (area, low, high).
+def auroc_interval(y_true: np.ndarray, y_score: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Area under the ROC curve with DeLong's interval: y_true, y_score (unit,) as in `auroc` -> (area, low, high).
 
     With placements V_i = share of false units below true unit i and W_j = share of true units above false unit j,
     var = var(V)/n_true + var(W)/n_false; the normal interval is cut to [0, 1]. n log n, so whole brains are cheap.
     DeLong, DeLong and Clarke-Pearson 1988. Raises DataError with fewer than 2 units in a class.
     """
-    values, labels = _scored(score, truth)
-    area = auroc(values, labels)
+    labels, values = _scored(y_true, y_score)
+    area = auroc(labels, values)
     n_true, n_false = int(labels.sum()), int((~labels).sum())
     if min(n_true, n_false) < 2:
         raise DataError(f"an interval needs 2 units in each class, got {n_true} true and {n_false} false")
@@ -191,6 +192,17 @@ def auroc_interval(score: np.ndarray, truth: np.ndarray, *, level: float = 0.95)
     return area, max(0.0, area - reach), min(1.0, area + reach)
 
 
+def binary(y_true: np.ndarray) -> np.ndarray:
+    """A truth of bool or 0 and 1 as bool, any shape. Raises DataError for other values, such as scores given in its place."""
+    truth = np.asarray(y_true)
+    if truth.dtype == bool:
+        return truth
+    other = [value for value in np.unique(truth) if value not in (0, 1)]
+    if other:
+        raise DataError(f"y_true holds {other[0]!s}; it must be bool or 0 and 1, and stand before y_score")
+    return truth.astype(bool)
+
+
 def _vector(values: np.ndarray, what: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
@@ -198,12 +210,13 @@ def _vector(values: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def _scored(score: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    values, labels = _vector(score, "score"), np.asarray(truth).astype(bool)
-    if labels.shape != values.shape:
-        raise DataError(f"score {values.shape} and truth {labels.shape} must have the same length")
+def _scored(y_true: np.ndarray, y_score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    truth, values = np.asarray(y_true), _vector(y_score, "y_score")
+    if truth.shape != values.shape:
+        raise DataError(f"y_true {truth.shape} and y_score {values.shape} must have the same length")
+    labels = binary(truth)
     if np.isnan(values).any():
         raise DataError(f"{int(np.isnan(values).sum())} of {len(values)} scores are NaN; drop and count them first")
     if labels.all() or not labels.any():
         raise DataError(f"AUROC needs true and false units, got {int(labels.sum())} true of {len(labels)}")
-    return values, labels
+    return labels, values

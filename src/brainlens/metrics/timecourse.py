@@ -67,15 +67,16 @@ def window_scores(
     train: np.ndarray, target: np.ndarray, test: np.ndarray, windows: list[Window], score: Scores, *,
     test_target: np.ndarray, width: int = 5, penalty: float = 1.0,
 ) -> np.ndarray:  # fmt: skip
-    """score(prediction, test_target) for each window, (window,).
+    """score(test_target, prediction) for each window, (window,); the truth comes first, as in scikit-learn.
 
-    Recordings are averaged over `width` neighbouring samples inside the window first, which bounds the size of the problem.
+    train, test (trial, channel, time); target, test_target (trial, d). Recordings are averaged over `width` neighbouring
+    samples inside the window first, which bounds the size of the problem.
     """
     found = []
     for window in windows:
         a, b = _binned(train, window.mask, width), _binned(test, window.mask, width)
         weights, intercept = ridge_fit(a, target, penalty=penalty)
-        found.append(score(b @ weights + intercept, test_target))
+        found.append(score(test_target, b @ weights + intercept))
     return np.array(found)
 
 
@@ -116,7 +117,7 @@ def time_generalisation(
 ) -> np.ndarray:  # fmt: skip
     """Decoders trained at one time and tested at every time: scores (train time, test time), times in bins of `width` samples.
 
-    The diagonal is time-resolved decoding.
+    score(test_target, prediction), the truth first. The diagonal is time-resolved decoding.
     """
     everything = np.ones(train.shape[2], bool)
     a = _binned(train, everything, width).reshape(len(train), -1, train.shape[1])
@@ -125,13 +126,19 @@ def time_generalisation(
     for i in range(a.shape[1]):
         weights, intercept = ridge_fit(a[:, i], target, penalty=penalty)
         for j in range(b.shape[1]):
-            out[i, j] = score(b[:, j] @ weights + intercept, test_target)
+            out[i, j] = score(test_target, b[:, j] @ weights + intercept)
     return out
 
 
-def mean_correlation(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over columns of the correlation over rows; a column that never changes counts as 0."""
-    a, b = prediction - prediction.mean(0), truth - truth.mean(0)
+def mean_correlation(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Mean over columns of the correlation over rows, y_true, y_pred (row, column); a column that never changes counts as 0.
+
+    Raises DataError for shapes that differ.
+    """
+    truth, guess = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64)
+    if truth.shape != guess.shape or truth.ndim not in (1, 2) or not len(truth):
+        raise DataError(f"mean correlation: y_true {truth.shape} and y_pred {guess.shape} must both be (row, column)")
+    a, b = truth - truth.mean(0), guess - guess.mean(0)
     norm = np.sqrt((a**2).sum(0) * (b**2).sum(0))
     return float(np.divide((a * b).sum(0), norm, out=np.zeros_like(norm), where=norm > 0).mean())
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+VERBS = ("align", "attribute", "encode", "reconstruct", "describe", "eeg")
 SIDES = (".low", ".high", ".p", ".chance", ".ceiling", ".n", ".sd")
 COUNTS = ("n", "gallery", "parameters", "seconds")
 SILENT = ("retrieval", "encoding", "attribution", "align", "attribute", "encode")  # groups that the heading names already
@@ -85,9 +86,9 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
         row = Row(
             key=key,
             label=label(key),
-            value=number(value, name),
+            value=number(value, name, difference=is_difference(key)),
             interval=interval(key, metrics),
-            chance="" if level is None else number(level, name),
+            chance="" if level is None else "0 (no difference)" if is_difference(key) else number(level, name),
             ceiling=_ceiling(key, metrics, ideal or {}),
             n="" if n is None else f"{n:,.0f}",
             main=bool(KEY.match(name)) and not (rivals and re.match(r"align/[^-/]+/retrieval/", key)),
@@ -99,7 +100,7 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
 def chance(key: str, metrics: Mapping[str, float]) -> float | None:
     """Chance level of a metric: as stated by a neighbour, else by definition, else None."""
     group, _, name = key.rpartition("/")
-    if _is_difference(key):
+    if is_difference(key):
         return 0.0
     top, ways = re.fullmatch(r"top(\d+)", name), re.fullmatch(r"nway(\d+)", name)
     for other in [f"{key}.chance", *([_join(group, f"chance{top[1]}")] if top else []), _join(group, "chance")]:
@@ -117,13 +118,18 @@ def chance(key: str, metrics: Mapping[str, float]) -> float | None:
     return None
 
 
-def number(value: float, name: str = "") -> str:
-    """A number as text: shares as per cent, counts with separators, others to three digits; NaN is "undefined"."""
+def number(value: float, name: str = "", *, difference: bool = False) -> str:
+    """A number as text: shares as per cent, counts with separators, others to three digits; NaN is "undefined".
+
+    A difference carries its sign; that of two shares is in percentage points, which are not per cent of anything.
+    """
     if np.isnan(value):
         return "undefined"
     if np.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if SHARE.match(name):
+    if difference:
+        text = f"{100 * value:+.1f} points" if SHARE.match(name) else f"{value:+.3g}"
+    elif SHARE.match(name):
         text = f"{100 * value:.1f} %"
     elif (float(value).is_integer() and abs(value) >= 10) or abs(value) >= 1000:
         text = f"{value:,.0f}"
@@ -135,8 +141,11 @@ def number(value: float, name: str = "") -> str:
 def label(key: str) -> str:
     """A metric's name in words, with what stands before it."""
     parts = key.split("/")
-    if _is_difference(key):
+    if is_difference(key):
         parts[1] = parts[1].replace("-", " minus ")
+        last = "difference of "
+    else:
+        last = ""
     name = parts[-1]
     top, ways = re.fullmatch(r"top(\d+)", name), re.fullmatch(r"nway(\d+)", name)
     if top:
@@ -146,7 +155,7 @@ def label(key: str) -> str:
     else:
         text = NAMES.get(name, name.replace("_", " "))
     before = [p.replace("->", " → ").replace("_", " ") for p in parts[:-1] if p not in SILENT]
-    return f"{', '.join(before)}: {text}" if before else text
+    return f"{', '.join(before)}: {last}{text}" if before else last + text
 
 
 def losses(metrics: Mapping[str, float]) -> list[str]:
@@ -160,17 +169,20 @@ def losses(metrics: Mapping[str, float]) -> list[str]:
     return out
 
 
-def _is_difference(key: str) -> bool:
-    """Whether a key is `align/<encoder>-<encoder>/...`, the paired difference of two encoders."""
+def is_difference(key: str) -> bool:
+    """Whether a key is `<verb>/<method>-<method>/...`, the paired difference of two methods."""
     parts = key.split("/")
-    return parts[0] == "align" and len(parts) > 2 and "-" in parts[1] and "->" not in parts[1]
+    return len(parts) > 2 and parts[0] in VERBS and re.fullmatch(r"[a-z]\w*-[a-z]\w*", parts[1]) is not None
 
 
 def interval(key: str, metrics: Mapping[str, float]) -> str:
     """The interval of a metric in brackets and its p, empty where neither is known."""
     name = key.rpartition("/")[2]
     low, high, p = (metrics.get(key + side) for side in (".low", ".high", ".p"))
-    parts = [] if low is None or high is None else [f"[{number(low, name)}, {number(high, name)}]"]
+    kind = is_difference(key)
+    parts = (
+        [] if low is None or high is None else [f"[{number(low, name, difference=kind)}, {number(high, name, difference=kind)}]"]
+    )
     return " ".join(parts + ([] if p is None else [f"p = {p:.2g}"]))
 
 
@@ -179,7 +191,7 @@ def _ceiling(key: str, metrics: Mapping[str, float], ideal: Mapping[str, float])
     if f"{key}.ceiling" in metrics:
         return number(metrics[f"{key}.ceiling"], name)
     short = key[key.index("retrieval/") :] if "retrieval/" in key else key
-    if short in ideal and not _is_difference(key) and not key.startswith("align/ideal/"):
+    if short in ideal and not is_difference(key) and not key.startswith("align/ideal/"):
         return f"{number(ideal[short], name)} (ideal)"
     low, high = metrics.get(_join(group, "ceiling_low")), metrics.get(_join(group, "ceiling_high"))
     if low is not None and high is not None:

@@ -128,7 +128,7 @@ def predict(model: nn.Module, part: EncodingPart, tokens: LayerTokens, *, batch:
 
 def validate(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray) -> float:
     """Mean R2 over the chosen units that vary in the part."""
-    scores = r2(predict(model, part, tokens)[:, units], part.y[:, units])
+    scores = r2(part.y[:, units], predict(model, part, tokens)[:, units])
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("-inf")
 
 

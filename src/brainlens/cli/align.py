@@ -1,0 +1,203 @@
+"""`brainlens align`: fMRI, EEG and MEG by one command; what belongs to one kind of recording is an error with the other."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainlens.cli.options import (
+    DATA,
+    MODEL,
+    PHANTOM,
+    SENSORS,
+    TRAINING,
+    Again,
+    Captions,
+    Data,
+    Dataset,
+    Device,
+    Model,
+    Regions,
+    Runs,
+    Seed,
+    Test,
+    Train,
+    check_source,
+    given,
+    only,
+    without,
+)  # fmt: skip
+from brainlens.cli.terminal import finished, show, steps
+from brainlens.datasets import DEFAULT
+
+BOTH = ("dataset", "data", "option", "model", "encoder", "subject", "captions", "runs", "seed", "device", "train", "test",
+        "again", "preset", "epochs", "batch")  # fmt: skip
+VOLUME = ("steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision")
+SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation", "prompts", "precision")
+SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders that are not trained
+TRAINED = ("preset", "epochs", "batch", "steps_", "accumulate", "queue", "recompute", "precision")
+TRI = ("neuroalign", "unfiltered", "sensors")
+SHORTER = "--encoder ridge, or --steps N"
+
+
+def align(
+    context: typer.Context,
+    dataset: Dataset = DEFAULT,
+    data: Data = None,
+    model: Model = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.", rich_help_panel=MODEL)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="small (a laptop) or paper (the published configuration).", rich_help_panel=TRAINING)
+    ] = "small",
+    steps_: Annotated[
+        int | None, typer.Option("--steps", help="fMRI: training steps of the contrastive encoders.", rich_help_panel=TRAINING)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Training epochs, in place of steps. Default: the preset's.", rich_help_panel=TRAINING)
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, over all processes.", rich_help_panel=TRAINING)] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="fMRI: pieces of a batch; the loss stays that of the batch.", rich_help_panel=TRAINING)
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or (fMRI) float16 inside the encoder.", rich_help_panel=TRAINING)
+    ] = None,
+    queue: Annotated[
+        int | None, typer.Option(help="fMRI: past embeddings kept as further negatives.", rich_help_panel=TRAINING)
+    ] = None,
+    recompute: Annotated[
+        bool, typer.Option(help="fMRI: recompute activations in the backward pass, to save memory.", rich_help_panel=TRAINING)
+    ] = False,
+    modality: Annotated[
+        str | None, typer.Option(help="fMRI: targets of the loss: image, text or both.", rich_help_panel=TRAINING)
+    ] = None,
+    region: Regions = None,
+    captions: Captions = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(help="Subject; repeat for several in one model (EEG, MEG: the one tested).", rich_help_panel=DATA),
+    ] = None,
+    one_each: Annotated[
+        bool, typer.Option("--one-each", help="fMRI: a model for each subject instead of one for all.", rich_help_panel=DATA)
+    ] = False,
+    protocol: Annotated[
+        str, typer.Option(help="within (one subject) or across (leave one out).", rich_help_panel=SENSORS)
+    ] = "within",
+    gallery: Annotated[
+        str, typer.Option(help="image (the one seen) or concept (its centre).", rich_help_panel=SENSORS)
+    ] = "image",
+    repeats: Annotated[int | None, typer.Option(help="Test repetitions averaged. Default: all.", rich_help_panel=SENSORS)] = None,
+    without_: Annotated[
+        list[str] | None,
+        typer.Option("--without", help="NeuroAlign without saliency, guidance or adjustment; repeat.", rich_help_panel=SENSORS),
+    ] = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="NeuroAlign without each part, too.", rich_help_panel=SENSORS)
+    ] = False,
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="NeuroAlign with other captions, too (phantom).", rich_help_panel=SENSORS)
+    ] = False,
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
+    amplitude: Annotated[
+        float | None,
+        typer.Option(help="EEG: signal in uV. Default: 1.1; calibrated: 0.28.", rich_help_panel=PHANTOM),
+    ] = None,
+    again: Again = False,
+) -> None:
+    """Which image or sentence was seen: brain responses into the space of images and captions, and retrieval there.
+
+    Several processes: torchrun --nproc-per-node 2 -m brainlens align ...
+    """
+    from brainlens.align.run_sensors import is_sensors
+
+    settings = {k: v for k, v in locals().items() if k not in ("context", "is_sensors", "again")}
+    check_source(context, dataset)
+    if is_sensors(dataset, encoder):
+        _sensors(context, settings, again)
+    else:
+        _volumes(context, settings, again)
+
+
+def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> None:
+    """fMRI: the options that apply, then one model for all subjects or one each."""
+    from brainlens.align.run import run_align, run_align_each
+    from brainlens.datasets.runs import once
+    from brainlens.datasets.source import Source
+    from brainlens.models.volume.presets import preset as configuration
+
+    encoder, dataset = given_["encoder"], given_["dataset"]
+    only(context, (*BOTH, *VOLUME), f"fMRI ({dataset})")
+    if encoder and all(name in SOLVED for name in encoder):
+        without(context, TRAINED, f"{', '.join(encoder)} is solved, not trained")
+    if "epochs" in given(context):
+        without(context, ("steps_",), "--epochs takes the place of steps")
+    training = {name: given_[name] for name in ("batch", "accumulate", "precision", "queue", "modality", "epochs")}
+    chosen = configuration(given_["preset"]).changed(
+        training={"steps": given_["steps_"], **training}, design={"checkpointing": True if given_["recompute"] else None}
+    )
+    parts: dict[str, Any] = {"subjects": tuple(given_["subject"] or ()), "regions": tuple(given_["region"] or ())}
+    source = Source(
+        dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
+        captions=given_["captions"], **parts,
+    )  # fmt: skip
+    run = run_align_each if given_["one_each"] else run_align
+    asked = {**source.config(), "encoders": encoder, "configuration": asdict(chosen), "each": given_["one_each"]}
+    asked |= {"seed": given_["seed"], "device": given_["device"]}
+
+    def anew() -> Any:
+        with steps(shorter=SHORTER) as tell:
+            return run(
+                source, given_["runs"], encoders=encoder, configuration=chosen, seed=given_["seed"], device=given_["device"],
+                tell=tell,
+            )  # fmt: skip
+
+    folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
+    if table:  # of several processes the first one speaks
+        show(table, f"align: {dataset}")
+        finished(folders, made)
+
+
+def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> None:
+    """EEG and MEG: the options that apply, then every encoder on one split."""
+    from brainlens.align.run_sensors import align_sensor_command, sensor_dataset
+    from brainlens.datasets.runs import once
+    from brainlens.datasets.source import Source
+    from brainlens.types import DataError
+
+    encoder, subject = given_["encoder"], given_["subject"] or []
+    dataset = sensor_dataset(given_["dataset"])
+    only(context, (*BOTH, *SENSOR), f"EEG and MEG ({dataset})")
+    if len(subject) > 1:
+        raise DataError(
+            f"--subject {subject[-1]}: EEG and MEG are tested on one subject at a time; --protocol across trains on others"
+        )
+    names = encoder or []
+    if names and all(name in SOLVED for name in names):
+        without(context, TRAINED, f"{', '.join(names)} is solved, not trained")
+    if names and not set(TRI) & set(names):
+        without(context, ("without_", "ablation", "prompts"), f"it is of neuroalign, and {', '.join(names)} has no such parts")
+    source = Source(
+        dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
+        captions=given_["captions"],
+    )  # fmt: skip
+    wanted: dict[str, Any] = {"encoders": encoder, "leave_out": given_["without_"], "preset": given_["preset"]}
+    wanted |= {name: given_[name] for name in ("epochs", "repeats", "ablation", "prompts", "amplitude", "batch", "precision")}
+    wanted["protocol"] = (given_["protocol"], subject[0] if subject else None, given_["gallery"])
+
+    def anew() -> Any:
+        with steps(shorter="--encoder ridge, or --epochs N") as tell:
+            return align_sensor_command(source, given_["runs"], wanted, seed=given_["seed"], device=given_["device"], tell=tell)
+
+    asked = {**source.config(), **wanted, "seed": given_["seed"], "device": given_["device"]}
+    folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
+    show(table, f"align: {source.dataset}, {given_['protocol']} subjects, gallery: {given_['gallery']}")
+    finished(folders, made)

@@ -1,0 +1,111 @@
+"""`brainlens attribute`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainlens.cli.options import Again, Device, Runs, Seed, only, without
+from brainlens.cli.terminal import finished, show, steps
+
+BOTTLENECK, RISE, COPIED = "Bottleneck", "RISE", "Grad-CAM and Chefer"
+OF_METHOD = {  # settings of one method alone
+    "bottleneck": ("beta", "variance", "lr", "steps_", "copies", "sensitivity"),
+    "rise": ("masks", "rise_by"),
+    "gradcam and chefer": ("draws",),
+}
+SENSOR = ("method", "runs", "device", "again")
+
+
+def attribute(
+    context: typer.Context,
+    run: Annotated[
+        list[Path], typer.Argument(help="Folder of a finished align run; several (one a subject) also give a group map.")
+    ],
+    of: Annotated[str, typer.Option(help="What is explained: brain, pixels, words, or stimuli (pixels and words).")] = "brain",
+    target: Annotated[str, typer.Option(help="Its match with: image, text, brain, or both others.")] = "both",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="bottleneck (default), rise, gradcam, chefer, integrated_gradients, random; "
+            "EEG, MEG: gradient_x_input (default), integrated_gradients, deeplift"
+        ),
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Block before which features are read, or `patches`.")] = None,
+    trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
+    refine: Annotated[str, typer.Option(help="Within a brain patch: product, weight, signed or none (the paper's).")] = "product",
+    beta: Annotated[float, typer.Option(help="Weight of the bits.", rich_help_panel=BOTTLENECK)] = 0.1,
+    variance: Annotated[
+        float, typer.Option(help="Variance of the noise, in that of the features.", rich_help_panel=BOTTLENECK)
+    ] = 1.0,
+    lr: Annotated[float, typer.Option(help="Step size of Adam.", rich_help_panel=BOTTLENECK)] = 1.0,
+    steps_: Annotated[int, typer.Option("--steps", help="Steps.", rich_help_panel=BOTTLENECK)] = 20,
+    copies: Annotated[int, typer.Option(help="Noisy copies a step.", rich_help_panel=BOTTLENECK)] = 10,
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="Vary layer, beta, variance, lr and steps one at a time.", rich_help_panel=BOTTLENECK),
+    ] = False,
+    masks: Annotated[int, typer.Option(help="Number of masks.", rich_help_panel=RISE)] = 1000,
+    rise_by: Annotated[str, typer.Option(help="Hide cells of a grid, or whole regions.", rich_help_panel=RISE)] = "cells",
+    draws: Annotated[int, typer.Option(help="Noisy copies of the response to average over.", rich_help_panel=COPIED)] = 1,
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+    again: Again = False,
+) -> None:
+    """Which voxels, pixels or words carried the match; brain maps are saved as NIfTI too. For EEG and MEG: which channels."""
+    from brainlens.attribute.brain import Options
+    from brainlens.attribute.run import Ask, run_attribute
+    from brainlens.attribute.run_sensors import is_sensor_run, run_attribute_sensors
+    from brainlens.attribution.bottleneck import Bottleneck
+    from brainlens.datasets.runs import once
+    from brainlens.types import DataError
+
+    sensors = is_sensor_run(run[0])
+    method = method or ("gradient_x_input" if sensors else "bottleneck")
+    if sensors:
+        only(context, SENSOR, f"a run of EEG or MEG ({run[0]})")
+        if len(run) > 1:
+            raise DataError(f"attribute: {len(run)} runs of EEG or MEG are given; give one at a time")
+        asked: dict[str, Any] = {"method": method, "device": device}
+    else:
+        _check(context, of, method)
+        ask = Ask(of, target, method, layer, trials, sensitivity)
+        bottleneck = Bottleneck(beta, variance, lr, steps_, copies, seed=seed)
+        options = Options(
+            refine=refine, bottleneck=bottleneck, masks=masks, rise_by=rise_by, draws=draws, seed=seed, device=device
+        )
+        asked = {"ask": asdict(ask), "options": asdict(options)}
+
+    def anew() -> Any:
+        with steps(shorter="--trials N, or --method gradcam") as tell:
+            if sensors:
+                return run_attribute_sensors(run[0], runs, method=method, device=device, tell=tell)
+            return run_attribute(run, runs, ask=ask, options=options, tell=tell)
+
+    asked["runs"] = [_note(one) for one in run]
+    folders, table, made = once("attribute", runs, asked, anew, again=again)
+    show(table, f"attribute: {'channels' if sensors else of}, {method}")
+    finished(folders, made)
+
+
+def _check(context: typer.Context, of: str, method: str) -> None:
+    """Settings of another method are refused, and those of brain maps where pixels or words are explained."""
+    for name, settings in OF_METHOD.items():
+        if method not in name.split(" and "):
+            without(context, settings, f"it is a setting of {name}, and the method is {method}")
+    if of != "brain":
+        without(context, ("refine",), f"patches of the brain are refined, and {of} are explained")
+        without(context, ("rise_by",), f"regions are of the brain, and {of} are explained")
+    if method in ("rise", "random"):
+        without(context, ("layer",), f"{method} reads no layer")
+
+
+def _note(run: Path) -> list[str]:
+    """A run by its name and by what its result is: another alignment in the same place is another request."""
+    from brainlens.store import sha256
+
+    return [str(run.resolve()), sha256(run / "result.json") if (run / "result.json").is_file() else ""]

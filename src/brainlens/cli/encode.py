@@ -1,0 +1,126 @@
+"""`brainlens encode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainlens.cli.options import (
+    DATA,
+    MODEL,
+    TRAINING,
+    Again,
+    Data,
+    Dataset,
+    Device,
+    Layer,
+    OfSteps,
+    Runs,
+    Seed,
+    Test,
+    Timestep,
+    Train,
+    check_diffusion,
+    check_source,
+    steps_of,
+    without,
+)  # fmt: skip
+from brainlens.cli.terminal import finished, show, steps
+from brainlens.datasets import DEFAULT
+
+SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer")
+TRAINED = ("refit", "training_steps")
+SHORTER = "--method ridge, fewer units with --roi, or --steps N"
+
+
+def encode(
+    context: typer.Context,
+    dataset: Dataset = DEFAULT,
+    data: Data = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Network: folder or hub name; repeat to compare several.", rich_help_panel=MODEL),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="factortopy, ridge, class_token, patch_token or gnet.", rich_help_panel=MODEL)
+    ] = None,
+    layer: Layer = None,
+    timestep: Timestep = None,
+    of_steps: OfSteps = 50,
+    samples: Annotated[int, typer.Option(help="Places in the picture that each voxel reads.", rich_help_panel=MODEL)] = 1,
+    without_: Annotated[
+        list[str] | None,
+        typer.Option("--without", help="Selector to switch off: space, layer or scale; repeat.", rich_help_panel=MODEL),
+    ] = None,
+    per_voxel: Annotated[
+        bool, typer.Option(help="Selectors free for each voxel instead of topological.", rich_help_panel=MODEL)
+    ] = False,
+    search: Annotated[
+        bool | None, typer.Option(help="Start the selectors from a search, on by default.", rich_help_panel=TRAINING)
+    ] = None,
+    refit: Annotated[
+        bool | None, typer.Option(help="Solve the channel weights by ridge at the end, on by default.", rich_help_panel=TRAINING)
+    ] = None,
+    training_steps: Annotated[
+        int | None, typer.Option("--steps", help="Training steps at most.", rich_help_panel=TRAINING)
+    ] = None,
+    roi: Annotated[
+        list[str] | None, typer.Option(help="Region to fit; repeat for several. Default: every unit.", rich_help_panel=DATA)
+    ] = None,
+    subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat to compare several.", rich_help_panel=DATA)] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Fits with so many seeds, and how well their layer maps agree.", rich_help_panel=TRAINING)
+    ] = 1,
+    curve: Annotated[
+        list[int] | None,
+        typer.Option(help="Number of training images for a learning curve; repeat.", rich_help_panel=TRAINING),
+    ] = None,
+    one_layer: Annotated[
+        bool, typer.Option(help="One-layer models beside the selector's weights.", rich_help_panel=MODEL)
+    ] = False,
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
+    again: Again = False,
+) -> None:
+    """Which part of a network predicts which part of the brain."""
+    from dataclasses import asdict, replace
+
+    from brainlens.datasets.runs import once
+    from brainlens.datasets.source import Source
+    from brainlens.encode import EncodingDesign
+    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
+    from brainlens.models.encoding.training import EncodingTraining
+
+    check_source(context, dataset)
+    check_diffusion(context, model or [None])
+    if method not in (None, "factortopy"):
+        without(context, SELECTORS, f"method {method} has no selectors")
+    if method == "ridge":
+        without(context, TRAINED, "method ridge is solved, not trained")
+    training = EncodingTraining() if training_steps is None else shorter(EncodingTraining(), training_steps)
+    training = training if search is None else replace(training, searched_start=search)
+    design = EncodingDesign(
+        layers=tuple(layer) if layer else None, samples=samples, use=selectors_without(without_ or []), topological=not per_voxel
+    )
+    design = design if refit is None else replace(design, refit=refit)
+    asked = Asked(
+        method, design, training, models=tuple(model or ()), seeds=seeds, curve=tuple(curve or ()), one_layer=one_layer,
+        steps=steps_of(timestep, of_steps, True),
+    )  # fmt: skip
+    source = Source(
+        dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ())
+    )
+
+    def anew() -> tuple[Path | list[Path], list[dict[str, Any]]]:
+        with steps(shorter=SHORTER) as tell:
+            return run_encode(source, runs, asked, seed=seed, device=device, tell=tell)
+
+    wanted = {**source.config(), "asked": asdict(asked), "seed": seed, "device": device}
+    folders, table, made = once("encode", runs, wanted, anew, data=data, again=again)
+    show(table, f"encode: {dataset}")
+    finished(folders, made)

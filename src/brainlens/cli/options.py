@@ -1,0 +1,122 @@
+"""The options that several commands share, in panels of the help; an option that does not apply is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DATA, MODEL, TRAINING, SENSORS, PHANTOM, OUTPUT = (
+    "Data", "Model", "Training", "EEG and MEG", "Phantom (the simulation)", "Run"
+)  # fmt: skip
+
+Dataset = Annotated[str, typer.Option(help="Name of the recording; `brainlens datasets` lists them.", rich_help_panel=DATA)]
+Data = Annotated[Path | None, typer.Option(help="Folder of the recording; the phantom needs none.", rich_help_panel=DATA)]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", help="name=value of the recording's reader; `brainlens datasets NAME` lists them.", rich_help_panel=DATA
+    ),
+]
+Subjects = Annotated[list[str] | None, typer.Option(help="Subject; repeat for several.", rich_help_panel=DATA)]
+Regions = Annotated[
+    list[str] | None, typer.Option(help="Region (roi), visual or whole; repeat for several.", rich_help_panel=DATA)
+]
+Captions = Annotated[
+    str | None, typer.Option(help="Caption source: its name, or a file of `brainlens captions`.", rich_help_panel=DATA)
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Network: a local folder or a hub name; default: the shipped miniature.", rich_help_panel=MODEL),
+]
+Runs = Annotated[Path, typer.Option(help="Folder that takes the run folders.", rich_help_panel=OUTPUT)]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.", rich_help_panel=OUTPUT)]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=OUTPUT)]
+Again = Annotated[bool, typer.Option("--again", help="Run anew where a finished run is there.", rich_help_panel=OUTPUT)]
+Train = Annotated[int, typer.Option(help="Training images.", rich_help_panel=PHANTOM)]
+Test = Annotated[int, typer.Option(help="Test images.", rich_help_panel=PHANTOM)]
+Layer = Annotated[list[str] | None, typer.Option(help="Layer to use; repeat for several. Default: all.", rich_help_panel=MODEL)]
+Timestep = Annotated[
+    list[int] | None,
+    typer.Option(
+        help="Time step of a diffusion network, 0 = clean picture; repeat for several (one layer).", rich_help_panel=MODEL
+    ),
+]
+OfSteps = Annotated[
+    int, typer.Option(help="Even time steps from clean picture to noise that --timestep counts.", rich_help_panel=MODEL)
+]
+DIFFUSION = ("timestep", "of_steps", "inversion")
+
+
+def given(context: typer.Context) -> dict[str, str]:
+    """The options that were typed, by the name of their parameter: the flag that a user knows."""
+    found = {}
+    for parameter in options_of(context.command):
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT"):
+            found[str(parameter.name)] = str(parameter.opts[0])
+    return found
+
+
+def options_of(command: Any) -> list[Any]:
+    """The options of a command, without its arguments; typer may bring its own click, so no class is asked for."""
+    return [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+
+
+def only(context: typer.Context, applies: Iterable[str], what: str) -> None:
+    """Raises DataError for a typed option that is not among those that apply to `what`, listing those that do."""
+    from brainlens.types import DataError
+
+    known = set(applies)
+    wrong = [flag for name, flag in given(context).items() if name not in known]
+    if wrong:
+        flags = [p.opts[0] for p in options_of(context.command) if p.name in known]
+        raise DataError(f"{wrong[0]} does not apply to {what}; options that do: {', '.join(flags)}")
+
+
+def without(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Raises DataError for a typed option of these names, saying why it does not apply."""
+    from brainlens.types import DataError
+
+    flags = given(context)
+    wrong = [flags[name] for name in names if name in flags]
+    if wrong:
+        raise DataError(f"{wrong[0]} does not apply: {why}; leave it out")
+
+
+def check_named(context: typer.Context) -> None:
+    """Raises DataError for a folder without the name of the recording in it."""
+    from brainlens.types import DataError
+
+    typed = given(context)
+    if "data" in typed and "dataset" not in typed:
+        raise DataError("--data is the folder of a recording: say which by --dataset NAME; `brainlens datasets` lists the names")
+
+
+def check_source(context: typer.Context, dataset: str) -> None:
+    """`--data` names a folder of a recording that must be named; sizes are those of the phantom alone."""
+    from brainlens import datasets
+
+    datasets.module(dataset)  # a misspelt name before what does not apply to it
+    check_named(context)
+    if dataset not in datasets.SIMULATED:
+        without(context, ("train", "test"), f"{dataset} is a recording and has the images that it has")
+
+
+def steps_of(timestep: list[int] | None, of: int, inversion: bool) -> Any:
+    """The time steps that were asked of a diffusion network; None where none were."""
+    from brainlens.backbones.diffusion import Steps
+
+    return None if not timestep else Steps(at=tuple(timestep), of=of, inversion=inversion)
+
+
+def check_diffusion(context: typer.Context, models: Iterable[str | None]) -> None:
+    """Time steps are those of a diffusion network, and --of-steps and --inversion those of --timestep."""
+    from brainlens.backbones.diffusion import is_diffusion
+
+    if not any(name is not None and is_diffusion(name) for name in models):
+        without(context, DIFFUSION, "only a diffusion network (--model) has time steps")
+    elif "timestep" not in given(context):
+        without(context, DIFFUSION, "it counts the steps of --timestep, which is not given")

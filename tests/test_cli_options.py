@@ -1,0 +1,164 @@
+"""Every option of every command acts or is refused: what does not apply to what was opened is an error that lists what does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from brainlens.cli import app
+from brainlens.cli.options import options_of
+from brainlens.cli.terminal import Forecast
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
+    """Runs a command line that must be refused, and gives its one line."""
+    from brainlens.cli import main
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def say(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["brainlens", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capfd.readouterr()
+        assert end.value.code == 2, said
+        assert said.out == ""
+        assert len(said.err.splitlines()) == 1, said.err
+        return said.err
+
+    return say
+
+
+FMRI, EEG = ("align",), ("align", "--dataset", "phantom_eeg")
+REFUSED = [
+    # fMRI: what belongs to EEG and MEG
+    *[((*FMRI, *option), option[0]) for option in (
+        ("--protocol", "sideways"), ("--gallery", "nowhere"), ("--repeats", "2"), ("--without", "nonsense"), ("--ablation",),
+        ("--prompts",), ("--amplitude", "1"),
+    )],
+    # EEG and MEG: what belongs to fMRI
+    *[((*EEG, *option), option[0]) for option in (
+        ("--steps", "9"), ("--accumulate", "2"), ("--queue", "-3"), ("--recompute",), ("--modality", "smell"), ("--region", "V9"),
+        ("--one-each",),
+    )],
+    ((*EEG, "--subject", "1", "--subject", "2"), "--subject 2"),
+    ((*EEG, "--preset", "nonsense"), "'nonsense'"),
+    ((*EEG, "--captions", "nosuch"), "--captions"),
+    ((*EEG, "--encoder", "ridge", "--epochs", "3"), "--epochs"),
+    ((*EEG, "--encoder", "nice", "--without", "saliency"), "--without"),
+    ((*FMRI, "--encoder", "ridge", "--queue", "9"), "--queue"),
+    ((*FMRI, "--encoder", "ridge", "--steps", "9"), "--steps"),
+    ((*FMRI, "--epochs", "2", "--steps", "9"), "--steps"),
+    # data
+    (("align", "--data", "empty"), "--dataset"),
+    (("encode", "--data", "empty"), "--dataset"),
+    (("features", "miniature", "--data", "empty"), "--dataset"),
+    (("captions", "--score", "--data", "empty"), "--dataset"),
+    (("epochs", "--data", "empty"), "--dataset"),
+    (("align", "--dataset", "nsd", "--data", "empty", "--train", "9"), "--train"),
+    (("encode", "--dataset", "haxby2001", "--data", "empty", "--test", "9"), "--test"),
+    (("epochs", "--dataset", "eeglab_visual", "--data", "empty", "--subject", "2"), "--subject"),
+    # encode
+    *[(("encode", "--method", "ridge", *option), option[0]) for option in (
+        ("--samples", "3"), ("--without", "scale"), ("--per-voxel",), ("--search",), ("--one-layer",), ("--refit",),
+        ("--steps", "9"),
+    )],
+    (("encode", "--method", "gnet", "--samples", "3"), "--samples"),
+    (("encode", "--timestep", "3"), "--timestep"),
+    (("encode", "--of-steps", "9"), "--of-steps"),
+    (("encode", "--without", "smell"), "smell"),
+    # features, captions
+    (("features", "miniature", "--timestep", "3"), "--timestep"),
+    (("features", "miniature", "--no-inversion"), "--inversion"),
+    (("captions", "--score", "--name", "x"), "--name"),
+    (("captions", "--score", "--prompt", "x"), "--prompt"),
+    (("captions", "--captioner", "x", "--file", "y"), "--file"),
+    (("captions", "--captioner", "x", "--images", "empty", "--train", "9"), "--train"),
+    # attribute
+    *[(("attribute", "empty", "--method", "rise", *option), option[0]) for option in (
+        ("--beta", "-4"), ("--variance", "1"), ("--lr", "1"), ("--steps", "9"), ("--copies", "2"), ("--sensitivity",),
+        ("--draws", "2"), ("--layer", "2"),
+    )],
+    (("attribute", "empty", "--masks", "9"), "--masks"),
+    (("attribute", "empty", "--rise-by", "regions"), "--rise-by"),
+    (("attribute", "empty", "--of", "words", "--refine", "none"), "--refine"),
+    (("attribute", "empty", "--of", "words", "--method", "rise", "--rise-by", "regions"), "--rise-by"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, names", REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
+def test_an_option_that_does_not_apply_is_refused_by_name(error: Say, arguments: tuple[str, ...], names: str) -> None:
+    assert names in error(*arguments)
+
+
+def test_the_error_lists_the_options_that_do_apply(error: Say) -> None:
+    said = error("align", "--encoder", "ridge", "--protocol", "sideways")
+    assert "--protocol does not apply to fMRI (phantom); options that do: --dataset, --data" in said
+    assert "--gallery" not in said.split("options that do")[1]
+
+
+def test_a_run_of_eeg_refuses_what_is_of_brain_maps(error: Say, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    content = '{"task": "align", "config": {"dataset": "phantom_eeg"}, "metrics": {}, "provenance": {}, "arrays": {}}'
+    (tmp_path / "run" / "result.json").write_text(content)
+    for option in (("--of", "words"), ("--target", "nothing"), ("--layer", "99"), ("--trials", "0"), ("--beta", "-4"),
+                   ("--seed", "1"), ("--masks", "9"), ("--sensitivity",)):  # fmt: skip
+        assert f"{option[0]} does not apply to a run of EEG or MEG" in error("attribute", "run", *option)
+
+
+ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs, by tests of the terminal, or as plain paths
+    "demo": {"out", "seed", "device", "train", "test"},
+    "report": {"out", "title"},
+    "convert": {"heads"},
+    "features": {"out", "dataset", "layer", "grid", "device", "train", "test"},
+    "captions": {"captioner", "score", "model", "out", "device", "images", "dataset", "seed", "test"},
+    "epochs": {"dataset", "runs", "seed"},
+    "encode": {
+        "dataset",
+        "model",
+        "method",
+        "layer",
+        "roi",
+        "subject",
+        "seeds",
+        "curve",
+        "runs",
+        "seed",
+        "device",
+        "train",
+        "again",
+    },
+    "align": {"dataset", "model", "encoder", "batch", "precision", "region", "runs", "seed", "device", "test", "again"},
+    "attribute": {"of", "target", "method", "layer", "trials", "runs", "seed", "device", "again", "masks"},
+}
+
+
+def test_every_option_is_in_a_test() -> None:
+    """A new option is written into the table above where it is refused, or into a run that it changes."""
+    group = typer.main.get_command(app)
+    flags = {argument.split()[0] for arguments, _ in REFUSED for argument in arguments if argument.startswith("--")}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        options = {str(p.name): p for p in options_of(command)}
+        missing = [n for n, p in options.items() if n not in ACTS.get(name, ()) and not flags & {*p.opts, *p.secondary_opts}]
+        assert not missing, f"{name}: {missing}"
+
+
+def test_a_long_stage_is_announced_once_with_a_way_to_shorten_it() -> None:
+    now, said = [0.0], []
+    forecast = Forecast(said.append, shorter="--steps N", clock=lambda: now[0])
+    for second in range(20):
+        now[0] = float(second)
+        forecast("training volume", second / 400)
+    assert said == ["training volume: about 398 s to go, judged by its first steps; shorter: --steps N".replace("398 s", "7 min")]
+    for second in range(20, 30):
+        now[0] = float(second)
+        forecast("report", (second - 20) / 20)  # short: nothing is said
+    assert len(said) == 1
