@@ -12,7 +12,7 @@ import pytest
 
 import brainlens
 from brainlens import datasets
-from brainlens.datasets.options import Option, parse_texts, read_options
+from brainlens.datasets.loader_options import Option, parse_texts, read_options
 from brainlens.datasets.runs import source_of
 from brainlens.datasets.source import OWN, Source, open_recording
 from brainlens.types import DataError, Recording, Result

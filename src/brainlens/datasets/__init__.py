@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line takes its defaults from here, and `--help` waits for no table library
-    from brainlens.datasets.options import Option
+    from brainlens.datasets.loader_options import Option
     from brainlens.types import Recording
 
 DATASETS = (
@@ -77,7 +77,7 @@ def offers(name: str, what: str) -> bool:
 
 def options(name: str) -> dict[str, Option]:
     """The options of a dataset's `load` by name, each with its type and default, read from the signature."""
-    from brainlens.datasets.options import read_options
+    from brainlens.datasets.loader_options import read_options
 
     return read_options(module(name).load)
 
@@ -87,7 +87,7 @@ def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
 
     Raises DataError for texts without =, options that are not there or given twice, and values of another type.
     """
-    from brainlens.datasets.options import parse_texts
+    from brainlens.datasets.loader_options import parse_texts
 
     return parse_texts(f"dataset {name!r}", options(name), texts)
 
