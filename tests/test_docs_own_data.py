@@ -53,7 +53,7 @@ def test_ridge() -> None:
     Y = X @ weights + rng.normal(size=(N, 4))
     found = run("ridge", X=X, Y=Y)
     r = [np.corrcoef(found["predicted"][:, i], Y[TRAIN:, i])[0, 1] for i in range(4)]
-    assert min(r) > 0.5  # ten seeds: .77 to .98
+    assert min(r) > 0.5  # .78 to .94 over ten seeds
     assert found["best_penalty"].shape == (4,)
 
 
@@ -67,6 +67,7 @@ def test_factortopy() -> None:
     assert found["which_layer"].shape == (8, 2)
     np.testing.assert_allclose(found["which_layer"].sum(1), 1, atol=1e-4)
     assert np.isfinite(found["predicted"]).all()
+    assert found["which_layer"][:, 1].mean() > 0.55  # the layer that Y was made from; .65 to .92 over ten seeds
 
 
 def pictured(rng: np.random.Generator, d: int = 8) -> np.ndarray:
@@ -85,7 +86,7 @@ def test_align() -> None:
     found = run("align", **given, ids=ids, split=split, images=images)
     first = found["best_first"]
     assert first.shape == (N - TRAIN, 5)
-    assert np.mean(first[:, 0] == np.arange(N - TRAIN)) > 0.5  # chance 1/20
+    assert np.mean(first[:, 0] == np.arange(N - TRAIN)) > 0.5  # chance 1/20; 1 over ten seeds
 
 
 def test_neuroalign() -> None:
@@ -132,5 +133,5 @@ def test_bottleneck() -> None:
         assert found[name].shape == (2, 16, 16), name
     assert (found["maps"].flatten(1).argmax(1) // 16 < 6).all()
     assert (found["maps"].flatten(1).argmax(1) % 16 < 6).all()
-    assert (found["maps"][:, 1, 1] > 3 * found["maps"][:, 14, 14]).all()
+    assert (found["maps"][:, 1, 1] > 3 * found["maps"][:, 14, 14]).all()  # no bits are needed where nothing is read
     assert network.training

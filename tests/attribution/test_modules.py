@@ -98,10 +98,10 @@ def test_every_method_finds_the_corner_that_a_class_reads(blobs, target, where) 
     }
     for name, found in maps.items():
         assert found.shape == (3, 16, 16), name
-        assert (corner(found, where) > 0.6).all(), name  # by chance 1/4
-    seen = modules.rise(model, x, target, cells=4, count=400)
+        assert (corner(found, where) > 0.9).all(), name  # 1 with every seed, by chance 1/4
+    seen = modules.rise(model, x, target, cells=4, count=3000)
     assert seen.shape == (3, 16, 16)
-    assert (corner(seen - seen.mean((1, 2), keepdim=True), where) > 0.6).all()
+    assert (corner(seen - seen.mean((1, 2), keepdim=True), where) > 0.5).all()  # .67 to .95 over ten seeds
 
 
 @pytest.mark.parametrize(("target", "cell"), [(0, (0, 0)), (1, (3, 3))])
@@ -127,7 +127,7 @@ def test_bits_go_to_the_tokens_that_the_model_reads() -> None:
     bits = modules.bottleneck(model, x, torch.tensor([1.0, 0.0]), layer="inside", reference=known)
     assert bits.shape == (4, 9)
     others = [i for i in range(9) if i not in (2, 5)]
-    assert (bits[:, [2, 5]].mean(1) > 3 * bits[:, others].mean(1)).all()
+    assert (bits[:, [2, 5]].mean(1) > 3 * bits[:, others].mean(1)).all()  # others carry none
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
