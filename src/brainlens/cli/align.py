@@ -20,6 +20,7 @@ from brainlens.cli.options import (
     Dataset,
     Device,
     Model,
+    Option,
     Regions,
     Runs,
     Seed,
@@ -28,6 +29,7 @@ from brainlens.cli.options import (
     check_source,
     given,
     only,
+    parsed,
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import finished, show, steps
@@ -47,6 +49,7 @@ def align(
     context: typer.Context,
     dataset: Dataset = DEFAULT,
     data: Data = None,
+    option: Option = None,
     model: Model = None,
     encoder: Annotated[
         list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.", rich_help_panel=MODEL)
@@ -147,7 +150,7 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     parts: dict[str, Any] = {"subjects": tuple(given_["subject"] or ()), "regions": tuple(given_["region"] or ())}
     source = Source(
         dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
-        captions=given_["captions"], **parts,
+        captions=given_["captions"], options=parsed(dataset, given_["option"]), **parts,
     )  # fmt: skip
     run = run_align_each if given_["one_each"] else run_align
     asked = {**source.config(), "encoders": encoder, "configuration": asdict(chosen), "each": given_["one_each"]}
@@ -187,7 +190,7 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
         without(context, ("without_", "ablation", "prompts"), f"it is of neuroalign, and {', '.join(names)} has no such parts")
     source = Source(
         dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
-        captions=given_["captions"],
+        captions=given_["captions"], options=parsed(dataset, given_["option"]),
     )  # fmt: skip
     wanted: dict[str, Any] = {"encoders": encoder, "leave_out": given_["without_"], "preset": given_["preset"]}
     wanted |= {name: given_[name] for name in ("epochs", "repeats", "ablation", "prompts", "amplitude", "batch", "precision")}

@@ -16,6 +16,7 @@ from brainlens.cli.options import (
     Device,
     Layer,
     OfSteps,
+    Option,
     Runs,
     Seed,
     Test,
@@ -24,11 +25,14 @@ from brainlens.cli.options import (
     check_diffusion,
     check_named,
     check_source,
+    parsed,
     steps_of,
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import show, steps
 from brainlens.datasets import DEFAULT, DEFAULT_EPOCHS
+
+OF_RECORDING = ("dataset", "data", "option", "train", "test")
 
 
 def datasets(name: Annotated[str | None, typer.Argument(help="One recording, for all its facts and options.")] = None) -> None:
@@ -53,6 +57,7 @@ def features(
     out: Annotated[Path, typer.Option(help="Folder of the features.", rich_help_panel=OUTPUT)] = Path("features"),
     dataset: Dataset = DEFAULT,
     data: Data = None,
+    option: Option = None,
     layer: Layer = None,
     timestep: Timestep = None,
     of_steps: OfSteps = 50,
@@ -72,7 +77,7 @@ def features(
 
     check_source(context, dataset)
     check_diffusion(context, [model])
-    source = Source(dataset, data, model, n_train=train, n_test=test)
+    source = Source(dataset, data, model, n_train=train, n_test=test, options=parsed(dataset, option))
     chosen = steps_of(timestep, of_steps, inversion)
     with steps() as tell:
         found = run_features(
@@ -107,6 +112,7 @@ def captions(
     ] = None,
     dataset: Dataset = DEFAULT,
     data: Data = None,
+    option: Option = None,
     model: Annotated[
         str | None, typer.Option(help="CLIP that reads the captions; default: the shipped miniature.", rich_help_panel=MODEL)
     ] = None,
@@ -131,11 +137,11 @@ def captions(
     else:
         without(context, ("file",), "it holds captions to be scored, and --captioner makes some")
     if images is not None:
-        without(context, ("dataset", "data", "train", "test", "seed") if not score else ("dataset", "data", "train", "test"),
+        without(context, (*OF_RECORDING, "seed") if not score else OF_RECORDING,
                 "--images takes the place of a recording")  # fmt: skip
     elif not score and dataset not in _simulated():
         without(context, ("seed",), "a captioner draws nothing")
-    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
+    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed, options=parsed(dataset, option))
     with steps(shorter="fewer images with --images FOLDER" if captioner else "") as tell:
         if captioner is None:
             place, table = run_caption_scores(source, out, files=file or (), images=images, seed=seed, device=device, tell=tell)
@@ -153,6 +159,7 @@ def epochs(
         str, typer.Option(help="A recording of EEG or MEG that can be cut.", rich_help_panel=DATA)
     ] = DEFAULT_EPOCHS,
     data: Data = None,
+    option: Option = None,
     subject: Annotated[str | None, typer.Option(help="Subject; default: the first.", rich_help_panel=DATA)] = None,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
@@ -164,8 +171,9 @@ def epochs(
     check_named(context)
     if dataset in SINGLE:
         without(context, ("subject",), f"{dataset} is of one subject")
+    source = Source(dataset, data, options=parsed(dataset, option))
     with steps() as tell:
-        folder, table = run_epochs(Source(dataset, data), runs, subject=subject, seed=seed, tell=tell)
+        folder, table = run_epochs(source, runs, subject=subject, seed=seed, tell=tell)
     show(table, f"epochs: {dataset}")
     typer.echo(f"run: {folder}")
 
