@@ -14,6 +14,7 @@ import brainlens
 from brainlens import datasets
 from brainlens.datasets.loader_options import Option, parse_texts, read_options
 from brainlens.datasets.runs import source_of
+from brainlens.datasets.sensors import open_sensors
 from brainlens.datasets.source import OWN, Source, open_recording
 from brainlens.types import DataError, Recording, Result
 
@@ -181,6 +182,18 @@ def test_options_of_the_phantom_act(monkeypatch) -> None:
     with pytest.raises(Stop):
         open_recording(Source(n_train=20, n_test=10, options={"grid": "2mm", "kappa": 0.5}))
     assert seen == {"grid": "2mm", "kappa": 0.5, "subject": 1, "seed": 0}
+
+
+def test_options_of_the_eeg_phantom_act(tmp_path) -> None:
+    def opened(**options):
+        source = Source("phantom_eeg", n_train=40, n_test=20, options=options)
+        return open_sensors(source, repeats=2, cache=tmp_path, tell=lambda text, share=None: None)
+
+    whitened, plain = opened(), opened(whiten=False)
+    assert whitened.responses.measure == "z"
+    assert plain.responses.measure == "uV"
+    with pytest.raises(DataError, match="given by --repeats and --amplitude"):
+        opened(amplitude=2.0)
 
 
 @pytest.mark.parametrize("name", sorted(OWN))

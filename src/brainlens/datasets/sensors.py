@@ -158,14 +158,14 @@ def _phantom(source: Source, protocol: Protocol, repeats: int | None, amplitude:
         raise DataError(f"--captions {source.captions!r}: scenes of the EEG phantom have their own; --prompts compares others")
     if source.model not in (None, "miniature"):
         raise DataError(f"--model {source.model!r}: the EEG phantom reads the shipped miniature, or the embeddings in --data")
-    chosen = datasets.check_options(source.dataset, source.options)
-    if {"repeats", "amplitude"} & set(chosen):
+    asked = datasets.check_options(source.dataset, source.options)
+    if {"repeats", "amplitude"} & set(asked):
         raise DataError("options repeats and amplitude of the EEG phantom are given by --repeats and --amplitude; leave them out")
     tell("drawing scenes, and the network's layers", None)
     seen = phantom_eeg.shown(source.folder, n_train=source.n_train, n_test=source.n_test, seed=source.seed)
     people = [chosen] if kind == "within" else list(range(1, max(2, chosen) + 1))
     tell("simulating EEG", None)
-    responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), amplitude=amplitude, seed=source.seed, **chosen)
+    responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), amplitude=amplitude, seed=source.seed, **asked)
     truth = phantom_eeg.truth(seen, subject=chosen, amplitude=amplitude, seed=source.seed)
     return SensorRecording(responses, seen.stimuli, seen.images, seen.texts, truth)
 
