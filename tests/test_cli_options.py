@@ -39,6 +39,13 @@ def error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 
 FMRI, EEG = ("align",), ("align", "--dataset", "phantom_eeg")
 REFUSED = [
+    *[((*command, "--option", "colour=red"), "has no option 'colour'; options are") for command in (
+        ("encode",), ("align",), ("align", "--dataset", "phantom_eeg"), ("features", "miniature"), ("captions", "--score"),
+        ("epochs",),
+    )],
+    (("encode", "--option", "seed=1"), "--seed"),
+    (("align", "--option", "kappa"), "not name=value"),
+    (("captions", "--captioner", "x", "--images", "empty", "--option", "kappa=1"), "--option"),
     # fMRI: what belongs to EEG and MEG
     *[((*FMRI, *option), option[0]) for option in (
         ("--protocol", "sideways"), ("--gallery", "nowhere"), ("--repeats", "2"), ("--without", "nonsense"), ("--ablation",),
@@ -164,3 +171,18 @@ def test_a_long_stage_is_announced_once_with_a_way_to_shorten_it() -> None:
         now[0] = float(second)
         forecast("report", (second - 20) / 20)  # short: nothing is said
     assert len(said) == 1
+
+
+@pytest.mark.realdata
+def test_an_option_of_the_reader_acts(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from brainlens import store
+    from brainlens.cli import main
+
+    command = ["epochs", "--data", str(test_data / "eeglab_visual"), "--dataset", "eeglab_visual", "--runs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["brainlens", *command, "--option", "window=-0.1,0.5", "--option", "lowpass=none"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    config = store.load_result(next(tmp_path.glob("epochs-*"))).config
+    assert config["window"] == pytest.approx([-0.1, 0.5], abs=0.01)
+    assert config["dataset_options"] == {"window": [-0.1, 0.5], "lowpass": None}

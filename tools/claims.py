@@ -29,7 +29,7 @@ from brainlens.claims.attribute import attribute_claims
 from brainlens.claims.encode import Plan, encode_claims, informative_and_noise
 from brainlens.claims.pointing import pointing_claims
 from brainlens.datasets.runs import keep
-from brainlens.datasets.source import Recording, Source, open_recording
+from brainlens.datasets.source import Opened, Source, open_recording
 from brainlens.encode.categories import decode, haxby2001_encode
 from brainlens.models.encoding.training import EncodingTraining as EncodeTraining
 from brainlens.models.volume.aligners import DESIGN, ENCODERS
@@ -78,7 +78,7 @@ def tell(text: str, share: float | None = None) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def opened(scale: str, *, layers: bool) -> tuple[Source, Recording]:
+def opened(scale: str, *, layers: bool) -> tuple[Source, Opened]:
     """The phantom at a size, z-scored by session; float16, which halves the memory of 30,000 volumes."""
     train, validation, test = SIZES[scale]
     source = Source(n_train=train, n_validation=validation, n_test=test)
@@ -113,7 +113,7 @@ def align_group(scale: str, encoders: tuple[str, ...] = ENCODERS) -> dict[str, f
     return metrics
 
 
-def studied(scale: str) -> tuple[Source, Recording, Study]:
+def studied(scale: str) -> tuple[Source, Opened, Study]:
     """The phantom, and the study of its encoders as far as it got."""
     source, recording = opened(scale, layers=False)
     assert recording.images is not None
@@ -129,7 +129,7 @@ def attribute_group(scale: str) -> dict[str, float]:
     return attribution(*studied(scale))
 
 
-def attribution(source: Source, recording: Recording, study: Study) -> dict[str, float]:
+def attribution(source: Source, recording: Opened, study: Study) -> dict[str, float]:
     """All attribution methods on the same 32 test images; the run and the weights of the volume encoder are kept."""
     decoder = study.volume()
     assert decoder.module is not None
@@ -183,7 +183,7 @@ def haxby2001_group(scale: str) -> dict[str, float]:
     from brainlens import datasets
 
     folder = recordings() / "haxby2001"
-    responses, _ = datasets.load("haxby2001", folder)
+    responses = datasets.load("haxby2001", folder).responses
     result, found = haxby2001_encode(responses), decode(responses)
     keep(result, WORK / "runs", Source("haxby2001", folder))
     metrics = {k.replace("encoding/", "haxby2001/encode/"): v for k, v in result.metrics.items()}
@@ -207,7 +207,7 @@ def images92_group(scale: str) -> dict[str, float]:
     network = vision.extract(vision.load(folder / "mobilenet_v2_1.0_224"), stimuli, dtype=np.float32)
     result = similarity.rsa(network, rdms)
     keep(result, WORK / "runs", Source("images92", folder / "images92", str(folder / "mobilenet_v2_1.0_224")))
-    responses, _ = images92.load(folder / "images92")
+    responses = images92.load(folder / "images92").responses
     fitted = encode_patterns(responses, network, rdms=rdms)
     keep(fitted, WORK / "runs", Source("images92", folder / "images92", str(folder / "mobilenet_v2_1.0_224")))
     small = np.stack([thumbnail(image) for image in stimuli.images])

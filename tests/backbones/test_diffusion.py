@@ -203,7 +203,7 @@ def test_the_features_command_reads_layers_at_a_step_and_steps_at_a_layer(folder
 def test_encode_reads_a_diffusion_network_by_layer_and_by_step(folder: Path, tmp_path: Path) -> None:
     import pandas as pd
 
-    from brainlens.datasets.source import Recording, Source
+    from brainlens.datasets.source import Opened, Source
     from brainlens.encode import EncodingDesign, run
     from brainlens.encode.run import Asked
     from brainlens.models.encoding.training import EncodingTraining
@@ -220,7 +220,7 @@ def test_encode_reads_a_diffusion_network_by_layer_and_by_step(folder: Path, tmp
     design = EncodingDesign(width=4, resamples=20, clusters=2, layers=("decoder.2",))
     asked = Asked("factortopy", design, short, steps=D.Steps((1, 4), 10))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "open_recording", lambda *a, **k: Recording(responses, many))
+        patch.setattr(run, "open_recording", lambda *a, **k: Opened(responses, many))
         place, _ = run.run_encode(Source(model=str(folder)), tmp_path, asked, tell=lambda text, share=None: None)
     from brainlens import store
 

@@ -88,7 +88,8 @@ def test_what_is_no_rdm_is_refused(rdm):
 
 @pytest.mark.realdata
 def test_the_real_photographs_and_their_patterns(test_data):
-    responses, stimuli = images92.load(test_data / "images92")
+    recording = images92.load(test_data / "images92")
+    responses, stimuli = recording.responses, recording.stimuli
     assert len(stimuli) == images92.FACTS["images"]
     assert stimuli.images[0].shape == (175, 175, 3)
     rdms = images92.load_rdms(test_data / "images92")
@@ -97,7 +98,7 @@ def test_the_real_photographs_and_their_patterns(test_data):
     rebuilt = 1 - responses.data.astype(float) @ responses.data.T.astype(float)
     close = np.corrcoef(squareform(rebuilt, checks=False), squareform(rdms["human"].mean(axis=0)))[0, 1]
     assert close > 0.99
-    monkey, _ = images92.load(test_data / "images92", source="monkey", rank=10)
+    monkey = images92.load(test_data / "images92", source="monkey", rank=10).responses
     assert monkey.data.shape == (92, 10)
     with pytest.raises(DataError, match="subject4"):
         images92.load(test_data / "images92", source="mouse")
@@ -121,7 +122,7 @@ def test_an_npz_with_objects_is_refused(tmp_path):
 
 @pytest.mark.realdata
 def test_the_real_eeg_becomes_epochs_with_an_evoked_response(test_data):
-    responses, _ = eeglab_visual.load(test_data / "eeglab_visual")
+    responses = eeglab_visual.load(test_data / "eeglab_visual").responses
     facts = eeglab_visual.FACTS
     assert responses.data.shape[0] == facts["targets"]
     assert responses.data.shape[1] == facts["channels"] - len(eeglab_visual.EYES)

@@ -55,7 +55,8 @@ def plain_reference(data: np.ndarray, labels: list[str], runs: list[str]) -> dic
 
 def test_blocks_are_the_means_of_the_reference_preprocessing(tmp_path):
     data, mask, labels, runs = write_slice(tmp_path)
-    responses, stimuli = haxby2001.load(tmp_path)
+    recording = haxby2001.load(tmp_path)
+    responses, stimuli = recording.responses, recording.stimuli
     expected = plain_reference(data[mask].T, labels, runs)
     assert responses.data.shape == (4, mask.sum())
     for row, trial in zip(responses.data, responses.trials.itertuples()):
@@ -70,7 +71,8 @@ def test_blocks_are_the_means_of_the_reference_preprocessing(tmp_path):
 
 def test_volumes_keep_every_label(tmp_path):
     _, _, labels, runs = write_slice(tmp_path)
-    responses, stimuli = haxby2001.load(tmp_path, samples="volumes")
+    recording = haxby2001.load(tmp_path, samples="volumes")
+    responses, stimuli = recording.responses, recording.stimuli
     assert list(responses.trials["stimulus"]) == labels
     assert list(responses.trials["run"]) == runs
     assert "rest" in stimuli.ids
@@ -78,7 +80,7 @@ def test_volumes_keep_every_label(tmp_path):
 
 def test_constant_voxels_are_left_to_clean_and_counted(tmp_path):
     _, mask, *_ = write_slice(tmp_path, constant=True)
-    responses, _ = haxby2001.load(tmp_path)
+    responses = haxby2001.load(tmp_path).responses
     assert np.isnan(responses.data).all(axis=0).sum() == 1
     kept, counts = responses.clean()
     assert counts == {"units_missing": 1, "units_constant": 0}
@@ -100,9 +102,9 @@ def nilearn_layout(folder: Path, brain_shape: tuple[int, ...] = (4, 5, 2)) -> np
 
 def test_the_layout_that_nilearn_fetches(tmp_path):
     data = nilearn_layout(tmp_path)
-    whole, _ = haxby2001.load(tmp_path, subject=2)
+    whole = haxby2001.load(tmp_path, subject=2).responses
     assert whole.data.shape == (4, 40)
-    ventral, _ = haxby2001.load(tmp_path, subject=2, mask="vt")
+    ventral = haxby2001.load(tmp_path, subject=2, mask="vt").responses
     assert ventral.data.shape == (4, 8)
     np.testing.assert_array_equal(whole.pick(roi="VT").data, ventral.data)
     assert set(ventral.trials["subject"]) == {"2"}
@@ -113,7 +115,7 @@ def test_the_layout_that_nilearn_fetches(tmp_path):
 
 def test_a_brain_mask_of_another_grid_is_not_used(tmp_path):
     nilearn_layout(tmp_path, brain_shape=(6, 6, 6))
-    responses, _ = haxby2001.load(tmp_path, subject=2)
+    responses = haxby2001.load(tmp_path, subject=2).responses
     assert responses.data.shape == (4, 40)  # all voxels carry signal in this recording
 
 
@@ -137,7 +139,7 @@ def write_openfmri(folder: Path) -> tuple[np.ndarray, list[str]]:
 
 def test_onsets_become_labels_in_the_openfmri_layout(tmp_path):
     _, labels = write_openfmri(tmp_path / "bids")
-    responses, _ = haxby2001.load(tmp_path / "bids", samples="volumes")
+    responses = haxby2001.load(tmp_path / "bids", samples="volumes").responses
     assert list(responses.trials["stimulus"]) == labels
     with pytest.raises(DataError, match="resolution"):
         haxby2001.load(tmp_path / "bids", resolution="3mm")
@@ -207,11 +209,12 @@ def test_the_real_slice_decodes_as_others_found(test_data):
     from sklearn.linear_model import RidgeClassifier
     from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
 
-    responses, stimuli = haxby2001.load(test_data / "haxby2001")
+    recording = haxby2001.load(test_data / "haxby2001")
+    responses, stimuli = recording.responses, recording.stimuli
     assert responses.data.shape == (96, 530)
     assert len(stimuli) == haxby2001.FACTS["categories"]
     assert responses.trials["run"].nunique() == haxby2001.FACTS["runs"]
-    volumes, _ = haxby2001.load(test_data / "haxby2001", samples="volumes")
+    volumes = haxby2001.load(test_data / "haxby2001", samples="volumes").responses
     assert len(volumes) == haxby2001.FACTS["volumes"]
     groups = responses.trials["run"]
     score = cross_val_score(RidgeClassifier(), responses.data, responses.trials["stimulus"], groups=groups, cv=LeaveOneGroupOut())
@@ -224,9 +227,9 @@ def test_the_real_slice_decodes_as_others_found(test_data):
 
 @pytest.mark.realdata
 def test_the_real_onsets_agree_with_the_real_labels(test_data):
-    literal, _ = haxby2001.load(test_data / "haxby2001", samples="volumes")
-    bids, _ = haxby2001.load(test_data / "haxby2001" / "openfmri", samples="volumes")
+    literal = haxby2001.load(test_data / "haxby2001", samples="volumes").responses
+    bids = haxby2001.load(test_data / "haxby2001" / "openfmri", samples="volumes").responses
     assert list(literal.trials["stimulus"]) == list(bids.trials["stimulus"])
     assert list(literal.trials["run"]) == list(bids.trials["run"])
-    coarse, _ = haxby2001.load(test_data / "haxby2001" / "openfmri", resolution="25mm")
+    coarse = haxby2001.load(test_data / "haxby2001" / "openfmri", resolution="25mm").responses
     assert len(coarse) == 96

@@ -72,8 +72,8 @@ def write_betas(folder: Path, source: str, values: np.ndarray) -> None:
 
 
 def same_as_uncached(load, folder: Path, cache: Path, **options) -> np.ndarray:
-    kept, _ = load(folder, cache=cache, **options)
-    plain, _ = load(folder, **options)
+    kept = load(folder, cache=cache, **options).responses
+    plain = load(folder, **options).responses
     assert isinstance(kept.data, np.memmap)
     np.testing.assert_allclose(kept.data, plain.data, rtol=2e-3, atol=2e-3)
     return np.array(kept.data)

@@ -12,7 +12,8 @@ from brainlens.types import DataError, Responses, Stimuli, check_no_leak
 
 @pytest.fixture(scope="module")
 def loaded() -> tuple[Responses, Stimuli]:
-    return phantom.load(n_train=120, n_validation=20, n_test=30)
+    recording = phantom.load(n_train=120, n_validation=20, n_test=30)
+    return recording.responses, recording.stimuli
 
 
 def test_every_scene_is_seen_three_times_in_its_split(loaded) -> None:

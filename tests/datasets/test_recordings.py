@@ -67,7 +67,8 @@ def write_nsd(folder: Path, sessions: int = 2, hdf5: bool = False) -> dict[str, 
 @pytest.mark.parametrize("hdf5", [False, True], ids=["nifti", "hdf5"])
 def test_nsd_betas_reach_their_images(tmp_path, hdf5):
     truth = write_nsd(tmp_path, hdf5=hdf5)
-    responses, stimuli = nsd.load(tmp_path, n_sessions=2, zscore="none")
+    recording = nsd.load(tmp_path, n_sessions=2, zscore="none")
+    responses, stimuli = recording.responses, recording.stimuli
     assert responses.data.shape == (1500, truth["mask"].sum())
     expected = np.concatenate([b[truth["mask"]].T for b in truth["betas"]]) / 300.0
     np.testing.assert_allclose(responses.data, expected, rtol=1e-6)
@@ -92,8 +93,8 @@ def test_nsd_betas_reach_their_images(tmp_path, hdf5):
 
 def test_nsd_strict_scores_never_see_a_test_trial(tmp_path):
     truth = write_nsd(tmp_path)
-    strict, _ = nsd.load(tmp_path, n_sessions=2)
-    loose, _ = nsd.load(tmp_path, n_sessions=2, zscore="session")
+    strict = nsd.load(tmp_path, n_sessions=2).responses
+    loose = nsd.load(tmp_path, n_sessions=2, zscore="session").responses
     raw = truth["betas"][1][truth["mask"]].T / 300.0
     train = (strict.trials["split"] == "train").to_numpy()[750:]
     expected = (raw - raw[train].mean(axis=0)) / raw[train].std(axis=0)
@@ -104,7 +105,7 @@ def test_nsd_strict_scores_never_see_a_test_trial(tmp_path):
 
 def test_nsd_betas_are_converted_once_and_kept(tmp_path, monkeypatch):
     write_nsd(tmp_path / "data")
-    plain, _ = nsd.load(tmp_path / "data", n_sessions=2)
+    plain = nsd.load(tmp_path / "data", n_sessions=2).responses
     real = nsd._nifti
     read: list[Path] = []
 
@@ -118,12 +119,12 @@ def test_nsd_betas_are_converted_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(nsd, "_nifti", stopping)
     monkeypatch.setattr(nsd, "_missing", lambda data, count: 0)
     monkeypatch.setattr(nsd, "_nifti", real)
-    kept, _ = nsd.load(tmp_path / "data", n_sessions=2, cache=tmp_path / "cache")
+    kept = nsd.load(tmp_path / "data", n_sessions=2, cache=tmp_path / "cache").responses
     assert isinstance(kept.data, np.memmap)
     assert kept.data.dtype == np.float16
     np.testing.assert_allclose(kept.data, plain.data, rtol=1e-3, atol=1e-3)
     monkeypatch.setattr(nsd, "_nifti", stopping)  # would raise or count, if it were called
-    again, _ = nsd.load(tmp_path / "data", n_sessions=2, cache=tmp_path / "cache")
+    again = nsd.load(tmp_path / "data", n_sessions=2, cache=tmp_path / "cache").responses
     assert read == []
     np.testing.assert_array_equal(again.data, kept.data)
 
@@ -139,7 +140,7 @@ def test_nsd_images_open_one_at_a_time(tmp_path):
             brick[start : start + 1000] = np.stack([numbers // 65536, numbers // 256 % 256, numbers % 256], -1)[
                 :, None, None
             ].astype("u1")
-    _, stimuli = nsd.load(tmp_path, n_sessions=1)
+    stimuli = nsd.load(tmp_path, n_sessions=1).stimuli
     for i in (0, 17, len(stimuli) - 1):
         image = stimuli.images[i]
         number = image[0, 0].astype(int) @ [65536, 256, 1]
@@ -166,7 +167,7 @@ def test_nsd_surface_betas_with_missing_vertices_are_counted(tmp_path, monkeypat
     write_nsd(tmp_path, sessions=1)
     betas = write_surface(tmp_path, bad=(900,))
     with pytest.warns(UserWarning, match="1 of 6 units"):
-        responses, _ = nsd.load(tmp_path, n_sessions=1, resolution="fsaverage", zscore="none")
+        responses = nsd.load(tmp_path, n_sessions=1, resolution="fsaverage", zscore="none").responses
     np.testing.assert_array_equal(responses.data, np.concatenate(list(betas)).T)  # already percent: not divided by 300
     assert isinstance(responses.space, Surface)
     assert list(responses.space.hemisphere) == ["left"] * 3 + ["right"] * 3
@@ -265,7 +266,8 @@ def write_algonauts(folder: Path, n: int = 6) -> np.ndarray:
 
 def test_algonauts_rows_vertices_and_regions(tmp_path):
     data = write_algonauts(tmp_path)
-    responses, stimuli = algonauts2023.load(tmp_path)
+    recording = algonauts2023.load(tmp_path)
+    responses, stimuli = recording.responses, recording.stimuli
     np.testing.assert_array_equal(responses.data, data)
     assert list(stimuli.ids) == [f"nsd-{i * 13:05d}" for i in range(6)]
     assert (stimuli.images[4] == 4).all()
@@ -273,9 +275,9 @@ def test_algonauts_rows_vertices_and_regions(tmp_path):
     inside = np.load(tmp_path / "subj01/roi_masks/rh.all-vertices_fsaverage_space.npy")
     assert isinstance(responses.space, Surface)
     np.testing.assert_array_equal(responses.space.vertex[7:], np.flatnonzero(inside))
-    part, _ = algonauts2023.load(tmp_path, roi="V1d")
+    part = algonauts2023.load(tmp_path, roi="V1d").responses
     np.testing.assert_array_equal(part.data, data[:, (responses.units["roi"] == "V1d").to_numpy()])
-    kept, _ = algonauts2023.load(tmp_path, cache=tmp_path / "cache")
+    kept = algonauts2023.load(tmp_path, cache=tmp_path / "cache").responses
     np.testing.assert_allclose(kept.data, data, rtol=1e-3, atol=1e-3)
     assert list(algonauts2023.withheld_images(tmp_path).ids) == ["nsd-00845"]
 
@@ -362,7 +364,8 @@ def write_image_set(folder: Path, numbered: str = "concepts") -> None:
 def test_eeg2_of_both_releases_becomes_trials(tmp_path, style, cache):
     data = write_eeg2(tmp_path, style)
     write_image_set(tmp_path, "concepts_THINGS" if style == "pickle" else "concepts")
-    responses, stimuli = things_eeg2.load(tmp_path, cache=tmp_path / "cache" if cache else None)
+    recording = things_eeg2.load(tmp_path, cache=tmp_path / "cache" if cache else None)
+    responses, stimuli = recording.responses, recording.stimuli
     assert responses.data.shape == (6 * 4 + 2 * 8, 4, 20)
     assert responses.data.dtype == np.float16
     assert isinstance(responses.data, np.memmap) == cache
@@ -376,13 +379,13 @@ def test_eeg2_of_both_releases_becomes_trials(tmp_path, style, cache):
     assert responses.space is not None
     if cache:
         (tmp_path / "sub-01" / "preprocessed_eeg_training.npy").touch()
-        again, _ = things_eeg2.load(tmp_path, cache=tmp_path / "cache")
+        again = things_eeg2.load(tmp_path, cache=tmp_path / "cache").responses
         np.testing.assert_array_equal(again.data, responses.data)
 
 
 def test_eeg2_channels_are_matched_by_name(tmp_path):
     data = write_eeg2(tmp_path)
-    responses, _ = things_eeg2.load(tmp_path, channels=("Oz", "P1"), dtype="float32")
+    responses = things_eeg2.load(tmp_path, channels=("Oz", "P1"), dtype="float32").responses
     np.testing.assert_allclose(responses.data[:24], data["training"].reshape(-1, 4, 20)[:, [1, 3]], rtol=1e-6)
     assert list(responses.units["channel"]) == ["Oz", "P1"]
     with pytest.raises(DataError, match=r"\['Cz', 'Fz'\]"):
@@ -392,7 +395,7 @@ def test_eeg2_channels_are_matched_by_name(tmp_path):
 def test_eeg2_times_longer_than_the_data_lose_their_beginning(tmp_path):
     write_eeg2(tmp_path, extra_times=5)
     with pytest.warns(UserWarning, match="25 times for 20 samples"):
-        responses, _ = things_eeg2.load(tmp_path)
+        responses = things_eeg2.load(tmp_path).responses
     assert responses.times is not None
     np.testing.assert_allclose(responses.times, np.arange(20) * 0.01, atol=1e-9)
 
@@ -462,7 +465,8 @@ def test_meg_test_trials_are_those_named_so(made_meg, tmp_path, cache):
     meta = few_trials(made_meg)
     data = made_meg.write(tmp_path, meta)
     options = {"cache": tmp_path / "cache"} if cache else {}
-    responses, stimuli = things_meg.load(tmp_path, window=(0.0, 0.1), dtype="float32", **options)
+    recording = things_meg.load(tmp_path, window=(0.0, 0.1), dtype="float32", **options)
+    responses, stimuli = recording.responses, recording.stimuli
     keep = (meta["trial_type"] == "test") | ((meta["trial_type"] == "exp") & ~meta["image_path"].str.contains("cup"))
     assert len(responses) == keep.sum() == 8 + 5
     np.testing.assert_allclose(responses.data, data[keep.to_numpy()][:, :, 20:41], rtol=1e-5)
@@ -474,7 +478,7 @@ def test_meg_test_trials_are_those_named_so(made_meg, tmp_path, cache):
     assert set(responses.trials["concept"]) == {"ant", "bed", "cup", "hat"}
     assert list(stimuli.ids[-2:]) == ["cup_13n", "hat_13n"]  # training and then test by concept, in whatever order they came
     assert list(stimuli.ids) == [*sorted(set(responses.trials.query("split == 'train'")["stimulus"])), "cup_13n", "hat_13n"]
-    everything, _ = things_meg.load(tmp_path, window=(0.0, 0.1), drop_test_concepts=False)
+    everything = things_meg.load(tmp_path, window=(0.0, 0.1), drop_test_concepts=False).responses
     assert len(everything) == 12 + 5
     assert responses.space is not None
     np.testing.assert_allclose(responses.space.positions[:, 0], [0, 0.01, 0.02], atol=1e-6)
@@ -522,7 +526,8 @@ def write_nod(folder: Path, labels: int = 5) -> np.ndarray:
 
 def test_nod_runs_are_in_order_and_on_the_surface(tmp_path):
     data = write_nod(tmp_path)
-    responses, stimuli = nod.load(tmp_path, zscore=False)
+    recording = nod.load(tmp_path, zscore=False)
+    responses, stimuli = recording.responses, recording.stimuli
     np.testing.assert_array_equal(responses.data, data.reshape(15, 5))
     assert list(responses.trials["run"].unique()) == ["1", "2", "10"]
     assert isinstance(responses.space, Surface)
@@ -530,7 +535,7 @@ def test_nod_runs_are_in_order_and_on_the_surface(tmp_path):
     assert list(responses.space.vertex) == [1, 4, 7, 0, 9]
     assert responses.trials["stimulus"][5] == "n00000002_0"
     assert len(stimuli) == 15
-    scored, _ = nod.load(tmp_path)
+    scored = nod.load(tmp_path).responses
     np.testing.assert_allclose(scored.data[:5], (data[0] - data[0].mean(0)) / data[0].std(0), rtol=1e-4, atol=1e-5)
 
 

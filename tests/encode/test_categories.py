@@ -60,7 +60,7 @@ def test_labels_shuffled_within_runs_decode_at_chance():
 def test_haxby_2001_reproduces_the_reference_numbers(test_data):
     from brainlens.datasets import haxby2001
 
-    responses, _ = haxby2001.load(test_data / "haxby2001")
+    responses = haxby2001.load(test_data / "haxby2001").responses
     encoded = haxby2001_encode(responses).metrics
     assert encoded["encoding/units"] == 530
     assert encoded["encoding/r2_max"] == pytest.approx(0.642, abs=0.03)

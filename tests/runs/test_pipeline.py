@@ -43,7 +43,7 @@ def quiet(text: str, share: float | None = None) -> None:
 
 
 @pytest.fixture(scope="module")
-def recording() -> source.Recording:
+def recording() -> source.Opened:
     return open_recording(SMALL)
 
 
@@ -209,14 +209,14 @@ def test_the_report_shows_both_runs(aligned, explained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def layered() -> source.Recording:
+def layered() -> source.Opened:
     return open_recording(SMALL, layers=True)
 
 
 def test_an_encoding_run_has_a_score_a_voxel(layered, tmp_path, monkeypatch):
     few, full = SMALL, layered
     informative = np.flatnonzero(full.responses.units["informative"].to_numpy(bool))[:40]
-    small = source.Recording(full.responses.columns(informative), full.stimuli, layers=full.layers)
+    small = source.Opened(full.responses.columns(informative), full.stimuli, layers=full.layers)
     monkeypatch.setattr(encode_run, "open_recording", lambda *arguments, **options: small)
     folder, rows = run_encode(few, tmp_path, Asked("ridge"), tell=quiet)
     result = store.load_result(folder)
@@ -231,7 +231,7 @@ def test_encoding_claims_have_intervals_controls_and_go_on_after_a_kill(layered,
     early = np.flatnonzero(signal & (units["layer"].to_numpy(float) == 2))[:12]
     late = np.flatnonzero(signal & units["is_global"].to_numpy(bool) & (units["layer"].to_numpy(float) == 6))[:12]
     chosen = np.sort(np.concatenate([early, late, np.flatnonzero(~signal)[:20]]))
-    small = source.Recording(full.responses.columns(chosen).zscore(), full.stimuli, layers=full.layers)
+    small = source.Opened(full.responses.columns(chosen).zscore(), full.stimuli, layers=full.layers)
     design = EncodingDesign(layers=("vision.2", "vision.6"), resamples=50, clusters=4)
     plan = encode.Plan(design=design, noise=10, methods=("factortopy", "oracle", "shuffled"))
     kept: dict[str, dict[str, float]] = {"shuffled": {"encode/shuffled/r2_mean": 9.0}}

@@ -208,7 +208,7 @@ def test_volts_are_said_aloud_and_become_microvolts(given: Path, say: Say) -> No
 def test_joined_subjects_are_read_from_where_they_lie(things: Path, tmp_path: Path) -> None:
     parts = []
     for subject in (1, 2):
-        responses, _ = things_eeg2.load(things, subject=subject, cache=tmp_path)
+        responses = things_eeg2.load(things, subject=subject, cache=tmp_path).responses
         parts.append(responses)
     turned = parts[1].columns(np.array([4, 2, 0, 1, 5, 3]))
     joined = _joined([parts[0], turned])

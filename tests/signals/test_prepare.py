@@ -186,7 +186,8 @@ def write_raw(folder: Path, *, scale: float = 1.0, codes: tuple[int, ...] = (), 
 def test_released_continuous_files_become_epochs(tmp_path: Path, style: str) -> None:
     pieces = write_raw(tmp_path, style=style)
     assert things_eeg2.raw_subjects(tmp_path) == [1]
-    responses, stimuli = things_eeg2.prepare_subject(tmp_path, tmp_path / "out", channels=None)
+    recording = things_eeg2.prepare_subject(tmp_path, tmp_path / "out", channels=None)
+    responses, stimuli = recording.responses, recording.stimuli
     assert responses.data.shape == (48, 5, 250)
     assert set(responses.trials["split"]) == {"train", "test"}
     assert list(responses.trials["stimulus"][:3]) == ["train-00000", "train-00001", "train-00002"]

@@ -15,7 +15,7 @@ from PIL import Image
 from brainlens import store
 from brainlens.align import Alignment, align
 from brainlens.datasets.runs import Rows, keep, table
-from brainlens.datasets.source import Recording, Source, Tell, check_device, open_recording, prepared, standardised
+from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
 from brainlens.metrics.retrieval import summary_over_subjects
 from brainlens.models.volume.aligners import ENCODERS
 from brainlens.models.volume.model import Aligner
@@ -116,7 +116,7 @@ def _silent(text: str, share: float | None = None) -> None:
 
 
 def _fit(
-    recording: Recording,
+    recording: Opened,
     names: list[str],
     chosen: Preset,
     *,
@@ -146,7 +146,7 @@ def _begun_at(found: Alignment, start_from: str | Path) -> Alignment:
     return replace(found, result=replace(found.result, config=config))
 
 
-def _keep(found: Alignment, recording: Recording, source: Source, runs: str | Path) -> Path:
+def _keep(found: Alignment, recording: Opened, source: Source, runs: str | Path) -> Path:
     """Stores the result with what the report shows of its test images, the centres of the targets and the models."""
     arrays = {f"centre/{which}": value.numpy() for which, value in found.split.centre.items()}
     ids = found.split.test.of(found.split.test.subjects[0]).ids

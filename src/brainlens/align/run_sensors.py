@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens import store
+from brainlens import datasets, store
 from brainlens.align.sensor_analyses import analyses, cases, scored
 from brainlens.align.sensors import score_sensors
 from brainlens.datasets.runs import Rows, keep, table
@@ -84,7 +84,7 @@ def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
 
 def sensor_dataset(dataset: str) -> str:
     """The recording of a sensor encoder: the phantom of EEG where the phantom was named."""
-    return "phantom_eeg" if dataset == "phantom" else dataset
+    return datasets.DEFAULT_SENSORS if dataset == datasets.DEFAULT else dataset
 
 
 def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int = 1) -> SensorTraining:
@@ -93,8 +93,9 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
     Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
     """
     chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE)
-    chosen = replace(chosen, epochs=THINGS_MEG.epochs) if dataset == "things_meg" else chosen
-    if dataset == "phantom_eeg" and options.preset == "default":
+    facts = datasets.facts(dataset)
+    chosen = replace(chosen, epochs=THINGS_MEG.epochs) if facts["kind"] == "MEG" else chosen
+    if facts["simulated"] and options.preset == "default":
         chosen = replace(chosen, **SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)})
     given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}
     chosen = replace(chosen, **given)

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainlens import store
+from brainlens import datasets, store
 from brainlens.attribute import group
 from brainlens.attribute.brain import METHODS, Options, attribute
 from brainlens.attribute.sanity import sensitivity_table
 from brainlens.attribute.stimuli import Aim, attribute_stimuli
 from brainlens.backbones import clip as clips
 from brainlens.datasets.runs import Rows, keep, source_of, table
-from brainlens.datasets.source import Recording, Source, Tell, network_folder, open_recording, prepared, standardised
+from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording, prepared, standardised
 from brainlens.metrics.attribution import pointing_game
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.models.volume.decoder import Decoder
@@ -84,7 +84,7 @@ class Aligned:
 
     folder: Path
     source: Source
-    recording: Recording
+    recording: Opened
     responses: Responses
     split: Split
     decoder: Decoder
@@ -183,7 +183,7 @@ def _stimuli(aligned: Aligned, ask: Ask, options: Options) -> Result:
     result = attribute_stimuli(
         model, stimuli, aims, of=ask.of, method=ask.method, layer=layer, reference=reference, options=options
     )
-    if aligned.source.dataset != "phantom":
+    if not datasets.simulated(aligned.source.dataset):
         return result
     if ask.of == "pixels":
         masks = np.stack([np.any(scene_masks(stimuli, i), axis=0) for i in range(len(stimuli))])

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainlens.attribution.targets import Tail, check_targets, cosine
+from brainlens.attribution.targets import Score, Tail, check_targets, cosine
 from brainlens.types import DataError
 
 
@@ -111,13 +111,14 @@ def bottleneck(
     reference: Statistics | None = None,
     settings: Bottleneck | None = None,
     batch: int = 4,
+    score: Score = cosine,
 ) -> Tensor:
     """Bits that every token must carry: tokens (B, T, D) -> maps (B, T).
 
     tail: tokens (n, T, D) -> embeddings (n, d), deterministic and differentiable, one row at a time independent of the others.
     targets (B, d) or (B, k, d): the embeddings to stay close to (image and text: k = 2). reference: statistics of the
     features (see `statistics`); None uses mean 0 and variance 1, which is M2IB's way and lets the size of the features decide.
-    batch: samples optimised together; it changes memory and speed, not the maps.
+    batch: samples optimised together; it changes memory and speed, not the maps. score: of embeddings and targets.
 
     Raises DataError for shapes that do not match and for features or embeddings that are not finite.
     """
@@ -129,7 +130,7 @@ def bottleneck(
     if not torch.isfinite(tokens).all():
         raise DataError("bottleneck: the features hold NaN or infinity")
     parts = zip(tokens.detach().split(batch), targets.detach().split(batch))
-    return torch.cat([_optimise(x, tail, aim, mean, scale, settings) for x, aim in parts])
+    return torch.cat([_optimise(x, lambda z, e: score(tail(z), e), aim, (mean, scale), settings) for x, aim in parts])
 
 
 def _reference(tokens: Tensor, reference: Statistics | None, settings: Bottleneck) -> tuple[Tensor, Tensor]:
@@ -143,8 +144,8 @@ def _reference(tokens: Tensor, reference: Statistics | None, settings: Bottlenec
     return reference.mean.to(tokens), reference.std.to(tokens) * math.sqrt(settings.variance)
 
 
-def _optimise(x: Tensor, tail: Tail, targets: Tensor, mean: Tensor, scale: Tensor, settings: Bottleneck) -> Tensor:
-    count, shape = settings.copies, x.shape
+def _optimise(x: Tensor, score: Score, targets: Tensor, noise_of: tuple[Tensor, Tensor], settings: Bottleneck) -> Tensor:
+    count, shape, (mean, scale) = settings.copies, x.shape, noise_of
     r2 = ((x - mean) / scale) ** 2
     alpha = torch.full_like(x, settings.start)
     first, second = torch.zeros_like(x), torch.zeros_like(x)
@@ -156,7 +157,7 @@ def _optimise(x: Tensor, tail: Tail, targets: Tensor, mean: Tensor, scale: Tenso
         keep = torch.sigmoid(alpha)
         spread = torch.sigmoid(-alpha)
         z = torch.addcmul((keep * x)[:, None], spread[:, None], noise).flatten(0, 1).requires_grad_()
-        loss = -cosine(tail(z), copied).sum() / count
+        loss = -score(z, copied).sum() / count
         (slope,) = torch.autograd.grad(loss, z)
         slope = slope.view(shape[0], count, *shape[1:])
         gradient = (slope.sum(1) * x - (slope * noise).sum(1)) * keep * spread

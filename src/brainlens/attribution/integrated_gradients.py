@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brainlens.attribution.targets import Tail, check_targets, slope
+from brainlens.attribution.targets import Score, Tail, check_targets, cosine, slope
 from brainlens.types import DataError
 
 
 def integrated_gradients(
-    x: Tensor, model: Tail, targets: Tensor, *, baseline: Tensor | None = None, steps: int = 32, batch: int = 64
+    x: Tensor,
+    model: Tail,
+    targets: Tensor,
+    *,
+    baseline: Tensor | None = None,
+    steps: int = 32,
+    batch: int = 64,
+    score: Score = cosine,
 ) -> Tensor:
     """(x - x0) * integral of ds/dx over x0 + t (x - x0), t in [0, 1], by the midpoint rule: the shape of x.
 
@@ -25,14 +32,14 @@ def integrated_gradients(
     for step in range(steps):
         where = (base + (step + 0.5) / steps * (x - base)).detach()
         for rows in torch.arange(len(x), device=x.device).split(batch):
-            total[rows] += slope(model, where[rows], targets[rows])
+            total[rows] += slope(model, where[rows], targets[rows], score=score)
     return total / steps * (x - base).detach()
 
 
-def input_gradient(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 64) -> Tensor:
+def input_gradient(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 64, score: Score = cosine) -> Tensor:
     """x * ds/dx, the first-order part of the score: the shape of x; exactly 0 where the score has no slope."""
     check_targets(len(x), targets)
     parts = []
     for part, aim in zip(x.detach().split(batch), targets.split(batch)):
-        parts.append(part * slope(model, part, aim))
+        parts.append(part * slope(model, part, aim, score=score))
     return torch.cat(parts)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from brainlens.types import DataError
 
 Tail = Callable[[Tensor], Tensor]
+Score = Callable[[Tensor, Tensor], Tensor]  # embeddings (B, ...) and targets (B, ...) to scores (B,)
 NOTHING = 1e-12  # of a score or of a bit: what is below it everywhere is no map
 ROUNDINGS = 16  # so many units in the last place are rounding
 
@@ -46,11 +47,13 @@ def has_slope(z: Tensor, targets: Tensor) -> Tensor:
     return size > ROUNDINGS * torch.finfo(z.dtype).eps * aims.shape[1]
 
 
-def slope(tail: Tail, x: Tensor, targets: Tensor) -> Tensor:
-    """ds/dx of samples x (B, ...), exactly 0 where the score has no slope."""
+def slope(tail: Tail, x: Tensor, targets: Tensor, *, score: Score = cosine) -> Tensor:
+    """ds/dx of samples x (B, ...), exactly 0 where the cosine has no slope; score: another score of z and its targets."""
     point = x.detach().clone().requires_grad_()
     z = tail(point)
-    (found,) = torch.autograd.grad(cosine(z, targets).sum(), point)
+    (found,) = torch.autograd.grad(score(z, targets).sum(), point)
+    if score is not cosine:
+        return found
     return found * has_slope(z, targets).view(-1, *[1] * (x.ndim - 1))
 
 
@@ -60,6 +63,21 @@ def or_nothing(maps: Tensor) -> Tensor:
     Input times gradient has the unit of the score whatever the input's, so that no scale of the data enters.
     """
     return maps * (maps.abs().amax(1, keepdim=True) > NOTHING)
+
+
+def output_at(z: Tensor, targets: Tensor) -> Tensor:
+    """sum_c z_ic e_ic for outputs z (B, d) and rows of one-hot classes e (B, d): the class's output, (B,)."""
+    return (z * targets.to(z.dtype)).sum(-1)
+
+
+def log_probability(z: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
+    return output_at(F.log_softmax(z, dim=-1), targets)
+
+
+def probability(z: Tensor, targets: Tensor) -> Tensor:
+    """softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
+    return output_at(F.softmax(z, dim=-1), targets)
 
 
 def check_targets(n: int, targets: Tensor) -> None:
@@ -81,12 +99,16 @@ def scores(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 256) -> Tens
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode, no parameter asking for a gradient, inputs free to; all is put back afterwards."""
-    training, asked = model.training, [p.requires_grad for p in model.parameters()]
+    """The model in evaluation mode, no parameter asking for a gradient, inputs free to; all is put back afterwards.
+
+    Every module gets its own mode back, since a batch normalisation may have been held in evaluation mode on purpose.
+    """
+    modes, asked = [(m, m.training) for m in model.modules()], [p.requires_grad for p in model.parameters()]
     try:
         with torch.enable_grad():
             yield model.eval().requires_grad_(False)
     finally:
-        model.train(training)
+        for part, training in modes:
+            part.training = training
         for parameter, state in zip(model.parameters(), asked):
             parameter.requires_grad_(state)

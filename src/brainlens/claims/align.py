@@ -15,7 +15,7 @@ from brainlens.align import Alignment, align
 from brainlens.align.scoring import score
 from brainlens.claims.variants import unpaired
 from brainlens.datasets.runs import keep
-from brainlens.datasets.source import Recording, Source, Tell
+from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.metrics.retrieval import ranks_from_scores, summary
 from brainlens.models.volume.fit import LINEAR, TRAINING, fit
 from brainlens.models.volume.split import Split
@@ -27,7 +27,7 @@ ENCODERS = ("ridge", "ridge_whitened", "linear", "ridge_projected", "volume")
 
 
 def align_claims(
-    recording: Recording,
+    recording: Opened,
     source: Source,
     runs: Path,
     *,
@@ -67,7 +67,7 @@ def align_claims(
     return alignment, metrics
 
 
-def ideal_claims(recording: Recording, split: Split) -> dict[str, float]:
+def ideal_claims(recording: Opened, split: Split) -> dict[str, float]:
     """`align/ideal/...`: retrieval by the likelihood under the true generative model, the ceiling of every decoder here."""
     if recording.truth is None:
         return {}

@@ -17,7 +17,7 @@ from brainlens.attribute.sanity import randomisation
 from brainlens.attribution.targets import frozen
 from brainlens.attribution.voxels import random_maps
 from brainlens.datasets.runs import keep
-from brainlens.datasets.source import Recording, Source, Tell
+from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.metrics.attribution import truth_auroc
 from brainlens.metrics.statistics import auroc, auroc_interval, bootstrap_counts, bootstrap_mean
 from brainlens.nn.volume_encoder import VolumeEncoder
@@ -28,7 +28,7 @@ METHODS = ("bottleneck", "gradcam", "random")
 
 def attribute_claims(
     alignment: Alignment,
-    recording: Recording,
+    recording: Opened,
     source: Source,
     runs: Path,
     *,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from brainlens.datasets.runs import keep
-from brainlens.datasets.source import Recording, Source, Tell
+from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.encode import EncodingDesign, encode, selector_truth
 from brainlens.encode.scoring import score_part
 from brainlens.metrics.statistics import bootstrap_mean
@@ -51,7 +51,7 @@ def informative_and_noise(responses: Responses, *, noise: int, seed: int) -> Res
 
 
 def encode_claims(
-    recording: Recording,
+    recording: Opened,
     source: Source,
     runs: Path,
     *,

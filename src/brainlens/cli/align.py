@@ -21,6 +21,7 @@ from brainlens.cli.options import (
     Dataset,
     Device,
     Model,
+    Option,
     Regions,
     Runs,
     Seed,
@@ -29,9 +30,11 @@ from brainlens.cli.options import (
     check_source,
     given,
     only,
+    parsed,
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import finished, show, steps
+from brainlens.datasets import DEFAULT
 
 BOTH = ("dataset", "data", "option", "model", "encoder", "subject", "captions", "runs", "seed", "device", "train", "test",
         "again", "preset", "epochs", "batch", "from_")  # fmt: skip
@@ -45,8 +48,9 @@ SHORTER = "--encoder ridge, or --steps N"
 
 def align(
     context: typer.Context,
-    dataset: Dataset = "phantom",
+    dataset: Dataset = DEFAULT,
     data: Data = None,
+    option: Option = None,
     model: Model = None,
     encoder: Annotated[
         list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.", rich_help_panel=MODEL)
@@ -151,7 +155,7 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     parts: dict[str, Any] = {"subjects": tuple(given_["subject"] or ()), "regions": tuple(given_["region"] or ())}
     source = Source(
         dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
-        captions=given_["captions"], **parts,
+        captions=given_["captions"], options=parsed(dataset, given_["option"]), **parts,
     )  # fmt: skip
     run = run_align_each if given_["one_each"] else run_align
     asked = {**source.config(), "encoders": encoder, "configuration": asdict(chosen), "each": given_["one_each"]}
@@ -191,7 +195,7 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
         without(context, ("without_", "ablation", "prompts"), f"it is of neuroalign, and {', '.join(names)} has no such parts")
     source = Source(
         dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
-        captions=given_["captions"],
+        captions=given_["captions"], options=parsed(dataset, given_["option"]),
     )  # fmt: skip
     wanted: dict[str, Any] = {"encoders": encoder, "leave_out": given_["without_"], "preset": given_["preset"]}
     wanted |= {name: given_[name] for name in ("epochs", "repeats", "ablation", "prompts", "amplitude", "batch", "precision")}

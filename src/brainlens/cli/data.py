@@ -16,6 +16,7 @@ from brainlens.cli.options import (
     Device,
     Layer,
     OfSteps,
+    Option,
     Runs,
     Seed,
     Test,
@@ -24,24 +25,29 @@ from brainlens.cli.options import (
     check_diffusion,
     check_named,
     check_source,
+    parsed,
     steps_of,
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import show, steps
+from brainlens.datasets import DEFAULT, DEFAULT_EPOCHS
+
+OF_RECORDING = ("dataset", "data", "option", "train", "test")
 
 
 def datasets(name: Annotated[str | None, typer.Argument(help="One recording, for all its facts and options.")] = None) -> None:
     """Lists the recordings that can be read, with size, licence and where they come from."""
-    from brainlens.datasets import DATASETS, facts
+    from brainlens.datasets import DATASETS, facts, options
 
     rows: list[dict[str, Any]] = []
     for each in DATASETS if name is None else (name,):
         known = facts(each)
         if name is not None:
             rows += [{"fact": key, "value": str(value)} for key, value in known.items()]
+            rows += [{"fact": "option", "value": str(option)} for option in options(each).values()]
         else:
-            kind = str(known.get("measure", known.get("kind", "")))
-            rows.append({"name": each, "measure": kind, "licence": str(known.get("licence", ""))})
+            kind = f"{known['kind']} (simulated)" if known["simulated"] else known["kind"]
+            rows.append({"name": each, "kind": kind, "licence": known["licence"]})
     show(rows, "Recordings" if name is None else name)
 
 
@@ -49,8 +55,9 @@ def features(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Network: a local folder or a hub name, or `miniature`.")],
     out: Annotated[Path, typer.Option(help="Folder of the features.", rich_help_panel=OUTPUT)] = Path("features"),
-    dataset: Dataset = "phantom",
+    dataset: Dataset = DEFAULT,
     data: Data = None,
+    option: Option = None,
     layer: Layer = None,
     timestep: Timestep = None,
     of_steps: OfSteps = 50,
@@ -70,7 +77,7 @@ def features(
 
     check_source(context, dataset)
     check_diffusion(context, [model])
-    source = Source(dataset, data, model, n_train=train, n_test=test)
+    source = Source(dataset, data, model, n_train=train, n_test=test, options=parsed(dataset, option))
     chosen = steps_of(timestep, of_steps, inversion)
     with steps() as tell:
         found = run_features(
@@ -103,8 +110,9 @@ def captions(
     images: Annotated[
         Path | None, typer.Option(help="A folder of pictures in place of a recording.", rich_help_panel=DATA)
     ] = None,
-    dataset: Dataset = "phantom",
+    dataset: Dataset = DEFAULT,
     data: Data = None,
+    option: Option = None,
     model: Annotated[
         str | None, typer.Option(help="CLIP that reads the captions; default: the shipped miniature.", rich_help_panel=MODEL)
     ] = None,
@@ -129,11 +137,11 @@ def captions(
     else:
         without(context, ("file",), "it holds captions to be scored, and --captioner makes some")
     if images is not None:
-        without(context, ("dataset", "data", "train", "test", "seed") if not score else ("dataset", "data", "train", "test"),
+        without(context, (*OF_RECORDING, "seed") if not score else OF_RECORDING,
                 "--images takes the place of a recording")  # fmt: skip
     elif not score and dataset not in _simulated():
         without(context, ("seed",), "a captioner draws nothing")
-    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed)
+    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed, options=parsed(dataset, option))
     with steps(shorter="fewer images with --images FOLDER" if captioner else "") as tell:
         if captioner is None:
             place, table = run_caption_scores(source, out, files=file or (), images=images, seed=seed, device=device, tell=tell)
@@ -149,8 +157,9 @@ def epochs(
     context: typer.Context,
     dataset: Annotated[
         str, typer.Option(help="A recording of EEG or MEG that can be cut.", rich_help_panel=DATA)
-    ] = "eeglab_visual",
+    ] = DEFAULT_EPOCHS,
     data: Data = None,
+    option: Option = None,
     subject: Annotated[str | None, typer.Option(help="Subject; default: the first.", rich_help_panel=DATA)] = None,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
@@ -162,8 +171,9 @@ def epochs(
     check_named(context)
     if dataset in SINGLE:
         without(context, ("subject",), f"{dataset} is of one subject")
+    source = Source(dataset, data, options=parsed(dataset, option))
     with steps() as tell:
-        folder, table = run_epochs(Source(dataset, data), runs, subject=subject, seed=seed, tell=tell)
+        folder, table = run_epochs(source, runs, subject=subject, seed=seed, tell=tell)
     show(table, f"epochs: {dataset}")
     typer.echo(f"run: {folder}")
 

@@ -18,6 +18,7 @@ from brainlens.cli.options import (
     Device,
     Layer,
     OfSteps,
+    Option,
     Runs,
     Seed,
     Test,
@@ -25,10 +26,12 @@ from brainlens.cli.options import (
     Train,
     check_diffusion,
     check_source,
+    parsed,
     steps_of,
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import finished, show, steps
+from brainlens.datasets import DEFAULT
 
 SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer")
 TRAINED = ("refit", "training_steps")
@@ -37,8 +40,9 @@ SHORTER = "--method ridge, fewer units with --roi, or --steps N"
 
 def encode(
     context: typer.Context,
-    dataset: Dataset = "phantom",
+    dataset: Dataset = DEFAULT,
     data: Data = None,
+    option: Option = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="Network: folder or hub name; repeat to compare several.", rich_help_panel=MODEL),
@@ -113,8 +117,9 @@ def encode(
         steps=steps_of(timestep, of_steps, True),
     )  # fmt: skip
     source = Source(
-        dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ())
-    )
+        dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()),
+        options=parsed(dataset, option),
+    )  # fmt: skip
 
     def anew() -> tuple[Path | list[Path], list[dict[str, Any]]]:
         with steps(shorter=SHORTER) as tell:

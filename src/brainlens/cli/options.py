@@ -50,6 +50,13 @@ OfSteps = Annotated[
 DIFFUSION = ("timestep", "of_steps", "inversion")
 
 
+def parsed(dataset: str, option: list[str] | None) -> dict[str, Any]:
+    """The values of `--option name=value`. Raises DataError listing the options of the recording's reader."""
+    from brainlens.datasets import parse_options
+
+    return parse_options(dataset, option or [])
+
+
 def given(context: typer.Context) -> dict[str, str]:
     """The options that were typed, by the name of their parameter: the flag that a user knows."""
     found = {}

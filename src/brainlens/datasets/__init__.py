@@ -1,13 +1,23 @@
-"""Where recordings come from: one file a dataset, each with `load(folder, ...) -> (Responses, Stimuli)` and `FACTS`."""
+"""Where recordings come from: one file a dataset, each with `load(folder, ...) -> Recording` and `FACTS`.
+
+    recording = datasets.load("haxby2001", "path/to/haxby2001", mask="vt")
+    recording.responses, recording.stimuli, recording.truth     # the truth of a simulation, else None
+
+Only here are recordings called by name; everywhere else their FACTS decide: `kind` (fMRI, EEG or MEG), `simulated`,
+`several_subjects` in one space, and what they `offer` (see OFFERS).
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from brainlens.types import DataError, Responses, Stimuli
+if TYPE_CHECKING:  # the command line takes its defaults from here, and `--help` waits for no table library
+    from brainlens.datasets.loader_options import Option
+    from brainlens.types import Recording
 
 DATASETS = (
     "phantom",
@@ -22,32 +32,90 @@ DATASETS = (
     "eeglab_visual",
 )
 SIMULATED = ("phantom", "phantom_eeg")  # these need no folder
+DEFAULT = "phantom"  # what a command opens where no recording is named
+DEFAULT_SENSORS = "phantom_eeg"  # the same for EEG and MEG
+DEFAULT_EPOCHS = "eeglab_visual"  # and for a recording to be cut into epochs
+KINDS = ("fMRI", "EEG", "MEG")
+OFFERS = {
+    "pictures": "the images seen can be opened",
+    "captions": "the images have captions",
+    "categories": "the stimuli have the column category",
+    "coordinates": "units have x, y, z in mm",
+    "dissimilarities": "`subject_rdms(folder)` gives those of single subjects, patterns are known up to a rotation",
+    "runs": "trials have the column run, and runs that can be left out",
+    "split": "trials are of training or of the test",
+}
 
 
 def module(name: str) -> ModuleType:
     """The module of a dataset. Raises DataError listing the known names."""
+    from brainlens.types import DataError
+
     if name not in DATASETS:
         raise DataError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
     return importlib.import_module(f"brainlens.datasets.{name}")
 
 
 def facts(name: str) -> dict[str, Any]:
-    """Name, licence, citation, address and sizes of a dataset."""
+    """Name, kind, what it offers, licence, citation, address and sizes of a dataset."""
     return dict(module(name).FACTS)
 
 
-def load(name: str, folder: str | Path | None = None, **options: Any) -> tuple[Responses, Stimuli]:
+def simulated(name: str) -> bool:
+    """Whether a recording of this name is a simulation; False for names that are not known."""
+    return name in SIMULATED
+
+
+def offers(name: str, what: str) -> bool:
+    """Whether a dataset offers something of OFFERS. Raises DataError for what is not in there."""
+    from brainlens.types import DataError
+
+    if what not in OFFERS:
+        raise DataError(f"no dataset says whether it offers {what!r}; choose from {', '.join(OFFERS)}")
+    return what in module(name).FACTS["offers"]
+
+
+def options(name: str) -> dict[str, Option]:
+    """The options of a dataset's `load` by name, each with its type and default, read from the signature."""
+    from brainlens.datasets.loader_options import read_options
+
+    return read_options(module(name).load)
+
+
+def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Options of a dataset from texts such as "sessions=imagenet01,imagenet02", "mask=vt" or "cache=none".
+
+    Raises DataError for texts without =, options that are not there or given twice, and values of another type.
+    """
+    from brainlens.datasets.loader_options import parse_texts
+
+    return parse_texts(f"dataset {name!r}", options(name), texts)
+
+
+def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as they are. Raises DataError for one that the dataset does not have."""
+    from brainlens.types import DataError
+
+    known = options(name)
+    unknown = [option for option in given if option not in known]
+    if unknown:
+        raise DataError(f"dataset {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    return dict(given)
+
+
+def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording:
     """A dataset by name, from its folder (the phantoms need none), with the options of its own `load`.
 
-    Raises DataError for unknown names and options, and for a folder that does not exist.
+    Raises DataError for unknown names and options, and for a folder that does not exist or is not needed.
     """
-    import inspect
+    from brainlens.types import DataError
 
     chosen = module(name).load
     if not (name in SIMULATED and folder is None) and (folder is None or not Path(folder).exists()):
         raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
-    known = list(inspect.signature(chosen).parameters)[1:]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise DataError(f"dataset {name!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
-    return chosen(folder, **options)
+    check_options(name, given)
+    if name == "phantom":
+        if folder is not None:
+            raise DataError(f"dataset {name!r} is drawn on the spot and reads no folder; leave {str(folder)!r} out")
+        return chosen(**given)
+    return chosen(folder, **given)

@@ -12,7 +12,7 @@ from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles
 from brainlens.datasets.unpickle import load_pickled
 from brainlens.store import ArrayWriter, open_array, open_npy
-from brainlens.types import DataError, Responses, Stimuli, Surface
+from brainlens.types import DataError, Recording, Responses, Stimuli, Surface
 
 VERTICES = 163_842
 SIDES = (("lh", "left"), ("rh", "right"))
@@ -20,6 +20,10 @@ SIDES = (("lh", "left"), ("rh", "right"))
 FACTS = {
     "name": "algonauts2023",
     "title": "The Algonauts Project 2023 Challenge: how the human brain makes sense of natural scenes",
+    "kind": "fMRI",
+    "simulated": False,
+    "several_subjects": True,
+    "offers": ("pictures",),
     "measure": "fMRI betas, session z-scored, averaged over repeats",
     "licence": "NSD terms and conditions; challenge form",
     "citation": "Gifford et al. (2023), arXiv:2301.03198",
@@ -36,9 +40,7 @@ def fetch(folder: str | Path) -> Path:
     raise DataError(f"algonauts2023 needs its form: see {FACTS['url']}, then unpack subj01 ... subj08 into {folder}")
 
 
-def load(
-    folder: str | Path, *, subject: int = 1, roi: str | None = None, cache: str | Path | None = None
-) -> tuple[Responses, Stimuli]:
+def load(folder: str | Path, *, subject: int = 1, roi: str | None = None, cache: str | Path | None = None) -> Recording:
     """Training responses (image, vertex), left hemisphere first, and the training images, ids "nsd-00013".
 
     roi: keep the vertices of one region (V1v, FFA-1, ...). units hold hemisphere, fsaverage vertex, one column per
@@ -68,7 +70,7 @@ def load(
     units = units[keep].reset_index(drop=True)
     space = Surface("fsaverage", units["hemisphere"].to_numpy().astype(str), units["vertex"].to_numpy())
     trials = pd.DataFrame({"stimulus": stimuli.ids, "subject": str(subject), "split": "train"})
-    return Responses(data, trials, units, space, measure="z"), stimuli
+    return Recording(Responses(data, trials, units, space, measure="z"), stimuli)
 
 
 def withheld_images(folder: str | Path, *, subject: int = 1) -> Stimuli:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.pictures import NoImages
-from brainlens.types import DataError, Responses, Sensors, Stimuli
+from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli
 
 FILE = "eeglab_data.set"
 EYES = ("EOG1", "EOG2")
@@ -17,7 +17,11 @@ EYES = ("EOG1", "EOG2")
 FACTS = {
     "name": "eeglab_visual",
     "title": "EEGLAB tutorial data: a visual attention task",
-    "measure": "EEG",
+    "kind": "EEG",
+    "measure": "EEG in uV",
+    "simulated": False,
+    "several_subjects": False,
+    "offers": (),
     "licence": "BSD-2-Clause",
     "citation": "Delorme and Makeig (2004), Journal of Neuroscience Methods 134, 9-21",
     "url": "https://sccn.ucsd.edu/eeglab",
@@ -65,7 +69,7 @@ def load(
     event: str = "square",
     highpass: float | None = 0.5,
     lowpass: float | None = 40.0,
-) -> tuple[Responses, Stimuli]:
+) -> Recording:
     """Epochs (trial, channel, time) in microvolts around the events, baseline before 0 removed; eye channels left out.
 
     The stimuli are the event's kinds, there are no pictures. trials.position: where a square was shown, "1"
@@ -93,4 +97,5 @@ def load(
     positions = np.array([epochs.info["chs"][i]["loc"][:3] for i in range(len(epochs.ch_names))], dtype=np.float64)
     space = Sensors(np.array(epochs.ch_names), positions) if np.isfinite(positions).all() else None
     stimuli = Stimuli(np.array([event]), NoImages(1, "eeglab_visual shows plain squares; there are no image files"), [])
-    return Responses(data, trials, pd.DataFrame({"channel": epochs.ch_names}), space, np.asarray(epochs.times), "uV"), stimuli
+    units = pd.DataFrame({"channel": epochs.ch_names})
+    return Recording(Responses(data, trials, units, space, np.asarray(epochs.times), "uV"), stimuli)

@@ -104,9 +104,9 @@ def _maps(mean: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, pd.DataFrame
 
 def _read(source: Source, subject: str | None, cache: Path) -> Responses:
     if source.dataset == "eeglab_visual":
-        return datasets.load(source.dataset, source.folder)[0]
+        return datasets.load(source.dataset, source.folder, **source.options).responses
     there = subjects_in(source)
-    return read_subject(source, number_of(subject if subject is not None else there[0], there), cache)[0]
+    return read_subject(source, number_of(subject if subject is not None else there[0], there), cache).responses
 
 
 def _conditions(responses: Responses) -> dict[str, Responses]:

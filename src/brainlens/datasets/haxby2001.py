@@ -14,7 +14,7 @@ import pandas as pd
 
 from brainlens.datasets.pictures import NoImages
 from brainlens.datasets.volumes import check_grid, coordinates_table, read_frames, read_header, read_mask, read_masked
-from brainlens.types import DataError, Responses, Stimuli, Volume
+from brainlens.types import DataError, Recording, Responses, Stimuli, Volume
 
 CATEGORIES = ("face", "house", "cat", "bottle", "scissors", "shoe", "chair", "scrambledpix")
 REST = "rest"
@@ -23,7 +23,11 @@ TR = 2.5
 FACTS = {
     "name": "haxby2001",
     "title": "Distributed representations of faces and objects in ventral temporal cortex",
-    "measure": "fMRI",
+    "kind": "fMRI",
+    "measure": "fMRI, z-scored by the rest volumes of a run",
+    "simulated": False,
+    "several_subjects": True,
+    "offers": ("categories", "coordinates", "runs"),
     "licence": "CC BY-SA 3.0",
     "citation": "Haxby et al. (2001), Science 293, 2425-2430",
     "url": "http://data.pymvpa.org/datasets/haxby2001/",
@@ -37,7 +41,7 @@ FACTS = {
 
 
 @dataclass(frozen=True)
-class _Recording:
+class _Scans:
     data: np.ndarray  # (volume, voxel)
     labels: np.ndarray
     runs: np.ndarray
@@ -55,7 +59,7 @@ def fetch(folder: str | Path, subjects: tuple[int, ...] = (1, 2, 3, 4, 5, 6)) ->
 
 def load(
     folder: str | Path, *, samples: str = "blocks", subject: int = 1, mask: str = "brain", resolution: str = "1slice"
-) -> tuple[Responses, Stimuli]:
+) -> Recording:
     """Responses (trial, voxel) in z units and the categories as stimuli; there are no image files.
 
     Per run and voxel: linear detrend, then (x - mean) / standard deviation of the run's rest volumes.
@@ -93,7 +97,7 @@ def load(
     stimuli = Stimuli(
         np.array(names), NoImages(len(names), reason), [[c] for c in names], pd.DataFrame({"category": names, "concept": names})
     )
-    return Responses(data, trials, units, recording.space, measure="z"), stimuli
+    return Recording(Responses(data, trials, units, recording.space, measure="z"), stimuli)
 
 
 def standardize(data: np.ndarray, labels: np.ndarray, runs: np.ndarray) -> np.ndarray:
@@ -149,16 +153,16 @@ def _checked(path: Path, space: Volume, labels: np.ndarray) -> np.ndarray:
     return read_masked(path, space)
 
 
-def _slice(folder: Path, mask: str) -> _Recording:
+def _slice(folder: Path, mask: str) -> _Scans:
     if mask == "vt":
         raise DataError(f"{folder} has no ventral temporal mask; use mask='brain'")
     labels, runs = _labels(folder / "attributes_literal.txt", header=False)
     space = read_mask(folder / "mask.nii.gz")
     data = _checked(folder / "bold.nii.gz", space, labels)
-    return _Recording(data, labels, runs, space, np.full(len(space), "", dtype=object))
+    return _Scans(data, labels, runs, space, np.full(len(space), "", dtype=object))
 
 
-def _nilearn(folder: Path, subject: int, mask: str) -> _Recording:
+def _nilearn(folder: Path, subject: int, mask: str) -> _Scans:
     place = folder / f"subj{subject}"
     labels, runs = _labels(place / "labels.txt", header=True)
     ventral = read_mask(place / "mask4_vt.nii.gz")
@@ -173,7 +177,7 @@ def _nilearn(folder: Path, subject: int, mask: str) -> _Recording:
             space = _signal_mask(bold)
     check_grid(read_header(place / "mask4_vt.nii.gz"), space)
     roi = np.where(ventral.mask[space.mask], "VT", "").astype(object)
-    return _Recording(_checked(bold, space, labels), labels, runs, space, roi)
+    return _Scans(_checked(bold, space, labels), labels, runs, space, roi)
 
 
 def _signal_mask(path: Path) -> Volume:
@@ -185,7 +189,7 @@ def _signal_mask(path: Path) -> Volume:
     return Volume(total > 0.2 * total.max(), header.affine)
 
 
-def _openfmri(folder: Path, subject: int, mask: str, resolution: str) -> _Recording:
+def _openfmri(folder: Path, subject: int, mask: str, resolution: str) -> _Scans:
     if resolution not in ("1slice", "25mm"):
         raise DataError(f"resolution={resolution!r} is not known; choose '1slice' or '25mm'")
     place = folder / f"sub{subject:03d}"
@@ -211,7 +215,7 @@ def _openfmri(folder: Path, subject: int, mask: str, resolution: str) -> _Record
         labels.append(_onset_labels(place / "model" / "model001" / "onsets" / run, names, len(frames)))
         runs.append(np.full(len(frames), str(int(run[-3:]) - 1)))
     roi = np.where(inside, "VT", "").astype(object)
-    return _Recording(np.concatenate(data), np.concatenate(labels), np.concatenate(runs), space, roi)
+    return _Scans(np.concatenate(data), np.concatenate(labels), np.concatenate(runs), space, roi)
 
 
 def _condition_names(path: Path) -> dict[str, str]:

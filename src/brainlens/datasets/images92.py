@@ -9,12 +9,16 @@ import numpy as np
 import pandas as pd
 
 from brainlens.metrics.similarity import square
-from brainlens.types import DataError, Responses, Stimuli
+from brainlens.types import DataError, Recording, Responses, Stimuli
 
 FACTS = {
     "name": "images92",
     "title": "Matching categorical object representations in inferior temporal cortex of man and monkey",
+    "kind": "fMRI",
     "measure": "fMRI dissimilarities",
+    "simulated": False,
+    "several_subjects": False,
+    "offers": ("pictures", "categories", "dissimilarities"),
     "licence": "not stated for the images; through rsatoolbox (MIT)",
     "citation": "Kriegeskorte et al. (2008), Neuron 60, 1126-1141",
     "url": "https://github.com/rsagroup/rsatoolbox",
@@ -28,7 +32,7 @@ FILE = "k2008_92.npz"
 KEYS = ("images", "category", "human", "face", "animal", "natural", "hIT_rdm", "mIT_rdm")
 
 
-def load(folder: str | Path, *, source: str = "human", rank: int | None = None) -> tuple[Responses, Stimuli]:
+def load(folder: str | Path, *, source: str = "human", rank: int | None = None) -> Recording:
     """Patterns (92, k) recovered from the mean dissimilarities, known up to a rotation, and the 92 photographs.
 
     source: "human" (mean over subjects and sessions), "subject1" ... "subject4" (mean over sessions), "monkey".
@@ -43,7 +47,7 @@ def load(folder: str | Path, *, source: str = "human", rank: int | None = None) 
     stimuli = load_stimuli(folder)
     trials = pd.DataFrame({"stimulus": stimuli.ids, "subject": source})
     units = pd.DataFrame({"direction": np.arange(patterns.shape[1]), "negative_share": negative})
-    return Responses(patterns.astype(np.float32), trials, units, measure="z"), stimuli
+    return Recording(Responses(patterns.astype(np.float32), trials, units, measure="z"), stimuli)
 
 
 def load_stimuli(folder: str | Path) -> Stimuli:

@@ -10,14 +10,18 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.pictures import ImageFiles, NoImages
-from brainlens.types import DataError, Responses, Stimuli, Surface
+from brainlens.types import DataError, Recording, Responses, Stimuli, Surface
 
 SIDES = (("CIFTI_STRUCTURE_CORTEX_LEFT", "left"), ("CIFTI_STRUCTURE_CORTEX_RIGHT", "right"))
 
 FACTS = {
     "name": "nod",
     "title": "A large-scale fMRI dataset for the visual processing of naturalistic scenes",
+    "kind": "fMRI",
     "measure": "fMRI betas",
+    "simulated": False,
+    "several_subjects": True,
+    "offers": ("pictures", "runs"),
     "licence": "CC0",
     "citation": "Gong et al. (2023), Scientific Data 10, 559",
     "url": "https://openneuro.org/datasets/ds004496",
@@ -33,9 +37,7 @@ def fetch(folder: str | Path) -> Path:
     raise DataError(f"nod is at {FACTS['url']}: put derivatives/ciftify/sub-XX/results of the subjects wanted into {folder}")
 
 
-def load(
-    folder: str | Path, *, subject: int = 1, sessions: tuple[str, ...] | None = None, zscore: bool = True
-) -> tuple[Responses, Stimuli]:
+def load(folder: str | Path, *, subject: int = 1, sessions: tuple[str, ...] | None = None, zscore: bool = True) -> Recording:
     """Responses (trial, vertex) of the cortex, left hemisphere first, and the ImageNet pictures shown.
 
     Reads derivatives/ciftify/sub-XX/results/ses-*_task-imagenet_run-*/*_beta.dscalar.nii with the *_label.txt beside
@@ -79,7 +81,7 @@ def load(
         )
     units = pd.DataFrame({"hemisphere": space.hemisphere, "vertex": space.vertex})
     measure = "z" if zscore else "psc"
-    return Responses(values, table, units, space, measure=measure), _stimuli(root, table)
+    return Recording(Responses(values, table, units, space, measure=measure), _stimuli(root, table))
 
 
 def _order(path: Path) -> tuple[str, int]:

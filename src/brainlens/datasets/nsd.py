@@ -18,7 +18,7 @@ from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import NoImages
 from brainlens.datasets.volumes import coordinates_table, read_header, read_masked, read_volume
 from brainlens.store import ArrayWriter, open_array
-from brainlens.types import DataError, Responses, Stimuli, Surface, Volume
+from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, Volume
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 TRIALS = 750  # a session
@@ -29,7 +29,11 @@ VERTICES = 163_842
 FACTS = {
     "name": "nsd",
     "title": "A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial intelligence",
+    "kind": "fMRI",
     "measure": "fMRI betas",
+    "simulated": False,
+    "several_subjects": True,
+    "offers": ("pictures", "coordinates", "runs", "split"),
     "licence": "NSD terms and conditions; access form",
     "citation": "Allen et al. (2022), Nature Neuroscience 25, 116-126",
     "url": "https://naturalscenesdataset.org",
@@ -67,7 +71,7 @@ def load(
     mask: str = "nsdgeneral",
     zscore: str = "strict",
     cache: str | Path | None = None,
-) -> tuple[Responses, Stimuli]:
+) -> Recording:
     """Responses (trial, unit) and the images seen, ids "nsd-00000" to "nsd-72999" (0-based).
 
     n_sessions: the first ones (default: all of the subject, 30 to 40; many papers used 37 of 40, which gives another
@@ -99,7 +103,7 @@ def load(
             f"nsd subject {subject}: {bad} of {len(plan.units)} units hold missing betas; clean() drops them", stacklevel=2
         )
     measure = "psc" if zscore == "none" else "z"
-    return Responses(data, trials, plan.units, plan.space, measure=measure), _stimuli(folder, trials)
+    return Recording(Responses(data, trials, plan.units, plan.space, measure=measure), _stimuli(folder, trials))
 
 
 def design(folder: str | Path, subject: int, n_sessions: int) -> pd.DataFrame:

@@ -1,11 +1,11 @@
 """The phantom as a recording: drawn scenes, the shipped miniature CLIP, simulated fMRI of one subject.
 
     from brainlens.datasets import phantom
-    responses, stimuli = phantom.load(n_train=1200, n_test=200)
-    network = phantom.features(stimuli)     # the layers that the voxels read; network["image"] is the embedding
+    recording = phantom.load(n_train=1200, n_test=200)
+    network = phantom.features(recording.stimuli)     # the layers that the voxels read; network["image"] is the embedding
 
 It is a simulation: say so in every figure made with it. Truth stands in `responses.units` and `stimuli.table`;
-`truth(stimuli)` gives the generative model itself, for the ideal observer.
+`recording.truth` is the generative model itself, for the ideal observer.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ import pandas as pd
 from brainlens.phantom.fmri import PhantomTruth, make_trials, phantom_truth, simulate
 from brainlens.phantom.noise import KAPPA
 from brainlens.phantom.scenes import make_scenes
-from brainlens.types import DataError, Features, Responses, Stimuli
+from brainlens.types import DataError, Features, Recording, Stimuli
 
 FACTS = {
     "name": "phantom",
     "title": "brainlens phantom: simulated fMRI of drawn scenes with known truth",
-    "kind": "fMRI (simulated)",
+    "kind": "fMRI",
+    "measure": "fMRI betas (simulated)",
+    "simulated": True,
+    "several_subjects": True,
+    "offers": ("pictures", "captions", "coordinates", "split"),
     "subjects": "1, 2, 3, ... (any number)",
     "space": "FSL MNI152, 4 mm (46, 55, 46) or 2 mm (91, 109, 91)",
     "licence": "MIT",
@@ -43,7 +47,7 @@ def load(
     subject: int = 1,
     seed: int = 0,
     kappa: float = KAPPA,
-) -> tuple[Responses, Stimuli]:
+) -> Recording:
     """Trials of one simulated subject, every scene three times, and the scenes.
 
     Test scenes show combinations of kind, colour and background that no training scene shows. The scenes depend on the
@@ -53,7 +57,7 @@ def load(
     """
     stimuli = scenes(n_train=n_train, n_validation=n_validation, n_test=n_test, seed=seed)
     known = truth(stimuli, features(stimuli, cache=cache), grid=grid, subject=subject, seed=seed, kappa=kappa)
-    return simulate(known, make_trials(stimuli, subject=subject, seed=seed)), stimuli
+    return Recording(simulate(known, make_trials(stimuli, subject=subject, seed=seed)), stimuli, known)
 
 
 def scenes(*, n_train: int = 1200, n_validation: int = 0, n_test: int = 200, seed: int = 0) -> Stimuli:

@@ -1,7 +1,7 @@
 """The EEG phantom as a recording: simulated EEG of people who see drawn scenes, or images of which only embeddings are there.
 
-    responses, stimuli = phantom_eeg.load(n_train=1200, n_test=200)                # scenes, the shipped miniature CLIP
-    responses, stimuli = phantom_eeg.load("things", n_train=1200)                  # real CLIP embeddings of 200 test images
+    recording = phantom_eeg.load(n_train=1200, n_test=200)                # scenes, the shipped miniature CLIP
+    recording = phantom_eeg.load("things", n_train=1200)                  # real CLIP embeddings of 200 test images
 
 With a folder that holds `clip_feature_maps_test.npy` (200 THINGS-EEG2 test images) and `center_clip.npy` (their concepts'
 centres, means of other images) the sources read those embeddings, and the test is the published 200-way task without its
@@ -22,7 +22,7 @@ from brainlens.datasets.pictures import NoImages
 from brainlens.phantom.eeg import EEGTruth, eeg_trials, eeg_truth, simulate_eeg
 from brainlens.signals.mvnn import mvnn
 from brainlens.store import open_npy
-from brainlens.types import DataError, Features, Responses, Stimuli
+from brainlens.types import DataError, Features, Recording, Responses, Stimuli
 
 STRONG = 1.1  # uV: four times the calibrated amplitude, so that some 1,000 images of one person are enough to learn from
 FILES = ("clip_feature_maps_test.npy", "center_clip.npy")
@@ -30,7 +30,11 @@ FILES = ("clip_feature_maps_test.npy", "center_clip.npy")
 FACTS = {
     "name": "phantom_eeg",
     "title": "brainlens phantom: simulated EEG with known sources, of drawn scenes or of real image embeddings",
+    "kind": "EEG",
     "measure": "EEG (simulated)",
+    "simulated": True,
+    "several_subjects": True,
+    "offers": ("pictures", "captions", "coordinates", "split"),
     "subjects": "1, 2, 3, ... (any number)",
     "channels": 63,
     "rate_hz": 250,
@@ -61,8 +65,8 @@ def load(
     amplitude: float = STRONG,
     whiten: bool = True,
     seed: int = 0,
-) -> tuple[Responses, Stimuli]:
-    """Simulated EEG (trial, 63 channels, 250 samples) float16 and the images seen.
+) -> Recording:
+    """Simulated EEG (trial, 63 channels, 250 samples) float16, the images seen, and the sources where there is one subject.
 
     repeats: of a training and of a test image; a training image is one row, the mean, test images stand as single trials.
     whiten: divide by the noise of training trials, as released recordings are (MVNN); otherwise the values are uV.
@@ -70,7 +74,9 @@ def load(
     Raises DataError for a folder that lacks the embeddings.
     """
     seen = shown(folder, n_train=n_train, n_test=n_test, seed=seed)
-    return record(seen, subjects=subjects, repeats=repeats, amplitude=amplitude, whiten=whiten, seed=seed), seen.stimuli
+    responses = record(seen, subjects=subjects, repeats=repeats, amplitude=amplitude, whiten=whiten, seed=seed)
+    known = truth(seen, subject=subjects[0], amplitude=amplitude, seed=seed) if len(subjects) == 1 else None
+    return Recording(responses, seen.stimuli, known)
 
 
 def record(

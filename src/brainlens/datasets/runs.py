@@ -55,7 +55,8 @@ def source_of(result: Result) -> Source:
     sizes = {"n_train": config["n_train"], "n_test": config["n_test"], "n_validation": config["n_validation"]}
     source = Source(config["dataset"], folder, config["model"], seed=config["source_seed"], **sizes)
     parts = [tuple(config.get(name, ())) for name in ("subjects", "regions")]
-    return replace(source, subjects=parts[0], regions=parts[1], captions=config.get("captions"))
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in config.get("dataset_options", {}).items()}
+    return replace(source, subjects=parts[0], regions=parts[1], captions=config.get("captions"), options=options)
 
 
 def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:

@@ -21,7 +21,7 @@ from brainlens.signals.epochs import channel_numbers, check_channels, microvolts
 from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.store import ArrayWriter, LazyRows, join_rows, open_array, open_npy, release
 from brainlens.subjects import WITHIN, Protocol, join_stimuli
-from brainlens.types import DataError, Features, Responses, Stimuli
+from brainlens.types import DataError, Features, Recording, Responses, Stimuli
 
 SENSOR_DATASETS = ("phantom_eeg", "things_eeg2", "things_meg")
 PROMPTS = ("label", "A", "B", "C")
@@ -71,7 +71,8 @@ def open_sensors(
     parts, every = [], []
     for each in wanted:
         tell(f"reading {source.dataset}, subject {each}", None)
-        responses, seen = read_subject(source, each, cache)
+        loaded = read_subject(source, each, cache)
+        responses, seen = loaded.responses, loaded.stimuli
         for part in pd.unique(responses.trials["split"]):
             check_channels(responses, among=np.flatnonzero(responses.trials["split"] == part))
         responses = microvolts(responses)  # before float16, in which volts of EEG have few digits
@@ -85,12 +86,18 @@ def open_sensors(
     return SensorRecording(_joined(parts), stimuli, images, texts)
 
 
-def read_subject(source: Source, subject: int, cache: Path) -> tuple[Responses, Stimuli]:
+def read_subject(source: Source, subject: int, cache: Path) -> Recording:
     """One subject of a THINGS recording, from the epochs released or, where only they are there, from the continuous files."""
     assert source.folder is not None
     if source.dataset == "things_eeg2" and subject not in things_eeg2.released_subjects(source.folder):
-        return things_eeg2.prepare_subject(source.folder, cache, subject=subject)
-    return datasets.load(source.dataset, source.folder, subject=subject, cache=cache)
+        chosen = datasets.check_options(source.dataset, source.options)
+        wrong = [name for name in chosen if name != "channels"]
+        if wrong:
+            raise DataError(
+                f"option {wrong[0]!r} is of released epochs; of subject {subject} only the continuous files are there"
+            )
+        return things_eeg2.prepare_subject(source.folder, cache, subject=subject, **chosen)
+    return datasets.load(source.dataset, source.folder, subject=subject, **{"cache": cache, **source.options})
 
 
 def subjects_in(source: Source) -> list[int]:
@@ -151,11 +158,14 @@ def _phantom(source: Source, protocol: Protocol, repeats: int | None, amplitude:
         raise DataError(f"--captions {source.captions!r}: scenes of the EEG phantom have their own; --prompts compares others")
     if source.model not in (None, "miniature"):
         raise DataError(f"--model {source.model!r}: the EEG phantom reads the shipped miniature, or the embeddings in --data")
+    asked = datasets.check_options(source.dataset, source.options)
+    if {"repeats", "amplitude"} & set(asked):
+        raise DataError("options repeats and amplitude of the EEG phantom are given by --repeats and --amplitude; leave them out")
     tell("drawing scenes, and the network's layers", None)
     seen = phantom_eeg.shown(source.folder, n_train=source.n_train, n_test=source.n_test, seed=source.seed)
     people = [chosen] if kind == "within" else list(range(1, max(2, chosen) + 1))
     tell("simulating EEG", None)
-    responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), amplitude=amplitude, seed=source.seed)
+    responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), amplitude=amplitude, seed=source.seed, **asked)
     truth = phantom_eeg.truth(seen, subject=chosen, amplitude=amplitude, seed=source.seed)
     return SensorRecording(responses, seen.stimuli, seen.images, seen.texts, truth)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,20 @@ import torch
 from brainlens import datasets, miniatures, store
 from brainlens.backbones import clip, vision
 from brainlens.datasets.pictures import ImageFiles
-from brainlens.phantom.fmri import PhantomTruth, make_trials, simulate
+from brainlens.phantom.fmri import make_trials, simulate
 from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
 from brainlens.subjects import join_stimuli, join_subjects, select_regions, select_subjects
-from brainlens.types import DataError, Features, Responses, Stimuli, check_no_leak
+from brainlens.types import DataError, Features, Recording, Responses, Stimuli, check_no_leak
 
 Tell = Callable[[str, float | None], None]
+OWN = {  # options of loaders that a source holds itself, and where they are given
+    "subject": "subjects (--subject)",
+    "subjects": "subjects (--subject)",
+    "seed": "seed (--seed)",
+    "n_train": "n_train (--train)",
+    "n_validation": "n_validation",
+    "n_test": "n_test (--test)",
+}
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,11 @@ class Source:
     """Which recording and which network: a dataset's name, its folder, the network's folder or hub name (None: the miniature).
 
     subjects: those whose trials are used (none: what the dataset gives); regions: the voxels, by `roi`, "visual" or "whole";
-    captions: the name of a caption source of the recording, or a JSON file of one.
+    captions: the name of a caption source of the recording, or a JSON file of one. options: of the recording's own `load`, see
+    `datasets.options`, but for what stands above.
     """
 
-    dataset: str = "phantom"
+    dataset: str = datasets.DEFAULT
     folder: Path | None = None
     model: str | None = None
     n_train: int = 1200
@@ -40,28 +48,32 @@ class Source:
     subjects: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     captions: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = [name for name in self.options if name in OWN]
+        if taken:
+            raise DataError(f"option {taken[0]!r} of {self.dataset!r} is given by {OWN[taken[0]]}; leave it out of the options")
 
     def config(self) -> dict[str, Any]:
         """What a run folder remembers of it."""
         where = None if self.folder is None else str(self.folder)
         sizes = {"n_train": self.n_train, "n_test": self.n_test, "n_validation": self.n_validation}
         parts = {"subjects": list(self.subjects), "regions": list(self.regions), "captions": self.captions}
+        parts["dataset_options"] = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
         return {"dataset": self.dataset, "folder": where, "model": self.model, "source_seed": self.seed, **sizes, **parts}
 
 
 @dataclass(frozen=True)
-class Recording:
-    """Responses, stimuli, the network's layers (global and spatial), and the embeddings; `truth` on the phantom only.
+class Opened(Recording):
+    """A recording with the network's layers (global and spatial) and the embeddings beside it; `truth` on the phantom only.
 
     counts: captions that are empty, repeated, shared by several images, or cut at the text limit.
     """
 
-    responses: Responses
-    stimuli: Stimuli
     layers: Features | None = None
     images: Features | None = None
     texts: Features | None = None
-    truth: PhantomTruth | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -73,7 +85,7 @@ def network_folder(source: Source) -> str:
 
 def open_recording(
     source: Source, *, embeddings: bool = True, layers: bool = False, device: str = "cpu", tell: Tell | None = None
-) -> Recording:
+) -> Opened:
     """Loads a recording and extracts what was asked of the network.
 
     Raises DataError for an unknown dataset, a device that is not there, a recording without a folder, without images where
@@ -89,33 +101,33 @@ def open_recording(
             f"dataset {source.dataset!r} needs its folder: give it with --data; `brainlens datasets` says where to get it"
         )
     say(f"reading {source.dataset}", None)
-    responses, stimuli = _load(source)
-    responses = select_regions(responses, source.regions)
+    loaded = _load(source)
+    responses, stimuli = select_regions(loaded.responses, source.regions), loaded.stimuli
     _refuse_leaks(responses, stimuli)
     if not (embeddings or layers):
-        return Recording(responses, stimuli)
+        return Opened(responses, stimuli)
     say("network layers", None)
     network = vision.load(network_folder(source), device=device)
     found = vision.extract(network, stimuli) if layers else None
     if not embeddings:
-        return Recording(responses, stimuli, layers=found)
+        return Opened(responses, stimuli, layers=found)
     model = clip.load_clip(network_folder(source), device=device)
     stimuli, texts, counts = _texts(model, stimuli, source)
-    return Recording(responses, stimuli, found, clip.embed_images(model, stimuli), texts, counts=counts)
+    return Opened(responses, stimuli, layers=found, images=clip.embed_images(model, stimuli), texts=texts, counts=counts)
 
 
-def _load(source: Source) -> tuple[Responses, Stimuli]:
+def _load(source: Source) -> Recording:
     """The recording, of the subjects that were asked for: loaded one by one, or chosen where one folder holds them all."""
-    options = inspect.signature(datasets.module(source.dataset).load).parameters
+    name, folder, chosen = source.dataset, source.folder, source.options
     if not source.subjects:
-        return datasets.load(source.dataset, source.folder)
-    if "subject" not in options:
-        responses, stimuli = datasets.load(source.dataset, source.folder)
-        return select_subjects(responses, source.subjects), stimuli
-    loaded = [datasets.load(source.dataset, source.folder, subject=_number(name)) for name in source.subjects]
-    if len(loaded) == 1:
-        return loaded[0]
-    return join_subjects([responses for responses, _ in loaded]), join_stimuli([stimuli for _, stimuli in loaded])
+        return datasets.load(name, folder, **chosen)
+    if "subject" not in datasets.options(name):
+        loaded = datasets.load(name, folder, **chosen)
+        return replace(loaded, responses=select_subjects(loaded.responses, source.subjects))
+    each = [datasets.load(name, folder, subject=_number(subject), **chosen) for subject in source.subjects]
+    if len(each) == 1:
+        return each[0]
+    return Recording(join_subjects([one.responses for one in each]), join_stimuli([one.stimuli for one in each]))
 
 
 def _number(name: str) -> int:
@@ -159,25 +171,30 @@ def _silent(text: str, share: float | None = None) -> None:
     """No progress is shown."""
 
 
-def _phantom(source: Source, device: str, say: Tell) -> Recording:
+def _phantom(source: Source, device: str, say: Tell) -> Opened:
     from brainlens.datasets import phantom
 
+    chosen = {**datasets.check_options(source.dataset, source.options)}
+    cache = chosen.pop("cache", None)
     say("drawing scenes", None)
     stimuli = phantom.scenes(n_train=source.n_train, n_validation=source.n_validation, n_test=source.n_test, seed=source.seed)
     say("network layers of the scenes", None)
-    own = source.model in (None, "miniature")
-    network = phantom.features(stimuli) if own else vision.extract(vision.load(network_folder(source), device=device), stimuli)
+    if source.model in (None, "miniature"):
+        network = phantom.features(stimuli, cache=cache)
+    else:
+        network = vision.extract(vision.load(network_folder(source), device=device), stimuli)
     model = clip.load_clip(network_folder(source), device=device)
     images = Features({"image": np.asarray(network["image"], np.float32)}, network.ids, network.model)
     stimuli, texts, counts = _texts(model, stimuli, source)
     say("simulating the brain", None)
     each, truths = [], []
     for number in [_number(name) for name in source.subjects] or [1]:
-        truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed))
+        truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed, **chosen))
         each.append(simulate(truths[-1], make_trials(stimuli, subject=number, seed=source.seed)))
     responses = select_regions(each[0] if len(each) == 1 else join_subjects(each), source.regions)
     whole = len(each) == 1 and len(responses.units) == len(each[0].units)  # the ideal observer reads every voxel of one brain
-    return Recording(responses, stimuli, network, images, texts, truths[0] if whole else None, counts)
+    known = truths[0] if whole else None
+    return Opened(responses, stimuli, known, layers=network, images=images, texts=texts, counts=counts)
 
 
 def _refuse_leaks(responses: Responses, stimuli: Stimuli) -> None:
@@ -200,7 +217,7 @@ def open_stimuli(source: Source, images: str | Path | None = None) -> Stimuli:
         from brainlens.datasets import phantom
 
         return phantom.scenes(n_train=source.n_train, n_test=source.n_test, n_validation=source.n_validation, seed=source.seed)
-    return datasets.load(source.dataset, source.folder)[1]
+    return datasets.load(source.dataset, source.folder, **source.options).stimuli
 
 
 def picture_folder(folder: str | Path) -> Stimuli:
@@ -231,7 +248,7 @@ def standardised(responses: Responses) -> Responses:
     return responses
 
 
-def prepared(recording: Recording) -> Features:
+def prepared(recording: Opened) -> Features:
     """The image embeddings, or a DataError that says what is missing."""
     if recording.images is None:
         raise DataError("this recording has no pictures, so there are no image embeddings to align to")

@@ -18,7 +18,7 @@ from brainlens.datasets.unpickle import load_dictionary
 from brainlens.signals.epochs import VOLTS, stimulus_of_event
 from brainlens.signals.prepare import CUT, Cut, Piece, prepare
 from brainlens.store import ArrayWriter, open_array, release
-from brainlens.types import DataError, Responses, Sensors, Stimuli
+from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli
 
 # fmt: off
 CHANNELS = (
@@ -37,7 +37,11 @@ PLACES = ("", "Preprocessed_data_250Hz", "preprocessed_data")  # in the folder, 
 FACTS: dict[str, Any] = {
     "name": "things_eeg2",
     "title": "A large and rich EEG dataset for modeling human visual object recognition",
-    "measure": "EEG",
+    "kind": "EEG",
+    "measure": "EEG, noise-normalised",
+    "simulated": False,
+    "several_subjects": True,
+    "offers": ("pictures", "split"),
     "licence": "CC BY 4.0",
     "citation": "Gifford et al. (2022), NeuroImage 264, 119754",
     "url": "https://osf.io/3jk45/",
@@ -64,7 +68,7 @@ def load(
     parts: tuple[str, ...] = ("training", "test"),
     dtype: str = "float16",
     cache: str | Path | None = None,
-) -> tuple[Responses, Stimuli]:
+) -> Recording:
     """Responses (trial, channel, time) of the preprocessed, noise-normalised epochs, and the images seen.
 
     Every repeat is a trial: rows are (training images x repeats), then (test images x repeats). channels: names, in
@@ -98,7 +102,8 @@ def load(
         place = kept_folder(cache, name, [c["path"] for c in contents.values()], options)
     data = _convert(contents, names, shape, dtype, trials, place)
     table = pd.concat(list(tables.values()), ignore_index=True)
-    return Responses(data, trials, pd.DataFrame({"channel": names}), _sensors(names), times, measure), _stimuli(folder, table)
+    responses = Responses(data, trials, pd.DataFrame({"channel": names}), _sensors(names), times, measure)
+    return Recording(responses, _stimuli(folder, table))
 
 
 def _find(folder: Path, subject: int, part: str) -> Path:
@@ -253,7 +258,7 @@ def raw_pieces(folder: str | Path, *, subject: int = 1) -> list[Piece]:
 
 def prepare_subject(
     folder: str | Path, out: str | Path, *, subject: int = 1, channels: Sequence[str] | None = CHANNELS, cut: Cut = CUT
-) -> tuple[Responses, Stimuli]:
+) -> Recording:
     """Continuous recordings of a subject to whitened epochs (trial, channel, time) in `out`, and the images seen.
 
     The steps of the published pipeline (epochs, baseline, 250 Hz, 0 to 1 s, MVNN by session), but repetitions are taken in the
@@ -269,7 +274,7 @@ def prepare_subject(
     seen = table[table["stimulus"].isin(set(found.trials["stimulus"]))].reset_index(drop=True)
     trials = found.trials.assign(subject=str(subject))
     trials["concept"] = trials["stimulus"].map(dict(zip(table["stimulus"], table["concept"])))
-    return replace(found, trials=trials, space=_sensors(names)), _stimuli(folder, seen)
+    return Recording(replace(found, trials=trials, space=_sensors(names)), _stimuli(folder, seen))
 
 
 def released_subjects(folder: str | Path) -> list[int]:

@@ -12,7 +12,7 @@ import pandas as pd
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.store import ArrayWriter, open_array
-from brainlens.types import DataError, Responses, Sensors, Stimuli
+from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli
 
 MEMORY = 2e9
 BLOCK = 256  # epochs read at a time
@@ -22,7 +22,11 @@ NEEDED = ("trial_type", "session_nr", "run_nr", "things_image_nr", "things_categ
 FACTS = {
     "name": "things_meg",
     "title": "THINGS-data, a multimodal collection of large-scale datasets for investigating object representations",
-    "measure": "MEG",
+    "kind": "MEG",
+    "measure": "MEG, in units of the baseline",
+    "simulated": False,
+    "several_subjects": True,
+    "offers": ("pictures", "runs", "split"),
     "licence": "CC0",
     "citation": "Hebart, Contier, Teichmann et al. (2023), eLife 12, e82580",
     "url": "https://openneuro.org/datasets/ds004212",
@@ -56,7 +60,7 @@ def load(
     drop_test_concepts: bool = True,
     dtype: str = "float16",
     cache: str | Path | None = None,
-) -> tuple[Responses, Stimuli]:
+) -> Recording:
     """Responses (trial, channel, time) of one subject in the order of the recording, and the images seen, by concept.
 
     Test trials are those whose metadata say trial_type "test"; counts of repeats are never used, because they differ
@@ -87,7 +91,7 @@ def load(
         place = kept_folder(cache, f"things_meg-P{subject}", _parts(folder, subject), options)
     data = _values(epochs, rows, inside, trials["stimulus"], dtype, place)
     units = pd.DataFrame({"channel": list(epochs.ch_names)})
-    return Responses(data, trials, units, _sensors(epochs), times[inside], "z"), _stimuli(folder, trials)
+    return Recording(Responses(data, trials, units, _sensors(epochs), times[inside], "z"), _stimuli(folder, trials))
 
 
 def _parts(folder: Path, subject: int) -> list[Path]:

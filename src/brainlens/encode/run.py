@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens import store
+from brainlens import datasets, store
 from brainlens.backbones.diffusion import Steps
 from brainlens.backbones.layers import GRID, PIXELS, extract_layers, network_label
 from brainlens.datasets.runs import MODEL, Rows, keep, table
@@ -70,7 +70,7 @@ def run_encode(
     """
     asked = asked if asked is not None else Asked()
     _check(source, asked)
-    if source.dataset == "haxby2001":
+    if from_categories(source):
         recording = open_recording(source, embeddings=False, device=device, tell=tell)
         tell("ridge on categories, one run left out", None)
         result = haxby2001_encode(recording.responses, seed=seed, device=device)
@@ -89,6 +89,11 @@ def run_encode(
 def one_subject_each(source: Source) -> list[Source]:
     """A source for each of its subjects, since an encoding model is of one brain."""
     return [replace(source, subjects=(name,)) for name in source.subjects] or [source]
+
+
+def from_categories(source: Source) -> bool:
+    """Whether a recording is encoded from its categories, because it has them and no pictures."""
+    return datasets.offers(source.dataset, "categories") and not datasets.offers(source.dataset, "pictures")
 
 
 @dataclass
@@ -146,9 +151,8 @@ class _Session:
 
     def patterns(self, source: Source, responses: Responses, features: Features) -> Result:
         """Patterns recovered from dissimilarities; the single subjects' own where the recording has them."""
-        from brainlens.datasets import images92
-
-        rdms = images92.subject_rdms(source.folder) if source.dataset == "images92" and source.folder else None
+        known = datasets.offers(source.dataset, "dissimilarities") and source.folder is not None
+        rdms = datasets.module(source.dataset).subject_rdms(source.folder) if known else None
         self.tell("ridge on patterns, two blocks of images left out", None)
         layers = None if list(features.data) == [PIXELS] else self.asked.design.layers
         return encode_patterns(responses, features, rdms=rdms, layers=layers, seed=self.seed)
@@ -278,8 +282,9 @@ def _check(source: Source, asked: Asked) -> None:
     """What can be known before anything is read. Raises DataError."""
     if asked.method is not None and asked.method not in METHODS:
         raise DataError(f"encode: method {asked.method!r} is not one of {list(METHODS)}")
-    if source.dataset in ("haxby2001", "images92"):
-        why = "categories and no pictures" if source.dataset == "haxby2001" else "patterns without places in the brain"
+    datasets.module(source.dataset)  # its name before anything is asked of it
+    if from_categories(source) or datasets.offers(source.dataset, "dissimilarities"):
+        why = "categories and no pictures" if from_categories(source) else "patterns without places in the brain"
         wrong = [
             name
             for name, value in (("--method", asked.method not in (None, "ridge")), ("--seeds", asked.seeds > 1),

@@ -20,6 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
+from brainlens import datasets
 from brainlens.types import DataError, Result
 
 BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, YELLOW, GREY = (
@@ -99,11 +100,11 @@ def head(figure: Figure, title: str, result: Result | None = None) -> Figure:
 
 
 def is_simulation(result: Result) -> bool:
-    """Whether the result comes from the phantom, by its config or provenance."""
+    """Whether the result comes from a simulation, by its config or provenance."""
     for table in (result.config, result.provenance):
         value = table.get("dataset")
         name = value.get("name") if isinstance(value, dict) else value
-        if isinstance(name, str) and name.split("/")[0].split(":")[0] in ("phantom", "phantom_eeg"):
+        if isinstance(name, str) and datasets.simulated(name.split("/")[0].split(":")[0]):
             return True
     return False
 

@@ -17,9 +17,9 @@ import pandas as pd
 
 from brainlens.store import LazyRows
 from brainlens.types import DataError, Responses, Sensors
+from brainlens.types.arrays import UNITS
 
 VOLTS = 1e-3  # a median absolute value below this, of what should be microvolts, is one of volts
-UNIT = {"eeg": ("uV", 1e6), "mag": ("fT", 1e15), "grad": ("fT", 1e13)}
 
 
 def read_eeglab(path: str | Path) -> Any:
@@ -43,7 +43,7 @@ def make_epochs(
     rate: float | None = 250.0,
     band: tuple[float | None, float | None] | None = None,
 ) -> Responses:
-    """Epochs of a continuous mne Raw as Responses (trial, channel, time) in uV or fT.
+    """Epochs of a continuous mne Raw as Responses (trial, channel, time) in uV, fT or fT/cm.
 
     stimuli: annotation text -> stimulus id, or a list of (seconds, stimulus id). window in s; baseline: the mean of this
     part is taken off; rate: new sampling rate in Hz (None: as recorded); band: filter edges in Hz. Overlapping epochs are
@@ -72,7 +72,7 @@ def make_epochs(
     if rate is not None and rate != epochs.info["sfreq"]:
         epochs.resample(rate, verbose=False)
     kind = epochs.get_channel_types()[0]
-    measure, factor = UNIT[kind]
+    measure, factor = UNITS[kind]
     back = {number: name for name, number in code.items()}
     trials = pd.DataFrame({"stimulus": [back[number] for number in epochs.events[:, 2]]})
     trials["repeat"] = trials.groupby("stimulus").cumcount() + 1

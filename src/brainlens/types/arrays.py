@@ -1,0 +1,248 @@
+"""Tables from a user's own arrays, images and epochs: what is checked, converted and named on the way in.
+
+Reached as `Responses.from_arrays`, `.from_images`, `.from_epochs` and `Features.from_arrays`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens.types.ids import DataError, as_ids
+from brainlens.types.spaces import Sensors, Volume
+
+TRIAL_COLUMNS = ("split", "subject", "session", "run", "repeat")
+UNITS = {"eeg": ("uV", 1e6), "mag": ("fT", 1e15), "grad": ("fT/cm", 1e13)}  # from V, T and T/m
+PLAUSIBLE = (1e-2, 1e5)  # median |value| of EEG in uV, of MEG in fT or fT/cm: outside, the unit is not the one that it should be
+SAME_GRID = 1e-3  # mm
+
+
+def plain(array: Any, what: str) -> np.ndarray:
+    """An array of numbers from numpy, torch or lists. Raises DataError for what holds no numbers."""
+    array = array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{what} should hold real numbers, it holds {array.dtype}; convert it with .astype('float32')")
+    return array if array.dtype.kind == "f" else array.astype(np.float32)
+
+
+def trial_table(stimulus_ids: Iterable[Any], rows: int, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """The trials: `stimulus` and what of split, subject, session, run and repeat is given (one a trial, or for all)."""
+    ids = as_ids(stimulus_ids, "stimulus_ids")
+    if len(ids) != rows:
+        raise DataError(f"stimulus_ids: {len(ids)} ids for {rows} trials; give the id of the stimulus of every trial")
+    table = {"stimulus": ids}
+    for name, values in columns.items():
+        if name not in TRIAL_COLUMNS:
+            raise DataError(f"trials have no column {name!r}; choose from {', '.join(TRIAL_COLUMNS)}")
+        if values is None:
+            continue
+        listed = [values] * rows if isinstance(values, (str, int, np.integer)) else list(values)
+        if len(listed) != rows:
+            raise DataError(f"{name}: {len(listed)} values for {rows} trials; give one a trial, or one for all")
+        table[name] = np.array(listed) if name == "repeat" else np.array([str(value) for value in listed])
+    return pd.DataFrame(table)
+
+
+def responses_from_arrays(
+    y: Any,
+    stimulus_ids: Iterable[Any],
+    *,
+    xyz: Any = None,
+    mask_img: Any = None,
+    roi: Sequence[str] | None = None,
+    times: Any = None,
+    channels: Sequence[str] | None = None,
+    trials: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The fields of a Responses from arrays; see `Responses.from_arrays`."""
+    data = plain(y, "Y")
+    if data.ndim not in (2, 3):
+        raise DataError(f"Y is (trial, unit) or (trial, unit, time), got shape {data.shape}")
+    if data.ndim == 3 and times is None:
+        raise DataError(f"Y has {data.shape[2]} time points but no times; give times= in seconds, one a time point")
+    if data.ndim == 2 and times is not None:
+        raise DataError("times are given but Y has no time axis; leave them out, or give Y as (trial, unit, time)")
+    table = trial_table(stimulus_ids, len(data), trials)
+    refuse_missing(data, f"drop them first: keep = np.isfinite(Y).all(axis={0 if data.ndim == 2 else (0, 2)})")
+    n = data.shape[1]
+    space = None if mask_img is None else as_volume(mask_img, "mask_img")
+    if space is not None and len(space) != n:
+        raise DataError(f"Y has {n} units but mask_img {len(space)} voxels; give the mask that Y was read with")
+    units: dict[str, Any] = {}
+    if space is not None and xyz is not None:
+        raise DataError("xyz and mask_img are both given; give one of them, the mask holds the coordinates already")
+    if space is not None or xyz is not None:
+        place = space.coordinates() if space is not None else plain(xyz, "xyz")
+        if place.shape != (n, 3) or not np.isfinite(place).all():
+            raise DataError(f"xyz should be finite (unit, 3) in mm for {n} units, got shape {place.shape}")
+        units |= {axis: place[:, i].astype(np.float64) for i, axis in enumerate("xyz")}
+    for name, column, values in (("roi", "roi", roi), ("channels", "channel", channels)):
+        if values is not None:
+            listed = [str(value) for value in values]
+            if len(listed) != n:
+                raise DataError(f"{name}: {len(listed)} names for {n} units; give one a unit")
+            units[column] = listed
+    frame = pd.DataFrame(units, index=range(n))
+    return {"data": data, "trials": table, "units": frame, "space": space, "times": None if times is None else np.asarray(times)}
+
+
+def refuse_missing(data: np.ndarray, way: str) -> None:
+    """Raises DataError, which ends in the way out, where responses hold NaN or infinity."""
+    bad = ~np.isfinite(data)
+    if bad.any():
+        columns = bad.any(axis=(0, 2) if data.ndim == 3 else 0)
+        raise DataError(
+            f"Y holds NaN or infinity in {int(columns.sum())} of {len(columns)} units, first unit {int(columns.argmax())}; {way}"
+        )
+
+
+def as_volume(mask: Any, what: str = "mask") -> Volume:
+    """A Volume from a Volume, a nibabel image or the path of one: the voxels above zero."""
+    if isinstance(mask, Volume):
+        return mask
+    image = open_image(mask, what)
+    if len(image.shape) != 3:
+        raise DataError(f"{what} should have three axes, got shape {tuple(image.shape)}; the time series is the other argument")
+    values = np.asarray(image.dataobj) > 0  # NaN, as some masks have outside the brain, is not above zero
+    if not values.any():
+        raise DataError(f"{what}: no voxel is above zero, so the mask is empty")
+    return Volume(values, np.asarray(image.affine, dtype=float))
+
+
+def open_image(given: Any, what: str) -> Any:
+    """A nibabel image, opened where a path is given and read to its checksum where it is compressed."""
+    if hasattr(given, "dataobj") and hasattr(given, "affine"):
+        return given
+    if not isinstance(given, (str, Path)):
+        raise DataError(f"{what} should be a nibabel image or the path of one, got {type(given).__name__}")
+    if not Path(given).is_file():
+        raise DataError(f"{what}: {given} does not exist; give the path of a NIfTI file")
+    import gzip
+    import zlib
+
+    import nibabel
+
+    try:
+        if str(given).endswith(".gz"):  # nibabel does not read to the end, where the checksum of a damaged file is
+            with gzip.open(given, "rb") as handle:
+                while handle.read(1 << 24):
+                    pass
+        return nibabel.load(given)
+    except (OSError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise DataError(f"{what}: {given} is damaged or not an image ({type(error).__name__}: {error})") from None
+
+
+def masked(nifti: Any, mask: Any) -> tuple[np.ndarray, Volume]:
+    """The values (image, voxel) float32 of a 4-D image under a mask of the same grid. Raises DataError for another grid."""
+    space, image = as_volume(mask), open_image(nifti, "nifti")
+    shape = tuple(image.shape)
+    if len(shape) != 4:
+        raise DataError(f"nifti should be 4-D (x, y, z, trial), got shape {shape}; stack one image a trial, e.g. GLM betas")
+    if shape[:3] != space.mask.shape:
+        raise DataError(f"nifti has the grid {shape[:3]}, the mask {space.mask.shape}; resample one of them first")
+    off = float(np.abs(np.asarray(image.affine) - space.affine).max())
+    if off > SAME_GRID:
+        raise DataError(f"nifti: its affine differs from the mask's by {off:.3g} mm; bring both to one space first")
+    out = np.empty((shape[3], len(space)), dtype=np.float32)
+    for i in range(shape[3]):  # one image at a time, so that the whole is never in memory twice
+        out[i] = np.asarray(image.dataobj[..., i])[space.mask]
+    refuse_missing(out, "take these voxels out of the mask")
+    return out, space
+
+
+def responses_from_epochs(epochs: Any, stimulus: str | None, trials: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Responses from mne.Epochs; see `Responses.from_epochs`."""
+    if not all(hasattr(epochs, name) for name in ("get_data", "event_id", "get_channel_types")):
+        raise DataError(f"epochs should be mne.Epochs, got {type(epochs).__name__}; for arrays use Responses.from_arrays")
+    kinds = sorted(set(epochs.get_channel_types()))
+    if len(kinds) != 1 or kinds[0] not in UNITS:
+        wanted = next((kind for kind in kinds if kind in UNITS), "eeg")
+        raise DataError(
+            f"epochs hold channels of the types {', '.join(kinds)}; responses are of one of {', '.join(UNITS)}: "
+            f"pick one, e.g. epochs.copy().pick({wanted!r})"
+        )
+    bad = list(epochs.info["bads"])
+    if bad:
+        raise DataError(f"epochs mark {len(bad)} channels as bad, first {bad[0]!r}; interpolate or drop them first")
+    measure, factor = UNITS[kinds[0]]
+    data = (epochs.get_data(copy=False) * factor).astype(np.float32)
+    if not len(data):
+        raise DataError("epochs hold no trial; all were dropped, see epochs.drop_log")
+    refuse_missing(data, "drop these epochs or channels first")
+    typical = float(np.median(np.abs(data)))
+    if not PLAUSIBLE[0] <= typical <= PLAUSIBLE[1]:
+        raise DataError(
+            f"epochs have a median of {typical:.3g} {measure}, which {kinds[0]} channels do not have; MNE keeps volts and tesla: "
+            "scale them, or give other units as they are with Responses.from_arrays(epochs.get_data(), ..., times=epochs.times)"
+        )
+    ids, more = _seen(epochs, stimulus)
+    table = trial_table(ids, len(data), {**more, **{k: v for k, v in trials.items() if v is not None}})
+    place = np.array([channel["loc"][:3] for channel in epochs.info["chs"]], dtype=float)
+    known = bool(np.isfinite(place).all() and np.abs(place).sum() > 0)
+    axes = {axis: place[:, i] * 1e3 for i, axis in enumerate("xyz")} if known else {}
+    units = pd.DataFrame({"channel": list(epochs.ch_names), **axes})
+    space = Sensors(np.array(epochs.ch_names), place) if known else None
+    return {"data": data, "trials": table, "units": units, "space": space, "times": np.asarray(epochs.times), "measure": measure}
+
+
+def _seen(epochs: Any, stimulus: str | None) -> tuple[list[Any], dict[str, Any]]:
+    """The stimulus of every epoch, and the columns of the metadata that trials keep."""
+    if stimulus is None:
+        names = {code: name for name, code in epochs.event_id.items()}
+        return [names[code] for code in epochs.events[:, 2]], {}
+    if epochs.metadata is None or stimulus not in epochs.metadata.columns:
+        there = [] if epochs.metadata is None else sorted(map(str, epochs.metadata.columns))
+        raise DataError(f"epochs have no metadata column {stimulus!r}; they have {there}; leave it out for event names")
+    more = {name: list(epochs.metadata[name]) for name in TRIAL_COLUMNS if name in epochs.metadata.columns and name != stimulus}
+    return list(epochs.metadata[stimulus]), more
+
+
+def features_from_arrays(layers: Mapping[str, Any], grid: Any) -> dict[str, Any]:
+    """data, tokens and grid of a Features from arrays; see `Features.from_arrays`."""
+    if not isinstance(layers, Mapping) or not layers:
+        raise DataError("features are a dict of arrays by layer, e.g. {'layer.6': array}; give at least one layer")
+    unknown = [name for name in grid if name not in layers] if isinstance(grid, Mapping) else []
+    if unknown:
+        raise DataError(f"grid names the layer {unknown[0]!r}, which is not there; the layers are {list(layers)}")
+    found: dict[str, Any] = {"data": {}, "tokens": {}, "grid": {}}
+    for layer, given in layers.items():
+        array = plain(given, f"layer {layer!r}")
+        if array.ndim == 2:
+            found["data"][layer] = array
+        elif array.ndim == 4:
+            found["grid"][layer] = (array.shape[2], array.shape[3])
+            found["tokens"][layer] = array.reshape(*array.shape[:2], -1).swapaxes(1, 2)
+            found["data"][layer] = array.mean(axis=(2, 3))
+        elif array.ndim == 3:
+            size, special = _token_grid(layer, array.shape[1], grid.get(layer) if isinstance(grid, Mapping) else grid)
+            found["grid"][layer], found["tokens"][layer] = size, array[:, special:]
+            found["data"][layer] = array[:, 0] if special else array.mean(axis=1)
+        else:
+            raise DataError(
+                f"layer {layer!r} has shape {array.shape}, not (n, d), (n, tokens, channels) or (n, channels, rows, columns)"
+            )
+    return found
+
+
+def _token_grid(layer: str, tokens: int, grid: Sequence[int] | None) -> tuple[tuple[int, int], int]:
+    """(rows, columns) of a layer's tokens, and whether a class token stands before them (0 or 1)."""
+    if grid is not None:
+        rows, columns = (int(side) for side in grid)
+        if tokens - rows * columns not in (0, 1) or min(rows, columns) < 1:
+            raise DataError(
+                f"layer {layer!r}: {tokens} tokens are not a grid of {rows} x {columns}, with or without a class token; "
+                "cut other tokens (registers) off first"
+            )
+        return (rows, columns), tokens - rows * columns
+    for special in (0, 1):
+        side = round(np.sqrt(tokens - special))
+        if side > 0 and side * side == tokens - special:
+            return (side, side), special
+    raise DataError(
+        f"layer {layer!r}: {tokens} tokens are neither a square nor a class token and a square; "
+        "give grid=(rows, columns), and cut other tokens (registers) off first"
+    )

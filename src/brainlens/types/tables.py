@@ -1,0 +1,167 @@
+"""Stimuli, features, results, and a recording as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens.types import arrays
+from brainlens.types.ids import DataError, as_ids, image_key, positions, unique_ids
+from brainlens.types.spaces import Space
+
+
+@dataclass(frozen=True)
+class Stimuli:
+    """Images with their captions.
+
+    ids (n,) strings, unique; images[i] -> (h, w, 3) uint8, an array or any lazy sequence;
+    captions: one list of strings per image (may be empty lists); table: one row per image.
+    """
+
+    ids: np.ndarray
+    images: Sequence[np.ndarray] | np.ndarray
+    captions: list[list[str]] = field(default_factory=list)
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", unique_ids(self.ids, "stimuli"))
+        n = len(self.ids)
+        if not self.captions:
+            object.__setattr__(self, "captions", [[] for _ in range(n)])
+        if self.table.empty and len(self.table) != n:
+            object.__setattr__(self, "table", pd.DataFrame(index=range(n)))
+        for name, size in [("images", len(self.images)), ("captions", len(self.captions)), ("table", len(self.table))]:
+            if size != n:
+                raise DataError(f"stimuli: {n} ids but {size} {name}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Stimuli(n={len(self)}, captions={sum(map(len, self.captions))}, columns={list(self.table.columns)})"
+
+    def take(self, ids: Iterable[str]) -> Stimuli:
+        """The stimuli with these ids, in this order."""
+        rows = positions(ids, self.ids)
+        images = self.images[rows] if isinstance(self.images, np.ndarray) else [self.images[i] for i in rows]
+        table = self.table.iloc[rows].reset_index(drop=True)
+        return Stimuli(self.ids[rows], images, [self.captions[i] for i in rows], table)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Layered features of a network.
+
+    data[layer] (stimulus, feature): the global token or the embedding; tokens[layer] (stimulus, token, channel):
+    the spatial tokens in row-major order of grid[layer] = (rows, columns), where the layer has them.
+    """
+
+    data: dict[str, np.ndarray]
+    ids: np.ndarray
+    model: str
+    tokens: dict[str, np.ndarray] = field(default_factory=dict)
+    grid: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", unique_ids(self.ids, "features"))
+        n = len(self.ids)
+        if not self.data and not self.tokens:
+            raise DataError("features hold no layer")
+        for kind, layers, ndim in (("data", self.data, 2), ("tokens", self.tokens, 3)):
+            for layer, array in layers.items():
+                if array.ndim != ndim or array.shape[0] != n:
+                    raise DataError(f"features {kind}[{layer!r}]: expected {ndim} axes and {n} rows, got {array.shape}")
+        for layer, array in self.tokens.items():
+            rows, columns = self.grid.get(layer, (0, 0))
+            if rows * columns != array.shape[1]:
+                raise DataError(f"features tokens[{layer!r}]: grid {rows} x {columns} does not make {array.shape[1]} tokens")
+
+    @classmethod
+    def from_arrays(cls, layers: Mapping[str, Any], ids: Iterable[str], *, grid: Any = None, model: str = "arrays") -> Features:
+        """Features from {layer: array} of numpy or torch and the stimulus of each row.
+
+        An array is (n, d), a vector; (n, tokens, channels), a square of tokens row by row; (n, 1 + tokens, channels), hidden
+        states of a vision transformer with its class token first; or maps (n, channels, rows, columns). grid: (rows, columns)
+        of tokens that are no square, for all layers or as {layer: (rows, columns)}. The global token of a layer without a
+        class token is the mean over its places.
+        Raises DataError for ids that are no strings, lengths that do not match, tokens without a grid, and NaN.
+        """
+        found = arrays.features_from_arrays(layers, grid)
+        listed = as_ids(ids, "ids")
+        for layer, array in found["data"].items():
+            if len(array) != len(listed):
+                raise DataError(f"layer {layer!r} has {len(array)} rows for {len(listed)} ids; give the id of every row")
+        return cls(ids=listed, model=model, **found).check_finite()
+
+    @property
+    def layer(self) -> list[str]:
+        """Layer names, in network order."""
+        return list(dict.fromkeys([*self.data, *self.tokens]))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Features({self.model}, n={len(self)}, layers={self.layer})"
+
+    def __getitem__(self, layer: str) -> np.ndarray:
+        if layer not in self.data:
+            raise DataError(f"{self.model} has no layer {layer!r}; it has {self.layer}")
+        return self.data[layer]
+
+    def take(self, ids: Iterable[str]) -> Features:
+        """The rows with these ids, in this order (an id may be asked for once)."""
+        rows = positions(ids, self.ids, "features")
+        data = {k: v[rows] for k, v in self.data.items()}
+        return replace(self, data=data, tokens={k: v[rows] for k, v in self.tokens.items()}, ids=self.ids[rows])
+
+    def check_finite(self) -> Features:
+        """Self, or DataError naming the first layer and image with a missing or overflowed value."""
+        for layer, array in [*self.data.items(), *self.tokens.items()]:
+            bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+            if bad.any():
+                raise DataError(
+                    f"features of {self.model}, layer {layer!r}: image {str(self.ids[bad][0])!r} holds NaN or infinity"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb returns.
+
+    metrics: flat names `group/name` -> float; arrays: named arrays, with `units` as the table of their unit axis;
+    tables: further small tables for the report; config: every argument; provenance: versions, seed, fingerprints.
+    """
+
+    task: str
+    metrics: dict[str, float]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    units: pd.DataFrame | None = None
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    space: Space | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.metrics.items():
+            if not isinstance(value, (int, float, np.floating, np.integer)):
+                raise DataError(f"metric {name!r} must be a number, got {type(value).__name__}")
+
+    def __repr__(self) -> str:
+        return f"Result({self.task}, metrics={len(self.metrics)}, arrays={ {k: v.shape for k, v in self.arrays.items()} })"
+
+
+def check_no_leak(train: Stimuli, test: Stimuli) -> None:
+    """Raises DataError if a test image is in the training set, by id or by pixels."""
+    shared = sorted(set(train.ids) & set(test.ids))
+    if shared:
+        raise DataError(f"{len(shared)} test images are in the training set by id, first {str(shared[0])!r}")
+    seen = {image_key(image): name for name, image in zip(train.ids, train.images, strict=True)}
+    for name, image in zip(test.ids, test.images, strict=True):
+        if image_key(image) in seen:
+            raise DataError(f"test image {str(name)!r} has the same pixels as training image {str(seen[image_key(image)])!r}")

@@ -1,0 +1,54 @@
+"""`import brainlens`: light, and every name it promises leads somewhere."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import brainlens
+
+
+def test_importing_brainlens_imports_nothing_else() -> None:
+    script = "import sys, time; t = time.perf_counter(); import brainlens; s = time.perf_counter() - t\n"
+    script += (
+        "print(s, [m for m in sys.modules if m.split('.')[0] in ('numpy', 'pandas', 'torch')], 'brainlens.types' in sys.modules)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    assert all(out.split(" ", 1)[1].strip() == "[] False" for out in runs)
+    assert min(float(out.split()[0]) for out in runs) < 0.1  # the fastest of three, since a busy machine is slow at times
+
+
+def written(name: str) -> bool:
+    """Whether the module of a model defines it: read from its text, so that a fault in it is a failure and not a skip."""
+    place = brainlens._FROM.get(name, "")
+    if not place.startswith("brainlens.models"):
+        return True
+    path = Path(brainlens.__file__).parent.joinpath(*place.split(".")[1:])
+    text = next((p.read_text() for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), "")
+    return re.search(rf"\b{name}\b", text) is not None
+
+
+@pytest.mark.parametrize("name", brainlens.__all__)
+def test_every_name_is_there(name) -> None:
+    if not written(name):
+        pytest.skip(f"{name} is not written yet")
+    assert getattr(brainlens, name) is not None
+    assert name in dir(brainlens)
+
+
+@pytest.mark.parametrize("room", brainlens._ROOMS)
+def test_rooms_are_rooms(room) -> None:
+    script = f"import brainlens; print(brainlens.{room}.__name__, brainlens.{room}.__path__ is not None)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"brainlens.{room}", "True"]
+
+
+def test_a_name_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(AttributeError, match="no name 'ridge'; it has load, DataError"):
+        _ = brainlens.ridge
+    assert importlib.import_module("brainlens.encode").encode is brainlens.encode.encode
