@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from brainlens.nn.encoding_baselines import READERS, ClassTokenNetwork, GNetNetwork, PatchTokenNetwork
+from brainlens.nn.encoding_baselines import ClassTokenNetwork, GNetNetwork, PatchTokenNetwork
 from brainlens.types import DataError
 
 CHANNELS = {"a": 5, "b": 7}
+READERS = (ClassTokenNetwork, PatchTokenNetwork, GNetNetwork)
 
 
 def data(kind, **options):
@@ -52,9 +53,9 @@ def test_pooling_fields_by_a_loop(block):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_each_learns_a_voxel_and_ignores_the_batch(name):
-    model, tokens, whole = data(READERS[name])
+@pytest.mark.parametrize("reader", READERS)
+def test_each_learns_a_voxel_and_ignores_the_batch(reader):
+    model, tokens, whole = data(reader)
     torch.testing.assert_close(
         model({k: v[1:2] for k, v in tokens.items()}, {k: v[1:2] for k, v in whole.items()}), model(tokens, whole)[1:2]
     )
@@ -70,9 +71,9 @@ def test_each_learns_a_voxel_and_ignores_the_batch(name):
     assert last < first / 2
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_a_missing_layer_is_named(name):
-    model, tokens, whole = data(READERS[name])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_missing_layer_is_named(reader):
+    model, tokens, whole = data(reader)
     del tokens["b"], whole["b"]
     with pytest.raises(DataError, match="layer 'b'"):
         model(tokens, whole)

@@ -9,7 +9,7 @@ after St-Yves and Naselaris (GNet; Allen et al. 2022).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -100,11 +100,6 @@ class GNetNetwork(nn.Module):
 
 
 Reader = ClassTokenNetwork | PatchTokenNetwork | GNetNetwork
-READERS: dict[str, Callable[..., Reader]] = {
-    "class_token": ClassTokenNetwork,
-    "patch_token": PatchTokenNetwork,
-    "gnet": GNetNetwork,
-}
 
 
 def _pool(table: Tensor, field: Tensor, readout: Tensor) -> Tensor:
