@@ -37,8 +37,7 @@ def embed(
     source = source_of(store.load_result(run))
     if dataset is not None:
         datasets.module(dataset)
-        sizes = {"n_train": source.n_train, "n_test": source.n_test}
-        source = Source(dataset, data, source.model, seed=source.seed, **sizes)
+        source = Source(dataset, data, source.model, n_train=source.n_train, n_test=source.n_test, seed=source.seed)
     if subject:
         source = replace(source, subjects=tuple(subject))
 

@@ -15,7 +15,7 @@ from brainlens.models.volume.processes import shared
 from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.training import AlignmentTraining, Progress, train_contrastive, validate
 from brainlens.nn.decoding_baselines import ComponentDecoder
-from brainlens.nn.volume_encoder import VolumeEncoder
+from brainlens.nn.volume_encoder import Block, VolumeEncoder
 from brainlens.solvers.kernel_ridge import LinearDecoder, principal_axes
 from brainlens.types import DataError
 
@@ -43,8 +43,11 @@ def fine_tune(
         raise DataError(f"{before.name}: a ridge is solved in one step, so there is nothing to train further; fit it anew")
     _check_voxels(before, split)
     split, training = _aimed(before, split), replace(training, temperature=before.chosen.get("temperature", training.temperature))
-    train = _further_linear if isinstance(reader, LinearDecoder) else _further_module
-    after, log = train(reader, split, training, seed=seed, folder=folder, progress=progress)  # type: ignore[operator]
+    after: LinearDecoder | nn.Module
+    if isinstance(reader, LinearDecoder):
+        after, log = _further_linear(reader, split, training, seed=seed, folder=folder, progress=progress)
+    else:
+        after, log = _further_module(reader, split, training, seed=seed, folder=folder, progress=progress)
     losses = [_loss(one, split.validation, training) for one in (reader, after)]
     kept = losses[0] <= losses[1]
     chosen = {**before.chosen, "start_loss": losses[0], "validation_loss": losses[1], "kept_start": float(kept)}
@@ -89,7 +92,9 @@ def _further_module(
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     module = copy.deepcopy(reader).to(split.train.x.device)
     if isinstance(module, VolumeEncoder):  # one step moves every matrix by the same share, though voxel weights are far smaller
-        sizes = [float(w.detach().square().mean().sqrt()) for w in (module.projection, module.blocks[0].expand.weight)]
+        block = module.blocks[0]
+        assert isinstance(block, Block)
+        sizes = [float(w.detach().square().mean().sqrt()) for w in (module.projection, block.expand.weight)]
         module.projection.lr_scale = min(1.0, sizes[0] / sizes[1])  # type: ignore[attr-defined]
     return module, train_contrastive(module, split, training, seed=seed, folder=folder, progress=progress)
 

@@ -32,6 +32,9 @@ class Aligner(Model):
     `space_` (a Volume, or None without a mask), `subjects_` (whose trials it was fitted on).
     """
 
+    decoder_: Decoder
+    voxels_: np.ndarray
+    space_: Volume | None
     validation: float
     seed: int
     device: str
