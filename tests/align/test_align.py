@@ -10,10 +10,11 @@ import torch
 
 from brainlens.align import align
 from brainlens.claims.encode import mispaired
+from brainlens.claims.variants import unpaired
 from brainlens.models.volume.aligners import DESIGN, find_start, fit_projected, fit_ridge, fit_volume
 from brainlens.models.volume.batches import Batches, repeat_weights
 from brainlens.models.volume.split import gather_mean, split_tables
-from brainlens.models.volume.training import AlignmentTraining, learning_rate, train_contrastive
+from brainlens.models.volume.training import AlignmentTraining, learning_rate, train_contrastive, validate
 from brainlens.nn.decoding_baselines import ComponentDecoder
 from brainlens.types import DataError, Features, Responses
 
@@ -88,6 +89,49 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, recording):
     assert steps == [20, 30]
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_centre_of_the_targets_is_that_of_the_training_images_alone(recording):
+    responses, images, texts = recording()
+    found = split_tables(responses, images, texts)
+    assert not set(found.train.ids) & (set(found.validation.ids) | set(found.test.ids))
+    trained = np.isin(images.ids, found.train.ids)
+    other = [Features({k: np.where(trained[:, None], f[k], 50 + 9 * f[k])}, f.ids, "spoilt") for k, f in
+             (("image", images), ("text", texts))]  # fmt: skip
+    spoilt = split_tables(responses, *other)
+    for name, features in (("image", images), ("text", texts)):
+        centre = features[name][trained].mean(0)
+        np.testing.assert_allclose(found.centre[name], centre, rtol=1e-5, atol=1e-6)
+        rows = features[name][[list(features.ids).index(i) for i in found.test.ids]] - centre
+        expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        np.testing.assert_allclose(getattr(found.test, name), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(spoilt.centre[name], found.centre[name])
+        assert torch.equal(getattr(spoilt.train, name), getattr(found.train, name))
+
+
+def test_what_is_kept_are_the_averaged_weights_of_the_best_validation(recording):
+    split = unpaired(split_tables(*recording(60)), seed=1)  # nothing to learn, so that validation soon becomes worse
+    training = replace(QUICK, steps=14, evaluate_every=1, lr=0.01, warmup=0.01, patience=100)
+    for seed in (1, 3, 5, 7):  # random starts that are lost soon, the last after its second step
+        torch.manual_seed(seed)
+        module = ComponentDecoder(split.train.x.shape[1], 12)
+        slow = {name: value.clone() for name, value in module.state_dict().items()}
+        rival, states, losses = ComponentDecoder(split.train.x.shape[1], 12).eval(), [], []
+
+        def look(step, record, module=module, slow=slow, rival=rival, states=states, losses=losses):
+            for name, fast in module.state_dict().items():  # the weights after `step` steps
+                share = min(training.average, step / (step + 9))
+                slow[name] = share * slow[name] + (1 - share) * fast
+            states.append({name: value.clone() for name, value in slow.items()})
+            rival.load_state_dict(slow)
+            losses.append(validate(rival, [split.validation.mean()], [split.validation], training)["validation_loss"])
+            assert record["validation_loss"] == pytest.approx(losses[-1], rel=1e-4)
+
+        log = train_contrastive(module, split, training, seed=seed, progress=look)
+        best = int(np.argmin([record["validation_loss"] for record in log]))
+        assert losses[best] < 0.9 * losses[-1]  # .34 to .62 of it
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(value, states[best][name], rtol=1e-4, atol=1e-5)
 
 
 def test_the_callers_random_state_is_left_alone(recording):

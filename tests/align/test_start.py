@@ -144,9 +144,8 @@ def test_a_study_goes_on_from_what_is_kept(split, tmp_path):
 def test_every_encoder_in_the_learned_metric(recording):
     responses, images, texts = recording()
     names = ("ridge_projected", "linear_projected", "mlp_projected", "volume")
-    metrics = align(
-        responses, images, texts, encoders=names, training=QUICK, linear=replace(QUICK, steps=120), design=SHAPE
-    ).result
+    trained = replace(QUICK, steps=400, lr=1e-2)  # seeds 0 to 9 give 1.0 for all four; 120 steps at 1e-3, .1 to .4
+    metrics = align(responses, images, texts, encoders=names, training=QUICK, linear=trained, design=SHAPE).result
     for name in names:
-        assert metrics.metrics[f"align/{name}/retrieval/brain->text/top5"] > 5 / 30, name
+        assert metrics.metrics[f"align/{name}/retrieval/brain->text/top5"] > 0.8, name
     assert metrics.arrays["target/text/matrix"].shape == (12, 24)

@@ -92,11 +92,14 @@ def test_the_only_word_that_says_something_is_found(clip, method, place):
     before = table.detach().clone()
     with torch.no_grad():
         table[[w for i, w in enumerate((3, 4, 5)) if i + 1 != place]] = 0
-        table[place + 2] *= 30
-        target = clip.get_text_features(input_ids=caption).pooler_output
-        found = attribute_words(clip, caption, target, method=method, options=Options(path=16, masks=300))
+        table[place + 2] = 0
+        without = clip.get_text_features(input_ids=caption).pooler_output
+        table[place + 2] = 30 * before[place + 2]
+        target = clip.get_text_features(input_ids=caption).pooler_output - without  # a score of -a without the word and a with it
+        found = attribute_words(clip, caption, target, method=method, options=Options(path=16, masks=1000))
         table.copy_(before)
-    assert int(found[0].argmax()) == place
+    rest = max(float(found[0, i]) for i in (1, 2, 3) if i != place)
+    assert float(found[0, place]) > 2 * rest  # 4 to 1,400 times over ten seeds of the network
 
 
 @pytest.mark.parametrize(

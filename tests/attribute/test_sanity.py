@@ -101,19 +101,21 @@ def test_zeros_that_two_maps_share_are_no_agreement():
     assert np.isnan(_rank_correlation(np.zeros(5), np.zeros(5)))
 
 
-def test_noisy_copies_bring_gradients_to_the_cost_of_the_bottleneck():
-    encoder, responses, images, _ = model_and_targets()
-    x, aims = (
-        torch.from_numpy(responses.data),
-        torch.from_numpy(images["image"]).flip(0)[:, None],
-    )  # its own targets have no slope
+@pytest.mark.parametrize("kind, method", [("sum", "gradcam"), ("learned", "gradcam"), ("learned", "chefer")])
+def test_noisy_copies_change_a_map_and_copies_without_noise_do_not(kind, method):
+    encoder, responses, images, _ = model_and_targets(kind)
+    x, aims = torch.from_numpy(responses.data), torch.from_numpy(images["image"])[:, None]
     encoder.eval()
-    for method in ("gradcam", "chefer"):
-        many = replace(FAST, draws=6)
-        one, mean = (brain_maps(encoder, x, aims, method=method, layer="patches", options=o) for o in (FAST, many))
-        still = brain_maps(encoder, x, aims, method=method, layer="patches", options=replace(many, noise=0.0))
-        torch.testing.assert_close(still, one, rtol=1e-4, atol=1e-6)
-        assert method == "chefer" or not torch.allclose(mean, one, rtol=1e-3)  # blocks at the identity: no attention, no map
+    many = replace(FAST, draws=6)
+    one, mean = (brain_maps(encoder, x, aims, method=method, layer="patches", options=o) for o in (FAST, many))
+    still = brain_maps(encoder, x, aims, method=method, layer="patches", options=replace(many, noise=0.0))
+    size = float(one.max())  # 5e-5 to 3e-2 over seeds 0 to 9, and of it the noise changes 2 to 73 %, its absence 2e-7
+    assert size > 1e-6
+    assert float((still - one).abs().max()) < 1e-5 * size
+    assert float((mean - one).abs().max()) > 5e-3 * size
+
+
+def test_noisy_copies_bring_gradients_to_the_cost_of_the_bottleneck():
     settings = replace(FAST, bottleneck=Bottleneck())
     assert cost("bottleneck", settings)["attribution/forward_passes"] == 19 * 10 + 1 + 1
     assert cost("bottleneck", settings)["attribution/backward_passes"] == 19 * 10 + 1

@@ -91,6 +91,22 @@ def test_a_map_of_words_is_worth_more_than_a_random_one(clip, scenes, aims):
     np.testing.assert_allclose(result.arrays["insertion/random"][:, -1], whole, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["gradcam", "chefer", "integrated_gradients", "rise"])
+@pytest.mark.parametrize("of", ["pixels", "words"])
+def test_maps_of_a_score_that_nothing_changes_are_empty_and_said_to_be(clip, scenes, aims, of, method):
+    rows = aims["text"].targets
+    blind = {"text": Aim(rows, lambda z: torch.ones_like(z) + 1e-16 * z)}  # the same for every input
+    result = attribute_stimuli(clip, scenes, blind, of=of, method=method, options=FAST)
+    assert result.arrays["map/empty"].all()
+    assert result.metrics["attribution/maps_empty"] == 3
+    assert result.config["warnings"][0].startswith(f"3 of 3 maps of {method} are empty")
+    assert not any(name.endswith(("drop_absolute", "_auc", "/area")) for name in result.metrics)
+    found = attribute_stimuli(clip, scenes, aims, of=of, method=method, options=FAST)
+    assert found.metrics["attribution/maps_empty"] == 0
+    assert not found.arrays["map/empty"].any()
+    assert "warnings" not in found.config
+
+
 def spoiled(scenes: Stimuli, aims: dict[str, Aim], what: str) -> tuple[Stimuli, dict[str, Aim], dict[str, object]]:
     rows = aims["text"].targets
     if what == "ids":

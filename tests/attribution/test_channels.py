@@ -84,3 +84,11 @@ def test_contributions_find_the_informative_channels() -> None:
 def test_mistakes_are_one_line(call: object, text: str) -> None:
     with pytest.raises(DataError, match=text):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("method", ["gradient_x_input", "integrated_gradients"])
+def test_contributions_that_are_rounding_are_no_map(method: str) -> None:
+    x = np.random.default_rng(0).normal(size=(6, 4, 10)).astype(np.float32)
+    assert contributions(lambda rows: lambda z: 1e-9 * z.sum((1, 2)), x, method=method).any()
+    with pytest.raises(DataError, match="rounding"):
+        contributions(lambda rows: lambda z: 1e-15 * z.sum((1, 2)), x, method=method)

@@ -9,7 +9,7 @@ from brainlens.attribution.chefer import chefer
 from brainlens.attribution.gradcam import gradcam
 from brainlens.attribution.integrated_gradients import input_gradient, integrated_gradients
 from brainlens.attribution.rise import grid_masks, region_masks, rise, volume_masks
-from brainlens.attribution.targets import cosine, scores
+from brainlens.attribution.targets import cosine, has_slope, scores, slope
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError
@@ -148,3 +148,35 @@ def test_random_maps_are_as_coarse_as_patches_where_asked():
 def test_mistakes_are_named(call, words):
     with pytest.raises(DataError, match=words):
         call()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_score_has_no_slope_at_its_own_target(seed):
+    z, other = rows(6, 512, seed=seed), rows(6, 512, seed=seed + 100)
+    for size in (1e-6, 1.0, 1e6):
+        assert not has_slope(z * size, z).any()
+        assert not has_slope(z, torch.stack([z * size, -z], 1)).any()
+        assert not has_slope(torch.stack([z, other], 1) * size, torch.stack([z, other], 1)).any()
+        assert has_slope(z * size, other).all()
+        assert has_slope(z * size, z + 1e-4 * other).all()
+        assert has_slope(torch.stack([z, z], 1) * size, torch.stack([z, other], 1)).all()
+    found = slope(lambda x: x, z, torch.cat([z[:3], other[3:]]))
+    assert not found[:3].any()
+    point = z.clone().requires_grad_()
+    (truth,) = torch.autograd.grad(cosine(point, other).sum(), point)
+    torch.testing.assert_close(found[3:], truth[3:])
+
+
+def test_a_score_that_no_mask_changes_gives_rise_without_differences():
+    masks = grid_masks((6, 7), 3)
+    found = rise(rows(2, 42), lambda v: torch.ones(len(v), 4), rows(2, 3, 4, seed=1), masks=masks, count=40)
+    assert (found.max(1).values == found.min(1).values).all()
+
+
+def test_gradcam_of_a_single_token_is_exactly_zero():
+    matrix = rows(8, 5, seed=1)
+    for seed in range(10):
+        tokens, aims = rows(4, 1, 8, seed=seed), rows(4, 5, seed=seed + 50)
+        assert not gradcam(tokens, lambda t: t.sum(1) @ matrix, aims, signed=True).any()
+        more = rows(4, 2, 8, seed=seed)
+        assert gradcam(more, lambda t: t.sum(1) @ matrix, aims, signed=True).all()

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from brainlens.encode import EncodingDesign, encode
-from brainlens.metrics.encoding import bootstrap_score
 from brainlens.metrics.statistics import fdr
 from brainlens.models.encoding.training import EncodingTraining
 from brainlens.report import wording
@@ -101,23 +100,6 @@ def test_units_are_significant_by_the_bootstrap_at_a_false_discovery_rate():
     assert result.metrics["encoding/units_significant"] == (q < 0.05).sum()
     assert (q[:15] < 0.05).mean() > 0.8
     assert (q[15:] < 0.05).sum() <= 2
-
-
-def test_the_bootstrap_p_counts_resamples_at_or_below_zero():
-    rng = np.random.default_rng(0)
-    truth = rng.normal(size=(20, 3)).astype(np.float32)
-    guess = np.stack([truth[:, 0] * 0.9, truth[:, 1] * 0.3 + rng.normal(size=20) * 0.9, -truth[:, 2]], axis=1).astype(np.float32)
-    found = bootstrap_score(truth, guess, resamples=300, seed=4)
-    from brainlens.metrics.statistics import bootstrap_counts
-
-    below = np.zeros(3)
-    for counts in bootstrap_counts(20, 300, 4):
-        rows = np.repeat(np.arange(20), counts)
-        y, e = truth[rows], truth[rows] - guess[rows]
-        below += 1 - (e**2).sum(0) / ((y - y.mean(0)) ** 2).sum(0) <= 0
-    np.testing.assert_allclose(found.p, (1 + below) / 301, atol=1e-6)
-    assert found.p[0] == pytest.approx(1 / 301)
-    assert found.p[2] == 1
 
 
 def test_what_is_read_off_the_channels_is_kept_for_the_figures():

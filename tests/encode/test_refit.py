@@ -111,8 +111,32 @@ def test_pooled_ridge_equals_scikit_learn_and_leaves_units_without_a_layer_at_th
         np.testing.assert_allclose(guess[:, i], fit.predict(made[2]), atol=1e-4)
 
 
-def test_channels_that_never_change_get_no_weight():
-    sums = Sums(1, 3)
-    sums.add(torch.ones(1, 20, 3), torch.randn(1, 20, generator=torch.Generator().manual_seed(0)))
-    weights, _, _ = sums.solve([1.0])
-    assert weights.abs().max() < 1e-4
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0, 1000.0])
+def test_channels_that_never_change_get_no_weight(value):
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        sums = Sums(1, 3)
+        y = torch.randn(1, 20, generator=g)
+        sums.add(torch.full((1, 20, 3), value), y)
+        weights, bias, _ = sums.solve(ALPHAS)
+        assert not weights.any()
+        torch.testing.assert_close(bias, y.mean(1))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("value", [0.1, 1000.0])
+def test_a_channel_that_never_changes_leaves_the_others_as_without_it(value, shared):
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        moving, y = torch.randn(1 if shared else 2, 30, 3, generator=g) + 1, torch.randn(2, 30, generator=g)
+        with_it = torch.cat([moving, torch.full_like(moving[..., :1], value)], 2)
+        both = []
+        for v, width in ((with_it, 4), (moving, 3)):
+            sums = Sums(2, width, shared=shared)
+            for rows in (slice(0, 12), slice(12, 30)):
+                sums.add(v[:, rows], y[:, rows])
+            both.append(sums.solve([4.0 if width == 4 else 3.0]))  # the penalty is in units of the mean over all channels
+        (weights, bias, _), (alone, bias_alone, _) = both
+        assert not weights[:, 3].any()
+        torch.testing.assert_close(weights[:, :3], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bias, bias_alone, rtol=1e-4, atol=1e-5)

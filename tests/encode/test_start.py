@@ -11,11 +11,11 @@ from brainlens.models.encoding.tables import LayerTokens, tables
 from brainlens.nn.factortopy import FactorTopy
 from brainlens.types import Features, Responses
 
-N = 40
+N = 120
 
 
-def made_up(**options):
-    rng = np.random.default_rng(0)
+def made_up(seed=0, **options):
+    rng = np.random.default_rng(seed)
     n, ids = N + 20, np.array([f"i{i:02d}" for i in range(N + 20)])
     tokens = {name: rng.normal(size=(n, 64, 3)).astype(np.float32) for name in ("a", "b")}
     whole = {name: rng.normal(size=(n, 3)).astype(np.float32) for name in ("a", "b")}
@@ -66,7 +66,7 @@ def test_evidence_is_a_ratio_of_normal_densities_and_finds_the_answer(samples):
     best = [divmod(int(number), places) for number in found.number[:, 0]]
     assert best[0] == (1, 10)
     assert best[1] == (0, places - 1)
-    assert best[2][0] == 0
+    assert best[2][0] == 0  # by 8 to 22 nats over seeds 0 to 9, and by 30 to 45 where all four of its tokens are read
     if samples == 3:  # four tokens are read: several samples on a circle
         np.testing.assert_allclose(candidates(model).points[best[2][1]].mean(0), [0, 0], atol=0.2)
         assert best[2][1] >= 64

@@ -136,3 +136,36 @@ def test_bad_input_is_one_line(call, message):
     with pytest.raises(DataError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("score", ["r2", "pearson"])
+def test_the_bootstrap_p_counts_resamples_at_or_below_zero(score):
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        truth = rng.normal(size=(20, 4)).astype(np.float32) + 3
+        noise = rng.normal(size=(20, 4)).astype(np.float32)
+        guess = np.array([0.9, 0.3, 0.1, -1], np.float32) * (truth - 3) + 3 + np.array([0, 0.4, 0.3, 0], np.float32) * noise
+        found = e.bootstrap_score(truth, guess, score=score, resamples=300, seed=seed)
+        below, every = np.zeros(4), truth.astype(float).mean(0)
+        for drawn in np.random.default_rng(seed).integers(0, 20, size=(300, 20)):  # the draws, not the counts
+            y, z = truth[drawn].astype(float), guess[drawn].astype(float)
+            if score == "r2":
+                value = 1 - ((y - z) ** 2).sum(0) / ((y - every) ** 2).sum(0)
+            else:
+                value = np.array([np.corrcoef(y[:, i], z[:, i])[0, 1] for i in range(4)])
+            below += value <= 0
+        np.testing.assert_allclose(found.p, (1 + below) / 301, atol=1.1 / 301)  # one resample may lie at 0 to rounding
+        assert found.p[0] == pytest.approx(1 / 301)
+        assert found.p[3] == 1
+
+
+# seeds 0 to 9 give .027 to .038, .047 to .057 and .036 to .043; with a mean of each resample's own .004 to .008, .026 to .035
+# and .022 to .029
+@pytest.mark.parametrize("n, size, low, high", [(20, 0.3, 0.015, 0.05), (20, 0.7, 0.04, 0.065), (100, 0.3, 0.032, 0.05)])
+def test_a_p_of_five_percent_is_not_more_frequent_where_the_true_r2_is_zero_nor_much_rarer(n, size, low, high):
+    rng = np.random.default_rng(0)
+    truth, noise = rng.normal(size=(2, n, 4000))
+    shared = size**2 / 2  # cov(y, yhat) = var(yhat) / 2: what is explained is what is added
+    guess = shared * truth + np.sqrt(size**2 - shared**2) * noise
+    found = e.bootstrap_score(truth.astype(np.float32), guess.astype(np.float32), resamples=1000)
+    assert low < (found.p <= 0.05).mean() < high

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainlens.phantom.fmri import make_fmri, make_trials, phantom_truth, private_part, simulate
+from brainlens.phantom.fmri import make_fmri, make_trials, phantom_truth, simulate
 from brainlens.phantom.noise import GLOBAL, INDEPENDENT, SMOOTH, draw_ncsnr, rest_noise, rest_variance, trial_generator
+from brainlens.phantom.private import private_part
 from brainlens.phantom.readout import domain_table, pooling
 from brainlens.types import DataError, Features, Stimuli
 
@@ -192,17 +193,38 @@ def test_category_regions_prefer_their_domain(stimuli_features, truth) -> None:
     assert "tools" not in domain_table(stimuli).columns  # in every picture: says nothing
 
 
+def explained(target: np.ndarray, by: np.ndarray) -> float:
+    """Share of the variance of a target (image, d) that a linear regression on centred columns explains."""
+    if not by.shape[1]:
+        return 0.0
+    centred = target - target.mean(axis=0)
+    left, values, _ = np.linalg.svd(by - by.mean(axis=0), full_matrices=False)
+    return float(((left[:, values > 1e-4 * values[0]].T @ centred) ** 2).sum() / (centred**2).sum())
+
+
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.6])
 def test_the_private_share_is_what_is_asked_and_no_voxel_carries_it(stimuli_features, share: float) -> None:
     embedding = stimuli_features[1].data["image"]
     hidden, strength = private_part(embedding, share, seed=0)
-    centred = embedding - embedding.mean(axis=0)
-    kept = centred - hidden @ (strength[:, None] * (hidden.T @ centred)) / len(hidden)
-    assert 1 - kept.var(axis=0).sum() / centred.var(axis=0).sum() == pytest.approx(share, abs=1e-9)
+    np.testing.assert_allclose(hidden.T @ hidden / len(hidden), np.eye(len(strength)), atol=1e-10)
+    wholly, all_of_it = explained(embedding, hidden[:, :-1]), explained(embedding, hidden)
+    assert (strength[:-1] == 1).all()
+    part = float(strength[-1]) if share else 0.0
+    assert wholly + part * (all_of_it - wholly) == pytest.approx(share, abs=1e-9)
     truth = phantom_truth(*stimuli_features, private=share)
     whole = hidden[:, strength > 1 - 1e-9]
     if whole.shape[1]:
         assert abs(whole.T @ truth.signal / len(whole)).max() < 1e-6
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_voxels_without_noise_explain_what_is_not_private(stimuli_features, share: float) -> None:
+    """LANG reads the 24 numbers of which the embedding is made: without noise its voxels give all that is not private."""
+    embedding = stimuli_features[1].data["image"]
+    truth = phantom_truth(*stimuli_features, private=share)
+    lang = (truth.units["roi"].iloc[truth.informative] == "LANG").to_numpy()
+    last = explained(embedding, truth.private) - explained(embedding, truth.private[:, :-1])
+    assert 1 - share - 1e-3 < explained(embedding, truth.signal[:, lang]) < 1 - share + last + 1e-3
 
 
 def test_any_stimuli_and_features_will_do() -> None:

@@ -216,16 +216,28 @@ def test_joined_subjects_are_read_from_where_they_lie(things: Path, tmp_path: Pa
     assert joined.trials["subject"].tolist() == ["1"] * len(parts[0]) + ["2"] * len(parts[1])
 
 
-def test_epochs_of_what_is_no_recording_is_one_line(say: Say, tmp_path: Path) -> None:
-    for arguments, text in (
-        (("--dataset", "nsd"), "eeglab_visual"),
-        ((), "--data"),
-        (("--data", str(tmp_path)), "eeglab_data.set"),
-    ):
-        code, _, err = say("epochs", *arguments)
-        assert code == 2
-        assert text in err
-        assert len(err.splitlines()) == 1
+@pytest.mark.parametrize(
+    "arguments, thing, way",
+    [
+        (("--dataset", "nsd"), "'nsd'", "eeglab_visual, things_eeg2, things_meg"),
+        ((), "'eeglab_visual'", "--data"),
+        (("--data", "empty"), "--data is the folder", "--dataset NAME"),
+        (("--dataset", "eeglab_visual", "--data", "empty"), "empty", "eeglab_data.set"),
+        (("--dataset", "things_eeg2", "--data", "empty"), "empty", "sub-01"),
+        (("--dataset", "things_eeg2", "--data", "nowhere"), "'nowhere'", "--data"),
+    ],
+)
+def test_epochs_of_what_is_no_recording_says_what_is_missing_and_writes_nothing(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], thing: str, way: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, out, err = say("epochs", *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert thing in err
+    assert way in err
+    assert not [place for place in tmp_path.rglob("*") if place.is_file()]
 
 
 def test_epochs_of_a_things_folder_have_an_evoked_response(given: Path, say: Say) -> None:

@@ -18,7 +18,7 @@ from brainlens.attribution.chefer import chefer
 from brainlens.attribution.gradcam import gradcam
 from brainlens.attribution.integrated_gradients import input_gradient, integrated_gradients
 from brainlens.attribution.rise import region_masks, rise, volume_masks
-from brainlens.attribution.targets import frozen, scores
+from brainlens.attribution.targets import frozen, or_nothing, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import auroc_interval, bootstrap_mean, fdr
@@ -92,6 +92,9 @@ def attribute(
     class token sums the patches (it would carry information past any later bottleneck), else the middle block, the
     paper's choice.
 
+    A map that is only rounding is empty: 0 everywhere, counted in `attribution/maps_empty`, named in `map/empty` (trial,) and
+    in a warning, and left out of what maps are worth (undefined where all are empty).
+
     Arrays `map/brain` (trial, unit), `map/brain_mean`, `map/p` and `map/q` (unit,) (sign flips over trials of the map
     minus its mean, and false discovery rate). Metrics: `attribution/...` (drop and increase in percent, soft as in M2IB and at
     matched area, deletion and insertion areas, each beside random, all-ones and shuffled maps), and with a unit
@@ -109,12 +112,15 @@ def attribute(
         maps = brain_maps(model, x, aims, method=method, layer=where, options=options, regions=_labels(responses.units))
         numbers, curves = _degradation(model, x, goals, maps, options)
     found = maps.cpu().numpy()
-    arrays = {"map/brain": found, "map/brain_mean": found.mean(0)}
+    empty = np.all(found == 0, axis=1)
+    numbers["attribution/maps_empty"] = float(empty.sum())
+    arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty}
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
     numbers |= cost(method, options)
     numbers |= _significance(found, arrays, options)
     numbers |= _truth(found, responses.units)
     config = {"method": method, "target": target, "layer": where, **asdict(replace(options, reference=None))}
+    config |= warn_of_empty(empty, method)
     config["reference_trials"] = len(options.reference if options.reference is not None else responses)
     return Result(
         "attribute",
@@ -145,6 +151,8 @@ def brain_maps(
 ) -> Tensor:
     """Maps (trial, voxel) of responses x (trial, voxel) for targets (trial, k, d); negative only with refine="signed".
 
+    All 0 for a trial whose map would be rounding alone.
+
     regions (voxel,): labels, for RISE by regions.
     """
     if method not in METHODS:
@@ -152,7 +160,7 @@ def brain_maps(
     if method == "random":
         return random_maps(len(x), x.shape[1], patch_of=model.patch_of, seed=options.seed).to(x)
     if method == "integrated_gradients":
-        maps = integrated_gradients(x, model, targets, steps=options.path)
+        maps = or_nothing(integrated_gradients(x, model, targets, steps=options.path))
         return maps if options.refine == "signed" else maps.abs()
     if method == "rise":
         masks = volume_masks(model.mask, options.cells, keep=options.keep)
@@ -161,11 +169,11 @@ def brain_maps(
                 raise DataError("attribute: rise_by='regions' needs units with a column roi; use rise_by='cells'")
             masks = region_masks(regions, keep=options.keep)
         maps = rise(x, model, targets, masks=masks, count=options.masks, keep=options.keep, seed=options.seed)
-        return (maps - maps.min(1, keepdim=True).values).clamp_min(0)
-    patches = _patch_maps(model, x, targets, method, layer, options)
+        return or_nothing((maps - maps.min(1, keepdim=True).values).clamp_min(0))
+    patches = or_nothing(_patch_maps(model, x, targets, method, layer, options))
     if options.refine == "none":
         return to_voxels(patches, model.patch_of)
-    weight = input_gradient(x, model, targets)
+    weight = or_nothing(input_gradient(x, model, targets))
     if options.refine == "weight":
         return to_voxels(patches, model.patch_of, weight=weight.abs())
     maps = to_voxels(patches, model.patch_of) * weight
@@ -292,10 +300,34 @@ def cost(method: str, options: Options) -> dict[str, float]:
     return {"attribution/forward_passes": float(forward + refined), "attribution/backward_passes": float(backward + refined)}
 
 
+def warn_of_empty(empty: np.ndarray, method: str) -> dict[str, list[str]]:
+    """What the config of a result says of maps (sample,) that are empty; nothing where none is."""
+    if not empty.any():
+        return {}
+    why = {
+        "chefer": "no attention carries the score to the target",
+        "rise": "no mask changes the score",
+        "bottleneck": "no bit is needed, or the embedding is its own target (refine='none' shows the patches' bits)",
+    }.get(method, "the score has no slope, or what gradients say cancels")
+    how = "another method or layer" if empty.all() else "reading the others alone"
+    return {"warnings": [f"{int(empty.sum())} of {len(empty)} maps of {method} are empty, only rounding: {why}; try {how}"]}
+
+
 def _degradation(
     model: VolumeEncoder, x: Tensor, goals: dict[str, Tensor], maps: Tensor, options: Options
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Numbers, and curves (trial, point) of the map and of a random one, summed over the targets as the map explains them."""
+    """Numbers, and curves (trial, point) of the map and of a random one, summed over the targets as the map explains them.
+
+    Of the trials whose map is not empty; where all are, everything about the map is NaN and the controls are not.
+    """
+    there = maps.any(1)
+    if not there.any():
+        numbers, lines = _degradation(model, x, goals, torch.ones_like(maps), options)
+        known = ("/random/", "/ones/", "/shuffled/", "/score", "/matched_area")
+        numbers = {k: v if any(part in k for part in known) else float("nan") for k, v in numbers.items()}
+        return numbers, {k: v for k, v in lines.items() if k.endswith("/random")}
+    if not there.all():
+        x, maps, goals = x[there], maps[there], {name: aim[there] for name, aim in goals.items()}
     found = maps.cpu().numpy()
     out = {"attribution/mass": float(metrics.map_mass(found).mean()), "attribution/area": float(metrics.map_area(found).mean())}
     out |= {"attribution/map_mean": float(found.mean()), "attribution/matched_area": options.area}
@@ -320,7 +352,7 @@ def _degradation(
 
 
 def _significance(maps: np.ndarray, arrays: dict[str, np.ndarray], options: Options) -> dict[str, float]:
-    if len(maps) < 5:
+    if len(maps) < 5 or not maps.any():
         return {}
     null = 0.0 if options.refine == "signed" else maps.mean(1, keepdims=True)  # a signed map is 0 by chance, others are not
     p = metrics.sign_flip_p(maps - null, flips=options.flips, seed=options.seed)
@@ -332,8 +364,9 @@ def _truth(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
     if "informative" not in units.columns:
         return {}
     right = units["informative"].to_numpy(dtype=bool)
-    area, low, high = auroc_interval(right, maps.mean(0))
-    each = metrics.truth_auroc(right, maps)
+    there = maps[maps.any(1)]
+    area, low, high = auroc_interval(right, there.mean(0)) if len(there) else (np.nan,) * 3
+    each = metrics.truth_auroc(right, there) if len(there) else np.array([np.nan])
     return {
         "truth/auroc": area,
         "truth/auroc.low": low,

@@ -20,7 +20,7 @@ from brainlens.attribution.chefer import chefer
 from brainlens.attribution.gradcam import gradcam
 from brainlens.attribution.integrated_gradients import integrated_gradients
 from brainlens.attribution.rise import grid_masks, region_masks, rise
-from brainlens.attribution.targets import frozen
+from brainlens.attribution.targets import frozen, or_nothing
 from brainlens.attribution.voxels import random_maps
 from brainlens.backbones.clip_towers import Space, Tower, _end_of_text, pixel_model, text_tower, vision_tower
 from brainlens.types import DataError
@@ -44,7 +44,7 @@ def attribute_pixels(
     layer: the vision block before which features are read; None: the middle. reference: pixels (n, 3, row, column) that the
     bottleneck's feature statistics come from; None takes mean 0 and variance 1, as M2IB does. space: the network's embeddings
     (n, d) -> those that are compared with the targets, (n, d') or (n, k, d'); None: as they are. Patch maps are enlarged
-    bilinearly. Raises DataError for unknown methods, layers and shapes.
+    bilinearly. All 0 for an image whose map would be rounding alone. Raises DataError for unknown methods, layers and shapes.
     """
     options = Options() if options is None else options
     if pixels.ndim != 4:
@@ -58,13 +58,14 @@ def attribute_pixels(
             maps = _rise_each(pixels, lambda image, m: model(image * m.view(-1, 1, *shape)), targets, masks, options)
             return maps.view(-1, *shape)
         if method == "integrated_gradients":
-            return integrated_gradients(pixels, model, targets, steps=options.path).sum(1).abs()
+            maps = integrated_gradients(pixels, model, targets, steps=options.path).sum(1).abs()
+            return or_nothing(maps.flatten(1)).view(-1, *shape)
         with torch.no_grad():
             tokens = vision.pre_layrnorm(vision.embeddings(pixels))
             base = None if reference is None else vision.pre_layrnorm(vision.embeddings(reference))
         pooled = torch.zeros(len(pixels), dtype=torch.int64)
         maps = _token_maps(tower, tokens, pooled, targets, method=method, layer=layer, reference=base, options=options)[:, 1:]
-    patch = int(vision.config.patch_size)
+    maps, patch = or_nothing(maps), int(vision.config.patch_size)
     grid = (shape[0] // patch, shape[1] // patch)
     return F.interpolate(maps.view(-1, 1, *grid), shape, mode="bilinear", align_corners=False)[:, 0]
 
@@ -116,7 +117,7 @@ def attribute_words(
         else:
             layer = 0 if layer is None else layer
             maps = _token_maps(tower, entered, pooled, targets, method=method, layer=layer, reference=base, options=options)
-    return maps * words
+    return or_nothing(maps * words)
 
 
 def _one_caption(
@@ -145,7 +146,7 @@ def _rise_each(x: Tensor, model: Callable[[Tensor, Tensor], Tensor], targets: Te
 
         rows.append(rise(one, run, targets[i : i + 1], masks=masks, count=options.masks, keep=options.keep, seed=options.seed))
     maps = torch.cat(rows)
-    return maps - maps.min(1, keepdim=True).values
+    return or_nothing(maps - maps.min(1, keepdim=True).values)
 
 
 def _token_maps(

@@ -127,9 +127,13 @@ def run_attribute(
         place = keep(result, runs, aligned.source)
         assert isinstance(result.space, Volume)
         store.save_nifti(place / "map.nii.gz", result.space.fill(result.arrays["map/brain_mean"], 0.0), result.space.affine)
-    endings = ("drop_absolute", "increase", "area", "_auc", "passes")
+    endings = ("drop_absolute", "increase", "area", "_auc", "passes") + (("empty",) if _any_empty(result) else ())
     rows = table(result, "truth/") + table(result, "attribution/", ending=endings)
     return place, [row for row in rows if not any(f"/{control}/" in row["metric"] for control in ("random", "ones", "shuffled"))]
+
+
+def _any_empty(result: Result) -> bool:
+    return any(key.endswith("maps_empty") and value > 0 for key, value in result.metrics.items())
 
 
 def reopen(run: str | Path, *, device: str, tell: Tell) -> Aligned:

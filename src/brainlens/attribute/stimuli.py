@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from brainlens import store
-from brainlens.attribute.brain import Options
+from brainlens.attribute.brain import Options, warn_of_empty
 from brainlens.attribute.pixels_and_words import METHODS, attribute_pixels, attribute_words
 from brainlens.attribution import degradation
 from brainlens.attribution.targets import Tail, frozen
@@ -66,18 +66,14 @@ def attribute_stimuli(
 
     Arrays of pixels: `map/pixels` (stimulus, row, column), `pixels/images` as the network sees them; of words: the table
     `words` (stimulus, word, weight), a word's weight being the sum over its tokens. Metrics `attribution/<aim>/...` as those of
-    `attribute`; arrays `deletion/<method>`, `insertion/<method>` (stimulus, point) beside a random map's.
+    `attribute`, without maps that are empty, only rounding (`map/empty`); arrays `deletion/<method>`, `insertion/<method>`
+    (stimulus, point) beside a random map's.
 
     Raises DataError for ids without a target, captions that are missing, empty or beyond the text limit, unknown methods.
     """
     started = time.time()
     options = Options() if options is None else options
-    if of not in ("pixels", "words"):
-        raise DataError(f"attribute: of={of!r} is not one of ('pixels', 'words')")
-    if method not in METHODS:
-        raise DataError(f"attribute: method {method!r} is not known; there are {list(METHODS)}")
-    if not len(stimuli) or not aims:
-        raise DataError("attribute: there are no stimuli, or no targets")
+    _check(stimuli, aims, of, method)
     rows = {name: _rows(name, aim, stimuli) for name, aim in aims.items()}
     network = clip.backbone.model
     every, targets = _together(list(aims.values()), list(rows.values()))
@@ -97,18 +93,30 @@ def attribute_stimuli(
             network, inputs, targets, method=method, layer=layer, reference=base, space=every, options=options
         ).detach()
         flat = list(maps.cpu().numpy().reshape(len(stimuli), -1))
-    arrays: dict[str, np.ndarray] = {"ids": stimuli.ids}
+    empty = np.array([not values.any() for values in flat])
+    arrays: dict[str, np.ndarray] = {"ids": stimuli.ids, "map/empty": empty}
     tables = {}
     if isinstance(inputs, Words):
         tables["words"] = _word_table(stimuli, inputs, flat)
     else:
         arrays |= {"map/pixels": maps.cpu().numpy(), "pixels/images": seen(clip, inputs)}
-    numbers = _worth(network, inputs, flat, aims, rows, arrays, method=method, options=options)
+    numbers = {"attribution/maps_empty": float(empty.sum())}
+    numbers |= _worth(network, inputs, flat, aims, rows, arrays, method=method, options=options)
     config = {"of": of, "target": list(aims), "method": method, "layer": layer, **asdict(replace(options, reference=None))}
+    config |= warn_of_empty(empty, method)
     config["reference_stimuli"] = 0 if reference is None else len(reference)
     data = [store.fingerprint(stimuli), *(store.fingerprint(aim.targets) for aim in aims.values())]
     provenance = store.provenance(options.seed, options.device, data, started)
     return Result("attribute", numbers, arrays, tables=tables, config=config, provenance=provenance)
+
+
+def _check(stimuli: Stimuli, aims: dict[str, Aim], of: str, method: str) -> None:
+    if of not in ("pixels", "words"):
+        raise DataError(f"attribute: of={of!r} is not one of ('pixels', 'words')")
+    if method not in METHODS:
+        raise DataError(f"attribute: method {method!r} is not known; there are {list(METHODS)}")
+    if not len(stimuli) or not aims:
+        raise DataError("attribute: there are no stimuli, or no targets")
 
 
 def network_input(clip: Clip, stimuli: Stimuli) -> Tensor:
@@ -213,12 +221,18 @@ def _worth(
     method: str,
     options: Options,
 ) -> dict[str, float]:
-    """Confidence, deletion and insertion of each map and of maps that know nothing, one stimulus at a time."""
-    out = {"attribution/area": float(np.mean([metrics.map_area(m[None])[0] for m in maps]))}
+    """Confidence, deletion and insertion of each map and of maps that know nothing, one stimulus at a time.
+
+    Of maps that are not empty; nothing where all are.
+    """
+    areas = [metrics.map_area(m[None])[0] for m in maps if m.any()]
+    out = {"attribution/area": float(np.mean(areas))} if areas else {}
     found: dict[str, list[float]] = {}
     curves: dict[str, list[np.ndarray]] = {}
     with frozen(network), torch.no_grad():
         for i, values in enumerate(maps):
+            if not values.any():
+                continue
             one = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None]
             rivals = {method: one, **degradation.controls(one, seed=options.seed + i)}
             for name, aim in aims.items():

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from brainlens.attribution.targets import NOTHING
 from brainlens.types import DataError
 
 Score = Callable[[Tensor], Tensor]  # (n, channel, time) -> (n,)
@@ -99,7 +100,8 @@ def contributions(
 ) -> np.ndarray:
     """Mean over trials of the contributions, (channel, time) float64, `block` trials at a time.
 
-    score(rows) gives the score function of those trials (each has its own target). Raises DataError for an unknown method.
+    score(rows) gives the score function of those trials (each has its own target). Raises DataError for an unknown method, and
+    where all contributions are below 1e-12 of the score, which is rounding.
     """
     if method not in METHODS:
         raise DataError(f"method {method!r} is not one of {list(METHODS)}; deeplift takes layers and is called directly")
@@ -109,6 +111,8 @@ def contributions(
         rows = slice(start, min(start + block, len(data)))
         x = torch.as_tensor(np.asarray(data[rows], dtype=np.float32)).to(device)
         total += ways[method](score(rows), x).sum(0).double().cpu().numpy()
+    if np.abs(total).max() <= NOTHING * len(data):
+        raise DataError(f"{method}: no channel moves the score, all contributions are rounding; is the decoder trained?")
     return total / len(data)
 
 

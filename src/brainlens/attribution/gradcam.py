@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brainlens.attribution.targets import Score, Tail, check_targets, cosine
+from brainlens.attribution.targets import ROUNDINGS, Score, Tail, check_targets, cosine, slope
 
 
 def gradcam(
@@ -21,14 +21,16 @@ def gradcam(
     """Maps (sample, token) of features (B, T, D) behind which `tail` gives embeddings.
 
     w_c = mean_t ds/dA_tc, map_t = max(0, sum_c w_c A_tc); the first `skip` tokens (class token) are left out of the
-    mean. signed: without the max. score: of the embeddings and their targets, the cosine by default.
+    mean. signed: without the max. A sum that cancels to the rounding of its terms is 0: a cosine does not change with the
+    length of the embedding, so where one token makes all of it the map is 0 and its digits are noise.
+    score: of the embeddings and their targets.
     """
     check_targets(len(tokens), targets)
     maps = []
     for part, aim in zip(tokens.detach().split(batch), targets.split(batch)):
-        features = part.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(score(tail(features), aim).sum(), features)
-        weights = slope[:, skip:].mean(1, keepdim=True)
-        maps.append((weights * part).sum(-1))
+        weights = slope(tail, part, aim, score)[:, skip:].mean(1, keepdim=True)
+        terms = weights * part
+        value = terms.sum(-1)
+        maps.append(value * (value.abs() > ROUNDINGS * torch.finfo(value.dtype).eps * terms.abs().sum(-1)))
     found = torch.cat(maps)
     return found if signed else found.clamp_min(0)

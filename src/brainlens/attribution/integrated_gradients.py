@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brainlens.attribution.targets import Score, Tail, check_targets, cosine
+from brainlens.attribution.targets import Score, Tail, check_targets, cosine, slope
 from brainlens.types import DataError
 
 
@@ -32,18 +32,14 @@ def integrated_gradients(
     for step in range(steps):
         where = (base + (step + 0.5) / steps * (x - base)).detach()
         for rows in torch.arange(len(x), device=x.device).split(batch):
-            point = where[rows].requires_grad_()
-            (slope,) = torch.autograd.grad(score(model(point), targets[rows]).sum(), point)
-            total[rows] += slope
+            total[rows] += slope(model, where[rows], targets[rows], score)
     return total / steps * (x - base).detach()
 
 
 def input_gradient(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 64, score: Score = cosine) -> Tensor:
-    """x * ds/dx, the first-order part of the score: the shape of x."""
+    """x * ds/dx, the first-order part of the score: the shape of x; exactly 0 where the score has no slope."""
     check_targets(len(x), targets)
     parts = []
     for part, aim in zip(x.detach().split(batch), targets.split(batch)):
-        point = part.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(score(model(point), aim).sum(), point)
-        parts.append(part * slope)
+        parts.append(part * slope(model, part, aim, score))
     return torch.cat(parts)

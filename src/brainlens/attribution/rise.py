@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainlens.attribution.targets import check_targets, cosine
+from brainlens.attribution.targets import ROUNDINGS, check_targets, cosine
 from brainlens.types import DataError
 
 Masks = Callable[[int, torch.Generator], Tensor]
@@ -68,6 +68,8 @@ def rise(
 ) -> Tensor:
     """Maps (sample, unit) of inputs x (B, unit); hidden units are 0, the mean of z-scored data.
 
+    Where no mask changes a sample's score by more than rounding, S is that score everywhere: the sum over masks would show
+    how often a unit was shown.
     For inputs of other shapes give a model that reshapes. All samples see the same masks, so a map does not depend on the others.
     """
     if x.ndim != 2:
@@ -78,6 +80,7 @@ def rise(
     check_targets(len(x), targets)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(x)
+    low, high = (torch.full((len(x), 1), end, device=x.device) for end in (torch.inf, -torch.inf))
     with torch.no_grad():
         for start in range(0, count, batch):
             chosen = masks(min(batch, count - start), generator).to(x)
@@ -85,8 +88,11 @@ def rise(
                 raise DataError(f"rise: masks of {chosen.shape[1]} units do not fit inputs of {x.shape[1]}")
             for i in range(len(x)):
                 aim = targets[i : i + 1].expand(len(chosen), *targets.shape[1:])
-                total[i] += cosine(model(x[i] * chosen), aim) @ chosen
-    return total / (count * keep)
+                score = cosine(model(x[i] * chosen), aim)
+                low[i], high[i] = torch.minimum(low[i], score.min()), torch.maximum(high[i], score.max())
+                total[i] += score @ chosen
+    moved = high - low > ROUNDINGS * torch.finfo(x.dtype).eps * (targets.shape[1] if targets.ndim == 3 else 1)
+    return torch.where(moved, total / (count * keep), (low + high) / 2)
 
 
 def _check_keep(keep: float) -> None:

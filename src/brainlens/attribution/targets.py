@@ -13,6 +13,8 @@ from brainlens.types import DataError
 
 Tail = Callable[[Tensor], Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]  # embeddings (B, ...) and targets (B, ...) to scores (B,)
+NOTHING = 1e-12  # of a score or of a bit: what is below it everywhere is no map
+ROUNDINGS = 16  # so many units in the last place are rounding
 
 
 def cosine(z: Tensor, targets: Tensor) -> Tensor:
@@ -40,6 +42,42 @@ def log_probability(z: Tensor, targets: Tensor) -> Tensor:
 def probability(z: Tensor, targets: Tensor) -> Tensor:
     """softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
     return output_at(F.softmax(z, dim=-1), targets)
+
+
+def has_slope(z: Tensor, targets: Tensor) -> Tensor:
+    """Whether the score of each sample moves with its embedding by more than rounding: (B,) bool.
+
+    The gradient of the score lies along t = sum_k (e_k - cos(z, e_k) z), with z and e_k of length 1. Where |t| is below 16 k
+    units in the last place (an embedding that is its own target) every gradient is rounding, whatever its size.
+    """
+    z, exact = z.detach(), targets.detach().double()
+    own = F.normalize(z.double(), dim=-1)
+    aims = F.normalize(exact, dim=-1)
+    if own.ndim == 2:
+        own = own[:, None]
+    if aims.ndim == 2:
+        aims = aims[:, None]
+    along = aims - (aims * own).sum(-1, keepdim=True) * own
+    size = along.norm(dim=-1).amax(-1) if z.ndim == 3 else along.sum(1).norm(dim=-1)
+    return size > ROUNDINGS * torch.finfo(z.dtype).eps * aims.shape[1]
+
+
+def slope(tail: Tail, x: Tensor, targets: Tensor, score: Score = cosine) -> Tensor:
+    """ds/dx of samples x (B, ...), exactly 0 where a cosine has no slope."""
+    point = x.detach().clone().requires_grad_()
+    z = tail(point)
+    (found,) = torch.autograd.grad(score(z, targets).sum(), point)
+    if score is not cosine:
+        return found
+    return found * has_slope(z, targets).view(-1, *[1] * (x.ndim - 1))
+
+
+def or_nothing(maps: Tensor) -> Tensor:
+    """Maps (sample, unit), exactly 0 where all of a sample's values are below 1e-12, in units of the score or in bits.
+
+    Input times gradient has the unit of the score whatever the input's, so that no scale of the data enters.
+    """
+    return maps * (maps.abs().amax(1, keepdim=True) > NOTHING)
 
 
 def check_targets(n: int, targets: Tensor) -> None:

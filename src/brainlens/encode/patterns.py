@@ -147,9 +147,10 @@ def fold(train: np.ndarray, test: np.ndarray, inputs: Sequence[np.ndarray], pena
     maps = np.empty((len(inputs), len(penalties), len(test), n))
     loo = np.empty((len(inputs), len(penalties), n, n), dtype=np.float32)
     for i, x in enumerate(inputs):
+        x = x[:, np.ptp(x[train], axis=0) > 1e-6 * np.abs(x[train]).max(axis=0)]  # the others are rounding
         x = x.astype(np.float64) - x[train].mean(axis=0, dtype=np.float64)
         spread = x[train].std(axis=0)
-        x = x[:, spread > 1e-9 * max(spread.max(), 1e-300)] / spread[spread > 1e-9 * max(spread.max(), 1e-300)]
+        x = x / spread
         values, vectors = np.linalg.eigh(x[train] @ x[train].T)
         values = values.clip(0)
         across = x[test] @ x[train].T @ vectors

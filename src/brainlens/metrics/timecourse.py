@@ -51,15 +51,19 @@ def time_windows(times: np.ndarray, *, step: float = 0.1, kinds: tuple[str, ...]
 
 
 def ridge_fit(x: np.ndarray, y: np.ndarray, *, penalty: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """weights (p, d), intercept (d,) of min |y - x w - c|^2 + penalty tr(X'X)/p |w|^2, X centred; the smaller side is solved."""
+    """weights (p, d), intercept (d,) of min |y - x w - c|^2 + penalty tr(X'X)/p |w|^2, X centred; the smaller side is solved.
+
+    A column of x that never changes has weight 0.
+    """
     mean, centre = x.mean(0), y.mean(0)
-    a, b = x - mean, y - centre
+    moves = (x.max(0) > x.min(0)).astype(x.dtype)
+    a, b = (x - mean) * moves, y - centre
     n, p = a.shape
     size = penalty * float((a**2).sum()) / p
     if n <= p:
         weights = a.T @ np.linalg.solve(a @ a.T + size * np.eye(n), b)
     else:
-        weights = np.linalg.solve(a.T @ a + size * np.eye(p), a.T @ b)
+        weights = np.linalg.solve(a.T @ a + size * np.eye(p), a.T @ b) * moves[:, None]
     return weights, centre - mean @ weights
 
 

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 
 from brainlens.phantom.anatomy import REGIONS
-from brainlens.phantom.noise import KAPPA, trial_generator
-from brainlens.phantom.readout import CONCEPT_SHARE, DEPTH, DOMAIN, TARGET, domain_table
+from brainlens.phantom.noise import KAPPA, symmetric_root, trial_generator
+from brainlens.phantom.readout import CONCEPT_SHARE, DEPTH, DOMAIN, TARGET, domain_table, varies
 from brainlens.types import DataError, Features, Responses, Sensors, Stimuli
 
 _NAMES = (  # THINGS-EEG2, in the order of the NICE release
@@ -55,7 +55,6 @@ SECOND = (0.06, 1.6, 0.7)  # delay in s, factor of the width, relative strength 
 MIDDLE = np.array([0.0, -18.0, 8.0])  # MNI mm that lies at the centre of the head sphere
 BRAIN_NOISE, ALPHA_NOISE, SENSOR_SHARE = 10.0, 4.0, 0.2  # uV, uV, share of the first that is independent
 COMMON = 0.8  # share of a readout's variance that all subjects have in common
-PARTS = 48  # principal components of a layer that a region reads
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,12 @@ def eeg_truth(
         raise DataError(f"phantom EEG: {len(stimuli)} images are too few to scale a readout; give at least 3")
     features = features if np.array_equal(features.ids, stimuli.ids) else features.take(stimuli.ids)  # take copies all layers
     times = window[0] + np.arange(round((window[1] - window[0]) * RATE)) / RATE
-    rng, common = np.random.default_rng([seed, subject, 41]), np.random.default_rng([seed, 43])
+    rng = np.random.default_rng([seed, subject, 41])
     sites = _sites(rng)
     names, positions, lead = _lead_field(tuple(map(tuple, sites[["x", "y", "z"]].to_numpy().round(3))))
-    amplitudes, layers = _amplitudes(sites, features, domain_table(stimuli), common, rng)
+    # weights have generators of their own, so that a wider network moves no dipole
+    weights = np.random.default_rng([seed, 43]), np.random.default_rng([seed, subject, 45])
+    amplitudes, layers = _amplitudes(sites, features, domain_table(stimuli), *weights)
     rows, patterns = [], []
     for number, site in enumerate(sites.itertuples()):
         turn = _turn(rng)
@@ -176,8 +177,7 @@ def simulate_eeg(
     if data.shape != shape:
         raise DataError(f"out has shape {data.shape}, {shape} is to be written")
     factor = (truth.signal - truth.signal.mean(0)) / np.sqrt(len(truth.signal))
-    values, vectors = np.linalg.eigh(factor.T @ factor)
-    factor = (np.sqrt(np.maximum(values, 0) * truth.kappa)[:, None] * vectors.T).astype(np.float32)
+    factor = symmetric_root(truth.kappa * factor.T @ factor).astype(np.float32)
     flat = truth.patterns.reshape(len(truth.patterns), -1)
     for start in range(0, len(trials), block):
         stop = min(start + block, len(trials))
@@ -300,21 +300,21 @@ def _turn(rng: np.random.Generator) -> np.ndarray:
     return matrix * np.sign(np.diag(upper))
 
 
-def _layer(features: Features, region: str, parts: dict[str, np.ndarray]) -> str:
-    """The layer in the middle of the region's range of depth; its principal components are put into `parts`."""
+def _layer(features: Features, region: str, read: dict[str, np.ndarray]) -> str:
+    """The layer in the middle of the region's range of depth; its values are put into `read`."""
     names = [name for name in features.layer if name != TARGET] or [TARGET]
     low, high = DEPTH[region]
     for step in (0, 1, -1, 2, -2):  # a class token at the input never varies, so its neighbour is read
         name = names[int(np.clip(round((low + high) / 2 * (len(names) - 1)) + step, 0, len(names) - 1))]
-        if name not in parts:
-            parts[name] = _components(features, name, early=region in EARLY)
-        if parts[name].shape[1]:
+        if name not in read:
+            read[name] = _readable(features, name, early=region in EARLY)
+        if read[name].shape[1]:
             return name
     raise DataError(f"phantom EEG: no layer of {features.model} near {region} varies over images; it has {features.layer}")
 
 
-def _components(features: Features, name: str, *, early: bool) -> np.ndarray:
-    """Principal components (image, <= 48) of a layer: its tokens pooled to 2 x 2 fields, or the global token."""
+def _readable(features: Features, name: str, *, early: bool) -> np.ndarray:
+    """Centred channels (image, channel) of a layer, tokens pooled to 2 x 2 fields or the global token; none if constant."""
     if name in features.tokens and (early or name not in features.data):
         rows, columns = features.grid[name]
         array = features.tokens[name]
@@ -322,26 +322,30 @@ def _components(features: Features, name: str, *, early: bool) -> np.ndarray:
         halves = (slice(0, (rows + 1) // 2), slice(rows // 2, rows)), (slice(0, (columns + 1) // 2), slice(columns // 2, columns))
         values = np.concatenate([grid[:, r, c].mean(axis=(1, 2)) for r in halves[0] for c in halves[1]], axis=1)
     else:
-        values = np.asarray(features.data[name], dtype=np.float64)
-    values = (values - values.mean(axis=0)).astype(np.float64)
-    spread, vectors = np.linalg.eigh(values.T @ values / len(values))
-    keep = np.flatnonzero(spread > max(spread[-1] * 1e-6, 1e-10))[::-1][:PARTS]
-    return values @ vectors[:, keep] / np.sqrt(spread[keep].sum()) if len(keep) else np.empty((len(values), 0))
+        values = np.asarray(features.data[name])
+    if not varies(values):
+        return np.empty((len(values), 0))
+    values = values.astype(np.float64)
+    return values - values.mean(axis=0)
 
 
 def _amplitudes(
     sites: pd.DataFrame, features: Features, domains: pd.DataFrame, common: np.random.Generator, own: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Readouts (image, sites x 3 moments x 2 components) of variance 1, and the layer of each region."""
-    parts: dict[str, np.ndarray] = {}
-    layers = {region: _layer(features, region, parts) for region in LATENCY}
+    """Readouts (image, sites x 3 moments x 2 components) of variance 1, and the layer of each region.
+
+    Weights are random over the channels of the layer, so that a principal component counts by its variance and none needs
+    to be computed: signs and order of components of the features would be those of rounding.
+    """
+    read: dict[str, np.ndarray] = {}
+    layers = {region: _layer(features, region, read) for region in LATENCY}
     columns = []
     for site in sites.itertuples():
         region = str(site.region)
-        z = parts[layers[region]]
+        z = read[layers[region]]
         for _ in range(6):
-            weight = np.sqrt(COMMON) * common.standard_normal(PARTS) + np.sqrt(1 - COMMON) * own.standard_normal(PARTS)
-            value = _unit_variance(z @ weight[: z.shape[1]])
+            shared, personal = common.standard_normal(z.shape[1]), own.standard_normal(z.shape[1])
+            value = _unit_variance(z @ (np.sqrt(COMMON) * shared + np.sqrt(1 - COMMON) * personal))
             liked = DOMAIN.get(region)
             if liked in domains.columns:
                 share = np.sqrt(CONCEPT_SHARE) * _unit_variance(domains[liked].to_numpy(float))
@@ -372,14 +376,10 @@ def _noise_factors(times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     lag = times[:, None] - times[None]
     frequency = np.arange(0.5, RATE / 2, 0.5)
     pink = np.tensordot(1 / frequency, np.cos(2 * np.pi * frequency[:, None, None] * lag), axes=1) / (1 / frequency).sum()
-    band = np.exp(-0.5 * ((frequency - 10.0) / 1.0) ** 2)
-    wave = np.tensordot(band, np.cos(2 * np.pi * frequency[:, None, None] * lag), axes=1) / band.sum()
-    found = (BRAIN_NOISE * _root(spatial), _root(pink), alpha, _root(wave))
+    rhythmic = frequency[np.abs(frequency - 10.0) <= 6.0]
+    band = np.exp(-0.5 * ((rhythmic - 10.0) / 1.0) ** 2)
+    angle = 2 * np.pi * times[:, None] * rhythmic
+    # cos(a - b) = cos a cos b + sin a sin b: a factor written down, where eigenvectors would hang on rounding
+    wave = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * np.sqrt(np.tile(band / band.sum(), 2))
+    found = (BRAIN_NOISE * symmetric_root(spatial), symmetric_root(pink), alpha, wave)
     return found[0].astype(np.float32), found[1].astype(np.float32), found[2].astype(np.float32), found[3].astype(np.float32)
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """F with F F' = covariance, without the directions of no variance."""
-    values, vectors = np.linalg.eigh(covariance)
-    keep = values > values[-1] * 1e-9
-    return vectors[:, keep] * np.sqrt(values[keep])

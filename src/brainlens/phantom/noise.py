@@ -130,6 +130,17 @@ class RestNoise:
         return out
 
 
+def symmetric_root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric F (k, k) float64 with F F = covariance; rounding below zero counts as zero.
+
+    Of all roots this one is a continuous function of the covariance: eigenvectors have a free sign and mix where eigenvalues
+    are near each other, and neither changes F = V L^1/2 V'. With a root of numerical rank the number of draws would hang on
+    rounding too.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
 def smooth_field(xyz: np.ndarray, channels: int, rng: np.random.Generator, length: float) -> np.ndarray:
     """Random functions of place (unit, channel), about N(0, 1), correlated over `length` mm: 256 random Fourier features."""
     waves = 256

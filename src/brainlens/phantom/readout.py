@@ -6,9 +6,10 @@ The clean signal of voxel v for image i, before it is scaled to its signal varia
     f_iv = sum_c W_vc  z_ic                      (other regions: global token of one layer)
     s_iv = sqrt(1 - .3) f_iv + sqrt(.3) d_iv     (category regions, where the images come with domains)
 
-z are channels in units of their standard deviation over images (and tokens), W random functions of place that vary over
-8 mm, P a Gaussian receptive field applied to the bilinear interpolation of the token grid, d whether the preferred
-domain is in the picture; f, d and s have mean 0 and variance 1 over the images.
+z are channels in units of their standard deviation over images (and tokens), to which 1 % of the layer's usual one is
+added in squares, W random functions of place that vary over 8 mm, P a Gaussian receptive field applied to the bilinear
+interpolation of the token grid, d whether the preferred domain is in the picture; f, d and s have mean 0 and variance 1
+over the images. Everything is a continuous function of the features, so that rounding in a network stays rounding here.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ DOMAIN = {"EBA": "bodies", "FFA": "faces", "OPA": "places", "PPA": "places", "RS
 CONCEPT_SHARE = 0.30  # share of the signal variance of category voxels that is the preferred domain itself
 FIELD_SIZE = {"V1": (0.06, 0.12), "V2V3": (0.10, 0.20), "V4": (0.18, 0.30)}  # sigma at the fovea, growth with eccentricity
 WEIGHT_LENGTH, WEIGHT_SMOOTH = 8.0, 0.7  # mm; share of the weights' variance that neighbours have in common
+FAINT = 1e-2  # channels whose standard deviation is below this share of a layer's usual one fade out
 HERMITE = np.polynomial.hermite_e.hermegauss(9)
 
 
@@ -54,17 +56,21 @@ def readable_layers(features: Features) -> tuple[list[int], list[int]]:
     if not names:
         raise DataError(f"{features.model}: the only layer is {TARGET!r}, which no voxel reads; add a layer of the network")
     number = {name: i for i, name in enumerate(features.layer)}
-    varies = [n for n in names if n in features.data and _varies(features.data[n])]
+    whole = [n for n in names if n in features.data and varies(features.data[n])]
     spatial = [n for n in names if n in features.tokens]
-    if not spatial and not varies:
+    if not spatial and not whole:
         raise DataError(f"{features.model}: layer {names[0]!r} never changes over the images; give more images or other layers")
-    return [number[n] for n in spatial], [number[n] for n in varies]
+    return [number[n] for n in spatial], [number[n] for n in whole]
 
 
-def _varies(array: np.ndarray) -> bool:
-    """Whether some channel differs between images by more than rounding."""
+def varies(array: np.ndarray) -> bool:
+    """Whether features (image, ...) differ between images by more than the last bit of float16.
+
+    sum_c Var_c > 1e-6 sum_c mean(f_c^2). A layer that is the same for all images, stored in float16, reaches at most 2.4e-7
+    even if rounding goes either way in every channel.
+    """
     some = np.asarray(array[:256], dtype=np.float64)
-    return bool((some.std(axis=0) > 1e-3 * np.abs(some).mean() + 1e-12).any())
+    return bool(some.var(axis=0).sum() > 1e-6 * (some**2).mean(axis=0).sum() + 1e-24)
 
 
 def readout_table(units: pd.DataFrame, features: Features, domains: pd.DataFrame) -> pd.DataFrame:
@@ -101,8 +107,11 @@ def readout_table(units: pd.DataFrame, features: Features, domains: pd.DataFrame
 
 
 def _percentile(values: np.ndarray) -> np.ndarray:
-    """Ranks in (0, 1): the map of a region covers its range evenly and changes steadily over the region."""
-    return (rankdata(values) - 0.5) / len(values)
+    """Ranks in (0, 1): the map of a region covers its range evenly and changes steadily over the region.
+
+    Voxels that lie equally far share a rank; without the rounding the last bit of a sum would break such ties.
+    """
+    return (rankdata(np.round(values, 6)) - 0.5) / len(values)
 
 
 def _retinotopy(xyz: np.ndarray, name: str) -> np.ndarray:
@@ -181,8 +190,8 @@ def _read(features: Features, name: str, is_global: bool, table: pd.DataFrame, w
         square += (block**2).sum(axis=(0, 1))
     mean = total / (n * tokens)
     spread = np.sqrt(np.maximum(square / (n * tokens) - mean**2, 0.0))
-    alive = spread > 1e-6 * max(float(spread.max()), 1e-30)
-    weight = np.where(alive, weight[:, :channels] / np.where(alive, spread, 1.0), 0.0)
+    # a channel that hardly varies fades out: divided by its own spread alone it would be read at full strength, rounding and all
+    weight = weight[:, :channels] / np.sqrt(spread**2 + FAINT**2 * (spread**2).mean() + 1e-30)
     if is_global:
         pool = np.full((len(table), tokens), 1.0 / tokens)
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brainlens.solvers.kernel_ridge import LinearDecoder
+from brainlens.solvers.kernel_ridge import LinearDecoder, centred, moves
 from brainlens.types import DataError
 
 
@@ -69,8 +69,11 @@ def canonical_metric(
     one, other, r = a @ u[:, :dims], b @ vt[:dims].T, r[:dims]
     if rescale:
         x, y = (left - left_mean) @ one, (right - right_mean) @ other
-        width, height = (z.square().mean(0).sqrt().clamp_min(1e-12) for z in (x, y))  # none: nothing varies there
+        width, height = (z.square().mean(0).sqrt() for z in (x, y))
+        there = (width > 1e-6) & (height > 1e-6)  # in units of the shrunken deviation; below it nothing varies but rounding
+        width, height = (torch.where(there, size, torch.inf) for size in (width, height))
         one, other, r = one / width, other / height, (x * y).mean(0) / (width * height)
+    one, other = (side * moves(rows)[:, None] for side, rows in ((one, left), (other, right)))
     r = r.clamp(0, 0.999)
     scale = (r / (1 - r.square())).sqrt()
     one, other = one * scale, other * scale
@@ -83,8 +86,8 @@ def canonical_metric(
 
 
 def _whitener(x: Tensor, shrinkage: float) -> Tensor:
-    centred = x - x.mean(0)
-    covariance = centred.T @ centred / len(x)
+    rows, _ = centred(x)
+    covariance = rows.T @ rows / len(x)
     mean = covariance.diagonal().mean()
     covariance = (1 - shrinkage) * covariance
     covariance.diagonal().add_(shrinkage * mean)
@@ -98,8 +101,7 @@ def ridge_path(x: Tensor, y: Tensor, alphas: Sequence[float]) -> Iterator[tuple[
     x (n, r) with few columns, y (n, d). W = (X'X + alpha s I)^-1 X'Y on centred data, s the mean squared length of a row, so that
     alpha is in the units of `kernel_ridge`. Leave-one-out residuals are e_i / (1 - h_ii), with h of X and the intercept.
     """
-    mean, centre = x.mean(0), y.mean(0)
-    xc, yc = x - mean, y - centre
+    (xc, mean), (yc, centre) = centred(x), centred(y)
     values, vectors = torch.linalg.eigh((xc.T @ xc).double())
     values = values.clamp_min(0)
     axes = vectors.to(x.dtype)
@@ -111,4 +113,4 @@ def ridge_path(x: Tensor, y: Tensor, alphas: Sequence[float]) -> Iterator[tuple[
         weights = shrunk[:, None] * across
         leverage = squares @ shrunk + 1 / len(x)
         left_out = y - (yc - rotated @ weights) / (1 - leverage).clamp_min(1e-6)[:, None]
-        yield float(alpha), LinearDecoder(mean, axes @ weights, centre), left_out
+        yield float(alpha), LinearDecoder(mean, (axes @ weights) * moves(x)[:, None], centre), left_out

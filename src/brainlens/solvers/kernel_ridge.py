@@ -52,10 +52,9 @@ def kernel_ridge(
     """
     if not len(alphas):
         raise ValueError("kernel_ridge: alphas is empty; give at least one penalty")
-    mean = x.mean(0)
-    xc = x - mean
-    centres = [y.mean(0) for y in targets]
-    yc = torch.cat([y - c for y, c in zip(targets, centres, strict=True)], 1).double()
+    xc, mean = centred(x)
+    parts = [centred(y) for y in targets]
+    yc, centres = torch.cat([rows for rows, _ in parts], 1).double(), [c for _, c in parts]
     widths = [y.shape[1] for y in targets]
     kernel = (xc @ xc.T).double()
     across = ((validation - mean) @ xc.T).double()
@@ -76,6 +75,18 @@ def kernel_ridge(
         left_out = (block - dual / inverse[:, None]).to(x.dtype) + centre
         fits.append(KernelRidge(LinearDecoder(mean, xc.T @ dual.to(x.dtype), centre), float(alpha), reached, left_out))
     return fits
+
+
+def moves(x: Tensor) -> Tensor:
+    """Which columns of x (n, V) change from row to row by more than the rounding of float32: (V,) bool."""
+    low, high = x.amin(0), x.amax(0)
+    return high - low > 1e-6 * torch.maximum(low.abs(), high.abs())
+
+
+def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (n, V) less its mean, and the mean (V,); exactly 0 where x never changes, for a mean of many rows is rounded."""
+    mean = x.mean(0)
+    return (x - mean) * moves(x), mean
 
 
 def _factor(kernel: Tensor, alpha: float) -> Tensor:
@@ -108,8 +119,8 @@ def whitened_metric(predicted: Tensor, target: Tensor, *, shrinkage: float = 0.0
     S^-1. `predicted` (n, d) must be out of sample (leave-one-out), else S is too small. S is shrunk towards its
     mean diagonal by `shrinkage`.
     """
-    ym, pm = target.mean(0), predicted.mean(0)
-    yc, pc = (target - ym).double(), (predicted - pm).double()
+    (yc, ym), (pc, pm) = centred(target), centred(predicted)
+    yc, pc = yc.double(), pc.double()
     d = yc.shape[1]
     identity = torch.eye(d, dtype=torch.float64)
     ridge = 1e-6 * yc.square().sum() / d
@@ -128,14 +139,17 @@ def principal_axes(x: Tensor, count: int, *, generator: torch.Generator, rounds:
     """Leading principal axes of centred rows: (V, k) axes scaled so that each component has variance 1, and (k,) scales.
 
     Randomised subspace iteration on the centred data (Halko, Martinsson and Tropp 2011, algorithm 4.4): exact to
-    rounding where the spectrum falls, and the same to the bit for the same generator.
+    rounding where the spectrum falls, and the same to the bit for the same generator. Components without variance (fewer
+    voxels that change than components, images shown twice) are left out: scaled to variance 1 they would be rounding alone.
     """
-    n = len(x)
+    n, there = len(x), moves(x)
+    x = x * there
     count = min(count, n - 1, x.shape[1])
     wide = min(count + 32, n, x.shape[1])
     basis = torch.linalg.qr(x.T @ torch.randn(n, wide, generator=generator, dtype=x.dtype))[0]
     for _ in range(rounds):
         basis = torch.linalg.qr(x.T @ (x @ basis))[0]
     _, scales, rotation = torch.linalg.svd(x @ basis, full_matrices=False)
+    count = min(count, max(1, int((scales > 1e-5 * scales[0]).sum())))
     scales = scales[:count] / n**0.5
-    return (basis @ rotation[:count].T) / scales, scales
+    return (basis @ rotation[:count].T) * there[:, None] / scales.clamp_min(torch.finfo(x.dtype).tiny), scales

@@ -188,7 +188,9 @@ def _combine(values: Tensor, readout: Tensor, penalties: Tensor, share: float) -
 def _rotate(x: Tensor, fit_intercept: bool) -> _Rotated:
     """Thin singular value decomposition of centred x through the smaller Gram matrix."""
     mean = x.mean(0) if fit_intercept else torch.zeros_like(x[0])
-    centred = x - mean
+    # less its mean, a feature that never changes is rounding and not 0, and must get no weight
+    moves = x.amax(0) > x.amin(0) if fit_intercept else torch.ones_like(x[0], dtype=torch.bool)
+    centred = (x - mean) * moves
     tall = x.shape[0] >= x.shape[1]
     values, vectors = torch.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
     keep = values > _RANK * values[-1]
@@ -196,7 +198,7 @@ def _rotate(x: Tensor, fit_intercept: bool) -> _Rotated:
         raise DataError("ridge: every feature is constant over the rows; there is nothing to regress on")
     s, vectors = values[keep].sqrt(), vectors[:, keep]
     if tall:
-        return _Rotated(centred @ vectors / s, s, vectors, mean)
+        return _Rotated(centred @ vectors / s, s, vectors * moves[:, None], mean)
     return _Rotated(vectors, s, centred.T @ vectors / s, mean)
 
 

@@ -21,6 +21,8 @@ from brainlens.models.encoding.tables import EncodingPart, LayerTokens
 from brainlens.nn.encoding_baselines import ClassToken, PatchToken, Reader
 from brainlens.nn.factortopy import GRID, FactorTopy, locate
 
+FLAT = 1e-5  # a range below this share of the largest value is rounding of float32 sums over tokens
+
 
 def refit_readout(
     model: FactorTopy | Reader,
@@ -54,11 +56,17 @@ def refit_readout(
 
 
 class Sums:
-    """Normal equations of many units, v (unit, image, D) and y (unit, image); v (1, image, D) if the channels are shared."""
+    """Normal equations of many units, v (unit, image, D) and y (unit, image); v (1, image, D) if the channels are shared.
+
+    Sums are taken about the means of the first images, so that what is subtracted in the end is small: sums about zero
+    leave a channel without variance a variance of rounding, negative or positive, and a weight of any size.
+    """
 
     def __init__(self, units: int, width: int, device: torch.device | str = "cpu", *, shared: bool = False) -> None:
         self.n = 0
         own = 1 if shared else units
+        self.shift: tuple[Tensor, Tensor] | None = None
+        self.low, self.high = (torch.full((own, width), end, device=device) for end in (torch.inf, -torch.inf))
         self.gram = torch.zeros(own, width, width, device=device)
         self.total = torch.zeros(own, width, device=device)
         self.cross = torch.zeros(units, width, device=device)
@@ -66,6 +74,10 @@ class Sums:
 
     def add(self, v: Tensor, y: Tensor) -> None:
         """Some more images."""
+        if self.shift is None:
+            self.shift = v.mean(1, keepdim=True), y.mean(1, keepdim=True)
+        self.low, self.high = torch.minimum(self.low, v.amin(1)), torch.maximum(self.high, v.amax(1))
+        v, y = v - self.shift[0], y - self.shift[1]
         self.n += y.shape[1]
         self.gram.baddbmm_(v.transpose(1, 2), v)
         self.cross += y @ v[0] if len(v) == 1 else torch.bmm(v.transpose(1, 2), y[:, :, None])[:, :, 0]
@@ -74,21 +86,27 @@ class Sums:
         self.power += y.square().sum(1, keepdim=True)
 
     def solve(self, alphas: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights (unit, D), intercepts (unit,) and penalties (unit,) in units of the mean variance of a unit's channels."""
+        """Weights (unit, D), intercepts (unit,) and penalties (unit,) in units of the mean variance of a unit's channels.
+
+        A channel that no image changes (its range is below `FLAT` of its size) has weight 0, exactly.
+        """
+        assert self.shift is not None
         n, mean = self.n, self.total / self.n
-        gram = self.gram - n * mean[:, :, None] * mean[:, None, :]
+        moves = (self.high - self.low > FLAT * torch.maximum(self.high.abs(), self.low.abs())).to(mean.dtype)
+        gram = (self.gram - n * mean[:, :, None] * mean[:, None, :]) * moves[:, :, None] * moves[:, None, :]
         values, vectors = torch.linalg.eigh(gram)
         values = values.clamp_min(0)
-        rotated = _times(vectors.transpose(1, 2), self.cross - mean * self.y)
+        rotated = _times(vectors.transpose(1, 2), (self.cross - mean * self.y) * moves)
         power = self.power - self.y**2 / n
-        unit = (values.mean(1, keepdim=True) / n).clamp_min(1e-12)
+        unit = values.mean(1, keepdim=True) / n
+        unit = torch.where(unit > 0, unit, torch.ones_like(unit))  # nothing moves: any penalty gives weights of 0
         penalty = unit * torch.tensor(list(alphas), device=unit.device)  # (unit, alpha)
         kept = values[:, None] / (values[:, None] + penalty[:, :, None])
         fitted = (rotated.square()[:, None] / (values[:, None] + penalty[:, :, None]) * (2 - kept)).sum(2)
         best = ((power - fitted) / (n - 1 - kept.sum(2)).clamp_min(1e-3) ** 2).argmin(1, keepdim=True)
         at = torch.tensor(list(alphas), device=unit.device)[best]
-        weights = _times(vectors, rotated / (values + unit * at))
-        bias = self.y[:, 0] / n - (weights * mean).sum(1)
+        weights = _times(vectors, rotated / (values + unit * at)) * moves
+        bias = (self.y / n + self.shift[1])[:, 0] - (weights * (mean + self.shift[0][:, 0])).sum(1)
         return weights, bias, at[:, 0].cpu()
 
 

@@ -44,9 +44,10 @@ def fit_ridge(
     scores = np.full((y.shape[1], len(layers)), np.nan, dtype=np.float32)
     for number, layer in enumerate(layers):
         x = layer_matrix(features, layer, pool)
+        moves = np.ptp(x[rows], axis=0) > 1e-6 * np.abs(x[rows]).max(axis=0)  # a range, for a mean of many rows is rounded
+        x = x[:, moves]
         mean, spread = x[rows].mean(axis=0), x[rows].std(axis=0)
-        x = (x - mean) / np.where(spread > 0, spread, 1.0)
-        x = x[:, spread > 1e-6 * np.maximum(np.abs(mean), 1e-12)]
+        x = (x - mean) / spread
         if not x.shape[1]:
             continue  # a layer that is the same for every image, such as a class token before the first block
         fit: RidgeFit = ridge_cv(x[rows], y, alphas, fold=fold, score="r2", device=device)

@@ -11,6 +11,7 @@ import scipy.linalg
 from brainlens.types import DataError
 
 BLOCK = 1024  # rows
+FLAT = 1e-5  # a deviation below this share of the mean is rounding of float32 sums
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,16 @@ class Moments:
         return Moments(self.n - other.n, self.shift, self.x - other.x, self.y - other.y, other.xx, other.xy)
 
     def solve(self, penalty: float) -> np.ndarray:
-        """W = (X'X + penalty tr(X'X)/p I)^-1 X'Y of centred rows, (p, d)."""
+        """W = (X'X + penalty tr(X'X)/p I)^-1 X'Y of centred rows, (p, d); 0 for a bin that never changes."""
         gram = self.xx.copy()
         for start in range(0, len(gram), BLOCK):  # a whole outer product would be one matrix more
             gram[start : start + BLOCK] -= np.outer(self.x[start : start + BLOCK] / self.n, self.x)
+        flat = np.diag(gram) <= self.n * (FLAT * self.mean) ** 2
         gram.flat[:: len(gram) + 1] += penalty * np.trace(gram) / len(gram)
         factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-        return np.asarray(scipy.linalg.cho_solve(factor, self.xy - np.outer(self.x, self.y / self.n), check_finite=False))
+        weights = scipy.linalg.cho_solve(factor, self.xy - np.outer(self.x, self.y / self.n), check_finite=False)
+        weights[flat] = 0
+        return np.asarray(weights)
 
 
 def binned(data: np.ndarray, rows: np.ndarray, width: int) -> Iterator[tuple[slice, np.ndarray]]:

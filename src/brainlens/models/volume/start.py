@@ -18,7 +18,7 @@ from brainlens.models.volume.training import reciprocal_rank
 from brainlens.nn.losses import info_nce, trimodal
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.solvers.canonical import AffineMap, Canonical, canonical_metric, ridge_path
-from brainlens.solvers.kernel_ridge import LinearDecoder
+from brainlens.solvers.kernel_ridge import LinearDecoder, moves
 
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-1.0, 2.1, 0.5))
 SHRINKAGES = (3e-4, 3e-3, 3e-2, 0.3)
@@ -92,12 +92,12 @@ class Coordinates:
 def coordinates(part: AlignmentPart, patch_of: Tensor, weights: Tensor, *, kept: float = KEPT) -> Coordinates:
     """Coordinates from the mean training responses: all components above the level that keeps so much weighted variance.
 
-    Voxels of weight 0 are left out. Every patch keeps at least one coordinate, so that the tokens stay those of the whole brain.
-    Scaled to mean variance 1.
+    Voxels of weight 0, or the same for every image, are left out. Every patch keeps at least one coordinate, so that the tokens
+    stay those of the whole brain. Scaled to mean variance 1.
     """
     x = part.mean()
     mean = x.mean(0)
-    scale = weights / weights.max()
+    scale = weights / weights.max() * moves(x)
     voxels = []
     for p in range(int(patch_of.max()) + 1):
         inside = (patch_of.to(x.device) == p).nonzero().squeeze(1)
