@@ -32,7 +32,7 @@ def integrated_gradients(
     for step in range(steps):
         where = (base + (step + 0.5) / steps * (x - base)).detach()
         for rows in torch.arange(len(x), device=x.device).split(batch):
-            total[rows] += slope(model, where[rows], targets[rows], score=score)
+            total[rows] += slope(model, where[rows], targets[rows], score)
     return total / steps * (x - base).detach()
 
 
@@ -41,5 +41,5 @@ def input_gradient(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 64, 
     check_targets(len(x), targets)
     parts = []
     for part, aim in zip(x.detach().split(batch), targets.split(batch)):
-        parts.append(part * slope(model, part, aim, score=score))
+        parts.append(part * slope(model, part, aim, score))
     return torch.cat(parts)

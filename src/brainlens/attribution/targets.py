@@ -29,6 +29,21 @@ def cosine(z: Tensor, targets: Tensor) -> Tensor:
     return (z[:, None] * targets).sum((-1, -2))
 
 
+def output_at(z: Tensor, targets: Tensor) -> Tensor:
+    """sum_c z_ic e_ic for outputs z (B, d) and rows of one-hot classes e (B, d): the class's output, (B,)."""
+    return (z * targets.to(z.dtype)).sum(-1)
+
+
+def log_probability(z: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
+    return output_at(F.log_softmax(z, dim=-1), targets)
+
+
+def probability(z: Tensor, targets: Tensor) -> Tensor:
+    """softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
+    return output_at(F.softmax(z, dim=-1), targets)
+
+
 def has_slope(z: Tensor, targets: Tensor) -> Tensor:
     """Whether the score of each sample moves with its embedding by more than rounding: (B,) bool.
 
@@ -47,8 +62,8 @@ def has_slope(z: Tensor, targets: Tensor) -> Tensor:
     return size > ROUNDINGS * torch.finfo(z.dtype).eps * aims.shape[1]
 
 
-def slope(tail: Tail, x: Tensor, targets: Tensor, *, score: Score = cosine) -> Tensor:
-    """ds/dx of samples x (B, ...), exactly 0 where the cosine has no slope; score: another score of z and its targets."""
+def slope(tail: Tail, x: Tensor, targets: Tensor, score: Score = cosine) -> Tensor:
+    """ds/dx of samples x (B, ...), exactly 0 where a cosine has no slope."""
     point = x.detach().clone().requires_grad_()
     z = tail(point)
     (found,) = torch.autograd.grad(score(z, targets).sum(), point)
@@ -63,21 +78,6 @@ def or_nothing(maps: Tensor) -> Tensor:
     Input times gradient has the unit of the score whatever the input's, so that no scale of the data enters.
     """
     return maps * (maps.abs().amax(1, keepdim=True) > NOTHING)
-
-
-def output_at(z: Tensor, targets: Tensor) -> Tensor:
-    """sum_c z_ic e_ic for outputs z (B, d) and rows of one-hot classes e (B, d): the class's output, (B,)."""
-    return (z * targets.to(z.dtype)).sum(-1)
-
-
-def log_probability(z: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
-    return output_at(F.log_softmax(z, dim=-1), targets)
-
-
-def probability(z: Tensor, targets: Tensor) -> Tensor:
-    """softmax(z_i) at the class of row i, for outputs z (B, d) and one-hot classes (B, d): (B,)."""
-    return output_at(F.softmax(z, dim=-1), targets)
 
 
 def check_targets(n: int, targets: Tensor) -> None:
