@@ -101,4 +101,4 @@ def _responses(source: Source, aligned: Result, cache: Path, device: str, tell: 
     if source.folder is None or not source.folder.is_dir():
         raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
     tell(f"reading {source.dataset}, subject {subject}", None)
-    return microvolts(read_subject(source, number_of(subject, subjects_in(source)), cache)[0])
+    return microvolts(read_subject(source, number_of(subject, subjects_in(source)), cache).responses)

@@ -42,7 +42,7 @@ class SensorAligner(Model):
         Channels are found by name where the recording has names, else they are those of the fit in their order. Raises DataError
         for other channels, another rate, window, unit or magnitude than in the fit, NaN, and before `fit`.
         """
-        self._check_fitted()
+        self._check_fitted("decoder_")
         return self._embed(self._rows(recorded(epochs, times=times, sfreq=sfreq, info=info)))
 
     def predict(
@@ -56,7 +56,7 @@ class SensorAligner(Model):
 
         Raises DataError for embeddings of another width, an unknown modality, and texts where `fit` was given none.
         """
-        self._check_fitted()
+        self._check_fitted("decoder_")
         if modality not in ("image", "text"):
             raise DataError(f"modality {modality!r} is not one of ['image', 'text']")
         wanted = self.widths_[modality == "text"]
@@ -101,7 +101,7 @@ class SensorAligner(Model):
 
         images and ids as in `fit`.
         """
-        self._check_fitted()
+        self._check_fitted("decoder_")
         found = recorded(epochs, ids=ids, times=times, sfreq=sfreq, info=info)
         named, features, _ = tables(found, images)
         shown = np.unique(named.trials["stimulus"].to_numpy(dtype=str))
@@ -113,7 +113,7 @@ class SensorAligner(Model):
 
     def to(self, device: str) -> Self:
         """The model itself, with its networks on another device. Raises DataError for one that is not there."""
-        self._check_fitted()
+        self._check_fitted("decoder_")
         check_device(device)
         for part in PARTS:
             getattr(self.decoder_, part).to(device)
@@ -138,13 +138,13 @@ class SensorAligner(Model):
     @property
     def history_(self) -> list[dict[str, float]]:
         """What was recorded of each epoch of the training; of a closed form, what was chosen."""
-        self._check_fitted()
+        self._check_fitted("decoder_")
         return self.decoder_.log
 
     @property
     def best_epoch_(self) -> int:
         """The epoch whose weights were kept, counted from 1; 0 for a closed form."""
-        self._check_fitted()
+        self._check_fitted("decoder_")
         return self.decoder_.best_epoch
 
     @property
@@ -188,12 +188,8 @@ class SensorAligner(Model):
         return self.finish(job)
 
     def _known(self) -> Layout:
-        self._check_fitted()
+        self._check_fitted("decoder_")
         return self.layout_
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "decoder_"):
-            raise DataError(f"{type(self).__name__} is not fitted; call fit first, or load a stored one")
 
     def _rows(self, found: Recorded) -> Responses:
         """Rows that the decoder takes. Raises DataError for others."""

@@ -165,7 +165,7 @@ class SensorNetwork(SensorAligner):
         where = type(self).load(where) if isinstance(where, (str, Path)) else where
         if type(where) is not type(self):
             raise DataError(f"start_from: {type(self).__name__} starts from its own kind, got a {type(where).__name__}")
-        where._check_fitted()
+        where._check_fitted("decoder_")
         return where
 
     @property
