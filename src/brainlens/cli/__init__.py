@@ -49,12 +49,14 @@ def demo(
     test: Test = 200,
 ) -> None:
     """The whole chain on the built-in phantom: align, attribute, encode, report."""
-    from brainlens.claims.demo import run_demo
+    from brainlens.claims.demo import next_commands, run_demo
 
     with steps() as tell:
         report, table = run_demo(out, n_train=train, n_test=test, seed=seed, device=device, tell=tell)
     show(table, "Demo on the phantom (a simulation with known truth)")
-    typer.echo(f"report: {report}")
+    typer.echo(f"report: {report}\n\nTry next:")
+    for command in next_commands(out):
+        typer.echo(f"  {command}")
 
 
 for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute):
