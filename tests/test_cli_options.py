@@ -54,8 +54,9 @@ REFUSED = [
     # EEG and MEG: what belongs to fMRI
     *[((*EEG, *option), option[0]) for option in (
         ("--steps", "9"), ("--accumulate", "2"), ("--queue", "-3"), ("--recompute",), ("--modality", "smell"), ("--region", "V9"),
-        ("--one-each",), ("--from", "empty"),
+        ("--one-each",),
     )],
+    ((*EEG, "--from", "empty"), "--from empty keeps no model"),
     ((*EEG, "--subject", "1", "--subject", "2"), "--subject 2"),
     ((*EEG, "--preset", "nonsense"), "'nonsense'"),
     ((*EEG, "--captions", "nosuch"), "--captions"),
