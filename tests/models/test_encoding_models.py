@@ -244,7 +244,7 @@ ASKED = {
     "no spatial tokens": (lambda f: fit("GNet", NO_TOKENS, Y[:N]), "no layer with spatial tokens"),
     "a setting that is not there": (lambda f: GNet(training={"step": 3}).fit(TRAIN, Y[:N]), "no setting 'step'; it has steps"),
     "an option that is not there": (lambda f: FactorTopy(variant={"colour": 1}).fit(TRAIN, Y[:N], XYZ), "colour=1 is not known"),
-    "three images": (lambda f: fit("ClassToken", {k: v[:3] for k, v in TRAIN.items()}, Y[:3]), "at least 2 of each"),
+    "three images": (lambda f: fit("ClassToken", {k: v[:3] for k, v in TRAIN.items()}, Y[:3]), "give at least 10"),
     "a mask of other images": (lambda f: fit("ClassToken", TRAIN, Y[:N], validation=np.ones(3, bool)), "each of 100 images"),
     "rows that are not there": (lambda f: fit("ClassToken", TRAIN, Y[:2], rows=[0, 100]), "features hold 100 images"),
     "layers of other images": (lambda f: fit("GNet", TRAIN | {"b": TEST["b"]}, Y[:N]), "every layer holds the same images"),

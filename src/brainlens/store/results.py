@@ -32,7 +32,7 @@ TASKS = {
     "align": 3,
     "attribute": 2,
     "embed": 1,
-    "encode": 2,
+    "encode": 3,
     "decode": 2,
     "epochs": 2,
     "captions": 2,

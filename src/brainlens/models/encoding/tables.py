@@ -12,6 +12,7 @@ from torch import Tensor
 
 from brainlens.metrics.encoding import noise_ceiling
 from brainlens.nn.factortopy import resize_tokens
+from brainlens.subjects import held_out
 from brainlens.types import DataError, Features, Responses, as_ids, positions
 
 HELD_BACK = 0.1  # share of the training images that validate when the recording names none (the paper splits 8:1:1)
@@ -223,8 +224,8 @@ def _resized(tokens: np.ndarray, grid: tuple[int, int], rows: np.ndarray, block:
 
 
 def held_back(names: np.ndarray, seed: int) -> np.ndarray:
-    """The names (unique, sorted) of the images that validate where nothing says which: a tenth, at least 2, drawn by the seed."""
-    return np.random.default_rng(seed).permutation(names)[: max(2, round(HELD_BACK * len(names)))]
+    """The names (unique, sorted) of the images that validate where nothing says which: a tenth, by the rule of all fits."""
+    return names[held_out(len(names), HELD_BACK, seed)]
 
 
 def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
