@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
 
-.PHONY: install demo test claims bench lint clean
+.PHONY: install demo test test-avx2 claims bench lint clean
 
 install: $(VENV)/installed
 
@@ -19,6 +19,13 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -q --durations=10
+
+# What hangs on the digits of a processor: phantom, solvers, networks, models and the claims on them, with AVX2 and one thread.
+NUMERICAL := tests/phantom tests/nn tests/metrics tests/models tests/attribution tests/encode/test_start.py tests/encode/test_refit.py \
+	tests/align/test_start.py tests/attribute/test_sanity.py tests/attribute/test_brain.py tests/test_constant_channels.py
+test-avx2: install
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -q $(NUMERICAL)
 
 claims: install
 	$(BIN)/python tools/claims.py $(if $(ONLY),--only $(ONLY))

@@ -23,11 +23,11 @@ VOXELS, BATCH, LAYERS, CHANNELS, WIDTH = 37_984, 8, 12, 768, 128
 def problem(device: str, voxels: int = VOXELS, batch: int = BATCH) -> dict[str, Any]:
     import torch
 
-    from brainlens.nn.factortopy import FactorTopy
+    from brainlens.nn.factortopy import FactorTopyNetwork
 
     torch.manual_seed(0)
     coordinates = torch.rand(voxels, 3) * torch.tensor([140.0, 100.0, 110.0])
-    model = FactorTopy(coordinates, {f"layer{i}": CHANNELS for i in range(LAYERS)}, width=WIDTH)
+    model = FactorTopyNetwork(coordinates, {f"layer{i}": CHANNELS for i in range(LAYERS)}, width=WIDTH)
     with torch.no_grad():  # selectors of a trained model: places all over the picture, layers chosen
         for last, spread in zip(model.selectors.last, (25.0, 20.0, 20.0), strict=True):
             last.weight.mul_(spread)

@@ -70,7 +70,9 @@ def ours(device: str, precision: str = "float32") -> Any:
     units = pd.DataFrame({"channel": range(CHANNELS)})
     responses = Responses(recordings, table, units, times=np.arange(SAMPLES) / 250, measure="uV")
     scale = (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
-    decoder: SensorDecoder = build("nice", responses, WIDTH, None, NICE, 0, device, scale)
+    decoder: SensorDecoder = build(
+        "nice", responses.data.shape[1:], (WIDTH, None), training=NICE, seed=0, device=device, scale=scale
+    )
     part = tensors(recordings, np.arange(n), np.arange(n), model=decoder.model, scale=scale, device=device, precision=precision)
     image = torch.as_tensor(features).to(device)
     kept["setup"] = time.perf_counter() - begin
@@ -144,8 +146,9 @@ def adjustment_cost(device: str) -> float:
     table, units = pd.DataFrame({"stimulus": [f"{i:05d}" for i in range(256)]}), pd.DataFrame({"channel": range(CHANNELS)})
     responses = Responses(recordings, table, units, times=np.arange(SAMPLES) / 250, measure="uV")
     image = torch.as_tensor(features[:, :512]).to(device)
+    scale = (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
     decoder = build(
-        "neuroalign", responses, 512, image, THINGS_EEG2, 0, device, (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
+        "neuroalign", responses.data.shape[1:], (512, image.shape[1]), training=THINGS_EEG2, seed=0, device=device, scale=scale
     )
     part = tensors(recordings, np.arange(256), np.arange(256), model=decoder.model, scale=decoder.scale, device=device)
     batch = part.batch(torch.arange(256, device=part.x.device), device)

@@ -14,7 +14,7 @@ from torch import nn
 from brainlens.align.sensors import align_sensors
 from brainlens.metrics import retrieval
 from brainlens.models.sensors.decoder import NICE, SensorTraining, without
-from brainlens.models.sensors.fit import embed_responses, fit_sensors, limit_repeats
+from brainlens.models.sensors.fit import fit_model, fit_sensors, limit_repeats, sensor_model
 from brainlens.models.sensors.ridge import fit_ridge
 from brainlens.models.sensors.split import split_subjects
 from brainlens.phantom.eeg import make_eeg
@@ -152,16 +152,16 @@ def test_mistakes_are_one_line(tables: tuple, change: object, text: str) -> None
 
 def test_another_recording_is_matched_by_channel_name(tables: tuple) -> None:
     responses, images, texts = tables
-    decoder, test = fit_sensors(responses, images, texts, encoder="linear", training=replace(QUICK_NICE, epochs=1), protocol=ONE)
+    model = sensor_model("linear", replace(QUICK_NICE, epochs=1))
+    test = fit_model(model, responses, images, texts, protocol=ONE)
     turned = test.columns(np.arange(23)[::-1])
-    assert np.array_equal(embed_responses(decoder, turned), decoder.embed(test.data))
+    assert np.array_equal(model.transform(turned), model.decoder_.embed(test.data))
     with pytest.raises(DataError, match="1 channels are missing"):
-        embed_responses(decoder, test.columns(np.arange(1, 23)))
+        model.transform(test.columns(np.arange(1, 23)))
     with pytest.raises(DataError, match="500 Hz"):
-        embed_responses(decoder, replace(test, times=test.times / 2))
-    with pytest.warns(UserWarning, match="volts"):
-        again = embed_responses(decoder, replace(test, data=test.data.astype(np.float32) * 1e-6))
-    assert np.allclose(again, decoder.embed(test.data), atol=1e-3)
+        model.transform(replace(test, times=test.times / 2))
+    with pytest.raises(DataError, match="which no recording has"):
+        model.transform(replace(test, data=test.data.astype(np.float32) * 1e-6))
 
 
 def test_repeats_are_limited_or_missed(tables: tuple) -> None:

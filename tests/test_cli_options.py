@@ -54,7 +54,7 @@ REFUSED = [
     # EEG and MEG: what belongs to fMRI
     *[((*EEG, *option), option[0]) for option in (
         ("--steps", "9"), ("--accumulate", "2"), ("--queue", "-3"), ("--recompute",), ("--modality", "smell"), ("--region", "V9"),
-        ("--one-each",),
+        ("--one-each",), ("--from", "empty"),
     )],
     ((*EEG, "--subject", "1", "--subject", "2"), "--subject 2"),
     ((*EEG, "--preset", "nonsense"), "'nonsense'"),
@@ -67,6 +67,7 @@ REFUSED = [
     # data
     (("align", "--data", "empty"), "--dataset"),
     (("encode", "--data", "empty"), "--dataset"),
+    (("embed", "empty", "--data", "empty"), "--dataset"),
     (("features", "miniature", "--data", "empty"), "--dataset"),
     (("captions", "--score", "--data", "empty"), "--dataset"),
     (("epochs", "--data", "empty"), "--dataset"),
@@ -144,6 +145,7 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
         "again",
     },
     "align": {"dataset", "model", "encoder", "batch", "precision", "region", "runs", "seed", "device", "test", "again"},
+    "embed": {"dataset", "subject", "runs", "device", "again"},
     "attribute": {"of", "target", "method", "layer", "trials", "runs", "seed", "device", "again", "masks"},
 }
 

@@ -27,6 +27,7 @@ class Scaler(Model):
     def fit(self, x: np.ndarray) -> Scaler:
         self.scale_ = 1 / x.std(axis=0)
         self.table_ = {"rows": len(x), "ids": ["1", "2"], "half": torch.ones(2, dtype=torch.float16)}
+        self.edges_ = (float("nan"), float("inf"), -float("inf"))
         return self
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -51,6 +52,7 @@ def test_a_model_is_the_same_to_the_bit_in_another_process(tmp_path: Path) -> No
     assert again.names == ("x", "y")
     assert again.table_["ids"] == ["1", "2"]
     assert again.table_["half"].dtype == torch.float16
+    assert np.array_equal(again.edges_, model.edges_, equal_nan=True)
 
 
 def test_a_model_can_be_cloned_and_saved_over_an_older_one(tmp_path: Path) -> None:

@@ -76,21 +76,26 @@ def check_same_space(one: Responses, other: Responses, what: str, than: str) -> 
     """Raises DataError unless both have the same voxels of the same grid: nothing is ever resampled here."""
     a, b = one.space, other.space
     if isinstance(a, Volume) and isinstance(b, Volume):
-        if a.mask.shape != b.mask.shape or np.abs(a.affine - b.affine).max() > AFFINE_TOLERANCE:
-            raise DataError(
-                f"align: {what} is in another space than {than}: grid {a.mask.shape} and {b.mask.shape}, voxels of "
-                f"{_edge(a)} and {_edge(b)} mm; bring both to one space (MNI) first, or train one model each"
-            )
-        off = int((a.mask != b.mask).sum())
-        if off:
-            raise DataError(
-                f"align: {what} has another mask than {than}: {len(a)} and {len(b)} voxels, {off} in one alone; use one mask"
-            )
+        check_same_volume(a, b, what, than)
     elif type(a) is not type(b) or one.data.shape[1] != other.data.shape[1]:
         kinds = [("no space" if s is None else type(s).__name__) for s in (a, b)]
         raise DataError(
             f"align: {what} has {one.data.shape[1]} units in {kinds[0]}, {than} {other.data.shape[1]} in {kinds[1]}; "
             "bring both to one space first, or train one model each"
+        )
+
+
+def check_same_volume(a: Volume, b: Volume, what: str, than: str) -> None:
+    """Raises DataError unless both are the same voxels of the same grid."""
+    if a.mask.shape != b.mask.shape or np.abs(a.affine - b.affine).max() > AFFINE_TOLERANCE:
+        raise DataError(
+            f"align: {what} is in another space than {than}: grid {a.mask.shape} and {b.mask.shape}, voxels of "
+            f"{_edge(a)} and {_edge(b)} mm; bring both to one space (MNI) first, or train one model each"
+        )
+    off = int((a.mask != b.mask).sum())
+    if off:
+        raise DataError(
+            f"align: {what} has another mask than {than}: {len(a)} and {len(b)} voxels, {off} in one alone; use one mask"
         )
 
 
@@ -170,9 +175,13 @@ class Protocol:
 WITHIN = Protocol()
 
 
-def held_out(n_images: int, validation: int, seed: int) -> np.ndarray:
-    """Which training images are for validation (bool); by image, so that no subject trains on them. At most a fifth."""
-    keep = min(validation, n_images // 5)
+def held_out(n_images: int, validation: float, seed: int) -> np.ndarray:
+    """Which training images are for validation (bool); by image, so that no subject trains on them. At most a fifth.
+
+    validation: a share of the images below 1 (of which at least 2 are held back), else their number.
+    """
+    asked = max(2, round(validation * n_images)) if 0 < validation < 1 else int(validation)
+    keep = min(asked, n_images // 5)
     if keep < 2:
         raise DataError(f"{n_images} training images leave no validation set; give at least 10")
     held = np.zeros(n_images, bool)

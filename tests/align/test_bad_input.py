@@ -15,8 +15,9 @@ import torch
 from brainlens import miniatures, store
 from brainlens.align import align
 from brainlens.backbones import clip
+from brainlens.models.volume.estimators import VolumeAligner
 from brainlens.models.volume.split import split_tables
-from brainlens.models.volume.stored import volume_encoder
+from brainlens.models.volume.stored import check_recording, volume_aligner
 from brainlens.models.volume.training import AlignmentTraining, train_contrastive
 from brainlens.nn.decoding_baselines import ComponentDecoder
 from brainlens.nn.losses import info_nce
@@ -48,14 +49,34 @@ def images(n: int = 40, prefix: str = "i") -> Features:
 def stored(folder: Path, *, version: str = "") -> Path:
     """A run folder as `align` leaves it; `version` spoils what another version would have written otherwise."""
     one = responses()
-    design = {**vars(DESIGN), **({"swirl": 3} if version == "design" else {})}
-    config = {"encoders": ["volume"], "design": design, "trained_on": ["1"]}
+    config = {"encoders": ["volume"], "trained_on": ["1"]}
     store.save_result(Result("align", {"x": 1.0}, units=one.units, space=one.space, config=config), folder)
-    weights = dict(VolumeEncoder(MASK, DESIGN).state_dict())
-    if version == "weights":
-        weights["position"] = weights["position"][:-1].clone()
-    store.save_weights(folder, "volume", weights)
+    if version == "no model":
+        return folder
+    model(one).save(folder / "model")
+    if version in ("weights", "design"):
+        found = store.load_model(folder / "model")
+        entry = found.state["decoder"]["readers"]["both"]
+        if version == "weights":
+            entry["weights"]["position"] = entry["weights"]["position"][:-1].clone()
+        else:
+            entry["built"]["design"]["swirl"] = 3
+        parts = {"version": found.version, "parameters": found.parameters, "state": found.state}
+        store.save_model(folder / "model", model=found.model, **parts)
     return folder
+
+
+def model(one: Responses) -> VolumeAligner:
+    """A transformer as the paper's form has it, after four steps."""
+    small = VolumeAligner("small", design=vars(DESIGN), training=vars(FEW))
+    return small.fit_split(split_tables(one, images()))
+
+
+def reopened(folder: Path, recording: Responses) -> VolumeAligner:
+    """The model of a run, for a recording."""
+    found = volume_aligner(folder)
+    check_recording(folder, found, recording)
+    return found
 
 
 def spoiled_training(folder: Path) -> None:
@@ -82,23 +103,24 @@ def two_captions(ids: list[str]) -> Stimuli:
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "another space": (lambda f: volume_encoder(stored(f), responses(size=2.0)), "recording is in another space .* 2 and 4 mm"),
+    "another space": (lambda f: reopened(stored(f), responses(size=2.0)), "recording is in another space .* 2 and 4 mm"),
     "another grid": (
-        lambda f: volume_encoder(stored(f), responses(np.ones((5, 4, 4), bool))),
+        lambda f: reopened(stored(f), responses(np.ones((5, 4, 4), bool))),
         r"grid \(5, 4, 4\) and \(4, 4, 4\)",
     ),
-    "another mask": (lambda f: volume_encoder(stored(f), responses(HOLED)), "another mask .* 63 and 64 voxels, 1 in one alone"),
+    "another mask": (lambda f: reopened(stored(f), responses(HOLED)), "another mask .* 63 and 64 voxels, 1 in one alone"),
     "other voxels": (lambda f: VolumeEncoder(MASK, DESIGN)(torch.zeros(2, 63)), r"\(2, 63\) is not \(batch, 64 voxels"),
     "two spaces": (lambda f: join_subjects([responses(), responses(size=2.0, subject="2")]), "subject '2' is in another space"),
     "another subject": (
-        lambda f: volume_encoder(stored(f), responses(subject="5")),
+        lambda f: reopened(stored(f), responses(subject="5")),
         "model is of subject 1, the responses are of 5",
     ),
+    "a run without a model": (lambda f: reopened(stored(f, version="no model"), responses()), "no model; run `brainlens align`"),
     "weights of another version": (
-        lambda f: volume_encoder(stored(f, version="weights"), responses()),
+        lambda f: reopened(stored(f, version="weights"), responses()),
         "another version: position",
     ),
-    "design of another version": (lambda f: volume_encoder(stored(f, version="design"), responses()), r"another version .*swirl"),
+    "design of another version": (lambda f: reopened(stored(f, version="design"), responses()), r"another version.*swirl"),
     "checkpoint of another subject": (other_subject, r"its subjects is \['1'\], this run's \['2'\]"),
     "checkpoint of another version": (other_version, "its version is 1, this run's 2"),
     "other image ids": (
@@ -113,7 +135,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: train_contrastive(ComponentDecoder(64, 6), split_tables(responses(), images()), replace(FEW, accumulate=9)),
         "a batch of 8 in 1 processes x 9 pieces",
     ),
-    "too few images": (lambda f: align(responses(n=13), images(13), encoders=("ridge",)), "contrastive loss needs at least 4"),
+    "too few images": (
+        lambda f: align(responses(n=13), images(13), encoders=("ridge",)),
+        "3 training images leave no validation set",
+    ),
     "a loss that is not finite": (spoiled_training, r"loss is (nan|inf) at step 0, in a batch with \['i03'\], trials \[3\]"),
 }
 
@@ -126,8 +151,8 @@ def test_a_mistake_is_one_line_that_names_it(call, words, tmp_path):
 
 
 def test_the_encoder_of_a_run_comes_back_as_it_was(tmp_path):
-    encoder, x = volume_encoder(stored(tmp_path), responses()), torch.randn(3, 64)
-    torch.testing.assert_close(encoder(x), VolumeEncoder(MASK, DESIGN).eval()(x))
+    found, x = reopened(stored(tmp_path), responses()), np.random.default_rng(3).normal(size=(3, 64))
+    assert np.array_equal(found.transform(x), model(responses()).transform(x))
 
 
 def test_captions_beyond_the_limit_or_said_twice_are_counted(caplog):

@@ -109,8 +109,8 @@ OTHER_MASK = Volume(MASK[::-1].copy(), np.diag([4.0, 4, 4, 1]))
         (lambda: join_subjects([]), "no responses"),
         (lambda: select_subjects(subject("s1"), ["s7"]), r"'s7' is not in this recording; it has \['s1'\]"),
         (lambda: select_regions(subject("s1"), ["V9"]), "region 'V9' is not one of whole, visual, A, B, LANG"),
-        (lambda: preset("huge"), "'huge' is not one of small, paper"),
-        (lambda: preset("small").changed(training={"stpes": 3}), "training has no 'stpes'; it has steps, batch"),
+        (lambda: preset("huge"), "'huge' is not one of default, small, paper"),
+        (lambda: preset("default").changed(training={"stpes": 3}), "training has no 'stpes'; it has steps, batch"),
     ],
 )
 def test_mistakes_are_one_line(call, words):
@@ -130,7 +130,7 @@ def test_the_paper_preset_is_the_paper():
     short = paper.changed(training={"steps": 7, "batch": None})
     assert short.training.on(9000).steps == 7
     assert short.linear.steps == 7
-    assert preset("small").changed(training={"epochs": 2}).training.on(640).steps == 10
+    assert preset("default").changed(training={"epochs": 2}).training.on(640).steps == 10
 
 
 def test_the_paper_grid_is_padded_to_98_112_98_and_only_patches_with_brain_are_kept():

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import pickle
 import resource
-import tarfile
 import warnings
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from brainlens.datasets import archives, hdf5, pictures, unpickle, volumes
+from brainlens.datasets import hdf5, pictures, unpickle, volumes
 from brainlens.types import DataError, Volume
 
 AFFINE = np.diag([-2.0, 2, 2, 1])
@@ -316,84 +313,6 @@ def test_a_pickle_that_repeats_itself_does_not_explode(tmp_path):
         nest = [nest, nest]
     (tmp_path / "a.npy").write_bytes(pickle.dumps(nest, protocol=4))
     assert len(unpickle.load_pickled(tmp_path / "a.npy")) == 2
-
-
-# --- archives
-
-
-def tar(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        for info, data in members:
-            info.size = len(data) if info.isreg() else 0
-            archive.addfile(info, io.BytesIO(data) if info.isreg() else None)
-    return path
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    return info
-
-
-GOOD = (member("good/file.txt"), b"hello")
-SLIPS = [
-    member("../out.txt"),
-    member("good/../../out.txt"),
-    member("/tmp/brainlens-out.txt"),
-    member("link", tarfile.SYMTYPE, "/etc"),
-    member("hard", tarfile.LNKTYPE, "../out.txt"),
-    member("pipe", tarfile.FIFOTYPE),
-    member("device", tarfile.CHRTYPE),
-    member("good/file.txt"),
-    member("C:\\out.txt"),
-    member("..\\out.txt"),
-]
-
-
-@pytest.mark.parametrize("bad", SLIPS, ids=lambda m: m.name)
-def test_a_tar_that_leads_outside_writes_nothing(tmp_path, bad):
-    path = tar(tmp_path / "a.tar.gz", [GOOD, (bad, b"evil")])
-    with pytest.raises(DataError, match="nothing was written"):
-        archives.extract(path, tmp_path / "in" / "here")
-    assert [p.name for p in tmp_path.rglob("*")] == ["a.tar.gz"]
-
-
-@pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt", "..\\out.txt", "link"])
-def test_a_zip_that_leads_outside_writes_nothing(tmp_path, name):
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("good.txt", "hello")
-        info = zipfile.ZipInfo(name)
-        info.external_attr = (0o120777 if name == "link" else 0o100644) << 16
-        archive.writestr(info, "evil")
-    with pytest.raises(DataError, match="nothing was written"):
-        archives.extract(path, tmp_path / "in")
-    assert [p.name for p in tmp_path.rglob("*")] == ["a.zip"]
-
-
-def test_good_archives_are_unpacked_whole(tmp_path):
-    files = archives.extract(tar(tmp_path / "a.tar.gz", [(member("d", tarfile.DIRTYPE), b""), GOOD]), tmp_path / "t")
-    assert [f.read_text() for f in files] == ["hello"]
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("d/x.txt", "zip")
-    assert [f.read_text() for f in archives.extract(tmp_path / "a.zip", tmp_path / "z")] == ["zip"]
-
-
-def test_bombs_and_stumps_are_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("zeros", b"\0" * 30_000_000)
-    with pytest.raises(DataError, match="than allowed"):
-        archives.extract(tmp_path / "bomb.zip", tmp_path / "b")
-    path = tar(tmp_path / "a.tar.gz", [(member("big"), os.urandom(100_000))])
-    with pytest.raises(DataError, match="than allowed"):
-        archives.extract(path, tmp_path / "b", max_bytes=1000)
-    truncate(path)
-    with pytest.raises(DataError):
-        archives.extract(path, tmp_path / "b")
-    (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(DataError, match="neither"):
-        archives.extract(tmp_path / "x.txt", tmp_path / "b")
-    assert not (tmp_path / "b").exists()
 
 
 # --- HDF5

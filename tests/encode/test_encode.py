@@ -125,12 +125,14 @@ def test_the_other_methods_run_on_the_same_split(method):
 def test_tables_average_standardise_and_hold_back():
     data = tables(RESPONSES, FEATURES)
     assert [len(p.ids) for p in (data.train, data.validation, data.test)] == [90, 15, 25]
-    np.testing.assert_allclose(data.train.y.mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(data.train.y.std(0), 1, atol=1e-5)
+    guess, scored = data.in_units(data.test.y)
+    np.testing.assert_array_equal(guess, scored.test.y)
+    np.testing.assert_allclose(scored.test.y * data.train.y.std(0) + data.train.y.mean(0), data.test.y, atol=1e-5)
     assert (data.test.repeats == 2).all()
     assert not set(data.train.ids) & set(data.validation.ids) & set(data.test.ids)
     two = RESPONSES.rows((RESPONSES.trials["split"] != "validation").to_numpy())
     held = tables(two, FEATURES, seed=1)
+    assert set(two.trials["split"]) == {"train", "test"}  # what is held back is not written into the recording
     assert len(held.validation.ids) == 9
     assert set(held.validation.ids) < set(FEATURES.ids[:90])
 

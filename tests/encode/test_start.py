@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 
 from brainlens.models.encoding.start import PENALTIES, Evidence, candidates, search, start_bottlenecks, start_selectors
 from brainlens.models.encoding.tables import LayerTokens, tables
-from brainlens.nn.factortopy import FactorTopy
+from brainlens.nn.factortopy import FactorTopyNetwork
 from brainlens.types import Features, Responses
 
 N = 120
@@ -27,7 +27,7 @@ def made_up(seed=0, **options):
     features = Features(whole, ids, "made-up", tokens, dict.fromkeys(tokens, (8, 8)))
     table = tables(Responses(data, pd.DataFrame({"stimulus": ids, "split": split}), units), features)
     torch.manual_seed(0)
-    model = FactorTopy(torch.from_numpy(units.to_numpy(copy=True)), {"a": 3, "b": 3}, width=3, **options)
+    model = FactorTopyNetwork(torch.from_numpy(units.to_numpy(copy=True)), {"a": 3, "b": 3}, width=3, **options)
     tokens = LayerTokens(features, ["a", "b"], table.train.rows)
     start_bottlenecks(model, table, tokens)
     return model, table, tokens
@@ -88,7 +88,7 @@ def test_places_are_read_as_the_model_reads_them():
 def test_bottlenecks_start_as_the_identity_or_as_principal_directions():
     model, data, tokens = made_up()
     assert torch.equal(model.local[0], torch.eye(3))
-    small = FactorTopy(torch.rand(3, 3), {"a": 3, "b": 3}, width=2)
+    small = FactorTopyNetwork(torch.rand(3, 3), {"a": 3, "b": 3}, width=2)
     start_bottlenecks(small, data, tokens)
     spatial, whole = tokens.of("a", data.train.rows)
     rows = torch.cat([spatial, whole[:, None]], 1).flatten(0, 1).numpy()
@@ -98,7 +98,7 @@ def test_bottlenecks_start_as_the_identity_or_as_principal_directions():
 
 def test_selectors_take_the_best_layer_place_and_scale():
     torch.manual_seed(0)
-    model = FactorTopy(torch.tensor([[0.0, 0, 0], [50.0, 50, 50]]), {"a": 3, "b": 3}, width=4)
+    model = FactorTopyNetwork(torch.tensor([[0.0, 0, 0], [50.0, 50, 50]]), {"a": 3, "b": 3}, width=4)
     start_selectors(model, Evidence(torch.tensor([[65 + 10, 3], [64, 3]]), torch.tensor([[90.0, 1], [90, 1]])))
     space, omega, alpha = model.select()
     assert omega.argmax(1).tolist() == [1, 0]
@@ -108,7 +108,7 @@ def test_selectors_take_the_best_layer_place_and_scale():
 
 def test_an_undecided_unit_stays_open_and_free_selectors_reach_the_maximum_in_closed_form():
     torch.manual_seed(0)
-    model = FactorTopy(torch.rand(2, 3), {"a": 3, "b": 3}, width=4, topological=False)
+    model = FactorTopyNetwork(torch.rand(2, 3), {"a": 3, "b": 3}, width=4, topological=False)
     found = Evidence(torch.tensor([[65 + 10], [5]]), torch.tensor([[200.0], [0.0]]))
     start_selectors(model, found, steps=2000, lr=1e-2, openness=0.5)
     _, omega, alpha = model.select()

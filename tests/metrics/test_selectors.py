@@ -108,6 +108,15 @@ def test_scores_of_a_perfect_and_of_a_random_reader():
     assert blind["truth/rf_error_median"] > 0.6
 
 
+def test_layer_weights_that_are_alike_everywhere_have_no_rank_correlation():
+    units = truth()
+    found = s.selector_scores(np.full((200, 6), 1 / 6), np.zeros((200, 2)), np.full(200, 0.5), units)
+    for end in ("", ".low", ".high"):
+        assert np.isnan(found[f"truth/layer_spearman{end}"])
+    assert found["truth/scale_auroc"] == 0.5
+    assert found["truth/noise_confidence"] == pytest.approx(0, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

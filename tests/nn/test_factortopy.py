@@ -16,7 +16,7 @@ CHANNELS = {"a": 10, "b": 6, "c": 10}
 def data(voxels=70, images=4, seed=0, **options):
     torch.manual_seed(seed)
     coordinates = torch.rand(voxels, 3) * 100
-    model = ft.FactorTopy(coordinates, CHANNELS, width=16, **options)
+    model = ft.FactorTopyNetwork(coordinates, CHANNELS, width=16, **options)
     with torch.no_grad():
         for part in model.selectors.last if options.get("topological", True) else model.selectors.free:
             (part.weight if hasattr(part, "weight") else part).mul_(30)
@@ -163,11 +163,11 @@ def test_resize_keeps_what_has_the_size_and_averages_what_has_not():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: ft.FactorTopy(torch.zeros(5, 2), CHANNELS), "voxel, 3"),
-        (lambda: ft.FactorTopy(torch.full((5, 3), torch.nan), CHANNELS), "5 of 5 voxels"),
-        (lambda: ft.FactorTopy(torch.rand(5, 3), CHANNELS, use=("colour",)), "colour"),
-        (lambda: ft.FactorTopy(torch.rand(5, 3), CHANNELS, samples=0), "samples"),
-        (lambda: ft.FactorTopy(torch.rand(5, 3), CHANNELS, variant={"padding": "wrap"}), "wrap"),
+        (lambda: ft.FactorTopyNetwork(torch.zeros(5, 2), CHANNELS), "voxel, 3"),
+        (lambda: ft.FactorTopyNetwork(torch.full((5, 3), torch.nan), CHANNELS), "5 of 5 voxels"),
+        (lambda: ft.FactorTopyNetwork(torch.rand(5, 3), CHANNELS, use=("colour",)), "colour"),
+        (lambda: ft.FactorTopyNetwork(torch.rand(5, 3), CHANNELS, samples=0), "samples"),
+        (lambda: ft.FactorTopyNetwork(torch.rand(5, 3), CHANNELS, variant={"padding": "wrap"}), "wrap"),
         (lambda: ft.resize_tokens(torch.zeros(1, 10, 2), (3, 3)), "grid of 3 x 3"),
         (lambda: (lambda m, t, w: m({"a": t["a"]}, w))(*data()), "no tokens for layer 'b'"),
     ],

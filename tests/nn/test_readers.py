@@ -1,12 +1,13 @@
-"""The peers of FactorTopy against plain loops over images, voxels and layers."""
+"""The baselines of FactorTopy against plain loops over images, voxels and layers."""
 
 import pytest
 import torch
 
-from brainlens.nn.encoding_baselines import READERS, ClassToken, GNetViT, PatchToken
+from brainlens.nn.encoding_baselines import ClassTokenNetwork, GNetNetwork, PatchTokenNetwork
 from brainlens.types import DataError
 
 CHANNELS = {"a": 5, "b": 7}
+READERS = (ClassTokenNetwork, PatchTokenNetwork, GNetNetwork)
 
 
 def data(kind, **options):
@@ -17,7 +18,7 @@ def data(kind, **options):
 
 
 def test_class_token_by_a_loop():
-    model, tokens, whole = data(ClassToken)
+    model, tokens, whole = data(ClassTokenNetwork)
     out = model(tokens, whole)
     for image in range(3):
         v = sum(model.bottleneck[i].T @ whole[k][image] for i, k in enumerate(CHANNELS)) / 2
@@ -25,7 +26,7 @@ def test_class_token_by_a_loop():
 
 
 def test_patch_token_by_a_loop():
-    model, tokens, whole = data(PatchToken)
+    model, tokens, whole = data(PatchTokenNetwork)
     out = model(tokens, whole)
     for image in range(3):
         v = sum(
@@ -37,7 +38,7 @@ def test_patch_token_by_a_loop():
 
 @pytest.mark.parametrize("block", [7, 64])
 def test_pooling_fields_by_a_loop(block):
-    model, tokens, whole = data(GNetViT, block=block)
+    model, tokens, whole = data(GNetNetwork, block=block)
     torch.nn.init.normal_(model.field)
     plain = torch.zeros(3, 30)
     for n in range(30):
@@ -52,9 +53,9 @@ def test_pooling_fields_by_a_loop(block):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_each_learns_a_voxel_and_ignores_the_batch(name):
-    model, tokens, whole = data(READERS[name])
+@pytest.mark.parametrize("reader", READERS)
+def test_each_learns_a_voxel_and_ignores_the_batch(reader):
+    model, tokens, whole = data(reader)
     torch.testing.assert_close(
         model({k: v[1:2] for k, v in tokens.items()}, {k: v[1:2] for k, v in whole.items()}), model(tokens, whole)[1:2]
     )
@@ -70,9 +71,9 @@ def test_each_learns_a_voxel_and_ignores_the_batch(name):
     assert last < first / 2
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_a_missing_layer_is_named(name):
-    model, tokens, whole = data(READERS[name])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_missing_layer_is_named(reader):
+    model, tokens, whole = data(reader)
     del tokens["b"], whole["b"]
     with pytest.raises(DataError, match="layer 'b'"):
         model(tokens, whole)

@@ -14,13 +14,13 @@ from brainlens import store
 from brainlens.align import run
 from brainlens.align.run import run_align, run_align_each
 from brainlens.datasets import captioning
-from brainlens.datasets.source import Source, open_recording
+from brainlens.datasets.source import Source, open_recording, picture_folder
 from brainlens.models.volume.presets import preset
 from brainlens.stimuli.captions import CaptionSource, save_captions
 from brainlens.types import DataError
 
 SMALL = Source(n_train=60, n_test=20)
-FEW = preset("small").changed(training={"steps": 6, "batch": 16}, design={"depth": 1})
+FEW = preset("default").changed(training={"steps": 6, "batch": 16}, design={"depth": 1})
 
 
 def quiet(text: str, share: float | None = None) -> None:
@@ -99,17 +99,17 @@ def test_captions_of_every_source_are_scored_against_images_and_each_other(tmp_p
 def test_a_folder_of_pictures_is_a_table_of_stimuli(tmp_path):
     for name in ("b", "a"):
         Image.fromarray(np.full((8, 8, 3), ord(name), np.uint8)).save(tmp_path / f"{name}.png")
-    plain = captioning.picture_folder(tmp_path)
+    plain = picture_folder(tmp_path)
     assert plain.ids.tolist() == ["a", "b"]
     assert plain.images[1][0, 0, 0] == ord("b")
     (tmp_path / "manifest.json").write_text(json.dumps([{"file": "b.png", "captions": ["bee"]}]))
-    assert captioning.picture_folder(tmp_path).captions == [["bee"]]
+    assert picture_folder(tmp_path).captions == [["bee"]]
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match="list of objects with the entry 'file'"):
-        captioning.picture_folder(tmp_path)
+        picture_folder(tmp_path)
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):
-        captioning.picture_folder(tmp_path / "none")
+        picture_folder(tmp_path / "none")
 
 
 def test_pictures_that_cannot_be_opened_make_no_gallery():

@@ -12,7 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from brainlens import report, store
 from brainlens.align import Alignment
+from brainlens.align import embed as align_embed
 from brainlens.align import run as align_run
+from brainlens.align.embed import embed_volume_run
 from brainlens.align.run import run_align
 from brainlens.attribute import run as attribute_run
 from brainlens.attribute.brain import Options
@@ -26,8 +28,9 @@ from brainlens.datasets.source import Source, open_recording
 from brainlens.encode import EncodingDesign
 from brainlens.encode import run as encode_run
 from brainlens.encode.run import Asked, run_encode
-from brainlens.models.volume.aligners import Decoder
+from brainlens.models.volume.decoder import Decoder
 from brainlens.models.volume.split import split_tables
+from brainlens.models.volume.stored import volume_aligner
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError, Responses, Result, Volume
 
@@ -83,7 +86,7 @@ def test_align_is_stored_with_everything_attribute_needs(aligned, recording):
         assert result.metrics[f"align/{name}/retrieval/brain->image/chance1"] == pytest.approx(1 / 30)
     assert set(result.arrays) >= {"ids", "embedding/brain", "embedding/image", "centre/image", "centre/text"}
     assert set(result.arrays["ids"]) == set(recording.responses.where(split="test").trials["stimulus"])
-    assert store.load_weights(folder, "volume")
+    assert volume_aligner(folder).subjects_ == ["1"]
     shown = {row["metric"]: row["value"] for row in rows}
     assert shown["align/volume/retrieval/brain->image/top1"] == result.metrics["align/volume/retrieval/brain->image/top1"]
     assert not list((folder.parent / "unfinished").iterdir())
@@ -260,6 +263,41 @@ def test_mispaired_images_keep_their_part_and_none_its_own_responses():
     assert swapped["stimulus"].value_counts().eq(2).all()
 
 
+# --- the model of a run
+
+
+def test_a_run_embeds_recordings_with_the_model_it_kept(aligned, recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(align_embed, "open_recording", lambda *arguments, **options: recording)
+    folder, rows = embed_volume_run(aligned[0], tmp_path, tell=quiet)
+    found, run = store.load_result(folder), store.load_result(aligned[0])
+    assert found.task == "embed"
+    assert found.arrays["embedding/image"].shape == (150, run.arrays["embedding/brain"].shape[1])
+    place = [found.arrays["ids"].tolist().index(name) for name in run.arrays["ids"]]
+    for which, brain in (("image", "brain"), ("text", "brain_for_text")):
+        embedded, known = found.arrays[f"embedding/{which}"][place], run.arrays[f"embedding/{brain}"]
+        np.testing.assert_allclose(embedded, known, rtol=1e-3, atol=1e-3)
+    assert {row["metric"]: row["value"] for row in rows}["embed/images"] == 150
+
+
+def test_a_run_trains_the_model_of_another_further(aligned, recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(align_run, "open_recording", lambda *arguments, **options: recording)
+    folder, _ = run_align(SMALL, tmp_path, training_steps=4, start_from=aligned[0], tell=quiet)
+    result = store.load_result(folder)
+    assert result.config["from"] == aligned[0].name
+    assert result.config["encoders"] == ["volume"]
+    before, after = volume_aligner(aligned[0]), volume_aligner(folder)
+    assert np.array_equal(before.gallery(recording.images["image"]), after.gallery(recording.images["image"]))
+    with pytest.raises(DataError, match="is a 'volume', which is not one of the encoders"):
+        run_align(SMALL, tmp_path, encoders=["linear"], start_from=aligned[0], tell=quiet)
+
+
+def test_a_run_without_a_model_is_refused_before_its_recording_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(attribute_run, "open_recording", lambda *arguments, **options: pytest.fail("opened"))
+    folder = runs.keep(Result("align", {"x": 1.0}, config={"encoders": ["volume"], "seed": 0}), tmp_path, SMALL)
+    with pytest.raises(DataError, match="holds no model; run `brainlens align` again"):
+        run_attribute(folder, tmp_path, tell=quiet)
+
+
 # --- without a run
 
 
@@ -330,7 +368,7 @@ def test_claims_of_attribution_stand_beside_their_checks(recording, tmp_path):
         patch=14, width=16, depth=1, heads=2, embed_dim=images["image"].shape[1], per_patch=True, class_token="sum"
     )
     module = VolumeEncoder(split.space.mask, design).eval()
-    decoder = Decoder("volume", lambda x: (module(x), module(x)), 0, 0.0, module=module)
+    decoder = Decoder("volume", {"both": module})
     alignment = Alignment(Result("align", {}), {"volume": decoder}, split)
     names = ("bottleneck", "gradcam", "integrated_gradients", "chefer", "random")
     found = attribute_claims(alignment, recording, SMALL, tmp_path, methods=names, trials=6, masks=4, tell=quiet)

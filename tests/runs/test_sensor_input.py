@@ -14,6 +14,7 @@ from PIL import Image
 from brainlens import store
 from brainlens.datasets import things_eeg2
 from brainlens.datasets.sensors import _joined
+from brainlens.models.sensors.stored import load_aligner
 
 Say = Callable[..., tuple[int, str, str]]
 NAMES = ["P7", "Oz", "Cz", "P8", "O1", "O2"]
@@ -199,7 +200,7 @@ def test_volts_are_said_aloud_and_become_microvolts(given: Path, say: Say) -> No
     assert code == 0, err
     (second,) = (given / "runs").glob("align-*")
     before, after = (store.load_result(path) for path in (given / "before" / first.name, second))
-    scales = [store.load_weights(path, "sensors")["scale/spread"].numpy() for path in (given / "before" / first.name, second)]
+    scales = [load_aligner(path).decoder_.scale[1].numpy() for path in (given / "before" / first.name, second)]
     assert scales[1] == pytest.approx(10 * scales[0], rel=1e-3)  # microvolts, with all the digits of float16
     assert after.arrays["embedding/brain"] == pytest.approx(before.arrays["embedding/brain"], abs=0.02)
 

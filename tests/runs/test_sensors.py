@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from brainlens import report, store
+from brainlens.align.embed_sensors import embed_sensor_run
 from brainlens.align.run_sensors import SensorOptions, is_sensors, preset, run_align_sensors
 from brainlens.attribute.run_sensors import is_sensor_run, run_attribute_sensors
 from brainlens.datasets import phantom_eeg
@@ -18,6 +20,7 @@ from brainlens.metrics.retrieval import nearest_share
 from brainlens.models.sensors import checkpoint
 from brainlens.models.sensors.contributions import METHODS
 from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, THINGS_MEG, UNFILTERED
+from brainlens.models.sensors.stored import load_aligner
 from brainlens.subjects import Protocol
 from brainlens.types import DataError
 
@@ -59,7 +62,7 @@ def test_a_run_holds_scores_analyses_and_weights(stored: tuple[Path, list]) -> N
     assert result.arrays["topomap/contribution_by_time"].shape == (10, 63)
     assert result.arrays["topomap/contribution"] == pytest.approx(result.arrays["topomap/contribution_by_time"].sum(0))
     assert "step" in result.tables["log"].columns
-    assert {"scale/mean", "model/encoder.spatial.weight"} <= set(store.load_weights(folder, "sensors"))
+    assert load_aligner(folder).network == "nice"
     assert "simulation" in report.render([("run", result)])
 
 
@@ -85,6 +88,53 @@ def test_a_stopped_run_goes_on_with_the_fit_that_was_stopped(
     assert np.array_equal(one.arrays["embedding/brain"], two.arrays["embedding/brain"])
     scores = [{k: v for k, v in result.metrics.items() if "seconds" not in k} for result in (one, two)]
     assert scores[0] == scores[1]
+
+
+def test_a_stored_run_embeds_its_recording_as_it_was_scored(stored: tuple[Path, list], tmp_path: Path) -> None:
+    folder, rows = embed_sensor_run(stored[0], tmp_path, tell=silent)
+    found, aligned = store.load_result(folder), store.load_result(stored[0])
+    place = {name: i for i, name in enumerate(found.arrays["ids"])}
+    own = [place[name] for name in aligned.arrays["ids"]]
+    assert np.allclose(found.arrays["embedding/brain"][own], aligned.arrays["embedding/brain"], atol=1e-5)
+    assert len(found.tables["rows"]) == found.metrics["embed/rows"] == 120 + 24
+    assert {row["metric"] for row in rows} == {"embed/rows", "embed/dimensions"}
+
+
+def test_a_file_of_epochs_is_embedded_row_by_row(stored: tuple[Path, list], tmp_path: Path) -> None:
+    import mne
+
+    model = load_aligner(stored[0])
+    data = np.random.default_rng(0).normal(size=(5, 63, 250)).astype(np.float32)  # whitened, as the phantom is
+    info = mne.create_info(list(model.channels_), 250.0, "eeg")
+    events = np.column_stack([np.arange(5), np.zeros(5, int), [1, 2, 1, 2, 1]])
+    epochs = mne.EpochsArray(data, info, events, tmin=model.times_[0], event_id={"cat": 1, "dog": 2}, verbose=False)
+    epochs.save(tmp_path / "some-epo.fif", verbose=False)
+    folder, _ = embed_sensor_run(stored[0], tmp_path, source=Source("phantom_eeg", tmp_path / "some-epo.fif"), tell=silent)
+    found = store.load_result(folder)
+    assert found.arrays["ids"].tolist() == ["cat", "dog", "cat", "dog", "cat"]
+    assert np.allclose(found.arrays["embedding/brain"], model.transform(data), atol=1e-3)
+    mne.EpochsArray(data * 1e-6, info, events, tmin=model.times_[0], verbose=False).save(
+        tmp_path / "volts-epo.fif", verbose=False
+    )
+    with pytest.raises(DataError, match="which no recording has"):
+        embed_sensor_run(stored[0], tmp_path, source=Source("phantom_eeg", tmp_path / "volts-epo.fif"), tell=silent)
+    (tmp_path / "none-epo.fif").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="no file of epochs"):
+        embed_sensor_run(stored[0], tmp_path, source=Source("phantom_eeg", tmp_path / "none-epo.fif"), tell=silent)
+
+
+def test_a_training_goes_on_from_a_stored_run(stored: tuple[Path, list], embeddings: Path, tmp_path: Path) -> None:
+    source = Source("phantom_eeg", embeddings, n_train=120)
+    options = SensorOptions(("nice",), epochs=1, repeats=8, start=str(stored[0]))
+    folder, _ = run_align_sensors(source, tmp_path, options, tell=silent)
+    plain, _ = run_align_sensors(source, tmp_path, replace(options, start=None), tell=silent)
+    first = [store.load_result(path).tables["log"]["validation_loss"].iloc[0] for path in (stored[0], folder, plain)]
+    assert first[2] == first[0]  # the same start at random
+    assert first[1] < first[0]  # one that has learnt
+    with pytest.raises(DataError, match="keeps 'nice'"):
+        run_align_sensors(source, tmp_path, replace(options, encoders=("linear",)), tell=silent)
+    with pytest.raises(DataError, match="keeps no model"):
+        run_align_sensors(source, tmp_path, replace(options, start=str(tmp_path)), tell=silent)
 
 
 def test_windows_rise_with_the_signal_and_not_before(stored: tuple[Path, list]) -> None:

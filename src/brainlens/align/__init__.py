@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from brainlens import store
 from brainlens.align.scoring import arrays, embeddings, hits, score
 from brainlens.metrics.statistics import paired_bootstrap
-from brainlens.models.volume.aligners import DESIGN, ENCODERS, Decoder
-from brainlens.models.volume.fit import LINEAR, TRAINING, Progress, fit
+from brainlens.models.volume.aligners import DESIGN, ENCODERS
+from brainlens.models.volume.decoder import Decoder
+from brainlens.models.volume.estimators import aligner
+from brainlens.models.volume.fit import LINEAR, TRAINING, Progress
+from brainlens.models.volume.model import Aligner
+from brainlens.models.volume.presets import Preset
 from brainlens.models.volume.split import Split, split_tables
 from brainlens.models.volume.training import AlignmentTraining
 from brainlens.nn.volume_encoder import VolumeDesign
@@ -29,11 +32,12 @@ __all__ = ["Alignment", "align", "embeddings", "one_result", "score"]
 
 @dataclass(frozen=True)
 class Alignment:
-    """A finished alignment: the Result to store, the fitted encoders by name, and the split they share."""
+    """A finished alignment: the Result to store, the fitted encoders by name, the split they share, and the models to keep."""
 
     result: Result
     decoders: dict[str, Decoder]
     split: Split
+    models: dict[str, Aligner] = field(default_factory=dict)
 
 
 def align(
@@ -49,6 +53,7 @@ def align(
     device: str = "cpu",
     folder: Path | None = None,
     progress: Progress | None = None,
+    start_from: Aligner | None = None,
 ) -> Alignment:
     """Fits encoders on the training images and retrieves the test images and captions with each.
 
@@ -60,19 +65,25 @@ def align(
 
     Raises DataError for an unknown encoder, a stimulus in two parts of the split, stimuli without features, more than
     20 % of voxels missing, or a loss that is not finite. `linear` is the recipe of the linear encoder and the MLP, whose steps
-    are cheap, `training` that of the CNN and the volume encoder.
+    are cheap, `training` that of the CNN and the volume encoder. start_from: a fitted aligner; the encoder of its kind is
+    trained further, and all are centred as it was.
     """
     names = list(dict.fromkeys(encoders))
     unknown = [name for name in names if name not in ENCODERS]
     if unknown or not names:
         raise DataError(f"encoder {unknown[0] if unknown else names!r} is not one of {list(ENCODERS)}")
     started = time.time()
-    split = split_tables(responses, images, texts, seed=seed, device=device)
-    fitted: dict[str, Decoder] = {}
+    if start_from is not None and start_from.encoder() not in names:
+        raise DataError(f"the model to start from is a {start_from.encoder()!r}, which is not one of the encoders {names}")
+    centre = None if start_from is None else start_from.centre_
+    split = split_tables(responses, images, texts, seed=seed, device=device, centre=centre)
+    _ = split.test  # a run without anything to score ends before it trains
+    chosen, models, fitted = Preset(tuple(names), training, linear, design), dict[str, Aligner](), dict[str, Decoder]()
     for name in names:
-        fitted[name] = fit(
-            name, split, training, linear=linear, design=design, seed=seed, folder=folder, progress=progress, known=fitted
-        )
+        before = start_from if start_from is not None and start_from.encoder() == name else None
+        model = aligner(name, chosen, seed=seed, device=device)
+        models[name] = model.fit_split(split, known=fitted, start_from=before, folder=folder, progress=progress)
+        fitted[name] = model.decoder_
     result = one_result(fitted, split, main=names[-1], seed=seed)
     config = {
         "encoders": names,
@@ -85,7 +96,7 @@ def align(
     config |= {"images": images.model, "texts": None if texts is None else texts.model}
     data = [store.fingerprint(table) for table in (responses, images, texts) if table is not None]
     provenance = store.provenance(seed, device, data, started)
-    return Alignment(replace(result, config=config, provenance=provenance), fitted, split)
+    return Alignment(replace(result, config=config, provenance=provenance), fitted, split, models)
 
 
 def one_result(fitted: dict[str, Decoder], split: Split, *, main: str = "volume", seed: int = 0) -> Result:
@@ -108,13 +119,5 @@ def one_result(fitted: dict[str, Decoder], split: Split, *, main: str = "volume"
     metrics |= {f"data/{key}": float(value) for key, value in split.counts.items()}
     metrics |= {f"data/{name}_images": float(len(getattr(split, name).ids)) for name in ("train", "validation", "test")}
     tables = {"comparison": pd.DataFrame(rows), "log": pd.DataFrame(logs)}
-    kept = arrays(fitted[main], split.test) | target_maps(fitted.get("volume"))
+    kept = arrays(fitted[main], split.test)
     return Result("align", metrics, kept, split.units, tables, space=split.space)
-
-
-def target_maps(decoder: Decoder | None) -> dict[str, np.ndarray]:
-    """`target/<which>/matrix` and `/shift` of the volume encoder's start: what brings targets into its space."""
-    if decoder is None or decoder.start is None:
-        return {}
-    maps = decoder.start.maps.items()
-    return {f"target/{which}/{part}": getattr(m, part).cpu().numpy() for which, m in maps for part in ("matrix", "shift")}

@@ -18,8 +18,10 @@ from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
 from brainlens.metrics.retrieval import summary_over_subjects
 from brainlens.models.volume.aligners import ENCODERS
+from brainlens.models.volume.model import Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.processes import is_first, joined
+from brainlens.models.volume.stored import run_aligner, save_models
 from brainlens.types import DataError, Result, Stimuli
 
 THUMBNAIL = 96  # pixels of a picture in the gallery of a report
@@ -35,15 +37,22 @@ def run_align(
     configuration: Preset | None = None,
     seed: int = 0,
     device: str = "cpu",
+    start_from: str | Path | None = None,
     tell: Tell,
 ) -> tuple[Path, Rows]:
-    """Aligns and stores the result with the weights of the volume encoder, where one was trained.
+    """Aligns and stores the result with the model of the main encoder, and that of the volume encoder where one was trained.
 
-    configuration: a preset, "small" by default. Checkpoints are kept in `runs/unfinished` until the run is stored; the same
-    call after a stop goes on from them. Started by `torchrun`, the processes share every batch and the first one writes.
+    configuration: a preset, "default" unless given. start_from: the folder of an align run whose model is trained further; it
+    brings its design, and its encoder is the one that is trained where none is named. Checkpoints are kept in
+    `runs/unfinished` until the run is stored; the same call after a stop goes on from them. Started by `torchrun`, the
+    processes share every batch and the first one writes.
     """
-    chosen = (configuration or preset("small")).changed(training={"steps": training_steps})
+    chosen = (configuration or preset("default")).changed(training={"steps": training_steps})
     names = list(encoders) if encoders else list(chosen.encoders)
+    before = None if start_from is None else run_aligner(start_from)
+    if before is not None:
+        names = list(encoders) if encoders else [before.encoder()]
+        chosen = replace(chosen, design=before.settings().design)
     unknown = [name for name in names if name not in ENCODERS]
     if unknown:
         raise DataError(f"encoder {unknown[0]!r} is not one of {list(ENCODERS)}")
@@ -53,10 +62,16 @@ def run_align(
         recording = open_recording(source, device=here, tell=say)
         config = {**source.config(), "encoders": names, "training": asdict(chosen.training), "linear": asdict(chosen.linear)}
         config |= {"design": asdict(chosen.design), "seed": seed}
+        config |= {} if start_from is None else {"from": Path(start_from).resolve().name}
         data = [store.fingerprint(t) for t in (recording.responses, recording.images, recording.texts) if t is not None]
         checkpoints = store.run_folder(Path(runs) / "unfinished", "align", config, data)
         with store.lock(checkpoints) if is_first() else nullcontext():
-            found = _fit(recording, names, chosen, seed=seed, device=here, folder=checkpoints, tell=say)
+            found = _fit(
+                recording, names, chosen, seed=seed, device=here, folder=checkpoints,
+                before=None if before is None else before.to(here), tell=say,
+            )  # fmt: skip
+            if start_from is not None:
+                found = _begun_at(found, start_from)
             if not is_first():
                 return checkpoints, []
             folder = _keep(found, recording, source, runs)
@@ -73,6 +88,7 @@ def run_align_each(
     configuration: Preset | None = None,
     seed: int = 0,
     device: str = "cpu",
+    start_from: str | Path | None = None,
     tell: Tell,
 ) -> tuple[list[Path], Rows]:
     """One model for each subject of the source, each in a run folder of its own, and the mean over subjects as a further run."""
@@ -82,7 +98,7 @@ def run_align_each(
     for name in source.subjects:
         folder, found = run_align(
             replace(source, subjects=(name,)), runs, encoders=encoders, training_steps=training_steps,
-            configuration=configuration, seed=seed, device=device, tell=tell,
+            configuration=configuration, seed=seed, device=device, start_from=start_from, tell=tell,
         )  # fmt: skip
         folders.append(folder)
         if found:
@@ -99,7 +115,17 @@ def _silent(text: str, share: float | None = None) -> None:
     """Of several processes only the first one shows progress."""
 
 
-def _fit(recording: Opened, names: list[str], chosen: Preset, *, seed: int, device: str, folder: Path, tell: Tell) -> Alignment:
+def _fit(
+    recording: Opened,
+    names: list[str],
+    chosen: Preset,
+    *,
+    seed: int,
+    device: str,
+    folder: Path,
+    before: Aligner | None,
+    tell: Tell,
+) -> Alignment:
     def progress(name: str, step: int, record: dict[str, float]) -> None:
         training = chosen.linear if name.startswith(("linear", "mlp")) else chosen.training
         whole = training.on(recording.responses.trials["stimulus"].nunique()).steps
@@ -110,11 +136,18 @@ def _fit(recording: Opened, names: list[str], chosen: Preset, *, seed: int, devi
     return align(
         standardised(recording.responses), prepared(recording), recording.texts, encoders=own or names, training=chosen.training,
         linear=chosen.linear, design=chosen.design, seed=seed, device=device, folder=folder, progress=progress,
+        start_from=before,
     )  # fmt: skip
 
 
+def _begun_at(found: Alignment, start_from: str | Path) -> Alignment:
+    """Marked with the run that its model began as."""
+    config = {**found.result.config, "from": Path(start_from).resolve().name}
+    return replace(found, result=replace(found.result, config=config))
+
+
 def _keep(found: Alignment, recording: Opened, source: Source, runs: str | Path) -> Path:
-    """Stores the result with what the report shows of its test images, the centres of the targets and the weights."""
+    """Stores the result with what the report shows of its test images, the centres of the targets and the models."""
     arrays = {f"centre/{which}": value.numpy() for which, value in found.split.centre.items()}
     ids = found.split.test.of(found.split.test.subjects[0]).ids
     gallery = recording.stimuli.take(ids)
@@ -130,9 +163,7 @@ def _keep(found: Alignment, recording: Opened, source: Source, runs: str | Path)
         tables={**found.result.tables, "gallery": gallery_table(gallery)},
     )
     folder = keep(result, runs, source, arrays=arrays)
-    module = found.decoders["volume"].module if "volume" in found.decoders else None
-    if module is not None:
-        store.save_weights(folder, "volume", module.state_dict())
+    save_models(folder, found.models)
     return folder
 
 

@@ -19,10 +19,12 @@ from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import PROMPTS, SENSOR_DATASETS, SensorRecording, number_of, open_sensors, prompt_texts
 from brainlens.datasets.source import Source, Tell
 from brainlens.metrics.retrieval import nearest_share
+from brainlens.models.sensors.aligner import SensorAligner
 from brainlens.models.sensors.checkpoint import Checkpoint
-from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, THINGS_MEG, UNFILTERED, SensorDecoder, SensorTraining, without
-from brainlens.models.sensors.fit import fit_sensors
+from brainlens.models.sensors.decoder import NICE, SMALL, THINGS_EEG2, THINGS_MEG, UNFILTERED, SensorTraining, without
+from brainlens.models.sensors.fit import fit_model, sensor_model
 from brainlens.models.sensors.linear import LINEAR
+from brainlens.models.sensors.stored import FOLDER, load_aligner
 from brainlens.nn.sensor_baselines import SENSOR_ENCODERS
 from brainlens.subjects import WITHIN, Protocol
 from brainlens.types import DataError, Responses, Result
@@ -30,14 +32,7 @@ from brainlens.types import DataError, Responses, Result
 PARTS = ("saliency", "guidance", "adjustment")
 TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first without saliency extraction
 DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
-PRESETS = ("small", "paper")
-SMALL = {
-    "epochs": 30,
-    "batch": 64,
-    "lr": 1e-3,
-    "validation": 200,
-    "patience": 8,
-}  # the phantom's 1,200 images are a tenth of the real set
+PRESETS = ("default", "paper")
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,9 @@ class SensorOptions:
     encoders: fitted one after the other, the last is the main one; "unfiltered" is neuroalign without saliency,
     "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
     guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
-    preset: "small" trains on the phantom as long as its few images need, "paper" as published.
-    ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign.
+    preset: "default" trains on the phantom as long as its few images need, "paper" as published.
+    ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign. start: a run whose model the
+    training of the same encoder goes on from.
     """
 
     encoders: tuple[str, ...] = DEFAULT
@@ -61,7 +57,8 @@ class SensorOptions:
     leave_out: tuple[str, ...] = ()
     ablation: bool = False
     prompts: bool = False
-    preset: str = "small"
+    preset: str = "default"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         known = (*SENSOR_ENCODERS, *LINEAR, "unfiltered", "sensors")
@@ -75,6 +72,8 @@ class SensorOptions:
         for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 2)):
             if value is not None and value < least:
                 raise DataError(f"--{name} {value} must be at least {least}")
+        if self.start is not None and (self.ablation or self.prompts):
+            raise DataError("--from is for one training; leave --ablation and --prompts out")
 
 
 def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
@@ -96,9 +95,8 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
     chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE)
     facts = datasets.facts(dataset)
     chosen = replace(chosen, epochs=THINGS_MEG.epochs) if facts["kind"] == "MEG" else chosen
-    if facts["simulated"] and options.preset == "small":
-        small: dict[str, Any] = SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)}
-        chosen = replace(chosen, **small)
+    if facts["simulated"] and options.preset == "default":
+        chosen = replace(chosen, **SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)})
     given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}
     chosen = replace(chosen, **given)
     for part in options.leave_out if encoder in TRI else ():
@@ -114,6 +112,7 @@ def align_sensor_command(
     for key in ("encoders", "leave_out"):
         if key in given:
             given[key] = tuple(given[key])
+    given |= {"start": str(given["start"])} if "start" in given else {}
     options = SensorOptions(protocol=Protocol(*chosen["protocol"]), **given)
     return run_align_sensors(source, runs, options, seed=seed, device=device, tell=tell)
 
@@ -128,6 +127,7 @@ def run_align_sensors(
     """
     started = time.time()
     protocol = options.protocol
+    start = None if options.start is None else load_aligner(options.start)  # before minutes of reading
     cache = Path(runs) / "prepared"
     recording = open_sensors(
         source, protocol=protocol, repeats=options.repeats, amplitude=options.amplitude, cache=cache, device=device, tell=tell
@@ -137,7 +137,7 @@ def run_align_sensors(
     data = [store.fingerprint(recording.responses)]
     config = {**source.config(), "options": asdict(options), "protocol": asdict(protocol), "seed": seed, "device": device}
     unfinished = store.run_folder(Path(runs) / "unfinished", "align", config, data)
-    bench = Bench(recording, source, options, protocol, len(people), seed, device, tell, unfinished)
+    bench = Bench(recording, source, options, protocol, len(people), seed, device, tell, unfinished, start)
     with store.lock(unfinished):
         folder, rows = _fit_all(bench, runs, data, started)
     shutil.rmtree(unfinished)  # the run is stored whole; what it would have gone on from is of no more use
@@ -150,10 +150,11 @@ def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) ->
     """All fits, the analyses of the last one, and the stored run."""
     recording, options, seed, device, tell = bench.recording, bench.options, bench.seed, bench.device, bench.tell
     rows = []
+    bench.check_start()
     for name in bench.encoders():
-        _, decoder, test, result = bench.fit(name)
-        rows.append({"encoder": name, **retrieved(result), "seconds": decoder.seconds})
-    arrays, tables, more = analyses(recording, result, decoder, test, encoder=name, seed=seed, tell=tell)
+        model, test, result = bench.fit(name)
+        rows.append({"encoder": name, **retrieved(result), "seconds": model.decoder_.seconds})
+    arrays, tables, more = analyses(recording, result, model.decoder_, test, encoder=name, seed=seed, tell=tell)
     tables["comparison"] = pd.DataFrame(rows)
     if options.ablation:
         tables["ablation"], extra = bench.ablation(result if name == "neuroalign" else None)
@@ -175,7 +176,7 @@ def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) ->
         provenance=store.provenance(seed, device, data, started),
     )
     folder = keep(kept, runs, bench.source, arrays=arrays | pictures)
-    save_decoder(decoder, folder)
+    model.save(folder / FOLDER)
     rivals = [row for each in rows[:-1] for row in _beside(each)]
     return folder, rivals + table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
 
@@ -193,6 +194,7 @@ class Bench:
     device: str
     tell: Tell
     unfinished: Path
+    start: SensorAligner | None = None
 
     def encoders(self) -> list[str]:
         """The encoders in their order, each once, `sensors` for neuroalign; without captions NeuroAlign cannot be guided."""
@@ -209,36 +211,46 @@ class Bench:
     def training(self, encoder: str) -> SensorTraining:
         return preset(self.source.dataset, encoder, self.options, subjects=max(1, self.subjects - 1))
 
+    def check_start(self) -> None:
+        """Raises DataError where no encoder is of the kind of the model to start from."""
+        known = [_known(name) for name in self.encoders()]
+        if self.start is not None and self.start.network not in known:
+            raise DataError(f"--from {self.options.start}: it keeps {self.start.network!r}; add --encoder {self.start.network}")
+        if self.start is not None and self.start.network in LINEAR:
+            raise DataError(f"--from {self.options.start}: {self.start.network} is solved in closed form and starts from nothing")
+
     def fit(
         self, encoder: str, training: SensorTraining | None = None, *, label: str = "", texts: Any = "own"
-    ) -> tuple[str, SensorDecoder, Responses, Result]:
-        """(name, decoder, test trials, result) of one fit."""
+    ) -> tuple[SensorAligner, Responses, Result]:
+        """(model, test trials, result) of one fit."""
         chosen = self.training(encoder) if training is None else training
         captions = self.recording.texts if isinstance(texts, str) else texts
-        said, known = label or encoder.replace("_", " "), "neuroalign" if encoder in TRI else encoder
+        said, known = label or encoder.replace("_", " "), _known(encoder)
 
         def progress(epoch: int, record: dict[str, float]) -> None:
             self.tell(f"training {said}", (epoch + 1) / chosen.epochs)
 
-        decoder, test = fit_sensors(
-            self.recording.responses, self.recording.images, captions, encoder=known, training=chosen, protocol=self.protocol,
-            seed=self.seed, device=self.device, progress=progress,
+        model = sensor_model(known, chosen, seed=self.seed, device=self.device)
+        test = fit_model(
+            model, self.recording.responses, self.recording.images, captions, protocol=self.protocol, progress=progress,
             checkpoint=Checkpoint(self.unfinished / said.replace(" ", "-"), keep=True),
+            start=self.start if self.start is not None and self.start.network == known else None,
         )  # fmt: skip
         result = score_sensors(
-            decoder, test, self.recording.images, captions, encoder=known, training=chosen, protocol=self.protocol, seed=self.seed
-        )
-        return encoder, decoder, test, result
+            model.decoder_, test, self.recording.images, captions,
+            encoder=known, training=chosen, protocol=self.protocol, seed=self.seed,
+        )  # fmt: skip
+        return model, test, result
 
     def ablation(self, full: Result | None) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         """NeuroAlign whole and without each part (Table 4), and the brain embeddings without guidance (Fig. 4b)."""
         base, arrays = self.training("neuroalign"), {}
-        whole = self.fit("neuroalign")[3] if full is None else full
+        whole = self.fit("neuroalign")[2] if full is None else full
         rows = [{"variant": "full", **scored(whole)}]
         for part in PARTS:
             if not getattr(base, part) or (part == "saliency" and "saliency" not in self.recording.images.data):
                 continue
-            found = self.fit("neuroalign", without(base, part), label=f"without {part}")[3]
+            found = self.fit("neuroalign", without(base, part), label=f"without {part}")[2]
             rows.append({"variant": f"without {part}", **scored(found)})
             if part == "guidance":
                 arrays["embedding_without_guidance"] = found.arrays["embedding/brain"]
@@ -248,12 +260,12 @@ class Bench:
         """NeuroAlign with no text, with labels alone, and with captions of three prompts (Table 5)."""
         base = self.training("neuroalign")
         rows = [
-            {"variant": "no text", **scored(self.fit("neuroalign", without(base, "guidance"), label="no text", texts=None)[3])}
+            {"variant": "no text", **scored(self.fit("neuroalign", without(base, "guidance"), label="no text", texts=None)[2])}
         ]
         for prompt in PROMPTS:
             texts = prompt_texts(self.recording, self.source, prompt, self.device)
             name = "label only" if prompt == "label" else f"prompt {prompt}"
-            rows.append({"variant": name, **scored(self.fit("neuroalign", base, label=name, texts=texts)[3])})
+            rows.append({"variant": name, **scored(self.fit("neuroalign", base, label=name, texts=texts)[2])})
         return pd.DataFrame(rows)
 
     def steps(self, result: Result) -> pd.DataFrame:
@@ -311,9 +323,6 @@ def retrieved(result: Result) -> dict[str, float]:
     return {key: value for key, value in result.metrics.items() if key.startswith("retrieval/")}
 
 
-def save_decoder(decoder: SensorDecoder, folder: Path) -> None:
-    """Weights of the encoder and its heads, and the channels' scale, as safetensors in the run folder."""
-    parts = {"model": decoder.model, "image_head": decoder.image_head, "text_head": decoder.text_head}
-    tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
-    tensors |= {"scale/mean": decoder.scale[0], "scale/spread": decoder.scale[1]}
-    store.save_weights(folder, "sensors", tensors)
+def _known(encoder: str) -> str:
+    """The network of an encoder's name."""
+    return "neuroalign" if encoder in TRI else encoder

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from brainlens.metrics import retrieval as retrieval_metrics
-from brainlens.models.volume.aligners import Decoder
+from brainlens.models.volume.decoder import Decoder
 from brainlens.models.volume.split import AlignmentPart
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from brainlens.metrics import retrieval as retrieval_metrics
-from brainlens.models.sensors.decoder import THINGS_EEG2, SensorDecoder, SensorTraining
-from brainlens.models.sensors.fit import fit_sensors, target_layer
+from brainlens.models.sensors.decoder import THINGS_EEG2, SensorDecoder, SensorTraining, target_layer
+from brainlens.models.sensors.fit import fit_sensors
 from brainlens.subjects import WITHIN, Protocol
 from brainlens.types import Features, Responses, Result, positions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from brainlens.datasets.runs import Rows, keep, source_of, table
 from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording, prepared, standardised
 from brainlens.metrics.attribution import pointing_game
 from brainlens.metrics.statistics import bootstrap_mean
-from brainlens.models.volume.aligners import Decoder
+from brainlens.models.volume.decoder import Decoder
+from brainlens.models.volume.estimators import VolumeAligner
 from brainlens.models.volume.split import Split, split_tables
-from brainlens.models.volume.stored import volume_encoder
+from brainlens.models.volume.stored import check_recording, volume_aligner
 from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.phantom.scenes import object_words, scene_masks
 from brainlens.types import DataError, Features, Responses, Result, Stimuli, Volume
@@ -111,8 +112,9 @@ def run_attribute(
     if len(folders) > 1 and ask.of != "brain":
         raise DataError(f"attribute: {len(folders)} runs make a group map of the brain only; give one run for {ask.of}")
     results = []
-    for one in folders:
-        aligned = reopen(one, device=options.device, tell=tell)
+    models = [volume_aligner(one) for one in folders]  # a run without a model ends here, before its recording is opened
+    for one, model in zip(folders, models, strict=True):
+        aligned = reopen(one, model.to(options.device), tell=tell)
         tell(f"attribution of {ask.of}, {ask.method}", None)
         how = {"brain": _brain, "stimuli": _pixels_and_words}.get(ask.of, _stimuli)
         result = how(aligned, ask, options)
@@ -136,42 +138,15 @@ def _any_empty(result: Result) -> bool:
     return any(key.endswith("maps_empty") and value > 0 for key, value in result.metrics.items())
 
 
-def reopen(run: str | Path, *, device: str, tell: Tell) -> Aligned:
-    """Reads an align run's recording, makes its split again and fills its volume encoder."""
+def reopen(run: str | Path, model: VolumeAligner, *, tell: Tell) -> Aligned:
+    """Reads an align run's recording and makes its split again, for the volume encoder that it kept."""
     aligned = store.load_result(run)
-    if aligned.task != "align" or "volume" not in aligned.config.get("encoders", []):
-        raise DataError(f"{run}: attribute needs a run of `align` with the encoder 'volume'; this one is {aligned.task!r}")
     source = source_of(aligned)
-    recording = open_recording(source, device=device, tell=tell)
+    recording = open_recording(source, device=model.device, tell=tell)
     responses = standardised(recording.responses)
-    split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]))
-    if not isinstance(split.space, Volume):
-        raise DataError(f"{run}: its responses are not in a volume")
-    model = volume_encoder(run, responses).to(device)
-
-    def embed(x: Tensor) -> tuple[Tensor, Tensor]:
-        z = torch.cat([model(rows.to(device)) for rows in x.split(128)])
-        return z, z
-
-    decoder = Decoder("volume", embed, 0, 0.0, gallery=gallery_of(aligned), module=model)
-    return Aligned(Path(run), source, recording, responses, split, decoder)
-
-
-def gallery_of(aligned: Result) -> Callable[[Tensor, str], Tensor]:
-    """The map of centred targets into the space of the stored volume encoder: `target/<which>/matrix` and `shift`, or none."""
-    maps = {}
-    for which in ("image", "text"):
-        if f"target/{which}/matrix" in aligned.arrays:
-            parts = (np.array(aligned.arrays[f"target/{which}/{part}"]) for part in ("matrix", "shift"))
-            maps[which] = tuple(torch.from_numpy(part) for part in parts)
-
-    def gallery(target: Tensor, which: str) -> Tensor:
-        if which not in maps:
-            return target
-        matrix, shift = (part.to(target.device) for part in maps[which])
-        return target.to(matrix.dtype) @ matrix + shift
-
-    return gallery
+    check_recording(run, model, responses)
+    split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]), centre=model.centre_)
+    return Aligned(Path(run), source, recording, responses, split, model.decoder_)
 
 
 def _brain(aligned: Aligned, ask: Ask, options: Options) -> Result:
@@ -198,7 +173,7 @@ def _brain(aligned: Aligned, ask: Ask, options: Options) -> Result:
 def _stimuli(aligned: Aligned, ask: Ask, options: Options) -> Result:
     """Pixels or words of the first test stimuli that their targets support."""
     split = aligned.split
-    split = replace(split, test=split.test.of(split.test.subjects[0]))  # the first subject's brain, where there are several
+    split = replace(split, tested=split.test.of(split.test.subjects[0]))  # the first subject's brain, where there are several
     aligned = replace(aligned, split=split)
     stimuli = aligned.recording.stimuli.take(split.test.ids[: ask.trials])
     model = clips.load_clip(network_folder(aligned.source), device=options.device)

@@ -13,9 +13,9 @@ from brainlens.datasets.runs import Rows, keep, source_of, table
 from brainlens.datasets.sensors import SENSOR_DATASETS, open_sensors
 from brainlens.datasets.source import Tell
 from brainlens.models.sensors.contributions import METHODS, scalp, sensor_contributions
+from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.split import split_subjects
-from brainlens.models.sensors.stored import load_decoder
-from brainlens.signals.epochs import check_rate, match_channels
+from brainlens.models.sensors.stored import load_aligner
 from brainlens.subjects import Protocol
 from brainlens.types import DataError, Result
 
@@ -38,6 +38,7 @@ def run_attribute_sensors(
     started = time.time()
     if method not in METHODS:
         raise DataError(f"attribute: method {method!r} is not one of {list(METHODS)}, the methods for EEG and MEG")
+    model = load_aligner(run, device=device)  # before the recording is opened, which takes longer
     aligned = store.load_result(run)
     source = source_of(aligned)
     protocol, options = Protocol(**aligned.config["protocol"]), aligned.config.get("options", {})
@@ -50,18 +51,13 @@ def run_attribute_sensors(
         device=device,
         tell=tell,
     )
-    assert aligned.units is not None
-    responses = match_channels(recording.responses, [str(name) for name in aligned.units["channel"]])
-    times = np.asarray(aligned.arrays["times"])
-    window = (float(times[0]), float(times[-1]))
-    check_rate(responses, rate=1 / float(np.median(np.diff(times))), window=window)
-    train, test = split_subjects(responses, protocol)
-    decoder = load_decoder(run, aligned, train, device=device)
+    responses = recorded(recording.responses).matched(model.layout_)
+    _, test = split_subjects(responses, protocol)
     averaged = test.average()
     if not np.array_equal(averaged.trials["stimulus"].to_numpy(dtype=str), aligned.arrays["ids"].astype(str)):
         raise DataError(f"{run}: its test images are not those of the recording now in {source.folder}; align again")
     tell(f"contributions, {method}", None)
-    mean = sensor_contributions(decoder, averaged.data, np.asarray(aligned.arrays["embedding/image"]), method=method)
+    mean = sensor_contributions(model.decoder_, averaged.data, np.asarray(aligned.arrays["embedding/image"]), method=method)
     arrays, titles, metrics = scalp(mean, test, recording)
     arrays["contribution"] = mean
     config: dict[str, Any] = {"method": method, "run": Path(run).resolve().name, "encoder": aligned.config["encoder"]}

@@ -19,6 +19,7 @@ from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.metrics.retrieval import ranks_from_scores, summary
 from brainlens.models.volume.fit import LINEAR, TRAINING, fit
 from brainlens.models.volume.split import Split
+from brainlens.models.volume.stored import save_models
 from brainlens.models.volume.training import AlignmentTraining
 from brainlens.phantom.ideal import ideal_scores
 
@@ -62,7 +63,7 @@ def align_claims(
     result = replace(alignment.result, metrics={**alignment.result.metrics, **metrics})
     gallery = recording.stimuli.take(alignment.split.test.ids)
     arrays = {"gallery/images": np.stack(list(gallery.images)), "domain": gallery.table["domain"].to_numpy(dtype=np.str_)}
-    keep(result, runs, source, arrays=arrays)
+    save_models(keep(result, runs, source, arrays=arrays), alignment.models)
     return alignment, metrics
 
 

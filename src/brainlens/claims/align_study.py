@@ -14,7 +14,7 @@ from brainlens.claims.variants import fewer, unpaired, within
 from brainlens.datasets.source import Tell
 from brainlens.metrics.retrieval import ranks
 from brainlens.metrics.statistics import paired_bootstrap
-from brainlens.models.volume.aligners import Decoder
+from brainlens.models.volume.decoder import Decoder
 from brainlens.models.volume.fit import LINEAR, TRAINING, fit
 from brainlens.models.volume.split import Split
 from brainlens.models.volume.training import AlignmentTraining

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from brainlens import store
 from brainlens.claims.align import align_claims
 from brainlens.claims.attribute import attribute_claims
 from brainlens.claims.encode import Plan, encode_claims
-from brainlens.datasets.source import Source, Tell, open_recording
+from brainlens.datasets.source import Opened, Source, Tell, open_recording
 
 SHOWN = (
     ("align/ideal/retrieval/brain->image", "ideal observer"),
@@ -44,12 +46,36 @@ def run_demo(
     metrics |= attribute_claims(alignment, recording, source, out / "runs", checks=False, seed=seed, device=device, tell=tell)
     metrics |= encode_claims(recording, source, out / "runs", plan=Plan(seed=seed), device=device, tell=tell)
     tell("report", None)
+    _pictures(recording, out / "pictures")
     made = sorted(f.parent for f in (out / "runs").glob("*/result.json") if f.stat().st_mtime >= started - 1)
     report = build(made, out / "report.html", title="brainlens on the phantom")  # not what an older demo left there
     provenance = store.provenance(seed, device, [store.fingerprint(recording.responses)], started)
     content = {"task": "demo", "metrics": metrics, "config": source.config(), "provenance": provenance, "arrays": {}}
     store.save_json(out / "result.json", content)
     return report, short_table(metrics)
+
+
+def _pictures(recording: Opened, folder: Path) -> None:
+    """Eight pictures of the test as files, for `brainlens predict`."""
+    split = recording.stimuli.table["split"].to_numpy(dtype=str)
+    for name in recording.stimuli.ids[split == "test"][:8]:
+        store.save_image(folder / f"{name}.png", np.asarray(recording.stimuli.take([str(name)]).images[0]))
+
+
+def next_commands(out: str | Path) -> list[str]:
+    """Commands to try on what the demo has made, each with what it is for."""
+    runs = Path(out) / "runs"
+    made = {}
+    for place in sorted(runs.glob("*/result.json")):
+        content = store.read_json(place)
+        made[content["task"], content["config"].get("method", "")] = place.parent
+    align, encode = made.get(("align", "")), made.get(("encode", "factortopy"))
+    commands = []
+    if align is not None:
+        commands += [f"brainlens attribute {align} --method gradcam --runs {runs}", f"brainlens embed {align} --runs {runs}"]
+    if encode is not None:
+        commands.append(f"brainlens predict {encode} --images {Path(out) / 'pictures'}")
+    return [*commands, f"brainlens report {runs} --out {Path(out) / 'again.html'}"]
 
 
 def short_table(metrics: dict[str, float]) -> list[dict[str, Any]]:

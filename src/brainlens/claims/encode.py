@@ -10,7 +10,7 @@ import numpy as np
 
 from brainlens.datasets.runs import keep
 from brainlens.datasets.source import Opened, Source, Tell
-from brainlens.encode import EncodingDesign, encode, selector_truth
+from brainlens.encode import EncodingDesign, fit_encoding, selector_truth
 from brainlens.encode.scoring import score_part
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.models.encoding.readout import pooled_ridge
@@ -93,7 +93,7 @@ def fitted(
     """The metrics of one method under the names of the claim table; its result is kept in a run folder."""
     shuffled = method == "shuffled"
     training = plan.training if method == "factortopy" or shuffled else plan.rivals
-    result = encode(
+    result, model = fit_encoding(
         mispaired(responses, plan.seed) if shuffled else responses, layers, method="factortopy" if shuffled else method,
         design=plan.design, training=training, seed=plan.seed, device=device,
         progress=lambda step, record: tell(f"encoding, {method}", step / max(1, training.steps)),
@@ -104,7 +104,8 @@ def fitted(
         metrics |= {f"encode/factortopy/{key}": value for key, value in truth.items()}
         result = replace(result, metrics={**result.metrics, **truth})
     if not shuffled:  # a report must not mix a control up with a finding
-        keep(result, runs, source)
+        network = {"name": source.model, "layers": None, "steps": None, "grid": None}  # as the phantom's layers were read
+        keep(replace(result, config={**result.config, "network": network}), runs, source, model=model)
     return metrics
 
 
@@ -131,6 +132,7 @@ def oracle(responses: Responses, layers: Features, plan: Plan) -> dict[str, floa
     number, pool = true_selectors(data, layers, used)
     guess = pooled_ridge([data.train, data.validation], data.test, tokens, layer=number, pool=pool)
     design = plan.design
+    guess, data = data.in_units(guess)
     metrics, more, _ = score_part(guess, data, {}, least=design.least_ncsnr, resamples=design.resamples, seed=plan.seed)
     return named(Result("encode", metrics, more, data.units, {}, {}, {}), "oracle")
 

@@ -91,10 +91,9 @@ def kept_decoder(
         model, head = ({n.removeprefix(p): v for n, v in kept.items() if n.startswith(p)} for p in ("model.", "image."))
         return stored_decoder(subject.responses.data.shape[1:], {"model": model, "image_head": head})
     encoder, training = training_of(which[0], study)
-    width = tables.network["saliency"].shape[1]
-    text = torch.zeros(1, tables.texts["text"].shape[1])
+    widths = (tables.network["saliency"].shape[1], tables.texts["text"].shape[1])
     scale = (kept["scale.0"], kept["scale.1"])
-    decoder = build(encoder, subject.responses, width, text, training, seed=0, device="cpu", scale=scale)
+    decoder = build(encoder, subject.responses.data.shape[1:], widths, training=training, seed=0, device="cpu", scale=scale)
     for part, module in (("model", decoder.model), ("image", decoder.image_head), ("text", decoder.text_head)):
         module.load_state_dict({n.removeprefix(f"{part}."): v for n, v in kept.items() if n.startswith(f"{part}.")})
         module.eval()

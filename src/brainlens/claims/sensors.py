@@ -22,8 +22,8 @@ from brainlens.datasets.source import Tell
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.metrics.statistics import two_way_bootstrap
 from brainlens.models.sensors.checkpoint import Checkpoint
-from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, SensorDecoder, SensorTraining, without
-from brainlens.models.sensors.fit import fit_sensors, target_layer
+from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, SensorDecoder, SensorTraining, target_layer, without
+from brainlens.models.sensors.fit import fit_sensors
 from brainlens.models.sensors.linear import LINEAR
 from brainlens.phantom.eeg import AMPLITUDE, EEGTruth, eeg_trials, eeg_truth, simulate_eeg
 from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener

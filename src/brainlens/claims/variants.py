@@ -62,6 +62,7 @@ def within(split: Split, regions: Sequence[str]) -> Split:
         return replace(part, x=part.x[:, columns])
 
     return replace(
-        split, train=cut(split.train), validation=cut(split.validation), test=cut(split.test),
+        split, train=cut(split.train), validation=cut(split.validation),
+        tested=None if split.tested is None else cut(split.tested),
         units=split.units[inside].reset_index(drop=True), space=space,
     )  # fmt: skip

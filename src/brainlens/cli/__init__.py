@@ -13,7 +13,8 @@ from brainlens import __version__
 from brainlens.cli.align import align
 from brainlens.cli.attribute import attribute
 from brainlens.cli.data import captions, convert, datasets, epochs, features
-from brainlens.cli.encode import encode
+from brainlens.cli.embed import embed
+from brainlens.cli.encode import encode, predict
 from brainlens.cli.options import Device, Seed, Test, Train
 from brainlens.cli.terminal import show, steps
 
@@ -48,15 +49,17 @@ def demo(
     test: Test = 200,
 ) -> None:
     """The whole chain on the built-in phantom: align, attribute, encode, report."""
-    from brainlens.claims.demo import run_demo
+    from brainlens.claims.demo import next_commands, run_demo
 
     with steps() as tell:
         report, table = run_demo(out, n_train=train, n_test=test, seed=seed, device=device, tell=tell)
     show(table, "Demo on the phantom (a simulation with known truth)")
-    typer.echo(f"report: {report}")
+    typer.echo(f"report: {report}\n\nTry next:")
+    for command in next_commands(out):
+        typer.echo(f"  {command}")
 
 
-for each in (datasets, features, convert, captions, epochs, encode, align, attribute):
+for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute):
     app.command()(each)
 
 

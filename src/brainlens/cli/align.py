@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from brainlens.cli.attribute import note_of
 from brainlens.cli.options import (
     DATA,
     MODEL,
@@ -36,7 +37,7 @@ from brainlens.cli.terminal import finished, show, steps
 from brainlens.datasets import DEFAULT
 
 BOTH = ("dataset", "data", "option", "model", "encoder", "subject", "captions", "runs", "seed", "device", "train", "test",
-        "again", "preset", "epochs", "batch")  # fmt: skip
+        "again", "preset", "epochs", "batch", "from_")  # fmt: skip
 VOLUME = ("steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision")
 SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation", "prompts", "precision")
 SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders that are not trained
@@ -55,8 +56,9 @@ def align(
         list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.", rich_help_panel=MODEL)
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="small (a laptop) or paper (the published configuration).", rich_help_panel=TRAINING)
-    ] = "small",
+        str,
+        typer.Option(help="default, paper (as published) or small (fMRI: the paper's form, small).", rich_help_panel=TRAINING),
+    ] = "default",
     steps_: Annotated[
         int | None, typer.Option("--steps", help="fMRI: training steps of the contrastive encoders.", rich_help_panel=TRAINING)
     ] = None,
@@ -78,6 +80,9 @@ def align(
     ] = False,
     modality: Annotated[
         str | None, typer.Option(help="fMRI: targets of the loss: image, text or both.", rich_help_panel=TRAINING)
+    ] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="An align run whose model is trained further.", rich_help_panel=TRAINING)
     ] = None,
     region: Regions = None,
     captions: Captions = None,
@@ -137,7 +142,7 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     from brainlens.datasets.source import Source
     from brainlens.models.volume.presets import preset as configuration
 
-    encoder, dataset = given_["encoder"], given_["dataset"]
+    encoder, dataset, begun = given_["encoder"], given_["dataset"], given_["from_"]
     only(context, (*BOTH, *VOLUME), f"fMRI ({dataset})")
     if encoder and all(name in SOLVED for name in encoder):
         without(context, TRAINED, f"{', '.join(encoder)} is solved, not trained")
@@ -154,13 +159,13 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     )  # fmt: skip
     run = run_align_each if given_["one_each"] else run_align
     asked = {**source.config(), "encoders": encoder, "configuration": asdict(chosen), "each": given_["one_each"]}
-    asked |= {"seed": given_["seed"], "device": given_["device"]}
+    asked |= {"seed": given_["seed"], "device": given_["device"], "from": None if begun is None else note_of(begun)}
 
     def anew() -> Any:
         with steps(shorter=SHORTER) as tell:
             return run(
                 source, given_["runs"], encoders=encoder, configuration=chosen, seed=given_["seed"], device=given_["device"],
-                tell=tell,
+                start_from=begun, tell=tell,
             )  # fmt: skip
 
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
@@ -194,13 +199,21 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     )  # fmt: skip
     wanted: dict[str, Any] = {"encoders": encoder, "leave_out": given_["without_"], "preset": given_["preset"]}
     wanted |= {name: given_[name] for name in ("epochs", "repeats", "ablation", "prompts", "amplitude", "batch", "precision")}
+    begun = given_["from_"]
+    wanted["start"] = None if begun is None else str(begun)
     wanted["protocol"] = (given_["protocol"], subject[0] if subject else None, given_["gallery"])
 
     def anew() -> Any:
         with steps(shorter="--encoder ridge, or --epochs N") as tell:
             return align_sensor_command(source, given_["runs"], wanted, seed=given_["seed"], device=given_["device"], tell=tell)
 
-    asked = {**source.config(), **wanted, "seed": given_["seed"], "device": given_["device"]}
+    asked = {
+        **source.config(),
+        **wanted,
+        "from": None if begun is None else note_of(begun),
+        "seed": given_["seed"],
+        "device": given_["device"],
+    }
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
     show(table, f"align: {source.dataset}, {given_['protocol']} subjects, gallery: {given_['gallery']}")
     finished(folders, made)

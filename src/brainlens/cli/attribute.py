@@ -86,7 +86,7 @@ def attribute(
                 return run_attribute_sensors(run[0], runs, method=method, device=device, tell=tell)
             return run_attribute(run, runs, ask=ask, options=options, tell=tell)
 
-    asked["runs"] = [_note(one) for one in run]
+    asked["runs"] = [note_of(one) for one in run]
     folders, table, made = once("attribute", runs, asked, anew, again=again)
     show(table, f"attribute: {'channels' if sensors else of}, {method}")
     finished(folders, made)
@@ -104,7 +104,7 @@ def _check(context: typer.Context, of: str, method: str) -> None:
         without(context, ("layer",), f"{method} reads no layer")
 
 
-def _note(run: Path) -> list[str]:
+def note_of(run: Path) -> list[str]:
     """A run by its name and by what its result is: another alignment in the same place is another request."""
     from brainlens.store import sha256
 

@@ -1,4 +1,4 @@
-"""`brainlens encode`."""
+"""`brainlens encode` and `brainlens predict`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from brainlens.cli.options import (
     DATA,
     MODEL,
+    OUTPUT,
     TRAINING,
     Again,
     Data,
@@ -128,3 +129,21 @@ def encode(
     folders, table, made = once("encode", runs, wanted, anew, data=data, again=again)
     show(table, f"encode: {dataset}")
     finished(folders, made)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished encode run.")],
+    images: Annotated[Path, typer.Option(help="Folder of new pictures.", rich_help_panel=DATA)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The .npy file to write. Default: RUN/predictions/, named after the folder.", rich_help_panel=OUTPUT),
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Responses of a fitted brain to new pictures: (image, unit), by the model and the network of a run of encode."""
+    from brainlens.encode.predict import run_predict
+
+    with steps() as tell:
+        place, table = run_predict(run, images, out=out, device=device, tell=tell)
+    show(table, f"predict: {run.name}")
+    typer.echo(f"predictions: {place}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,11 +16,28 @@ from brainlens import store
 from brainlens.datasets.source import Source
 from brainlens.types import DataError, Result
 
+MODEL = "model"  # the folder of a run that holds what was fitted
 
-def keep(result: Result, runs: str | Path, source: Source, *, arrays: dict[str, np.ndarray] | None = None) -> Path:
-    """Stores a result in its run folder, marked with the recording it comes from, and returns the folder."""
+
+class Fitted(Protocol):
+    """A model that can be written into a folder."""
+
+    def save(self, folder: str | Path) -> Path: ...
+
+
+def keep(
+    result: Result,
+    runs: str | Path,
+    source: Source,
+    *,
+    arrays: dict[str, np.ndarray] | None = None,
+    model: Fitted | None = None,
+) -> Path:
+    """Stores a result in its run folder, marked with the recording it comes from, and returns the folder; a model in `model/`."""
     config = {**source.config(), **result.config}
     folder = store.run_folder(runs, result.task, config, [str(d) for d in result.provenance.get("data", [])])
+    if model is not None:
+        model.save(folder / MODEL)
     store.save_result(replace(result, config=config, arrays={**result.arrays, **(arrays or {})}), folder)
     return folder
 
@@ -43,15 +60,16 @@ def source_of(result: Result) -> Source:
 
 
 def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:
-    """Metrics under a prefix as rows with their interval."""
+    """The scores under a prefix as rows: value, 95 % interval, and chance and n where they are known."""
+    found = result.scores()
+    found = found[[key.startswith(prefix) and (ending is None or key.endswith(ending)) for key in found["metric"]]]
     rows: Rows = []
-    for key, value in result.metrics.items():
-        if not key.startswith(prefix) or key.endswith((".low", ".high")):
-            continue
-        if ending is not None and not key.endswith(ending):
-            continue
-        low, high = result.metrics.get(f"{key}.low", np.nan), result.metrics.get(f"{key}.high", np.nan)
-        rows.append({"metric": key, "value": float(value), "95 % interval": "" if np.isnan(low) else f"{low:.3g} to {high:.3g}"})
+    for line in found.itertuples():
+        row = {"metric": line.metric, "value": float(line.value)}
+        row["95 % interval"] = "" if np.isnan(line.low) else f"{line.low:.3g} to {line.high:.3g}"
+        row["chance"] = "" if np.isnan(line.chance) else f"{line.chance:.3g}"
+        row["n"] = "" if np.isnan(line.n) else f"{line.n:,.0f}"
+        rows.append(row)
     return rows
 
 

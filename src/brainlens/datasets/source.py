@@ -59,10 +59,9 @@ class Source:
         """What a run folder remembers of it."""
         where = None if self.folder is None else str(self.folder)
         sizes = {"n_train": self.n_train, "n_test": self.n_test, "n_validation": self.n_validation}
-        parts = {"subjects": list(self.subjects), "regions": list(self.regions), "captions": self.captions}
-        options = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
-        place = {"dataset": self.dataset, "folder": where, "model": self.model, "source_seed": self.seed}
-        return {**place, **sizes, **parts, "dataset_options": options}
+        parts: dict[str, Any] = {"subjects": list(self.subjects), "regions": list(self.regions), "captions": self.captions}
+        parts["dataset_options"] = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
+        return {"dataset": self.dataset, "folder": where, "model": self.model, "source_seed": self.seed, **sizes, **parts}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from brainlens import store
 from brainlens.encode.categories import decode, haxby2001_encode
@@ -23,12 +22,11 @@ from brainlens.encode.readings import channel_maps, cluster_table
 from brainlens.encode.scoring import score_part
 from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.metrics import selectors
-from brainlens.models.encoding.readout import refit_readout
-from brainlens.models.encoding.ridge import ALPHAS, fit_ridge
-from brainlens.models.encoding.tables import EncodingTables, LayerTokens, tables, usable_layers
-from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress, predict, train
-from brainlens.nn.encoding_baselines import READERS, Reader
-from brainlens.nn.factortopy import FactorTopy
+from brainlens.models.encoding import ClassToken, EncodingModel, FactorTopy, GNet, LayerwiseRidge, PatchToken
+from brainlens.models.encoding.layered_models import TrainedReader, recipe_changes
+from brainlens.models.encoding.ridge import ALPHAS
+from brainlens.models.encoding.tables import tables
+from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress
 from brainlens.types import DataError, Features, Responses, Result
 
 __all__ = [
@@ -41,11 +39,12 @@ __all__ = [
     "decode",
     "decode_over_time",
     "encode",
+    "fit_encoding",
     "haxby2001_encode",
     "scores_by_size",
     "selector_truth",
 ]
-METHODS = ("factortopy", "ridge", *READERS)
+METHODS = ("factortopy", "ridge", "class_token", "patch_token", "gnet")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class EncodingDesign:
     """What is fitted and reported.
 
     layers: names (default: all with spatial tokens); width D; samples, use, topological, variant: options of
-    `nn.factortopy.FactorTopy`; pool: ridge sees each layer's tokens pooled to pool x pool fields and its global token;
+    `models.encoding.FactorTopy`; pool: ridge sees each layer's tokens pooled to pool x pool fields and its global token;
     alphas: ridge penalties; least_ncsnr: units above it enter the means; resamples of the test images; clusters of channels;
     refit: solve the channel weights by ridge after training, see `models.encoding.readout` (not in the paper).
     """
@@ -95,78 +94,99 @@ def encode(
     `encoding/...`: means over units with ncsnr above the design's threshold, or over all where it is unknown.
     Raises DataError for unknown methods and layers, missing coordinates, images without features, and split mistakes.
     """
+    return fit_encoding(
+        responses,
+        features,
+        method=method,
+        design=design,
+        training=training,
+        seed=seed,
+        device=device,
+        folder=folder,
+        progress=progress,
+    )[0]
+
+
+def fit_encoding(
+    responses: Responses,
+    features: Features,
+    *,
+    method: str = "factortopy",
+    design: EncodingDesign | None = None,
+    training: EncodingTraining | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Result, EncodingModel]:
+    """The result of `encode`, and the model that was fitted for it."""
     chosen, recipe, started = design or EncodingDesign(), training or EncodingTraining(), time.time()
     if method not in METHODS:
         raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
     data = tables(responses, features, seed=seed)
-    if method == "ridge":
-        layers = list(chosen.layers) if chosen.layers is not None else features.layer
-        guess, arrays = fit_ridge(data, features, layers, alphas=chosen.alphas, pool=chosen.pool, seed=seed, device=device)
-        log: list[dict[str, float]] = []
-        shown: dict[str, np.ndarray] = {}
+    rows, y, held = data.fitting
+    model = model_of(method, chosen, recipe, seed=seed, device=device)
+    log: list[dict[str, float]] = []
+    arrays: dict[str, np.ndarray] = {}
+    shown: dict[str, np.ndarray] = {}
+    if isinstance(model, LayerwiseRidge):
+        model.fit(features, y, rows=rows)
+        arrays = {"layer": model.layer_.astype(np.float32), "layer_scores": model.layer_scores_, "alpha": model.alpha_}
     else:
-        layers = usable_layers(features, list(chosen.layers) if chosen.layers is not None else None)
-        tokens = LayerTokens(features, layers, data.train.rows, device)
-        model = build(method, data, tokens, chosen, seed).to(device)
+        places = coordinates_of(data.units) if method == "factortopy" else None
         scored = data.scored(chosen.least_ncsnr)
-        log = train(model, data, tokens, recipe, units=scored, seed=seed, folder=folder, progress=progress)
-        if chosen.refit:
-            refit_readout(model, [data.train, data.validation], tokens)
-        guess = predict(model, data.test, tokens)
-        arrays = selections(model, clusters=chosen.clusters, seed=seed) if isinstance(model, FactorTopy) else {}
-        shown = channel_maps(model, data, tokens) if isinstance(model, FactorTopy) else {}
+        model.fit(features, y, places, rows=rows, validation=held, scored=scored, folder=folder, progress=progress)
+        log = model.training_log_
+    guess = model.predict(features, rows=data.test.rows)
+    if isinstance(model, FactorTopy):
+        arrays, shown = selections(model, clusters=chosen.clusters, seed=seed), channel_maps(model, data, features)
+    guess, data = data.in_units(guess)
     metrics, more, regions = score_part(guess, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
-    config = {"method": method, "layers": layers, "model": features.model, "seed": seed, "device": device}
+    config = {"method": method, "layers": model.layer_names_, "model": features.model, "seed": seed, "device": device}
     config |= {"design": asdict(chosen), "training": None if method == "ridge" else asdict(recipe)}
     config |= {"hierarchy": list(selectors.HIERARCHY), "ceiling_defined": data.ceiling_defined}
     provenance = store.provenance(seed, device, [store.fingerprint(responses), store.fingerprint(features)], started)
     named = {"regions": regions} | ({"training": pd.DataFrame(log)} if log else {})
     if "cluster" in arrays:
         named["clusters"] = cluster_table(more | arrays, data.units)
-    return Result("encode", metrics, more | arrays | shown, data.units, named, config, provenance, data.space)
+    return Result("encode", metrics, more | arrays | shown, data.units, named, config, provenance, data.space), model
 
 
-def build(method: str, data: EncodingTables, tokens: LayerTokens, design: EncodingDesign, seed: int) -> FactorTopy | Reader:
-    """The untrained reader; the same seed gives the same weights whatever was drawn before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if method != "factortopy":
-            return READERS[method](len(data.units), tokens.channels, width=design.width)
-        return FactorTopy(
-            coordinates_of(data.units),
-            tokens.channels,
-            width=design.width,
-            samples=design.samples,
-            use=design.use,
-            topological=design.topological,
-            variant=design.variant,
-        )
+def model_of(
+    method: str, design: EncodingDesign, training: EncodingTraining, *, seed: int, device: str
+) -> LayerwiseRidge | TrainedReader:
+    """The estimator of a method, unfitted."""
+    if method == "ridge":
+        return LayerwiseRidge(design.layers, design.alphas, design.pool, seed=seed, device=device)
+    kind: dict[str, type[TrainedReader]] = {"class_token": ClassToken, "patch_token": PatchToken, "gnet": GNet}
+    settings: dict[str, Any] = {"training": recipe_changes(training), "refit": design.refit, "seed": seed, "device": device}
+    if method != "factortopy":
+        return kind[method](design.width, design.layers, **settings)
+    form = {"use": design.use, "topological": design.topological} | design.variant
+    return FactorTopy(design.width, design.samples, design.layers, variant=form, **settings)
 
 
-def coordinates_of(units: pd.DataFrame) -> torch.Tensor:
-    """Columns x, y, z (unit, 3) in float64. Raises DataError when one is missing or holds NaN."""
+def coordinates_of(units: pd.DataFrame) -> np.ndarray:
+    """Columns x, y, z (unit, 3) in float64. Raises DataError when one is missing."""
     missing = [name for name in "xyz" if name not in units.columns]
     if missing:
         raise DataError(
             f"factortopy needs unit coordinates x, y, z; missing {missing}; use class_token, patch_token or ridge without"
         )
-    return torch.from_numpy(units[["x", "y", "z"]].to_numpy(dtype=np.float64, copy=True))
+    return units[["x", "y", "z"]].to_numpy(dtype=np.float64, copy=True)
 
 
 def selections(model: FactorTopy, *, clusters: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
     """What the selectors chose, as arrays over units; space is the mean over samples, (x, y) in [-1, 1]."""
-    with torch.no_grad():
-        space, omega, alpha = model.select()
-    weights = omega.cpu().numpy()
-    readout = model.readout.detach().cpu().numpy()
+    readout = model.channel_weights_
     size = np.linalg.norm(readout, axis=1, keepdims=True)
     unit = readout / np.where(size > 0, size, 1)  # a closing ridge leaves sizes so different that large voxels stand alone
     return {
-        "layer_weights": weights,
-        "layer": weights.argmax(axis=1).astype(np.float32),
-        "confidence": selectors.confidence(weights).astype(np.float32),
-        "space": space.mean(1).cpu().numpy(),
-        "scale": alpha.cpu().numpy(),
+        "layer_weights": model.layer_weights_,
+        "layer": model.layer_weights_.argmax(axis=1).astype(np.float32),
+        "confidence": model.confidence_,
+        "space": model.space_.mean(axis=1),
+        "scale": model.scale_,
         "channel_weights": readout,
         "cluster": selectors.channel_clusters(unit, clusters=min(clusters, len(readout)), seed=seed).astype(np.float32),
     }

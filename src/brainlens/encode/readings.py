@@ -7,8 +7,10 @@ import pandas as pd
 import torch
 
 from brainlens.metrics.selectors import channel_picture, layer_position
-from brainlens.models.encoding.tables import EncodingTables, LayerTokens
-from brainlens.nn.factortopy import GRID, FactorTopy
+from brainlens.models.encoding import FactorTopy
+from brainlens.models.encoding.tables import EncodingTables
+from brainlens.nn.factortopy import GRID, FactorTopyNetwork
+from brainlens.types import Features
 
 LEAST = 10  # units of a region whose channels are shown
 REGIONS = 8
@@ -16,7 +18,7 @@ PICTURES = 8
 
 
 def channel_maps(
-    model: FactorTopy, data: EncodingTables, tokens: LayerTokens, *, pictures: int = PICTURES
+    model: FactorTopy, data: EncodingTables, features: Features, *, pictures: int = PICTURES
 ) -> dict[str, np.ndarray]:
     """`channels/map/<roi>` (image, row, column, 3) in [0, 1] for the largest regions, and `channels/ids` (image,).
 
@@ -32,11 +34,12 @@ def channel_maps(
     if not wanted or model.width < 3:
         return {}
     chosen = np.unique(np.linspace(0, len(data.test.ids) - 1, pictures).round().astype(int))
+    tokens, network = model.tokens(features, rows=data.test.rows[chosen]), model.network_
+    assert isinstance(network, FactorTopyNetwork)
     with torch.no_grad():
-        _, omega, _ = model.select()
-        table = model.table(*tokens.at(data.test.rows[chosen]))[: GRID**2]
+        table = network.table(*tokens.at(np.arange(len(chosen))))[: GRID**2]
     seen = table.permute(2, 1, 0, 3).cpu().numpy()  # (image, layer, place, D)
-    weights, readout = omega.cpu().numpy(), model.readout.detach().cpu().numpy()
+    weights, readout = model.layer_weights_, model.channel_weights_
     found = {"channels/ids": data.test.ids[chosen]}
     for name in wanted:
         inside = roi == name

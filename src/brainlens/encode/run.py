@@ -13,13 +13,14 @@ import pandas as pd
 
 from brainlens import datasets, store
 from brainlens.backbones.diffusion import Steps
-from brainlens.backbones.layers import PIXELS, extract_layers, network_label
-from brainlens.datasets.runs import Rows, keep, table
+from brainlens.backbones.layers import GRID, PIXELS, extract_layers, network_label
+from brainlens.datasets.runs import MODEL, Rows, keep, table
 from brainlens.datasets.source import Source, Tell, open_recording, standardised
-from brainlens.encode import METHODS, EncodingDesign, compare, encode
+from brainlens.encode import METHODS, EncodingDesign, compare, fit_encoding
 from brainlens.encode.categories import haxby2001_encode
 from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size
 from brainlens.encode.patterns import encode_patterns
+from brainlens.models.encoding import EncodingModel, load
 from brainlens.models.encoding.training import EncodingTraining
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
@@ -116,13 +117,15 @@ class _Session:
             here = replace(source, model=name)
             self.tell(f"layers of {network_label(name)}", None)
             features = self.features(name, recording.stimuli, recording.layers)
+            model = None
             if "direction" in recording.responses.units.columns:
                 result = self.patterns(here, recording.responses, features)
                 result = replace(result, tables={**result.tables, "stimuli": recording.stimuli.table})
             else:
-                result = self.voxels(standardised(recording.responses), features, here)
+                result, model = self.voxels(standardised(recording.responses), features, here)
                 result = with_pictures(result, recording.stimuli)
-            self.stored.append(keep(result, self.runs, here))
+            result = replace(result, config={**result.config, "network": self.network(name, recording.layers)})
+            self.stored.append(keep(result, self.runs, here, model=model))
             label = network_label(name) if names.count(name) == 1 else str(name)
             made.append((f"{label}, subject {source.subjects[0]}" if len(self.source.subjects) > 1 else label, result))
         return made
@@ -135,6 +138,17 @@ class _Session:
             name, stimuli, asked.design.layers, steps=asked.steps, cache=self.runs / "features", device=self.device
         )
 
+    def network(self, name: str | None, own: Features | None) -> dict[str, Any]:
+        """Which layers of which network were read, and how: what `brainlens predict` reads of new pictures."""
+        mine = name in (None, "miniature") and own is not None
+        layers, steps = self.asked.design.layers, self.asked.steps
+        return {
+            "name": name,
+            "layers": None if layers is None else list(layers),
+            "steps": None if steps is None else asdict(steps),
+            "grid": None if mine else list(GRID),
+        }
+
     def patterns(self, source: Source, responses: Responses, features: Features) -> Result:
         """Patterns recovered from dissimilarities; the single subjects' own where the recording has them."""
         known = datasets.offers(source.dataset, "dissimilarities") and source.folder is not None
@@ -143,10 +157,11 @@ class _Session:
         layers = None if list(features.data) == [PIXELS] else self.asked.design.layers
         return encode_patterns(responses, features, rdms=rdms, layers=layers, seed=self.seed)
 
-    def voxels(self, responses: Responses, features: Features, source: Source) -> Result:
-        """The fit and what is asked beside it, as tables of one result."""
+    def voxels(self, responses: Responses, features: Features, source: Source) -> tuple[Result, EncodingModel]:
+        """The fit and what is asked beside it, as tables of one result; and the model of the first seed."""
         asked, method = self.asked, self.asked.method or "factortopy"
-        fits = [self.fit(responses, features, method, self.seed + k) for k in range(asked.seeds)]
+        fits = [self.fit(responses, features, method, self.seed + k, keep_model=not k) for k in range(asked.seeds)]
+        model = load(self.places[-asked.seeds] / MODEL)
         result, tables, metrics = fits[0], dict(fits[0].tables), dict(fits[0].metrics)
         arrays = dict(result.arrays)
         if asked.seeds > 1:
@@ -165,17 +180,17 @@ class _Session:
                 responses, lambda part: self.fit(part, features, method, self.seed), asked.curve, seed=self.seed
             )
             tables["learning_curve"] = curve.assign(encoder=method)
-        return replace(result, metrics=metrics, tables=tables, arrays=arrays)
+        return replace(result, metrics=metrics, tables=tables, arrays=arrays), model
 
-    def fit(self, responses: Responses, features: Features, method: str, seed: int) -> Result:
-        """One fit, from its checkpoint or its result if it was begun or finished before."""
+    def fit(self, responses: Responses, features: Features, method: str, seed: int, *, keep_model: bool = False) -> Result:
+        """One fit, from its checkpoint or its result if it was begun or finished before; its model, if kept, beside."""
         asked = self.asked
         design = replace(asked.design, layers=None) if asked.steps is not None else asked.design  # names then hold the step
         spec = {"method": method, "design": asdict(design), "training": asdict(asked.training), "seed": seed}
         data = [store.fingerprint(responses), store.fingerprint(features)]
         place = store.run_folder(self.runs / "unfinished", "encode", spec, data)
         self.places.append(place)
-        if (place / "result.json").exists():
+        if (place / "result.json").exists() and (not keep_model or (place / MODEL).is_dir()):
             return store.load_result(place)
 
         def progress(step: int, record: dict[str, float]) -> None:
@@ -183,10 +198,12 @@ class _Session:
 
         self.tell(f"encoding, {method}, seed {seed}", None)
         with store.lock(place):
-            result = encode(
+            result, model = fit_encoding(
                 responses, features, method=method, design=design, training=asked.training, seed=seed,
                 device=self.device, folder=place, progress=progress,
             )  # fmt: skip
+            if keep_model:
+                model.save(place / MODEL)
             store.save_result(result, place)
         return result
 

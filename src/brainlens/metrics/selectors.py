@@ -197,6 +197,8 @@ def _put(out: dict[str, float], name: str, value: float, low: float, high: float
 
 
 def _spearman_interval(truth: np.ndarray, found: np.ndarray, seed: int) -> tuple[float, float, float]:
+    if np.ptp(truth) == 0 or np.ptp(found) < 1e-9:
+        return float("nan"), float("nan"), float("nan")  # weights that are the same for every unit order nothing
     value = float(spearmanr(truth, found).statistic)
     rng = np.random.default_rng(seed)
     drawn = []
@@ -204,7 +206,7 @@ def _spearman_interval(truth: np.ndarray, found: np.ndarray, seed: int) -> tuple
         rows = rng.integers(0, len(truth), len(truth))
         if np.ptp(truth[rows]) > 0 and np.ptp(found[rows]) > 0:
             drawn.append(float(spearmanr(truth[rows], found[rows]).statistic))
-    low, high = interval(np.array(drawn))
+    low, high = interval(np.array(drawn)) if drawn else (np.nan, np.nan)
     return value, float(low), float(high)
 
 

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 
 from brainlens import store
 from brainlens.types import DataError
+
+
+class NotFitted(DataError, NotFittedError):
+    """A model is asked for what it has not learned; a DataError that scikit-learn knows too."""
 
 
 class Model(BaseEstimator):
@@ -54,6 +59,11 @@ class Model(BaseEstimator):
         model._unpack(found.state)
         return model
 
+    def _check_fitted(self, attribute: str) -> None:
+        """Raises NotFitted where the learned attribute is missing."""
+        if not hasattr(self, attribute):
+            raise NotFitted(f"{type(self).__name__} is not fitted; call fit first, or load a saved one")
+
     def _pack(self) -> dict[str, Any]:
         """What was learned, as nested dicts, lists, numbers, text, arrays and tensors; empty before `fit`."""
         return {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
@@ -62,3 +72,11 @@ class Model(BaseEstimator):
         """Takes over what `_pack` gave."""
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def check_device(device: str) -> None:
+    """Raises DataError for a device that this machine or this build of torch does not have."""
+    if device != "cpu":
+        from brainlens.datasets.source import check_device as check
+
+        check(device)

@@ -9,7 +9,7 @@ after St-Yves and Naselaris (GNet; Allen et al. 2022).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from brainlens.types import DataError
 
 
-class ClassToken(nn.Module):
+class ClassTokenNetwork(nn.Module):
     """v_b = mean over layers of B_l g_l: the global tokens only, one vector for every voxel."""
 
     def __init__(self, voxels: int, channels: Mapping[str, int], *, width: int = 128) -> None:
@@ -38,7 +38,7 @@ class ClassToken(nn.Module):
         return torch.stack(read).mean(0)[None]
 
 
-class PatchToken(nn.Module):
+class PatchTokenNetwork(nn.Module):
     """v_b = mean over layers of MLP_l(flattened spatial tokens): C x H x W -> D -> D with GELU, one vector for every voxel."""
 
     def __init__(self, voxels: int, channels: Mapping[str, int], *, width: int = 128, places: int = 64) -> None:
@@ -61,7 +61,7 @@ class PatchToken(nn.Module):
         return torch.stack(read).mean(0)[None]
 
 
-class GNetViT(nn.Module):
+class GNetNetwork(nn.Module):
     """v_nb = mean over layers of sum_p m_nlp B_l V_blp, with m a softmax over places for every voxel and layer.
 
     The readout goes inside, U_nlpb = <B_l V_blp, w_n>, one matrix product for a block of voxels, which is then weighed
@@ -99,8 +99,7 @@ class GNetViT(nn.Module):
         return torch.stack(mapped).permute(0, 2, 1, 3)
 
 
-Reader = ClassToken | PatchToken | GNetViT
-READERS: dict[str, Callable[..., Reader]] = {"class_token": ClassToken, "patch_token": PatchToken, "gnet": GNetViT}
+Reader = ClassTokenNetwork | PatchTokenNetwork | GNetNetwork
 
 
 def _pool(table: Tensor, field: Tensor, readout: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class Selectors(nn.Module):
         return space, torch.softmax(raw[1], dim=1), torch.sigmoid(raw[2][:, 0])
 
 
-class FactorTopy(nn.Module):
+class FactorTopyNetwork(nn.Module):
     """Predicts every voxel's response to images from layered tokens; see the module's text for the equation.
 
     channels: {layer: C}. forward(tokens {layer: (image, 64, C)}, globals {layer: (image, C)}) -> (image, voxel).

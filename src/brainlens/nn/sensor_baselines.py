@@ -73,7 +73,7 @@ class ChannelTransformer(nn.Module):
         return x + self.leave(self.block(self.enter(x)))
 
 
-class EEGNet(nn.Module):
+class EEGNetEncoder(nn.Module):
     """EEGNet (Lawhern et al. 2018): temporal, depthwise spatial and separable convolutions, (B, C, T) -> (B, D)."""
 
     def __init__(self, channels: int, samples: int, *, filters: int = 8, depth: int = 2, kernel: int = 64, dropout: float = 0.25):
@@ -166,7 +166,7 @@ def _build(name: str, channels: int, samples: int, width: int, dropout: float | 
     if name == "linear":
         return SensorModel(None, Flat(channels, samples), nn.Linear(channels * samples, width))
     if name == "eegnet":
-        net = EEGNet(channels, samples)
+        net = EEGNetEncoder(channels, samples)
         return SensorModel(None, net, Head(net.width, width, dropout=0.5 if dropout is None else dropout))
     fronts = {
         "nice_sa": lambda: SpatialAttention(samples),

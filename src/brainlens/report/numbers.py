@@ -1,9 +1,4 @@
-"""Metrics as rows of a table: value, interval, chance, ceiling and n, found by their names.
-
-A metric `group/name` brings its neighbours along: `group/name.low`, `.high`, `.p`, `.chance`, `.ceiling`; for retrieval
-`group/chanceK` and the ideal observer's score; `group/n` and `group/gallery`. Where no neighbour states chance, it is the
-one that follows from the definition: .5 for an area under the ROC curve, 1/n for n-way accuracy, 0 for r and R2.
-"""
+"""Metrics as rows of a table for the page: value, interval, chance, ceiling and n, as text (see `types.scores`)."""
 
 from __future__ import annotations
 
@@ -13,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-VERBS = ("align", "attribute", "encode", "reconstruct", "describe", "eeg")
-SIDES = (".low", ".high", ".p", ".chance", ".ceiling", ".n", ".sd")
-COUNTS = ("n", "gallery", "parameters", "seconds")
+from brainlens.types.scores import SHARE, SIDES, chance, is_difference, is_score, join
+
 SILENT = ("retrieval", "encoding", "attribution", "align", "attribute", "encode")  # groups that the heading names already
 NAMES = {
     "truth_auroc": "area under the ROC curve against the truth",
@@ -53,9 +47,6 @@ KEY = re.compile(  # what a reader looks for first
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
     r"|map_area)$"
 )
-SHARE = re.compile(
-    r"(top\d+|nway\d+|accuracy|share\w*|\w+_share\w*|pointing_game|two_way_\w+|kind_top\d|domain_top\d|\w*_area|noise_significant)$"
-)
 LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|undefined|left_out|duplicate)")
 
 
@@ -79,10 +70,10 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
     out = []
     for key, value in metrics.items():
         group, _, name = key.rpartition("/")
-        if key.endswith(SIDES) or name in COUNTS or re.fullmatch(r"chance\d*|ceiling(_low|_high)?", name) or group == "data":
+        if not is_score(key):
             continue
         level = chance(key, metrics)
-        n = metrics.get(f"{key}.n", metrics.get(_join(group, "n")))
+        n = metrics.get(f"{key}.n", metrics.get(join(group, "n")))
         row = Row(
             key=key,
             label=label(key),
@@ -95,27 +86,6 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
         )
         out.append(row)
     return out
-
-
-def chance(key: str, metrics: Mapping[str, float]) -> float | None:
-    """Chance level of a metric: as stated by a neighbour, else by definition, else None."""
-    group, _, name = key.rpartition("/")
-    if is_difference(key):
-        return 0.0
-    top, ways = re.fullmatch(r"top(\d+)", name), re.fullmatch(r"nway(\d+)", name)
-    for other in [f"{key}.chance", *([_join(group, f"chance{top[1]}")] if top else []), _join(group, "chance")]:
-        if other in metrics:
-            return float(metrics[other])
-    if ways:
-        return 1 / int(ways[1])
-    if name in ("mean_rank", "median_rank"):
-        size = metrics.get(_join(group, "gallery"))
-        return None if size is None else (size - 1) / 2
-    if name.endswith("auroc") or name.startswith("two_way"):
-        return 0.5
-    if (name.startswith("r2") and "share" not in name) or name.endswith(("spearman", "_correlation", "hierarchy_slope")):
-        return 0.0
-    return None
 
 
 def number(value: float, name: str = "", *, difference: bool = False) -> str:
@@ -169,12 +139,6 @@ def losses(metrics: Mapping[str, float]) -> list[str]:
     return out
 
 
-def is_difference(key: str) -> bool:
-    """Whether a key is `<verb>/<method>-<method>/...`, the paired difference of two methods."""
-    parts = key.split("/")
-    return len(parts) > 2 and parts[0] in VERBS and re.fullmatch(r"[a-z]\w*-[a-z]\w*", parts[1]) is not None
-
-
 def interval(key: str, metrics: Mapping[str, float]) -> str:
     """The interval of a metric in brackets and its p, empty where neither is known."""
     name = key.rpartition("/")[2]
@@ -193,12 +157,8 @@ def _ceiling(key: str, metrics: Mapping[str, float], ideal: Mapping[str, float])
     short = key[key.index("retrieval/") :] if "retrieval/" in key else key
     if short in ideal and not is_difference(key) and not key.startswith("align/ideal/"):
         return f"{number(ideal[short], name)} (ideal)"
-    low, high = metrics.get(_join(group, "ceiling_low")), metrics.get(_join(group, "ceiling_high"))
+    low, high = metrics.get(join(group, "ceiling_low")), metrics.get(join(group, "ceiling_high"))
     if low is not None and high is not None:
         return f"{number(low, name)} to {number(high, name)}"
-    level = metrics.get(_join(group, "ceiling")) if re.match(r"r2_(?!of|share)|r$|accuracy", name) else None
+    level = metrics.get(join(group, "ceiling")) if re.match(r"r2_(?!of|share)|r$|accuracy", name) else None
     return "" if level is None else number(level, name)
-
-
-def _join(group: str, name: str) -> str:
-    return f"{group}/{name}" if group else name

@@ -97,7 +97,7 @@ def ridge_cv(
     s, right, centre = rotated.s[:, None], rotated.right.float(), rotated.mean.float()
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, y.shape[1], batch):
-        target = torch.as_tensor(y[:, start : start + batch]).to(device, torch.float32)
+        target = _tensor(y[:, start : start + batch]).to(device, torch.float32)
         if not torch.isfinite(target).all():
             raise DataError(f"ridge: targets {start} to {start + target.shape[1]} hold NaN or infinity; clean() drops such units")
         mean = target.mean(0) if fit_intercept else target.new_zeros(target.shape[1])
@@ -113,7 +113,7 @@ def ridge_cv(
 
 def ridge_predict(fit: RidgeFit, x: Tensor | np.ndarray) -> Tensor:
     """X w + b: (n, feature) -> (n, target). Raises DataError when the number of features differs from the fit's."""
-    inputs = torch.as_tensor(x).to(fit.weights.device, fit.weights.dtype)
+    inputs = _tensor(x).to(fit.weights.device, fit.weights.dtype)
     if inputs.ndim != 2 or inputs.shape[1] != fit.weights.shape[0]:
         raise DataError(f"ridge: expected (n, {fit.weights.shape[0]}) features, got {tuple(inputs.shape)}")
     return torch.addmm(fit.intercept, inputs, fit.weights)
@@ -209,7 +209,7 @@ def _checked(
         raise DataError(
             f"ridge needs x (n, feature) and y (n, target) with the same n, got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    inputs = torch.as_tensor(x).double()
+    inputs = _tensor(x).double()
     if not torch.isfinite(inputs).all():
         raise DataError("ridge: features hold NaN or infinity; Features.check_finite() names the image")
     penalties = torch.as_tensor(np.asarray(alphas, dtype=np.float64))
@@ -221,3 +221,10 @@ def _checked(
     if labels.shape != (len(x),) or len(np.unique(labels)) < 2:
         raise DataError(f"ridge: fold needs one label per row and at least 2 folds, got shape {labels.shape} for {len(x)} rows")
     return inputs, penalties, labels
+
+
+def _tensor(x: Tensor | np.ndarray) -> Tensor:
+    """A tensor that shares the array's memory, but for arrays that are read only or run backwards, which torch does not take."""
+    if isinstance(x, np.ndarray) and not (x.flags.writeable and min(x.strides, default=1) >= 0):
+        x = np.array(x, order="C")
+    return torch.as_tensor(x)

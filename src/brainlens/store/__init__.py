@@ -31,12 +31,14 @@ from brainlens.store.files import (
     save_text,
     sha256,
 )
+from brainlens.store.models import NOTE as MODEL_NOTE
 from brainlens.store.models import StoredModel, load_model, save_model
 from brainlens.store.results import TASKS, code_version, fingerprint, load_result, provenance, run_folder, save_result
 from brainlens.store.rows import LazyRows, join_rows, select_rows
 from brainlens.store.training import load_checkpoint, load_weights, remove_checkpoints, save_checkpoint, save_weights
 
 __all__ = [
+    "MODEL_NOTE",
     "TASKS",
     "ArrayWriter",
     "LazyRows",

@@ -29,8 +29,9 @@ from brainlens.types import DataError, Features, Responses, Result, Sensors, Spa
 FORMAT = 1
 SPACE = "space/"  # array names under which a space is stored
 TASKS = {
-    "align": 2,
+    "align": 3,
     "attribute": 2,
+    "embed": 1,
     "encode": 2,
     "decode": 2,
     "epochs": 2,

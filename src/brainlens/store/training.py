@@ -7,6 +7,7 @@ arrays, numbers and text, such as the state of a model, of AdamW and of random g
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,6 +127,8 @@ def encode_state(value: Any, tensors: dict[str, Tensor]) -> Any:
     """A nested value as JSON with tensors put aside under numbers; every container says what it is."""
     import torch
 
+    if type(value) is float and not math.isfinite(value):
+        return {"float": repr(value)}  # JSON has no NaN and no infinity
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, torch.Tensor):
@@ -160,6 +163,8 @@ def decode_state(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {decode_state(k, tensors): decode_state(v, tensors) for k, v in content}
     if kind == "tuple":
         return tuple(decode_state(v, tensors) for v in content)
+    if kind == "float":
+        return float(content)
     if kind == "tensor":
         return tensors[content]
     array = tensors[content].numpy()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from brainlens.types import arrays
 from brainlens.types.ids import DataError, as_ids, image_key, positions, unique_ids
+from brainlens.types.scores import scores
 from brainlens.types.spaces import Space
 
 
@@ -151,6 +152,10 @@ class Result:
         for name, value in self.metrics.items():
             if not isinstance(value, (int, float, np.floating, np.integer)):
                 raise DataError(f"metric {name!r} must be a number, got {type(value).__name__}")
+
+    def scores(self) -> pd.DataFrame:
+        """The metrics as one tidy table: metric, value, low, high (95 % interval), chance, ceiling, n, unit."""
+        return scores(self.metrics)
 
     def __repr__(self) -> str:
         return f"Result({self.task}, metrics={len(self.metrics)}, arrays={ {k: v.shape for k, v in self.arrays.items()} })"

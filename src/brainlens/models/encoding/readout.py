@@ -18,14 +18,14 @@ from torch import Tensor
 
 from brainlens.models.encoding.ridge import ALPHAS
 from brainlens.models.encoding.tables import EncodingPart, LayerTokens
-from brainlens.nn.encoding_baselines import ClassToken, PatchToken, Reader
-from brainlens.nn.factortopy import GRID, FactorTopy, locate
+from brainlens.nn.encoding_baselines import ClassTokenNetwork, PatchTokenNetwork, Reader
+from brainlens.nn.factortopy import GRID, FactorTopyNetwork, locate
 
 FLAT = 1e-5  # a range below this share of the largest value is rounding of float32 sums over tokens
 
 
 def refit_readout(
-    model: FactorTopy | Reader,
+    model: FactorTopyNetwork | Reader,
     parts: Sequence[EncodingPart],
     tokens: LayerTokens,
     *,
@@ -38,14 +38,14 @@ def refit_readout(
     Penalties are relative to the mean variance of a voxel's channels. One pass over the images a block of voxels; D^2
     numbers a voxel of the block are held.
     """
-    summed = isinstance(model, FactorTopy) and model.options["reduce"] == "sum"
+    summed = isinstance(model, FactorTopyNetwork) and model.options["reduce"] == "sum"
     scale = 1 if summed else model.width
     chosen = torch.empty(len(model.readout))
     with torch.no_grad():
-        selected = model.select() if isinstance(model, FactorTopy) else None
+        selected = model.select() if isinstance(model, FactorTopyNetwork) else None
         for start in range(0, len(model.readout), block):
             rows = torch.arange(start, min(start + block, len(model.readout)), device=model.readout.device)
-            sums = Sums(len(rows), model.width, rows.device, shared=isinstance(model, ClassToken | PatchToken))
+            sums = Sums(len(rows), model.width, rows.device, shared=isinstance(model, ClassTokenNetwork | PatchTokenNetwork))
             for part in parts:
                 for v, y in _channels(model, selected, rows, part, tokens, batch):
                     sums.add(v, y)
@@ -158,7 +158,7 @@ def _pooled(
 
 
 def _channels(
-    model: FactorTopy | Reader,
+    model: FactorTopyNetwork | Reader,
     selected: tuple[Tensor, Tensor, Tensor] | None,
     rows: Tensor,
     part: EncodingPart,
@@ -169,7 +169,7 @@ def _channels(
     target = torch.from_numpy(part.y)
     for start in range(0, len(part.rows), batch):
         inputs = tokens.at(part.rows[start : start + batch])
-        if isinstance(model, FactorTopy):
+        if isinstance(model, FactorTopyNetwork):
             assert selected is not None
             space, omega, alpha = (value[rows] for value in selected)
             v = _read(model, space, omega, alpha, model.table(*inputs))
@@ -178,7 +178,7 @@ def _channels(
         yield v, target[start : start + batch, rows.cpu()].T.to(rows.device)
 
 
-def _read(model: FactorTopy, space: Tensor, omega: Tensor, alpha: Tensor, table: Tensor) -> Tensor:
+def _read(model: FactorTopyNetwork, space: Tensor, omega: Tensor, alpha: Tensor, table: Tensor) -> Tensor:
     """v (voxel, image, D) of eq. 1, one product a grid cell, as all voxels of a cell read the same corners."""
     v = torch.einsum("nl,lbd->nbd", omega * alpha[:, None], table[-1])
     if "space" in model.use:

@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainlens.models.encoding.tables import EncodingTables, LayerTokens
-from brainlens.nn.factortopy import GRID, FactorTopy, locate
+from brainlens.models.encoding.tables import FittingParts, LayerTokens
+from brainlens.nn.factortopy import GRID, FactorTopyNetwork, locate
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-5, 5))  # in units of n images of channels with variance 1
 RADII = (0.0, 0.15, 0.3, 0.5)  # of the circle that the samples of a voxel stand on, image = [-1, 1]; 0: all at its centre
@@ -55,7 +55,7 @@ class Evidence:
     nats: Tensor
 
 
-def candidates(model: FactorTopy) -> Candidates:
+def candidates(model: FactorTopyNetwork) -> Candidates:
     """Token centres with the samples of a voxel together, and with several samples also on circles around them."""
     device = model.readout.device
     if "space" not in model.use:
@@ -73,7 +73,7 @@ def candidates(model: FactorTopy) -> Candidates:
     return Candidates(points, pools[:, :-1].contiguous())
 
 
-def start_bottlenecks(model: FactorTopy, data: EncodingTables, tokens: LayerTokens) -> None:
+def start_bottlenecks(model: FactorTopyNetwork, data: FittingParts, tokens: LayerTokens) -> None:
     """Sets every bottleneck to the identity, or with more channels than D to the first D principal directions.
 
     Ridge then shrinks what it would shrink on the channels themselves; a random bottleneck would distort it.
@@ -95,7 +95,7 @@ def start_bottlenecks(model: FactorTopy, data: EncodingTables, tokens: LayerToke
                 model.whole[number].copy_(made[1])
 
 
-def search(model: FactorTopy, data: EncodingTables, tokens: LayerTokens, *, keep: int = 48, block: int = 1024) -> Evidence:
+def search(model: FactorTopyNetwork, data: FittingParts, tokens: LayerTokens, *, keep: int = 48, block: int = 1024) -> Evidence:
     """The log evidence of the training responses for every layer and place, the best `keep` of each unit.
 
     Channels are those after the model's bottlenecks. Cost: one product of tokens and responses a layer, and D^2 numbers a
@@ -125,7 +125,13 @@ def search(model: FactorTopy, data: EncodingTables, tokens: LayerTokens, *, keep
 
 
 def start_selectors(
-    model: FactorTopy, found: Evidence, *, steps: int = 300, lr: float = 3e-3, openness: float = 0.2, blur: float = 1 / GRID
+    model: FactorTopyNetwork,
+    found: Evidence,
+    *,
+    steps: int = 300,
+    lr: float = 3e-3,
+    openness: float = 0.2,
+    blur: float = 1 / GRID,
 ) -> None:
     """Fits the selectors to the evidence, as in the module's equations; blur is h, half the distance of two tokens."""
     given = candidates(model)
@@ -165,7 +171,7 @@ def _blocks(tokens: LayerTokens, layer: str, rows: np.ndarray, size: int = 512) 
         yield tokens.of(layer, rows[start : start + size])
 
 
-def _mapped(model: FactorTopy, at: int, rows: np.ndarray, tokens: LayerTokens) -> Iterator[Tensor]:
+def _mapped(model: FactorTopyNetwork, at: int, rows: np.ndarray, tokens: LayerTokens) -> Iterator[Tensor]:
     """Bottlenecked tokens of one layer, (image, 64 + global, D), some images at a time."""
     local = model.local[at]
     whole = model.whole[at] if len(model.whole) else local
@@ -173,7 +179,7 @@ def _mapped(model: FactorTopy, at: int, rows: np.ndarray, tokens: LayerTokens) -
         yield torch.cat([spatial @ local, (one @ whole)[:, None]], dim=1)
 
 
-def _eigen(model: FactorTopy, at: int, found: Candidates, rows: np.ndarray, tokens: LayerTokens) -> tuple[Tensor, Tensor]:
+def _eigen(model: FactorTopyNetwork, at: int, found: Candidates, rows: np.ndarray, tokens: LayerTokens) -> tuple[Tensor, Tensor]:
     """Eigenvalues (place, D) and vectors (place, D, D) of the centred channels' Gram matrix at every place and globally."""
     width, places = model.width, len(found.pools) + 1
     gram = torch.zeros(places, width, width, dtype=torch.float64, device=model.readout.device)
@@ -188,7 +194,7 @@ def _eigen(model: FactorTopy, at: int, found: Candidates, rows: np.ndarray, toke
     return values.clamp_min(0).float(), vectors.float()
 
 
-def _cross(model: FactorTopy, at: int, found: Candidates, rows: np.ndarray, tokens: LayerTokens, y: Tensor) -> Tensor:
+def _cross(model: FactorTopyNetwork, at: int, found: Candidates, rows: np.ndarray, tokens: LayerTokens, y: Tensor) -> Tensor:
     """X'y at every place and globally: (place, D, unit); y is centred, so X need not be."""
     cross = torch.zeros((GRID**2 + 1) * model.width, y.shape[1], device=y.device)
     done = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,27 @@ class EncodingPart:
     repeats: np.ndarray
 
 
+class FittingParts(Protocol):
+    """What a fit reads: images to train on, and images held back to decide by."""
+
+    @property
+    def train(self) -> EncodingPart: ...
+
+    @property
+    def validation(self) -> EncodingPart: ...
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """Two parts of the images that a model is fitted on; there is no test part."""
+
+    train: EncodingPart
+    validation: EncodingPart
+
+
 @dataclass(frozen=True)
 class EncodingTables:
-    """Parts train, validation, test; responses in units of the training part (mean 0, variance 1 per unit).
+    """Parts train, validation, test, with responses as they were given; a model standardises them itself.
 
     ncsnr, ceiling (unit,) for the test part's repeats, NaN with ceiling_defined False when nothing was repeated.
     """
@@ -52,9 +70,23 @@ class EncodingTables:
         chosen = np.where(np.isfinite(snr), snr, -np.inf) > least
         return chosen if chosen.any() else np.ones(len(self.units), bool)
 
+    def in_units(self, guess: np.ndarray) -> tuple[np.ndarray, EncodingTables]:
+        """Predictions and the test part in units of the training part (mean 0, variance 1 per unit), as they are scored."""
+        mean, spread = self.train.y.mean(axis=0), self.train.y.std(axis=0)
+        spread = np.where(spread > 0, spread, np.float32(1))
+        test = replace(self.test, y=(self.test.y - mean) / spread)
+        return (guess - mean) / spread, replace(self, test=test)
+
+    @property
+    def fitting(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows in the features, responses (image, unit) and whether an image is held back, of all images but the test's."""
+        parts = (self.train, self.validation)
+        held = np.repeat([False, True], [len(part.rows) for part in parts])
+        return np.concatenate([part.rows for part in parts]), np.concatenate([part.y for part in parts]), held
+
 
 def tables(responses: Responses, features: Features, *, seed: int = 0) -> EncodingTables:
-    """Responses averaged over repeats, standardised on the training part, and split by the column `split`.
+    """Responses averaged over repeats and split by the column `split`.
 
     Without validation trials a tenth of the training images is held back. The noise ceiling uses all repeats for the
     signal-to-noise ratio and the test part's repeats for the ceiling.
@@ -74,9 +106,6 @@ def tables(responses: Responses, features: Features, *, seed: int = 0) -> Encodi
     part = _parts(trials, seed)
     ceiling = noise_ceiling(responses.data, as_ids(trials["stimulus"]))
     made = {name: _part(responses, part == name, features) for name in ("train", "validation", "test")}
-    mean, spread = made["train"].y.mean(axis=0), made["train"].y.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
-    made = {name: EncodingPart(p.ids, p.rows, (p.y - mean) / spread, p.repeats) for name, p in made.items()}
     inverse = float((1 / made["test"].repeats).mean())
     top = ceiling.ncsnr**2 / (ceiling.ncsnr**2 + inverse)
     counts |= {f"images_{name}": len(p.ids) for name, p in made.items()}
@@ -110,23 +139,39 @@ def usable_layers(features: Features, wanted: list[str] | None) -> list[str]:
     return list(wanted)
 
 
+Statistics = dict[str, tuple[Tensor, ...]]  # four a layer
+
+
 class LayerTokens:
     """Tokens of some images, 8 x 8 places and a global token per layer, kept as half floats, given out standardised.
 
     Each channel is scaled by its mean and deviation over training images (and places), because layers differ in scale
     by orders of magnitude and one learning rate serves all bottlenecks. A layer without a global token takes the mean of
     its spatial tokens. Constant channels become 0.
+
+    rows: the images of the features that are held (None: all); train: which of those that are held give the statistics;
+    statistics: those of an earlier fit in their place, per layer mean and 1 / deviation (C,) of spatial and of global tokens.
     """
 
-    def __init__(self, features: Features, layers: list[str], train: np.ndarray, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        features: Features,
+        layers: list[str],
+        train: np.ndarray | None = None,
+        device: str = "cpu",
+        *,
+        rows: np.ndarray | None = None,
+        statistics: Statistics | None = None,
+    ) -> None:
         self.layers = layers
         self.spatial: dict[str, Tensor] = {}
         self.whole: dict[str, Tensor] = {}
-        self._scale: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self.statistics: Statistics = {}
+        held = np.arange(len(features)) if rows is None else np.asarray(rows)
         for layer in layers:
-            spatial = _resized(features.tokens[layer], features.grid[layer])
+            spatial = _resized(features.tokens[layer], features.grid[layer], held)
             whole = (
-                torch.from_numpy(np.array(features.data[layer], dtype=np.float32))
+                torch.from_numpy(np.array(features.data[layer][held], dtype=np.float32))
                 if layer in features.data
                 else spatial.float().mean(1)
             )
@@ -134,10 +179,16 @@ class LayerTokens:
                 raise DataError(f"layer {layer!r}: global token has {whole.shape[1]} channels, spatial tokens {spatial.shape[2]}")
             if not (torch.isfinite(spatial).all() and torch.isfinite(whole).all()):
                 raise DataError(f"features of {features.model}, layer {layer!r}: NaN or infinity; check_finite() names the image")
-            self._scale[layer] = tuple(  # type: ignore[assignment]
-                value.to(device) for value in (*_moments(spatial[train].float().flatten(0, 1)), *_moments(whole[train]))
+            found = (
+                (*_moments(spatial[train].float().flatten(0, 1)), *_moments(whole[train]))
+                if statistics is None
+                else statistics[layer]
             )
+            self.statistics[layer] = tuple(value.to(device) for value in found)
             self.spatial[layer], self.whole[layer] = spatial.to(device), whole.to(device)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.whole.values())))
 
     @property
     def channels(self) -> dict[str, int]:
@@ -153,7 +204,7 @@ class LayerTokens:
     def of(self, layer: str, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
         """The same of one layer."""
         index = torch.as_tensor(rows).to(self.whole[layer].device)
-        mean, rate, mean_whole, rate_whole = self._scale[layer]
+        mean, rate, mean_whole, rate_whole = self.statistics[layer]
         return (self.spatial[layer][index].float() - mean) * rate, (self.whole[layer][index] - mean_whole) * rate_whole
 
 
@@ -163,24 +214,31 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(fine, 1 / spread.clamp_min(1e-30), torch.zeros_like(spread))
 
 
-def _resized(tokens: np.ndarray, grid: tuple[int, int], block: int = 256) -> Tensor:
-    parts = [resize_tokens(torch.from_numpy(np.array(tokens[i : i + block])), grid).half() for i in range(0, len(tokens), block)]
+def _resized(tokens: np.ndarray, grid: tuple[int, int], rows: np.ndarray, block: int = 256) -> Tensor:
+    parts = []
+    for start in range(0, len(rows), block):
+        read = torch.from_numpy(np.array(tokens[rows[start : start + block]]))
+        parts.append(resize_tokens(read if read.is_floating_point() else read.float(), grid).half())
     return torch.cat(parts)
+
+
+def held_back(names: np.ndarray, seed: int) -> np.ndarray:
+    """The names (unique, sorted) of the images that validate where nothing says which: a tenth, at least 2, drawn by the seed."""
+    return np.random.default_rng(seed).permutation(names)[: max(2, round(HELD_BACK * len(names)))]
 
 
 def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
     """The part of each trial; a tenth of the training images validates where the recording names none."""
     if "split" not in trials.columns:
         raise DataError("encode: trials have no column 'split'; add one with values train, test and, if you like, validation")
-    part = trials["split"].astype(str).to_numpy(dtype=object)
+    part = np.array(trials["split"].astype(str), dtype=object)  # a copy: what is held back must not be written into the trials
     stimulus = as_ids(trials["stimulus"], "trials.stimulus")
     owner = pd.DataFrame({"stimulus": stimulus, "part": part}).drop_duplicates().groupby("stimulus")["part"].nunique()
     if (owner > 1).any():
         raise DataError(f"{int((owner > 1).sum())} images are in two parts of the split, first {owner.index[owner > 1][0]!r}")
     if not (part == "validation").any():
         names = np.unique(stimulus[part == "train"])
-        held = np.random.default_rng(seed).permutation(names)[: max(2, round(HELD_BACK * len(names)))]
-        part[np.isin(stimulus, held) & (part == "train")] = "validation"
+        part[np.isin(stimulus, held_back(names, seed)) & (part == "train")] = "validation"
     for name, least in (("train", 2), ("validation", 2), ("test", 2)):
         have = len(np.unique(stimulus[part == name]))
         if have < least:

@@ -19,8 +19,8 @@ from brainlens import store
 from brainlens.metrics.encoding import r2
 from brainlens.models.encoding.readout import refit_readout
 from brainlens.models.encoding.start import search, start_bottlenecks, start_selectors
-from brainlens.models.encoding.tables import EncodingPart, EncodingTables, LayerTokens
-from brainlens.nn.factortopy import FactorTopy, entropy_penalty
+from brainlens.models.encoding.tables import EncodingPart, FittingParts, LayerTokens
+from brainlens.nn.factortopy import FactorTopyNetwork, entropy_penalty
 from brainlens.types import DataError
 
 Progress = Callable[[int, dict[str, float]], None]
@@ -62,7 +62,7 @@ PAPER = EncodingTraining(epoch=1000, patience=20, searched_start=False, selector
 
 def train(
     model: nn.Module,
-    tables: EncodingTables,
+    tables: FittingParts,
     tokens: LayerTokens,
     training: EncodingTraining,
     *,
@@ -86,7 +86,7 @@ def train(
         optimiser.load_state_dict(saved["optimiser"])
         generator.set_state(saved["generator"])
         log, kept = saved["log"], [(score, state) for score, state in saved["kept"]]
-    elif training.searched_start and isinstance(model, FactorTopy):
+    elif training.searched_start and isinstance(model, FactorTopyNetwork):
         start_bottlenecks(model, tables, tokens)
         start_selectors(model, search(model, tables, tokens))
         refit_readout(model, [tables.train], tokens)
@@ -115,15 +115,22 @@ def train(
 
 def predict(model: nn.Module, part: EncodingPart, tokens: LayerTokens, *, batch: int = 32) -> np.ndarray:
     """Responses (image, unit) predicted for a part, float32."""
+    return predict_rows(model, part.rows, tokens, batch=batch)
+
+
+def predict_rows(model: nn.Module, rows: np.ndarray, tokens: LayerTokens, *, batch: int = 32) -> np.ndarray:
+    """The same for rows of the tokens."""
     model.eval()
-    out = np.empty(part.y.shape, dtype=np.float32)
+    parts = []
     with torch.no_grad():
-        run: Callable[..., Tensor] = partial(model.predict, selected=model.select()) if isinstance(model, FactorTopy) else model
-        for start in range(0, len(part.rows), batch):
-            spatial, whole = tokens.at(part.rows[start : start + batch])
-            out[start : start + batch] = run(spatial, whole).cpu().numpy()
+        run: Callable[..., Tensor] = model
+        if isinstance(model, FactorTopyNetwork):
+            run = partial(model.predict, selected=model.select())
+        for start in range(0, len(rows), batch):
+            spatial, whole = tokens.at(rows[start : start + batch])
+            parts.append(run(spatial, whole).cpu().numpy())
     model.train()
-    return out
+    return np.concatenate(parts)
 
 
 def validate(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray) -> float:
@@ -134,7 +141,7 @@ def validate(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: n
 
 def _optimiser(model: nn.Module, training: EncodingTraining) -> torch.optim.Optimizer:
     """AdamW with a rate of its own for the selectors."""
-    slow = list(model.selectors.parameters()) if isinstance(model, FactorTopy) else []
+    slow = list(model.selectors.parameters()) if isinstance(model, FactorTopyNetwork) else []
     ids = {id(p) for p in slow}
     groups = [{"params": [p for p in model.parameters() if id(p) not in ids]}]
     if slow:
@@ -152,7 +159,7 @@ def _step(
 ) -> float:
     optimiser.zero_grad(set_to_none=True)
     decay = max(0.0, 1 - step / training.decay_steps) if training.decay_steps else 0.0
-    if isinstance(model, FactorTopy):
+    if isinstance(model, FactorTopyNetwork):
         selected = model.select()
         loss = F.smooth_l1_loss(model.predict(*inputs, selected), target, beta=training.beta)
         if decay and training.penalty:

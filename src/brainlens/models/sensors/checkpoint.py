@@ -152,6 +152,11 @@ def weights(decoder: SensorDecoder) -> list[dict[str, Tensor]]:
     return [copy.deepcopy(getattr(decoder, name).state_dict()) for name in PARTS]
 
 
+def flat_weights(decoder: SensorDecoder) -> Tensor:
+    """All weights of a decoder as one vector, by which a training that starts from them is known again."""
+    return torch.cat([value.detach().cpu().double().ravel() for state in weights(decoder) for value in state.values()])
+
+
 def made_for(
     decoder: SensorDecoder, train: Responses, *, targets: Sequence[Tensor | None], training: SensorTraining, seed: int
 ) -> dict[str, Any]:

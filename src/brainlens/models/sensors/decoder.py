@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from brainlens.models.sensors.split import prepare
 from brainlens.nn.sensor_baselines import SensorModel, sensor_encoder
 from brainlens.nn.sensor_encoder import Head, TSConv
-from brainlens.types import DataError, Responses
+from brainlens.types import DataError, Features
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,18 @@ NICE = SensorTraining(
 )
 
 
+ATM_STYLE = replace(NICE, epochs=40, batch=64, lr=3e-4)  # the schedule of ATM's retrieval script
+
+
+SMALL: dict[str, Any] = {
+    "epochs": 30,
+    "batch": 64,
+    "lr": 1e-3,
+    "validation": 200,
+    "patience": 8,
+}  # for about a thousand images, a tenth of THINGS-EEG2
+
+
 def without(training: SensorTraining, part: str) -> SensorTraining:
     """The ablation that leaves out "saliency", "guidance" or "adjustment" (Table 4)."""
     if part not in ("saliency", "guidance", "adjustment"):
@@ -82,13 +94,6 @@ class SensorDecoder:
     log: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
-    channels: tuple[str, ...] = ()
-    times: np.ndarray | None = None
-
-    def takes(self, responses: Responses) -> None:
-        """Remembers the channels and times that the encoder was built for."""
-        self.channels = tuple(map(str, responses.units["channel"])) if "channel" in responses.units.columns else ()
-        self.times = responses.times
 
     @torch.no_grad()
     def embed(self, data: np.ndarray, *, block: int = 256) -> np.ndarray:
@@ -110,20 +115,27 @@ class SensorDecoder:
 
 def build(
     encoder: str | nn.Module,
-    train: Responses,
-    d_image: int,
-    text: Tensor | None,
+    shape: tuple[int, int],
+    widths: tuple[int, int | None],
+    *,
     training: SensorTraining,
     seed: int,
     device: str,
     scale: tuple[Tensor, Tensor],
 ) -> SensorDecoder:
-    channels, samples = train.data.shape[1:]
+    """An untrained decoder for recordings of `shape` (channels, samples) and embeddings of `widths` (image, text or None)."""
     tri = encoder == "neuroalign"
+    d_image, d_text = widths
     width = training.width if tri else d_image
-    model = sensor_encoder(encoder, channels, samples, width, seed=seed, dropout=training.dropout if tri else None)
+    model = sensor_encoder(encoder, *shape, width, seed=seed, dropout=training.dropout if tri else None)
     if isinstance(model, SensorModel) and model.front is None and isinstance(model.encoder, TSConv):
         model.encoder.filtered = True
     image_head = Head(d_image, width, dropout=training.dropout) if tri else nn.Identity()
-    text_head = Head(text.shape[1], width, dropout=training.dropout) if text is not None else nn.Identity()
+    text_head = Head(d_text, width, dropout=training.dropout) if d_text is not None else nn.Identity()
     return SensorDecoder(model.to(device), image_head.to(device), text_head.to(device), scale, device)
+
+
+def target_layer(images: Features, encoder: str | nn.Module, training: SensorTraining) -> str:
+    """The layer that an encoder is trained to find: the filtered pictures for NeuroAlign with saliency, else those shown."""
+    filtered = encoder == "neuroalign" and training.saliency and "saliency" in images.data
+    return "saliency" if filtered else "image"

@@ -1,22 +1,64 @@
-"""A sensor encoder fitted on a recording, and new recordings embedded with it; test trials are not looked at."""
+"""An aligner fitted on the training part of a recording; test trials are split off and not looked at."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
-from brainlens.models.sensors.checkpoint import Checkpoint, checkpoint_for
-from brainlens.models.sensors.decoder import THINGS_EEG2, SensorDecoder, SensorTraining, build
-from brainlens.models.sensors.linear import LINEAR, fit_linear
-from brainlens.models.sensors.split import channel_scale, split_subjects, tensors, uncopied
-from brainlens.models.sensors.training import Progress, train_decoder
-from brainlens.signals.epochs import check_magnitude, check_rate, match_channels
-from brainlens.subjects import WITHIN, Protocol, held_out
-from brainlens.types import DataError, Features, Responses, positions
+from brainlens.models.sensors.aligner import SensorAligner
+from brainlens.models.sensors.checkpoint import Checkpoint
+from brainlens.models.sensors.closed_form import SensorRidge
+from brainlens.models.sensors.decoder import THINGS_EEG2, SensorDecoder, SensorTraining
+from brainlens.models.sensors.linear import LINEAR
+from brainlens.models.sensors.networks import NETWORKS, NeuroAlign, OwnNetwork
+from brainlens.models.sensors.recordings import recorded
+from brainlens.models.sensors.split import split_subjects, uncopied
+from brainlens.models.sensors.training import Progress
+from brainlens.subjects import WITHIN, Protocol
+from brainlens.types import DataError, Features, Responses
+
+
+def sensor_model(encoder: str | nn.Module, training: SensorTraining, *, seed: int = 0, device: str = "cpu") -> SensorAligner:
+    """The model of an encoder's name with these settings, not yet fitted. Raises DataError listing the names."""
+    if isinstance(encoder, nn.Module):
+        return OwnNetwork.from_training(training, random_state=seed, device=device).set_params(module=encoder)
+    if encoder in LINEAR:
+        return SensorRidge(canonical=encoder == "canonical", validation=training.validation, random_state=seed, device=device)
+    if encoder not in NETWORKS:
+        known = [*NETWORKS, *LINEAR]
+        raise DataError(f"sensor encoder {encoder!r} is not one of {known}; or give an nn.Module (B, C, T) -> (B, D)")
+    kind, settings = NETWORKS[encoder]
+    return kind.from_training(training, random_state=seed, device=device).set_params(**settings)
+
+
+def fit_model(
+    model: SensorAligner,
+    responses: Responses,
+    images: Features,
+    texts: Features | None = None,
+    *,
+    protocol: Protocol = WITHIN,
+    progress: Progress | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
+    start: SensorAligner | None = None,
+) -> Responses:
+    """Fits a model on the training trials of a protocol; returns the test trials, which nothing here has looked at.
+
+    Recordings on disk stay there (`np.asarray(test.data)` reads the test trials); repeats of a training image are averaged.
+    Texts are for NeuroAlign. checkpoint: a folder from which the same call goes on after a kill, to the same bits, and which is
+    removed at the end; `Checkpoint(folder, keep=True)` leaves the finished training there. What another configuration, recording
+    or seed left in it is not used. Closed forms write none. start: a fitted model whose weights are gone on from.
+    """
+    guided = isinstance(model, NeuroAlign)
+    if isinstance(model, NeuroAlign) and texts is None and model.training.guidance:
+        raise DataError("neuroalign with guidance needs texts; give the caption features or training.guidance=False")
+    train, test = split_subjects(responses, protocol)
+    job = model.begin(recorded(train), images, texts if guided else None, checkpoint=checkpoint, start=start)
+    del train  # means over repetitions are in memory, and what is trained on now lies in `job`
+    model.finish(job, progress=progress)
+    return test
 
 
 def fit_sensors(
@@ -32,62 +74,10 @@ def fit_sensors(
     progress: Progress | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
 ) -> tuple[SensorDecoder, Responses]:
-    """The trained decoder, and the test trials of the tested subject, which nothing here has looked at.
-
-    Recordings on disk stay there (`np.asarray(test.data)` reads the test trials). checkpoint: a folder from which the same call
-    goes on after a kill, to the same bits, and which is removed at the end; `Checkpoint(folder, keep=True)` leaves the finished
-    training there. What another configuration, recording or seed left in it is not used. Closed forms write none.
-    """
-    if isinstance(encoder, str) and encoder in LINEAR:
-        return fit_linear(
-            responses, images, encoder=encoder, protocol=protocol, seed=seed, validation=training.validation, device=device
-        )  # fmt: skip
-    train, test = split_subjects(responses, protocol)
-    tri = encoder == "neuroalign"
-    if tri and texts is None and training.guidance:
-        raise DataError("neuroalign with guidance needs texts; give the caption features or training.guidance=False")
-    layer = target_layer(images, encoder, training)
-    ids, row = np.unique(train.trials["stimulus"].to_numpy(dtype=str), return_inverse=True)
-    image = torch.as_tensor(np.asarray(images[layer][positions(ids, images.ids, "images")], np.float32)).to(device)
-    text = None
-    if tri and texts is not None:
-        text = torch.as_tensor(np.asarray(texts["text"][positions(ids, texts.ids, "texts")], np.float32)).to(device)
-    held = held_out(len(ids), training.validation, seed)
-    mean, spread = channel_scale(train.data, np.flatnonzero(~held[row]))
-    started = time.perf_counter()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.startswith("cuda") else []):
-        torch.manual_seed(seed)  # dropout draws from the global generator, which is put back afterwards
-        decoder = build(encoder, train, image.shape[1], text, training, seed, device, (mean, spread))
-        parts = [
-            tensors(
-                train.data, np.flatnonzero(keep[row]), row,
-                model=decoder.model, scale=(mean, spread), device=device, precision=training.precision,
-            )
-            for keep in (~held, held)
-        ]  # fmt: skip
-        kept = checkpoint_for(checkpoint, decoder, train, targets=(image, text), training=training, seed=seed)
-        decoder.takes(train)
-        del train  # means over repetitions are in memory, and what is trained on now lies in `parts`
-        train_decoder(decoder, parts[0], parts[1], image, text, training, seed, progress, kept)
-    decoder.seconds += time.perf_counter() - started  # what a killed process took is in it already
-    return decoder, test
-
-
-def embed_responses(decoder: SensorDecoder, responses: Responses) -> np.ndarray:
-    """Brain embeddings (trial, d) of another recording: channels are put into the decoder's order by name.
-
-    Raises DataError listing missing channels, or saying which sampling rate or window the recording has and the decoder wants;
-    warns where microvolts look like volts and multiplies.
-    """
-    if decoder.times is None or not decoder.channels:
-        raise DataError("the decoder was trained on recordings without channel names or times; pass arrays to embed()")
-    step = float(np.median(np.diff(decoder.times)))
-    window = (float(decoder.times[0]), float(decoder.times[-1]))
-    matched = check_rate(match_channels(responses, decoder.channels), rate=1 / step, window=window)
-    if matched.data.shape[2] != len(decoder.times):
-        raise DataError(f"the decoder takes {len(decoder.times)} samples, the recording has {matched.data.shape[2]}")
-    factor = check_magnitude(matched.data, measure=matched.measure)
-    return decoder.embed(matched.data if factor == 1.0 else np.asarray(matched.data, np.float32) * factor)
+    """`fit_model` of an encoder's name: the trained networks as functions of arrays, and the test trials."""
+    model = sensor_model(encoder, training, seed=seed, device=device)
+    test = fit_model(model, responses, images, texts, protocol=protocol, progress=progress, checkpoint=checkpoint)
+    return model.decoder_, test
 
 
 def limit_repeats(responses: Responses, repeats: int) -> Responses:
@@ -100,9 +90,3 @@ def limit_repeats(responses: Responses, repeats: int) -> Responses:
             f"{repeats} repetitions are asked for, {least.idxmin()!r} has {int(least.min())}; ask for 1 to {int(least.min())}"
         )
     return uncopied(responses, np.flatnonzero(groups.cumcount().to_numpy() < repeats))
-
-
-def target_layer(images: Features, encoder: str | nn.Module, training: SensorTraining) -> str:
-    """The layer that an encoder is trained to find: the filtered pictures for NeuroAlign with saliency, else those shown."""
-    filtered = encoder == "neuroalign" and training.saliency and "saliency" in images.data
-    return "saliency" if filtered else "image"

@@ -6,6 +6,7 @@ Both are fitted in seconds, on the split of the trained encoders, and are `Senso
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -52,19 +53,34 @@ def fit_linear(
     `log` holds one row: what was chosen.
     Raises DataError for an unknown encoder or subject, trials without features, a test image in training.
     """
+    train, test = split_subjects(responses, protocol)
+    decoder = solve_linear(train, images, encoder=encoder, layer=layer, seed=seed, validation=validation, device=device)
+    return decoder, test
+
+
+def solve_linear(
+    train: Responses,
+    images: Features,
+    *,
+    encoder: str,
+    layer: str,
+    seed: int,
+    validation: int,
+    penalties: Sequence[float] = PENALTIES,
+    device: str = "cpu",
+) -> SensorDecoder:
+    """`fit_linear` on training rows that are split off already."""
     if encoder not in LINEAR:
         raise DataError(f"linear decoder {encoder!r} is not one of {list(LINEAR)}")
     started = time.perf_counter()
-    train, test = split_subjects(responses, protocol)
-    ridge = solve_ridge(train, images, layer=layer, seed=seed, width=EVERY, validation=validation, penalties=PENALTIES)
+    ridge = solve_ridge(train, images, layer=layer, seed=seed, width=EVERY, validation=validation, penalties=penalties)
     chosen, metric = {"penalty": ridge.penalty, "validation_cosine": ridge.validation[ridge.penalty]}, None
     if encoder == "canonical":
         metric, found = _metric(ridge, train, images, layer, seed, validation)
         chosen |= found
-    decoder = as_decoder(ridge, test.data.shape[1:], metric, device)
+    decoder = as_decoder(ridge, train.data.shape[1:], metric, device)
     decoder.log, decoder.seconds = [chosen], time.perf_counter() - started
-    decoder.takes(train)
-    return decoder, test
+    return decoder
 
 
 def _metric(

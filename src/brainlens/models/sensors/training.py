@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,25 @@ from brainlens.types import DataError
 Progress = Callable[[int, dict[str, float]], None]
 
 
-def train_decoder(
-    decoder: SensorDecoder,
-    train: SensorPart,
-    validation: SensorPart,
-    image: Tensor,
-    text: Tensor | None,
-    training: SensorTraining,
-    seed: int,
-    progress: Progress | None,
-    checkpoint: Checkpoint | None = None,
-) -> None:
+@dataclass
+class TrainingJob:
+    """A training that is ready to run: the untrained decoder, its rows and their targets.
+
+    image (image, d), text (image, d) or None: what the rows' `target` numbers; generator: the state that dropout goes on from.
+    """
+
+    decoder: SensorDecoder
+    train: SensorPart
+    validation: SensorPart
+    image: Tensor
+    text: Tensor | None
+    generator: Tensor
+    checkpoint: Checkpoint | None = None
+
+
+def train_decoder(job: TrainingJob, training: SensorTraining, seed: int, *, progress: Progress | None = None) -> None:
     """The loop: AdamW, epochs of shuffled batches, the weights of the least validation loss kept; goes on from a checkpoint."""
+    decoder, train, image, text, checkpoint = job.decoder, job.train, job.image, job.text, job.checkpoint
     heads = [*decoder.image_head.parameters(), *decoder.text_head.parameters()]
     groups: list[dict[str, Any]] = [{"params": list(decoder.model.parameters()), "weight_decay": training.decay_sensor}]
     groups += [{"params": heads, "weight_decay": training.decay_image}] if heads else []
@@ -58,7 +66,7 @@ def train_decoder(
         record = {
             "epoch": epoch + 1.0,
             "loss": total / steps,
-            "validation": validation_loss(decoder, validation, image, training),
+            "validation": validation_loss(decoder, job.validation, image, training),
         }
         if not np.isfinite(record["loss"]):
             raise DataError(f"the loss is {record['loss']} in epoch {epoch + 1}; lower the learning rate {training.lr}")

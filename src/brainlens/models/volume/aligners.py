@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brainlens.models.volume.decoder import Decoder, Reader
 from brainlens.models.volume.processes import shared
 from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.start import CrossFitted, Start, begin, cross_fitted, on_voxels
@@ -21,32 +21,10 @@ from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder, cubic_patch
 from brainlens.solvers.kernel_ridge import KernelRidge, LinearDecoder, kernel_ridge, principal_axes, whitened_metric
 from brainlens.types import DataError, Volume
 
-RIVALS = ("ridge", "ridge_whitened", "linear", "mlp", "cnn")
-CONTROLS = ("ridge_projected", "linear_projected", "mlp_projected")  # rivals that are given the metric of the volume encoder
-ENCODERS = (*RIVALS, *CONTROLS, "volume")
+BASELINES = ("ridge", "ridge_whitened", "linear", "mlp", "cnn")
+CONTROLS = ("ridge_projected", "linear_projected", "mlp_projected")  # baselines that are given the metric of the volume encoder
+ENCODERS = (*BASELINES, *CONTROLS, "volume")
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-2, 3.1, 0.5))
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A fitted encoder.
-
-    `embed(x)` maps mean rows (n, V) to the brain embeddings meant for images and for texts; `gallery(target, which)`
-    maps targets (centred, of length one) into the space in which cosines are taken: the identity for the published rivals, a
-    learned map for the whitened metric and for encoders with a `start`. `module(x)` compares with the same `gallery`.
-    """
-
-    name: str
-    embed: Callable[[Tensor], tuple[Tensor, Tensor]]
-    parameters: int
-    seconds: float
-    chosen: dict[str, float] = field(default_factory=dict)
-    log: list[dict[str, float]] = field(default_factory=list)
-    gallery: Callable[[Tensor, str], Tensor] = lambda target, which: target
-    module: nn.Module | None = None
-    linear: LinearDecoder | None = None
-    ridge: dict[str, KernelRidge] | None = None
-    start: Start | None = None
 
 
 # Patches of 28 mm at 4 mm voxels, each with a projection of its own, and a class token that carries their sum: the
@@ -81,19 +59,13 @@ def fit_ridge(
         fits = dict(zip(names, found, strict=True))
     metrics = {k: whitened_metric(fits[k].left_out, getattr(split.train, k)) for k in names} if whitened else {}
 
-    def one(x: Tensor, which: str) -> Tensor:
-        which = which if which in names else "image"
-        z = fits[which].decoder(x)
-        return metrics[which].query(z) if whitened else z
-
     return Decoder(
         "ridge_whitened" if whitened else "ridge",
-        lambda x: (one(x, "image"), one(x, "text")),
+        {which: found.decoder for which, found in fits.items()},
+        metrics=metrics,
         parameters=sum(f.decoder.weights.numel() + f.decoder.intercept.numel() for f in fits.values()),
         seconds=time.perf_counter() - start,
         chosen={f"alpha_{which}": f.alpha for which, f in fits.items()},
-        gallery=lambda target, which: metrics[which].gallery(target) if which in metrics else target,
-        linear=fits["image"].decoder,
         ridge=fits,
     )
 
@@ -115,7 +87,7 @@ def fit_projected(start: Start) -> Decoder:
     constant = start.linear(start.coordinates.rows(torch.zeros(1, len(weights)).to(weights)))[0]
     linear = LinearDecoder(torch.zeros(len(weights)).to(weights), weights, constant)
     count = weights.numel() + sum(m.matrix.numel() for m in start.maps.values())
-    found = _decoder("ridge_projected", linear, count, begun, [], start=start, linear=linear)
+    found = _decoder("ridge_projected", linear, count, begun, [], start=start)
     return replace(found, seconds=found.seconds + start.seconds, chosen=start.chosen)
 
 
@@ -149,7 +121,7 @@ def fit_linear(
     with torch.no_grad():
         linear = LinearDecoder(mean, axes @ module.linear.weight.T, module.linear.bias.detach().clone())
     name = "linear" if start is None else "linear_projected"
-    return _decoder(name, linear, linear.weights.numel(), begun, log, start=start, linear=linear)
+    return _decoder(name, linear, linear.weights.numel(), begun, log, start=start)
 
 
 def _project(part: AlignmentPart, mean: Tensor, axes: Tensor) -> AlignmentPart:
@@ -184,7 +156,7 @@ def fit_mlp(
     module, log = _train(build, replace(split, **parts), training, seed=seed, folder=folder, progress=progress)
     module.voxels = voxels  # trained on these columns alone, read from whole rows from here on
     name = "mlp" if start is None else "mlp_projected"
-    return _decoder(name, module, _count(module), begun, log, start=start, module=module)
+    return _decoder(name, module, _count(module), begun, log, start=start)
 
 
 def fit_cnn(
@@ -203,7 +175,7 @@ def fit_cnn(
         return decoding_baselines.VolumeCNN(mask, split.train.image.shape[1], width=width)
 
     module, log = _train(build, split, training, seed=seed, folder=folder, progress=progress)
-    return _decoder("cnn", module, _count(module), begun, log, module=module)
+    return _decoder("cnn", module, _count(module), begun, log)
 
 
 def fit_volume(
@@ -228,7 +200,7 @@ def fit_volume(
         plain, log = _train(
             lambda: VolumeEncoder(space.mask, design, seed=seed), split, training, seed=seed, folder=folder, progress=progress
         )  # fmt: skip
-        return _decoder("volume", plain, _count(plain), begun, log, module=plain)
+        return _decoder("volume", plain, _count(plain), begun, log)
     design = replace(design, embed_dim=start.linear.weights.shape[1])
     _, training = _aims(split, training, start)
     begin_at = CrossFitted(start, design, seed=seed).encoder
@@ -241,7 +213,7 @@ def fit_volume(
     if losses[0] <= losses[1]:
         encoder = begin_at
     whole = on_voxels(encoder, start, space.mask, design)
-    found = _decoder("volume", whole, _count(whole), begun, log, start=start, module=whole)
+    found = _decoder("volume", whole, _count(whole), begun, log, start=start)
     chosen = {**start.chosen, "start_loss": losses[0], "validation_loss": losses[1], "kept_start": float(encoder is begin_at)}
     return replace(found, seconds=found.seconds + start.seconds, chosen=chosen)
 
@@ -257,7 +229,7 @@ def _aims(split: Split, training: AlignmentTraining, start: Start | None) -> tup
     if start is None:
         return split, training
     parts = {}
-    for name in ("train", "validation", "test"):
+    for name in ("train", "validation"):
         aims = getattr(start.split, name)
         parts[name] = replace(getattr(split, name), image=aims.image, text=aims.text)
     return replace(split, **parts), replace(training, temperature=start.chosen["temperature"])
@@ -283,23 +255,11 @@ def _count(module: nn.Module) -> int:
 
 
 def _decoder(
-    name: str,
-    run: Callable[[Tensor], Tensor],
-    parameters: int,
-    begun: float,
-    log: Any,
-    *,
-    start: Start | None = None,
-    **more: Any,
+    name: str, reader: Reader, parameters: int, begun: float, log: list[dict[str, float]], *, start: Start | None = None
 ) -> Decoder:
-    def embed(x: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            z = torch.cat([run(rows) for rows in x.split(128)])
-        return (z, z) if start is None else start.embed(z)
-
-    if start is not None:
-        more["gallery"] = start.gallery
-    return Decoder(name, embed, parameters, time.perf_counter() - begun, log=log, start=start, **more)
+    where = {} if start is None else {"maps": start.maps, "places": start.places}
+    seconds = time.perf_counter() - begun
+    return Decoder(name, {"both": reader}, **where, parameters=parameters, seconds=seconds, log=log, start=start)  # type: ignore[arg-type]
 
 
 def _volume(split: Split) -> Volume:

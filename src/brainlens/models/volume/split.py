@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from brainlens.subjects import held_out
 from brainlens.types import DataError, Features, Responses, as_ids, positions
 
 
@@ -57,15 +59,25 @@ class AlignmentPart:
 
 @dataclass(frozen=True)
 class Split:
-    """Training, validation and test parts that share their units; `centre` holds the training means of the targets."""
+    """Training and validation parts that share their units, and the tested part where there is one.
+
+    `centre` holds the means of the targets. A fit reads training and validation alone.
+    """
 
     train: AlignmentPart
     validation: AlignmentPart
-    test: AlignmentPart
+    tested: AlignmentPart | None
     centre: dict[str, Tensor]
     counts: dict[str, int] = field(default_factory=dict)
     units: pd.DataFrame = field(default_factory=pd.DataFrame)
     space: Any = None
+
+    @property
+    def test(self) -> AlignmentPart:
+        """The tested part. Raises DataError where there is none."""
+        if self.tested is None:
+            raise DataError("align: no trial has split 'test', so there is nothing to score on; mark some trials as 'test'")
+        return self.tested
 
 
 def gather_mean(x: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
@@ -86,10 +98,12 @@ def split_tables(
     validation: float = 0.1,
     seed: int = 0,
     device: str = "cpu",
+    centre: Mapping[str, np.ndarray] | None = None,
 ) -> Split:
     """The tables as tensors, split by the column `split`; without validation trials a share of training images is held back.
 
-    Targets are centred by the training mean and scaled to length 1. Where the trials name several subjects, whose volumes
+    Targets are centred by the training mean (or `centre`, that of a model which is trained further) and scaled to length 1. No
+    trial has to be a test trial. Where the trials name several subjects, whose volumes
     must then be in one space, repeats are averaged within a subject, never between. Raises DataError for a stimulus in two
     parts of the split, for stimuli without features, and for a part that is empty.
     """
@@ -102,7 +116,7 @@ def split_tables(
     subject = trials["subject"].astype(str).to_numpy(dtype=np.str_) if "subject" in trials.columns else None
     if not (part == "validation").any():
         names = np.unique(stimulus[part == "train"])
-        held = np.random.default_rng(seed).permutation(names)[: max(2, round(validation * len(names)))]
+        held = names[held_out(len(names), validation, seed)]
         part[np.isin(stimulus, held) & (part == "train")] = "validation"
     owner = pd.DataFrame({"stimulus": stimulus, "part": part}).drop_duplicates().groupby("stimulus")["part"].nunique()
     if (owner > 1).any():
@@ -111,12 +125,13 @@ def split_tables(
     train_ids = np.unique(stimulus[part == "train"])
     if len(train_ids) < 4:
         raise DataError(f"align: {len(train_ids)} training images; a contrastive loss needs at least 4")
-    centre = {"image": image[positions(train_ids, images.ids, "image features")].mean(0)}
+    means = {"image": image[positions(train_ids, images.ids, "image features")].mean(0)}
     if text is not None and texts is not None:
-        centre["text"] = text[positions(train_ids, texts.ids, "text features")].mean(0)
+        means["text"] = text[positions(train_ids, texts.ids, "text features")].mean(0)
+    means |= {which: np.asarray(value) for which, value in (centre or {}).items() if which in means}
 
     def targets(features: Features, which: str, layer: str, ids: np.ndarray) -> Tensor:
-        rows = features[layer][positions(ids, features.ids, f"{which} features")].astype(np.float32) - centre[which]
+        rows = features[layer][positions(ids, features.ids, f"{which} features")].astype(np.float32) - means[which]
         return nn.functional.normalize(torch.from_numpy(rows), dim=1).to(device)
 
     def build(name: str) -> AlignmentPart:
@@ -130,8 +145,9 @@ def split_tables(
         rows = torch.from_numpy(_repeat_rows(group))
         return AlignmentPart(ids, x, rows, targets(images, "image", layers[0], ids), text_rows, owners, chosen)
 
-    centres = {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in centre.items()}
-    return Split(build("train"), build("validation"), build("test"), centres, counts, responses.units, responses.space)
+    centres = {k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in means.items()}
+    tested = build("test") if (part == "test").any() else None
+    return Split(build("train"), build("validation"), tested, centres, counts, responses.units, responses.space)
 
 
 def _items(stimulus: np.ndarray, subject: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -19,6 +19,7 @@ from brainlens.nn.losses import info_nce, trimodal
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.solvers.canonical import AffineMap, Canonical, canonical_metric, ridge_path
 from brainlens.solvers.kernel_ridge import LinearDecoder, moves
+from brainlens.types import DataError
 
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-1.0, 2.1, 0.5))
 SHRINKAGES = (3e-4, 3e-3, 3e-2, 0.3)
@@ -148,14 +149,6 @@ class Start:
         """Coordinates to the joint embedding."""
         return _then(self.ridge.decoder, self.readout)
 
-    def embed(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Joint embeddings (n, D) as those for images and those for texts."""
-        return _only(z, self.places["image"]), _only(z, self.places["text"])
-
-    def gallery(self, target: Tensor, which: str) -> Tensor:
-        """Targets in the joint space."""
-        return self.maps[which](target)
-
 
 def begin(split: Split, patch_of: Tensor, *, modality: str = "both", dims: int = DIMS) -> Start:
     """The start on a split.
@@ -167,9 +160,10 @@ def begin(split: Split, patch_of: Tensor, *, modality: str = "both", dims: int =
     """
     begun = time.perf_counter()
     points = coordinates(split.train, patch_of, reliability(split.train))
-    train, validation, test = (points.part(part) for part in (split.train, split.validation, split.test))
-    small = replace(split, train=train, validation=validation, test=test)
+    small = replace(split, train=points.part(split.train), validation=points.part(split.validation), tested=None)
     names = [n for n in ("image", "text") if getattr(split.train, n) is not None and modality in ("both", n)]
+    if not names:
+        raise DataError("modality 'text' needs captions, and this recording has none; choose image")
     y = torch.cat([getattr(small.train, n) for n in names], 1)
     held = small.validation.mean()
     best: tuple[float, float, float, LinearDecoder, dict[str, Canonical]] | None = None
@@ -225,7 +219,7 @@ def _joined(points: Coordinates, small: Split, ridge: Ridge, metrics: dict[str, 
     def mapped(part: AlignmentPart) -> AlignmentPart:
         return replace(part, image=maps["image"](part.image), text=None if part.text is None else maps["text"](part.text))
 
-    aimed = replace(small, train=mapped(small.train), validation=mapped(small.validation), test=mapped(small.test))
+    aimed = replace(small, train=mapped(small.train), validation=mapped(small.validation))
     return Start(points, aimed, ridge, readout, maps, places, {})
 
 
@@ -236,12 +230,6 @@ def _both_ways(metric: Canonical, predicted: Tensor, target: Tensor) -> float:
 
 def _loss(embed: Callable[[Tensor], Tensor], part: AlignmentPart, temperature: float) -> float:
     return float(trimodal(embed(part.mean()), part.image, part.text, temperature=temperature, joint=False))
-
-
-def _only(z: Tensor, place: slice) -> Tensor:
-    out = torch.zeros_like(z)
-    out[:, place] = z[:, place]
-    return out
 
 
 def _then(decoder: LinearDecoder, readout: AffineMap) -> LinearDecoder:
@@ -297,13 +285,8 @@ def cross_fitted(start: Start, *, folds: int = FOLDS, seed: int = 0) -> Split:
     def beside(other: AlignmentPart, columns: Tensor) -> AlignmentPart:
         return replace(other, x=torch.cat([other.x, columns.to(other.x)], 1))
 
-    nothing = [torch.zeros(len(other.x), out.shape[1]) for other in (start.split.validation, start.split.test)]
-    return replace(
-        start.split,
-        train=beside(part, out),
-        validation=beside(start.split.validation, nothing[0]),
-        test=beside(start.split.test, nothing[1]),
-    )
+    nothing = torch.zeros(len(start.split.validation.x), out.shape[1])
+    return replace(start.split, train=beside(part, out), validation=beside(start.split.validation, nothing))
 
 
 @torch.no_grad()

@@ -1,67 +1,62 @@
-"""A trained volume encoder read back from its run folder, for responses that it can read."""
+"""The aligners that an align run keeps, read back for responses that they can read."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from brainlens import store
-from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
-from brainlens.subjects import check_same_space
+from brainlens.models.volume.estimators import VolumeAligner, load_aligner
+from brainlens.models.volume.model import Aligner
+from brainlens.subjects import check_same_volume
 from brainlens.types import DataError, Responses, Result, Volume
 
+MODEL = "model"  # the folder in a run that holds the main aligner; the volume encoder, where another is the main one, is in it
 
-def volume_encoder(run: str | Path, responses: Responses) -> VolumeEncoder:
-    """The volume encoder of a finished align run, in evaluation mode, for responses of the brain that it was trained on.
 
-    Raises DataError for a run without one, responses in another space, with another mask or of another subject, and
-    weights that another version of the encoder wrote.
-    """
+def save_models(folder: str | Path, models: dict[str, Aligner]) -> None:
+    """Keeps the main aligner (the last) of a run, and the volume encoder beside it where it is another one."""
+    place, main = Path(folder) / MODEL, next(reversed(models))
+    models[main].save(place)
+    if main != "volume" and "volume" in models:
+        models["volume"].save(place / "volume")
+
+
+def run_aligner(run: str | Path) -> Aligner:
+    """The main aligner of a finished align run. Raises DataError for another run, or one that kept no model."""
+    _check_run(run)
+    return load_aligner(Path(run) / MODEL)
+
+
+def volume_aligner(run: str | Path) -> VolumeAligner:
+    """The volume encoder of a finished align run. Raises DataError for a run without one."""
+    found = _check_run(run)
+    if "volume" not in found.config.get("encoders", []):
+        raise DataError(
+            f"{run}: a run of `align` with the encoder 'volume' is needed; this one has {found.config.get('encoders')}"
+        )
+    beside = Path(run) / MODEL / "volume"
+    return VolumeAligner.load(beside if beside.is_dir() else Path(run) / MODEL)
+
+
+def check_recording(run: str | Path, model: Aligner, responses: Responses) -> None:
+    """Raises DataError for responses in another space, with another mask or of another subject than the model's."""
+    trials, trained = responses.trials, [name for name in model.subjects_ if name]
+    if trained and "subject" in trials.columns:
+        others = sorted(set(trials["subject"].astype(str)) - set(trained))
+        if others:
+            pair = f"its model is of subject {', '.join(trained)}, the responses are of {', '.join(others)}"
+            raise DataError(f"{run}: {pair}; align these first")
+    space = responses.clean()[0].space
+    if model.space_ is not None:
+        if not isinstance(space, Volume):
+            raise DataError(f"{run}: the encoder reads a volume, the responses are in {type(space).__name__}")
+        check_same_volume(space, model.space_, "the recording", f"the model of {run}")
+
+
+def _check_run(run: str | Path) -> Result:
     found = store.load_result(run)
-    if found.task != "align" or "volume" not in found.config.get("encoders", []):
-        raise DataError(f"{run}: a run of `align` with the encoder 'volume' is needed; this one is {found.task!r}")
-    _check_subjects(run, found, responses)
-    responses = responses.clean()[0]
-    if not isinstance(responses.space, Volume) or found.space is None or found.units is None:
-        raise DataError(f"{run}: the encoder reads a volume, the responses are in {type(responses.space).__name__}")
-    trained = Responses(responses.data[:0, :1].repeat(len(found.units), 1), responses.trials[:0], found.units, found.space)
-    check_same_space(responses, trained, "the recording", f"the model of {run}")
-    weights = store.load_weights(run, "volume")
-    encoder = VolumeEncoder(responses.space.mask, _design(run, found.config.get("design", {}), weights))
-    _fill(run, encoder, weights)
-    return encoder.eval()
-
-
-def _check_subjects(run: str | Path, found: Result, responses: Responses) -> None:
-    trained = found.config.get("trained_on")
-    if trained is None or "subject" not in responses.trials.columns:
-        return
-    others = sorted(set(responses.trials["subject"].astype(str)) - set(trained))
-    if others:
-        raise DataError(
-            f"{run}: its model is of subject {', '.join(trained)}, the responses are of {', '.join(others)}; align these first"
-        )
-
-
-def _design(run: str | Path, stored: dict[str, Any], weights: dict[str, Tensor]) -> VolumeDesign:
-    unknown = sorted(set(stored) - {f.name for f in fields(VolumeDesign)})
-    if unknown or "head.weight" not in weights:
-        raise DataError(
-            f"{run}: its model is of another version (design {unknown}, weights {sorted(weights)[:3]}); run `align` again"
-        )
-    return replace(VolumeDesign(**stored), embed_dim=len(weights["head.weight"]))
-
-
-def _fill(run: str | Path, encoder: VolumeEncoder, weights: dict[str, Tensor]) -> None:
-    """Loads the weights, or says which one does not fit."""
-    own = encoder.state_dict()
-    for name in sorted(set(own) | set(weights)):
-        shapes = [tuple(table[name].shape) if name in table else None for table in (own, weights)]
-        if shapes[0] != shapes[1]:
-            raise DataError(
-                f"{run}: its weights are of another version: {name} is {shapes[1]}, this encoder's {shapes[0]}; run `align` again"
-            )
-    encoder.load_state_dict(weights)
+    if found.task != "align":
+        raise DataError(f"{run}: this needs a run of `align`; this one is {found.task!r}")
+    if not (Path(run) / MODEL / "model.json").is_file():
+        raise DataError(f"{run} holds no model; run `brainlens align` again, which keeps one")
+    return found

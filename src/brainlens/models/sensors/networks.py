@@ -1,0 +1,179 @@
+"""Aligners of EEG and MEG that are trained: NeuroAlign and the encoders that are compared with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Self
+
+from torch import nn
+
+from brainlens.models.sensors.decoder import ATM_STYLE, THINGS_EEG2, THINGS_MEG, SensorTraining
+from brainlens.models.sensors.decoder import NICE as NICE_TRAINING
+from brainlens.models.sensors.network import SensorNetwork
+from brainlens.types import DataError, Features
+
+
+class NeuroAlign(SensorNetwork):
+    """NeuroAlign: recordings into the space of images and captions, with the captions as a guide.
+
+    min w1 L(brain, image) + w2 L(image, text) + w3 KL(brain-image || image-text), weights by gradient (eqs. 4-9); TSConv encoder
+    and projection heads to 256 numbers. Without texts the first loss is left alone. The defaults are the paper's for EEG
+    (Table 3): 200 epochs, batch 256, AdamW 2e-4 (.5, .999), weight decay 1e-3 and 5e-3, temperature .07, dropout .2, 740
+    validation images; its text says batch 1000 and Adam (A.3.4).
+    The paper's target is the embedding of the saliency-filtered picture: give those as `images` (`stimuli.saliency`).
+    """
+
+    encoder, recipe = "neuroalign", THINGS_EEG2
+
+    def __init__(
+        self,
+        max_epochs: int = 200,
+        *,
+        batch: int = 256,
+        lr: float = 2e-4,
+        guidance: bool = True,
+        adjustment: bool = True,
+        options: dict[str, Any] | None = None,
+        random_state: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.max_epochs, self.batch, self.lr = max_epochs, batch, lr
+        self.guidance, self.adjustment, self.options = guidance, adjustment, options
+        self.random_state, self.device = random_state, device
+
+    @classmethod
+    def paper(cls, modality: str = "eeg", **changed: Any) -> Self:
+        """Table 3 of the paper: for "eeg" (THINGS-EEG2) or "meg" (THINGS-MEG, 100 epochs)."""
+        if modality not in ("eeg", "meg"):
+            raise DataError(f"modality {modality!r} is not one of ['eeg', 'meg']")
+        return cls.from_training(THINGS_EEG2 if modality == "eeg" else THINGS_MEG).set_params(**changed)
+
+    def _training(self, texts: Features | None) -> SensorTraining:
+        return self.training if texts is not None else replace(self.training, guidance=False)
+
+
+class NICE(SensorNetwork):
+    """NICE: the TSConv encoder into the space of the image embeddings as they are (Song et al. 2024).
+
+    attention: None, "spatial" (NICE-SA, self-attention over channels) or "graph" (NICE-GA, graph attention over all channels).
+    The defaults are the paper's: 200 epochs, batch 1000, Adam 2e-4 (.5, .999), temperature .07, dropout .5, 740 validation
+    images.
+    """
+
+    recipe = NICE_TRAINING
+
+    def __init__(
+        self,
+        max_epochs: int = 200,
+        *,
+        attention: str | None = None,
+        batch: int = 1000,
+        lr: float = 2e-4,
+        patience: int | None = None,
+        options: dict[str, Any] | None = None,
+        random_state: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.max_epochs, self.attention, self.batch, self.lr = max_epochs, attention, batch, lr
+        self.patience, self.options, self.random_state, self.device = patience, options, random_state, device
+
+    @property
+    def network(self) -> str:
+        kinds = {None: "nice", "spatial": "nice_sa", "graph": "nice_ga"}
+        if self.attention not in kinds:
+            raise DataError(f"NICE: attention {self.attention!r} is not one of {list(kinds)}")
+        return kinds[self.attention]
+
+
+class ComparedNetwork(SensorNetwork):
+    """The settings of the encoders that have none of their own."""
+
+    def __init__(
+        self,
+        max_epochs: int = 200,
+        *,
+        batch: int = 1000,
+        lr: float = 2e-4,
+        patience: int | None = None,
+        options: dict[str, Any] | None = None,
+        random_state: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.max_epochs, self.batch, self.lr, self.patience = max_epochs, batch, lr, patience
+        self.options, self.random_state, self.device = options, random_state, device
+
+
+class ATM(ComparedNetwork):
+    """An ATM-style encoder: one transformer block over channels in front of the TSConv (after Li et al. 2024).
+
+    | | ATM's code | here |
+    |---|---|---|
+    | loss | .99 image + .01 text, embeddings not normalised | image alone, by cosine |
+    | epoch kept | the best on the test images | the least validation loss |
+    | schedule | 40 epochs, batch 64, AdamW 3e-4 | `paper()` the same; the default is NICE's, for comparison on one footing |
+    """
+
+    encoder, recipe = "atm", NICE_TRAINING
+
+    @classmethod
+    def paper(cls, **changed: Any) -> Self:
+        """The schedule of ATM's retrieval script; the table of the class says what is other than there."""
+        return cls.from_training(ATM_STYLE).set_params(**changed)
+
+
+class EEGNet(ComparedNetwork):
+    """EEGNet (Lawhern et al. 2018) with a projection head, trained by contrast on NICE's schedule, as NICE compares it."""
+
+    encoder, recipe = "eegnet", NICE_TRAINING
+
+
+class SensorLinear(ComparedNetwork):
+    """One matrix on all samples, with dropout, trained by contrast on NICE's schedule: what networks must be better than."""
+
+    encoder, recipe = "linear", NICE_TRAINING
+
+
+class OwnNetwork(ComparedNetwork):
+    """A module (B, channel, time) -> (B, d) of the user, trained as NICE is, against image embeddings (n, d).
+
+    Raises DataError where it does not give (B, d), and in `save`: a class of yours cannot be stored; save its state_dict.
+    """
+
+    recipe = NICE_TRAINING
+
+    def __init__(
+        self,
+        module: Any = None,
+        max_epochs: int = 200,
+        *,
+        batch: int = 1000,
+        lr: float = 2e-4,
+        patience: int | None = None,
+        options: dict[str, Any] | None = None,
+        random_state: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.module = module
+        super().__init__(
+            max_epochs, batch=batch, lr=lr, patience=patience, options=options, random_state=random_state, device=device
+        )
+
+    @property
+    def network(self) -> nn.Module:
+        if not isinstance(self.module, nn.Module):
+            raise DataError(f"OwnNetwork takes a torch module (B, channel, time) -> (B, d), got {type(self.module).__name__}")
+        return self.module
+
+    def _pack(self) -> dict[str, Any]:
+        raise DataError("OwnNetwork cannot be saved, since its module is not the library's; save module.state_dict()")
+
+
+NETWORKS: dict[str, tuple[type[SensorNetwork], dict[str, Any]]] = {
+    "neuroalign": (NeuroAlign, {}),
+    "nice": (NICE, {}),
+    "nice_sa": (NICE, {"attention": "spatial"}),
+    "nice_ga": (NICE, {"attention": "graph"}),
+    "atm": (ATM, {}),
+    "eegnet": (EEGNet, {}),
+    "linear": (SensorLinear, {}),
+}  # by the names of `nn.sensor_baselines`
