@@ -54,10 +54,13 @@ REFUSED = [
     # EEG and MEG: what belongs to fMRI
     *[((*EEG, *option), option[0]) for option in (
         ("--steps", "9"), ("--accumulate", "2"), ("--queue", "-3"), ("--recompute",), ("--modality", "smell"), ("--region", "V9"),
-        ("--one-each",), ("--from", "empty"),
+        ("--one-each",),
     )],
+    ((*EEG, "--from", "empty"), "--from empty keeps no model"),
     ((*EEG, "--subject", "1", "--subject", "2"), "--subject 2"),
     ((*EEG, "--preset", "nonsense"), "'nonsense'"),
+    ((*EEG, "--from", "empty"), "empty"),
+    ((*FMRI, "--from", "empty"), "empty"),
     ((*EEG, "--captions", "nosuch"), "--captions"),
     ((*EEG, "--encoder", "ridge", "--epochs", "3"), "--epochs"),
     ((*EEG, "--encoder", "nice", "--without", "saliency"), "--without"),
@@ -146,6 +149,7 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
     },
     "align": {"dataset", "model", "encoder", "batch", "precision", "region", "runs", "seed", "device", "test", "again"},
     "embed": {"dataset", "subject", "runs", "device", "again"},
+    "predict": {"out", "device"},
     "attribute": {"of", "target", "method", "layer", "trials", "runs", "seed", "device", "again", "masks"},
 }
 

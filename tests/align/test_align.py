@@ -112,7 +112,8 @@ def test_the_centre_of_the_targets_is_that_of_the_training_images_alone(recordin
 def test_what_is_kept_are_the_averaged_weights_of_the_best_validation(recording):
     split = unpaired(split_tables(*recording(60)), seed=1)  # nothing to learn, so that validation soon becomes worse
     training = replace(QUICK, steps=14, evaluate_every=1, lr=0.01, warmup=0.01, patience=100)
-    for seed in (1, 3, 5, 7):  # random starts that are lost soon, the last after its second step
+    lost = []  # steps of the best validation, where the last one is clearly worse
+    for seed in range(12):
         torch.manual_seed(seed)
         module = ComponentDecoder(split.train.x.shape[1], 12)
         slow = {name: value.clone() for name, value in module.state_dict().items()}
@@ -129,9 +130,11 @@ def test_what_is_kept_are_the_averaged_weights_of_the_best_validation(recording)
 
         log = train_contrastive(module, split, training, seed=seed, progress=look)
         best = int(np.argmin([record["validation_loss"] for record in log]))
-        assert losses[best] < 0.9 * losses[-1]  # .34 to .62 of it
+        lost += [best] if losses[best] < 0.9 * losses[-1] else []
         for name, value in module.state_dict().items():
             torch.testing.assert_close(value, states[best][name], rtol=1e-4, atol=1e-5)
+    assert len(lost) >= 4  # 8 of the 12 random starts, at .12 to .76 of the last loss; without them the test would see nothing
+    assert max(lost) >= 1  # 3 of them are best after their second step or later, where the average has moved
 
 
 def test_the_callers_random_state_is_left_alone(recording):

@@ -127,7 +127,7 @@ def run_align_sensors(
     """
     started = time.time()
     protocol = options.protocol
-    start = None if options.start is None else load_aligner(options.start)  # before minutes of reading
+    start = _start(options)  # before minutes of reading
     cache = Path(runs) / "prepared"
     recording = open_sensors(
         source, protocol=protocol, repeats=options.repeats, amplitude=options.amplitude, cache=cache, device=device, tell=tell
@@ -144,6 +144,14 @@ def run_align_sensors(
     if not any(unfinished.parent.iterdir()):
         unfinished.parent.rmdir()
     return folder, rows
+
+
+def _start(options: SensorOptions) -> SensorAligner | None:
+    """The model that a training starts from. Raises DataError for a run that keeps none."""
+    try:
+        return None if options.start is None else load_aligner(options.start)
+    except DataError as error:
+        raise DataError(f"--from {error}") from None
 
 
 def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) -> tuple[Path, Rows]:
