@@ -51,7 +51,9 @@ def stored(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_a_run_holds_scores_analyses_and_weights(stored: tuple[Path, list]) -> None:
     folder, rows = stored
     result = store.load_result(folder)
-    assert {row["metric"] for row in rows} >= {"retrieval/brain->image/top1", "retrieval/brain->image/chance5"}
+    shown = {row["metric"]: row for row in rows}
+    assert {"retrieval/brain->image/top1", "retrieval/brain->image/top5"} <= set(shown)
+    assert float(shown["retrieval/brain->image/top5"]["chance"]) == pytest.approx(5 / 24, abs=1e-3)
     assert result.metrics["retrieval/brain->image/chance1"] == pytest.approx(1 / 24)
     assert result.metrics["data/test_repeats"] == 8
     assert result.tables["repeats"]["repeats"].tolist() == [1, 2, 4, 8]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainlens import store
+from brainlens import datasets, store
 from brainlens.datasets.runs import Rows, keep, source_of, table
 from brainlens.datasets.sensors import SENSOR_DATASETS, number_of, open_sensors, read_subject, subjects_in
 from brainlens.datasets.source import Source, Tell
@@ -91,7 +91,7 @@ def _responses(source: Source, aligned: Result, cache: Path, device: str, tell: 
     subject = source.subjects[0] if source.subjects else aligned.config["protocol"]["subject"]
     if len(source.subjects) > 1:
         raise DataError(f"subjects {list(source.subjects)}: one at a time is embedded; call it for each")
-    if source.dataset == "phantom_eeg":
+    if datasets.simulated(source.dataset):
         options = aligned.config.get("options", {})
         seen = {name: options.get(name) for name in ("repeats", "amplitude")}
         protocol = Protocol(subject=subject)
