@@ -5,14 +5,14 @@
 Every step draws new scenes: half of a batch are minimal pairs of the other half (another kind, colour, size, place or
 background, or two objects that exchange places), so that what distinguishes two pictures is always among the negatives.
 Half of the pictures are shown at another brightness and contrast, down to a tenth of the light.
-First, the picture tower alone learns on a part of the patches, those on objects first, which costs a third; captions of
-a quarter of the batch go along. Then whole pictures and all captions follow, and each picture has negatives of its own:
-its caption with the kind of one object replaced, half of the time by a kind of the same domain.
+First the pictures show 24 patches, those on objects before others, which costs a third, and a quarter of the captions goes
+along. Then follow 40 patches, all captions, and negatives for each picture: its caption with the kind of one object
+replaced, half of the time by a kind of the same domain. The last steps see whole pictures.
 Beside the contrastive losses stand auxiliary heads that are thrown away: what each patch shows (from the tokens of layer
 4), what each cell of a 3 x 3 grid holds (one linear head for both embeddings) and which kinds are present (from the class
-token). Matrices of the layers take orthogonalised momentum steps (Muon), all else AdamW. The exported weights are an
-exponential mean over steps. Step t is a function of (seed, t) and of the weights, and a checkpoint holds the whole state,
-so a killed run goes on where it was.
+token). Matrices of the layers take orthogonalised momentum steps (Muon; torch 2.9 or newer), all else AdamW. The exported
+weights are an exponential mean over steps. Step t is a function of (seed, t) and of the weights, and a checkpoint holds
+the whole state, so a killed run goes on where it was.
 """
 
 from __future__ import annotations
@@ -51,17 +51,16 @@ NEGATIVES = 2  # captions with a replaced kind for each picture
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast: `steps` of `batch` pictures, those before `first` and `second` on a part of the patches."""
+    """How long and how fast; the fields are the program's options."""
 
-    seed: int
-    steps: int
-    first: int
-    second: int
-    batch: int
-    rate: float
-    muon: float
-    width: int
-    fall: float
+    seed: int = 1
+    steps: int = 1720
+    first: int = 1400  # steps on 24 patches and a quarter of the captions
+    second: int = 1600  # from this step on all 64 patches are seen instead of 40
+    batch: int = 128
+    rate: float = 1.5e-3  # of AdamW
+    muon: float = 0.02  # of the layers' matrices
+    fall: float = 0.4  # last share of the steps, over which the rates fall to zero
 
     def phase(self, step: int) -> int:
         return (step >= self.first) + (step >= self.second)
@@ -78,25 +77,19 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", BOS), ("<eos>", EOS)]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=77,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-    )
+    special = {name: f"<{name[:3]}>" for name in ("pad_token", "unk_token", "bos_token", "eos_token")}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=77, **special)
 
 
-def build_config(vocabulary: int, width: int) -> CLIPConfig:
-    """Six vision layers of `width` on 8 x 8 patches of 64 pixels, three text layers of 128, 192 shared dimensions."""
+def build_config(vocabulary: int) -> CLIPConfig:
+    """Six vision layers on 8 x 8 patches of 64 pixels, three text layers, 192 shared dimensions."""
     text = {
         "vocab_size": vocabulary, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3,
         "num_attention_heads": 4, "max_position_embeddings": 77, "hidden_act": "gelu",
         "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "projection_dim": 192,
     }  # fmt: skip
     vision = {
-        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4,
         "image_size": 64, "patch_size": 64 // GRID, "hidden_act": "gelu", "projection_dim": 192,
     }  # fmt: skip
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=192, logit_scale_init_value=math.log(20.0))
@@ -198,12 +191,9 @@ def labels(batch: list[scenes.Scene], grid: int) -> tuple[np.ndarray, np.ndarray
 def _three(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of kind, colour and size; where nothing is counts a quarter."""
     weight = (target[..., 0] > 0).float().flatten() * 0.75 + 0.25
-    parts = logits.float().split(CLASSES, dim=-1)
-    total = 0.0
-    for k, part in enumerate(parts):
-        each = F.cross_entropy(part.flatten(0, -2), target[..., k].flatten(), reduction="none")
-        total = total + SHARES[k] * (each * weight).sum() / weight.sum()
-    return total  # type: ignore[return-value]
+    parts = [part.flatten(0, -2) for part in logits.float().split(CLASSES, dim=-1)]
+    each = [F.cross_entropy(part, target[..., k].flatten(), reduction="none") for k, part in enumerate(parts)]
+    return sum(share * (e * weight).sum() for share, e in zip(SHARES, each, strict=True)) / weight.sum()
 
 
 def see(model: CLIPModel, pixels: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -297,43 +287,6 @@ def _right(logits: Tensor, target: Tensor) -> Tensor:
 WEIGHTS = {"clip": 1.0, "kind": 1.0, "patch": 1.0, "cell_image": 2.0, "cell_text": 1.0, "ground": 0.2, "present": 2.0}
 
 
-class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for the matrices of the layers (Jordan et al., 2024), same shapes at once."""
-
-    def __init__(self, parameters: list[nn.Parameter], lr: float) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": 0.95, "weight_decay": 0.02})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            shapes: dict[torch.Size, list[nn.Parameter]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    shapes.setdefault(p.shape, []).append(p)
-            for shape, members in shapes.items():
-                moments = []
-                for p in members:
-                    moment = self.state[p].setdefault("moment", torch.zeros_like(p))
-                    moment.lerp_(p.grad, 1 - group["momentum"])
-                    moments.append(p.grad.lerp(moment, group["momentum"]))
-                updates = orthogonal(torch.stack(moments))
-                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for p, update in zip(members, updates, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
-
-
-def orthogonal(x: Tensor) -> Tensor:
-    """Five Newton-Schulz steps towards U V' of x = U S V', for a stack of matrices."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = x.shape[1] > x.shape[2]
-    x = (x.mT if tall else x).bfloat16()
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).float()
-
-
 def export(
     model: CLIPModel, mean: dict[str, Tensor], tokenizer: PreTrainedTokenizerFast, out: Path, facts: dict[str, object]
 ) -> None:
@@ -352,13 +305,7 @@ def export(
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def save_checkpoint(path: Path, state: dict[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _optimizers(model: CLIPModel, heads: Heads, plan: Plan) -> tuple[torch.optim.AdamW, Muon]:
+def _optimizers(model: CLIPModel, heads: Heads, plan: Plan) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
     inside = {id(p) for p in matrices}
     rest = [p for p in [*model.parameters(), *heads.parameters()] if id(p) not in inside]
@@ -366,7 +313,8 @@ def _optimizers(model: CLIPModel, heads: Heads, plan: Plan) -> tuple[torch.optim
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.05},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True), Muon(matrices, plan.muon)
+    muon = torch.optim.Muon(matrices, lr=plan.muon, momentum=0.95, weight_decay=0.02)
+    return torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True), muon
 
 
 def _pace(plan: Plan, step: int) -> float:
@@ -379,11 +327,11 @@ def train(work: Path, out: Path, plan: Plan, save_every: int, origin: Path | Non
     torch.manual_seed(plan.seed)
     tokenizer = build_tokenizer()
     words = Words(tokenizer)
-    # eager attention and bfloat16 products: measured .56 s forward and backward of 128 pictures, .99 s for the best in float32
-    model = CLIPModel._from_config(build_config(len(tokenizer), plan.width), attn_implementation="eager")
+    # eager attention, bfloat16 products: .56 s forward and backward of 128 pictures; the best in float32 takes .99 s
+    model = CLIPModel._from_config(build_config(len(tokenizer)), attn_implementation="eager")
     if origin is not None:
         model.load_state_dict(CLIPModel.from_pretrained(origin, dtype=torch.float32).state_dict())
-    heads = Heads(plan.width, 192)
+    heads = Heads(128, 192)
     optimizers = _optimizers(model, heads, plan)
     mean = {k: v.detach().clone() for k, v in model.named_parameters()}
     start, used, path = 0, 0.0, work / "checkpoint.pt"
@@ -426,7 +374,8 @@ def train(work: Path, out: Path, plan: Plan, save_every: int, origin: Path | Non
                 "model": model.state_dict(), "heads": heads.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
                 "mean": mean, "step": step + 1, "seconds": seconds,
             }  # fmt: skip
-            save_checkpoint(path, state)
+            torch.save(state, path.with_suffix(".tmp"))
+            os.replace(path.with_suffix(".tmp"), path)
             export(model, mean, tokenizer, out, facts)
 
 
@@ -434,23 +383,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the exported model")
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--first", type=int, default=700, help="steps on 24 patches and a quarter of the captions")
-    parser.add_argument("--second", type=int, default=1200, help="step from which on all 64 patches are seen instead of 40")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=1.2e-3, help="of AdamW")
-    parser.add_argument("--muon", type=float, default=0.01, help="rate of the layers' matrices")
-    parser.add_argument("--width", type=int, default=128, help="channels of the vision layers")
-    parser.add_argument("--fall", type=float, default=0.4, help="last share of the steps over which the rates fall to zero")
     parser.add_argument("--origin", type=Path, help="folder of weights of the same shape to go on from")
-    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--save-every", type=int, default=100)
+    for name, value in vars(Plan()).items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
     a = parser.parse_args()
     torch.set_num_threads(1)
-    a.out.mkdir(parents=True, exist_ok=True)
-    a.work.mkdir(parents=True, exist_ok=True)
-    plan = Plan(a.seed, a.steps, a.first, a.second, a.batch, a.rate, a.muon, a.width, a.fall)
-    train(a.work, a.out, plan, a.save_every, a.origin)
+    for folder in (a.out, a.work):
+        folder.mkdir(parents=True, exist_ok=True)
+    train(a.work, a.out, Plan(**{name: getattr(a, name) for name in vars(Plan())}), a.save_every, a.origin)
 
 
 if __name__ == "__main__":

@@ -180,18 +180,6 @@ def test_relighting_spares_half_and_darkens_some_to_a_tenth():
     assert light.max() < 1.31
 
 
-def test_orthogonal_steps_have_the_directions_of_the_matrix_and_even_lengths():
-    train = tool("train_clip")
-    x = torch.randn(3, 32, 16, generator=torch.manual_seed(0))
-    y = train.orthogonal(x)
-    u, _, v = torch.linalg.svd(x, full_matrices=False)
-    along = u.mT @ y @ v.mT
-    values = along.diagonal(dim1=1, dim2=2)
-    assert values.min() > 0.5  # Newton-Schulz with these coefficients settles between .7 and 1.2; bfloat16 adds about .05
-    assert values.max() < 1.35
-    assert (along - torch.diag_embed(values)).abs().max() < 0.1
-
-
 def test_the_tower_on_all_patches_equals_the_models_own_pass(clip):
     train = tool("train_clip")
     pixels = train.normalise(np.asarray(scenes.make_scenes(4).images))
