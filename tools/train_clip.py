@@ -6,7 +6,7 @@ Every step draws new scenes: half of a batch are minimal pairs of the other half
 background, or two objects that exchange places), so that what distinguishes two pictures is always among the negatives.
 Half of the pictures are shown at another brightness and contrast, down to a tenth of the light.
 First the pictures show 24 patches, those on objects before others, which costs a third, and a quarter of the captions goes
-along. Then follow 40 patches, all captions, and negatives for each picture: its caption with the kind of one object
+along. Then follow 32 patches, all captions, and negatives for each picture: its caption with the kind of one object
 replaced, half of the time by a kind of the same domain. The last steps see whole pictures.
 Beside the contrastive losses stand auxiliary heads that are thrown away: what each patch shows (from the tokens of layer
 4), what each cell of a 3 x 3 grid holds (one linear head for both embeddings) and which kinds are present (from the class
@@ -45,7 +45,7 @@ CLASSES = (len(KIND) + 1, len(COLOR) + 1, len(SIZES) + 1)  # 0 stands for nothin
 SHARES = (0.6, 0.2, 0.2)  # of kind, colour and size in the loss of a head
 EDITS = ("kind", "kind", "kind", "kind", "color", "size", "size", "place", "swap", "swap", "swap", "background")
 GRID = 8
-KEPT = (24, 40)  # patches of the first and of the second phase, of 64
+KEPT = (24, 32)  # patches of the first and of the second phase, of 64
 NEGATIVES = 2  # captions with a replaced kind for each picture
 
 
@@ -54,9 +54,9 @@ class Plan:
     """How long and how fast; the fields are the program's options."""
 
     seed: int = 1
-    steps: int = 1720
-    first: int = 1400  # steps on 24 patches and a quarter of the captions
-    second: int = 1600  # from this step on all 64 patches are seen instead of 40
+    steps: int = 1590
+    first: int = 1220  # steps on 24 patches and a quarter of the captions
+    second: int = 1540  # from this step on all 64 patches are seen instead of 32
     batch: int = 128
     rate: float = 1.5e-3  # of AdamW
     muon: float = 0.02  # of the layers' matrices
