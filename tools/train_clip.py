@@ -7,7 +7,8 @@ background, or two objects that exchange places), so that what distinguishes two
 Half of the pictures are shown at another brightness and contrast, down to a tenth of the light.
 First the pictures show 24 patches, those on objects before others, which costs a third, and a quarter of the captions goes
 along. Then follow 32 patches, all captions, and negatives for each picture: its caption with the kind of one object
-replaced, half of the time by a kind of the same domain. The last steps see whole pictures.
+replaced, half of the time by a kind of the same domain. From step `late` on one of two negatives is a replaced size, and
+sizes weigh more. The last steps see whole pictures.
 Beside the contrastive losses stand auxiliary heads that are thrown away: what each patch shows (from the tokens of layer
 4), what each cell of a 3 x 3 grid holds (one linear head for both embeddings) and which kinds are present (from the class
 token). Matrices of the layers take orthogonalised momentum steps (Muon; torch 2.9 or newer), all else AdamW. The exported
@@ -37,13 +38,13 @@ from brainlens.phantom import captions, scenes
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.27, 0.27, 0.27)
 PAD, UNK, BOS, EOS = 0, 1, 2, 3  # eos is not 2: transformers pools the highest token id for that legacy value
-KIND = {kind: i for i, kind in enumerate(scenes.KINDS)}
-COLOR = {color: i for i, color in enumerate(scenes.COLORS)}
-GROUND = {name: i for i, name in enumerate(scenes.BACKGROUNDS)}
-SIZES = {size: i for i, size in enumerate(scenes.SIZES)}
+KIND, COLOR, GROUND, SIZES = (
+    {name: i for i, name in enumerate(names)} for names in (scenes.KINDS, scenes.COLORS, scenes.BACKGROUNDS, scenes.SIZES)
+)
 CLASSES = (len(KIND) + 1, len(COLOR) + 1, len(SIZES) + 1)  # 0 stands for nothing there
-SHARES = (0.6, 0.2, 0.2)  # of kind, colour and size in the loss of a head
+SHARES = ((0.6, 0.2, 0.2), (0.4, 0.2, 0.4))  # of kind, colour and size in the loss of a head, before and after `late`
 EDITS = ("kind", "kind", "kind", "kind", "color", "size", "size", "place", "swap", "swap", "swap", "background")
+LATE_EDITS = ("kind", "kind", "color", "size", "size", "size", "size", "size", "place", "swap", "swap", "background")
 GRID = 8
 KEPT = (24, 32)  # patches of the first and of the second phase, of 64
 NEGATIVES = 2  # captions with a replaced kind for each picture
@@ -54,9 +55,10 @@ class Plan:
     """How long and how fast; the fields are the program's options."""
 
     seed: int = 1
-    steps: int = 1590
+    steps: int = 1650
     first: int = 1220  # steps on 24 patches and a quarter of the captions
-    second: int = 1540  # from this step on all 64 patches are seen instead of 32
+    second: int = 1610  # from this step on all 64 patches are seen instead of 32
+    late: int = 1500  # from this step on more pairs, negatives and weight for sizes
     batch: int = 128
     rate: float = 1.5e-3  # of AdamW
     muon: float = 0.02  # of the layers' matrices
@@ -127,13 +129,13 @@ def normalise(images: np.ndarray) -> Tensor:
     return (x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
-def draw_batch(seed: int, step: int, size: int) -> list[scenes.Scene]:
+def draw_batch(seed: int, step: int, size: int, edits: Sequence[str] = EDITS) -> list[scenes.Scene]:
     """`size` train scenes: scene i and its minimal pair i + size / 2 (a new scene where no pair can be made)."""
     rng = random.Random((seed + 1) * 1_000_000_007 + step)
     base = [scenes.draw_scene(rng, "train") for _ in range(size // 2)]
     pairs = []
     for scene in base:
-        what = EDITS[int(rng.random() * len(EDITS))]
+        what = edits[int(rng.random() * len(edits))]
         pair = next((p for p in (scenes.edit_scene(scene, what, rng) for _ in range(4)) if p is not None), None)
         pairs.append(pair or scenes.draw_scene(rng, "train"))
     return base + pairs
@@ -156,6 +158,12 @@ def other_kinds(scene: scenes.Scene, n: int, rng: random.Random) -> list[scenes.
             things = (*scene.things[:i], replace(old, kind=kind), *scene.things[i + 1 :])
             out.append(replace(scene, things=things))
     return out
+
+
+def negatives(scene: scenes.Scene, rng: random.Random, late: bool) -> list[scenes.Scene]:
+    """Two scenes whose captions are wrong for the picture: other kinds, late the second one another size where it fits."""
+    sized = scenes.edit_scene(scene, "size", rng) if late else None
+    return other_kinds(scene, NEGATIVES, rng) if sized is None else [*other_kinds(scene, NEGATIVES - 1, rng), sized]
 
 
 def relight(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -188,12 +196,12 @@ def labels(batch: list[scenes.Scene], grid: int) -> tuple[np.ndarray, np.ndarray
     return patch.reshape(n, -1, 3), cell, ground, present
 
 
-def _three(logits: Tensor, target: Tensor) -> Tensor:
+def _three(logits: Tensor, target: Tensor, late: bool) -> Tensor:
     """Cross-entropy of kind, colour and size; where nothing is counts a quarter."""
     weight = (target[..., 0] > 0).float().flatten() * 0.75 + 0.25
     parts = [part.flatten(0, -2) for part in logits.float().split(CLASSES, dim=-1)]
     each = [F.cross_entropy(part, target[..., k].flatten(), reduction="none") for k, part in enumerate(parts)]
-    return sum(share * (e * weight).sum() for share, e in zip(SHARES, each, strict=True)) / weight.sum()
+    return sum(share * (e * weight).sum() for share, e in zip(SHARES[late], each, strict=True)) / weight.sum()
 
 
 def see(model: CLIPModel, pixels: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -203,12 +211,10 @@ def see(model: CLIPModel, pixels: Tensor, kept: Tensor | None) -> tuple[Tensor, 
     if kept is not None:
         index = torch.cat([torch.zeros(len(kept), 1, dtype=torch.long), kept + 1], dim=1)
         hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
-    hidden = tower.pre_layrnorm(hidden)
-    fourth = hidden
-    for number, layer in enumerate(tower.encoder.layers, start=1):
-        hidden = layer(hidden, None)
-        fourth = hidden if number == 4 else fourth
-    return fourth[:, 1:], tower.post_layernorm(hidden[:, 0])
+    states = [tower.pre_layrnorm(hidden)]
+    for layer in tower.encoder.layers:
+        states.append(layer(states[-1], None))
+    return states[4][:, 1:], tower.post_layernorm(states[-1][:, 0])
 
 
 def read(model: CLIPModel, ids: Tensor) -> Tensor:
@@ -231,14 +237,14 @@ def contrast(
         own = scale * torch.einsum("nd,nkd->nk", image, wrong)
         rows = torch.cat([logits, own], dim=1)
         choice = torch.cat([logits.diagonal()[:, None], own], dim=1)
-        out["kind"] = F.cross_entropy(choice, torch.zeros(len(batch), dtype=torch.long))
+        out["kind"] = F.cross_entropy(choice, torch.zeros_like(target))
         out["kind_right"] = (choice.argmax(dim=1) == 0).float().mean().detach()
     out["clip"] = (F.cross_entropy(rows, target) + F.cross_entropy(logits.T, target)) / 2
     return out
 
 
 def losses(
-    model: CLIPModel, heads: Heads, batch: list[scenes.Scene], words: Words, *, seed: int, phase: int
+    model: CLIPModel, heads: Heads, batch: list[scenes.Scene], words: Words, *, seed: int, phase: int, late: bool
 ) -> dict[str, Tensor]:
     """The contrastive and auxiliary losses of a batch; phase 0 and 1 on a part of the patches, 0 on a quarter of the captions."""
     rng, noise = random.Random(seed), np.random.default_rng(seed)
@@ -258,20 +264,17 @@ def losses(
     text = read(model, words([scenes.caption(scene, m) for scene, m in zip(chosen, numbers, strict=True)], multiple=8))
     wrong = None
     if phase:  # without a gradient for the text tower, which has it from the batch's own pairs: a third of the cost
-        swapped = [scenes.caption(o, m) for s, m in zip(chosen, numbers, strict=True) for o in other_kinds(s, NEGATIVES, rng)]
+        swapped = [scenes.caption(o, m) for s, m in zip(chosen, numbers, strict=True) for o in negatives(s, rng, late)]
         with torch.no_grad():
             wrong = read(model, words(swapped, multiple=8)).view(n, NEGATIVES, -1)
     out = contrast(model, image[picked], text, chosen, wrong)
-    out["patch"] = _three(heads.patch(fourth), patch)
+    out["patch"] = _three(heads.patch(fourth), patch, late)
     out["patch_right"] = _right(heads.patch(fourth), patch)
     scale = math.sqrt(image.shape[1])
-    placed = torch.tensor(
-        [number != captions.N_PHRASINGS - 1 or len(s.things) == 1 for number, s in zip(numbers, chosen, strict=True)]
-    )
-    shape = (-1, 9, sum(CLASSES))
-    found = heads.cells(image * scale).view(shape)
-    out["cell_image"], out["cell_right"] = _three(found, cell), _right(found, cell)
-    out["cell_text"] = _three(heads.cells(text * scale).view(shape)[placed], cell[picked][placed])  # all rows first: one shape
+    placed = torch.tensor([m != captions.N_PHRASINGS - 1 or len(s.things) == 1 for m, s in zip(numbers, chosen, strict=True)])
+    found, told = (heads.cells(x * scale).view(-1, 9, sum(CLASSES)) for x in (image, text))
+    out["cell_image"], out["cell_right"] = _three(found, cell, late), _right(found, cell)
+    out["cell_text"] = _three(told[placed], cell[picked][placed], late)
     out["ground"] = F.cross_entropy(heads.ground(image * scale).float(), ground)
     out["present"] = F.binary_cross_entropy_with_logits(heads.present(pooled).float(), present)
     return out
@@ -287,9 +290,7 @@ def _right(logits: Tensor, target: Tensor) -> Tensor:
 WEIGHTS = {"clip": 1.0, "kind": 1.0, "patch": 1.0, "cell_image": 2.0, "cell_text": 1.0, "ground": 0.2, "present": 2.0}
 
 
-def export(
-    model: CLIPModel, mean: dict[str, Tensor], tokenizer: PreTrainedTokenizerFast, out: Path, facts: dict[str, object]
-) -> None:
+def export(model: CLIPModel, mean: dict[str, Tensor], tokenizer: PreTrainedTokenizerFast, out: Path, facts: object) -> None:
     """Write the folder: float16 weights, config, tokenizer, preprocessor, training facts."""
     copy = CLIPModel(model.config)
     copy.load_state_dict({**model.state_dict(), **mean})
@@ -307,8 +308,7 @@ def export(
 
 def _optimizers(model: CLIPModel, heads: Heads, plan: Plan) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
-    inside = {id(p) for p in matrices}
-    rest = [p for p in [*model.parameters(), *heads.parameters()] if id(p) not in inside]
+    rest = [*heads.parameters(), *(p for name, p in model.named_parameters() if ".layers." not in name or p.ndim != 2)]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.05},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
@@ -347,12 +347,13 @@ def train(work: Path, out: Path, plan: Plan, save_every: int, origin: Path | Non
         for optimizer, rate in zip(optimizers, (plan.rate, plan.muon), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * _pace(plan, step)
-        batch = draw_batch(plan.seed, step, plan.batch)
+        late = step >= plan.late
+        batch = draw_batch(plan.seed, step, plan.batch, LATE_EDITS if late else EDITS)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            parts = losses(model, heads, batch, words, seed=plan.seed * 7_919_000 + step, phase=plan.phase(step))
+            parts = losses(model, heads, batch, words, seed=plan.seed * 7_919_000 + step, phase=plan.phase(step), late=late)
         loss = sum(WEIGHTS[k] * v for k, v in parts.items() if k in WEIGHTS)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        model.zero_grad()
+        heads.zero_grad()
         loss.backward()  # type: ignore[union-attr]
         nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
         for optimizer in optimizers:

@@ -168,6 +168,21 @@ def test_negatives_change_the_kind_of_one_object_alone_and_show_nothing_held_out
     assert 0.35 < np.mean(near) < 0.75  # one half and the chance of the other half
 
 
+def test_late_negatives_hold_another_size():
+    train = tool("train_clip")
+    rng = random.Random(5)
+    sized = 0
+    for k in range(100):
+        scene = scenes.scene_at(k)
+        _, last = train.negatives(scene, rng, late=True)
+        assert all(other != scene for other in train.negatives(scene, rng, late=False))
+        kinds = sorted(t.kind for t in scene.things)
+        if sorted(t.kind for t in last.things) == kinds:
+            sized += 1
+            assert sorted(t.size for t in last.things) != sorted(t.size for t in scene.things)
+    assert sized > 50  # where a larger object does not fit, a kind is replaced instead
+
+
 def test_relighting_spares_half_and_darkens_some_to_a_tenth():
     train = tool("train_clip")
     pictures = np.random.default_rng(0).integers(40, 200, (400, 8, 8, 3), dtype=np.uint8)
