@@ -55,9 +55,10 @@ class Plan:
     """How long and how fast; the fields are the program's options."""
 
     seed: int = 1
-    steps: int = 1650
+    steps: int = 1820
     first: int = 1220  # steps on 24 patches and a quarter of the captions
-    second: int = 1610  # from this step on all 64 patches are seen instead of 32
+    second: int = 1640  # from this step on all 64 patches are seen instead of 32
+    text: int = 1680  # from this step on the picture tower is frozen, negatives train the text tower
     late: int = 1500  # from this step on more pairs, negatives and weight for sizes
     batch: int = 128
     rate: float = 1.5e-3  # of AdamW
@@ -65,7 +66,7 @@ class Plan:
     fall: float = 0.4  # last share of the steps, over which the rates fall to zero
 
     def phase(self, step: int) -> int:
-        return (step >= self.first) + (step >= self.second)
+        return (step >= self.first) + (step >= self.second) + (step >= self.text)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -256,8 +257,9 @@ def losses(
         order = (patch[..., 0] > 0).float() * 1.5 + torch.from_numpy(noise.random((n, GRID**2), dtype=np.float32))
         kept = order.topk(KEPT[phase], dim=1).indices
         patch = patch.gather(1, kept[:, :, None].expand(-1, -1, 3))
-    fourth, pooled = see(model, pixels, kept)
-    image = F.normalize(model.visual_projection(pooled).float(), dim=-1)
+    with torch.set_grad_enabled(phase < 3):
+        fourth, pooled = see(model, pixels, kept)
+        image = F.normalize(model.visual_projection(pooled).float(), dim=-1)
     picked = [*range(n // 8), *range(n // 2, n // 2 + n // 8)] if phase == 0 else list(range(n))
     chosen = [batch[i] for i in picked]
     numbers = [int(rng.random() * captions.N_PHRASINGS) for _ in chosen]
@@ -265,7 +267,7 @@ def losses(
     wrong = None
     if phase:  # without a gradient for the text tower, which has it from the batch's own pairs: a third of the cost
         swapped = [scenes.caption(o, m) for s, m in zip(chosen, numbers, strict=True) for o in negatives(s, rng, late)]
-        with torch.no_grad():
+        with torch.set_grad_enabled(phase == 3):
             wrong = read(model, words(swapped, multiple=8)).view(n, NEGATIVES, -1)
     out = contrast(model, image[picked], text, chosen, wrong)
     out["patch"] = _three(heads.patch(fourth), patch, late)
@@ -319,7 +321,9 @@ def _optimizers(model: CLIPModel, heads: Heads, plan: Plan) -> tuple[torch.optim
 
 def _pace(plan: Plan, step: int) -> float:
     """Share of the full rate: 100 steps of rise, level, and a linear fall over the last share `fall`."""
-    return min(1.0, (step + 1) / 100, max(0.01, (plan.steps - step) / (plan.fall * plan.steps)))
+    if step >= plan.text:
+        return 0.5 * (plan.steps - step) / (plan.steps - plan.text)
+    return min(1.0, (step + 1) / 100, max(0.01, (plan.text - step) / (plan.fall * plan.text)))
 
 
 def train(work: Path, out: Path, plan: Plan, save_every: int, origin: Path | None) -> None:
@@ -360,7 +364,7 @@ def train(work: Path, out: Path, plan: Plan, save_every: int, origin: Path | Non
             optimizer.step()
         with torch.no_grad():
             names, values = zip(*model.named_parameters(), strict=True)
-            torch._foreach_lerp_([mean[k] for k in names], list(values), 1 - min(0.997, (1 + step) / (20 + step)))
+            torch._foreach_lerp_([mean[k] for k in names], list(values), 1 - min(0.97, (1 + step) / (20 + step)))
         for k, v in parts.items():
             log[k] = 0.96 * log.get(k, v.item()) + 0.04 * v.item()
         seconds = used + time.process_time() - began
