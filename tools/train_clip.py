@@ -8,7 +8,7 @@ Half of the pictures are shown at another brightness and contrast, down to a ten
 First the pictures show 24 patches, those on objects before others, which costs a third, and a quarter of the captions goes
 along. Then follow 32 patches, all captions, and negatives for each picture: its caption with the kind of one object
 replaced, half of the time by a kind of the same domain. From step `late` on one of two negatives is a replaced size, and
-sizes weigh more. The last steps see whole pictures.
+sizes weigh more. Whole pictures follow, and the text tower's last steps alone, with gradients through the negatives.
 Beside the contrastive losses stand auxiliary heads that are thrown away: what each patch shows (from the tokens of layer
 4), what each cell of a 3 x 3 grid holds (one linear head for both embeddings) and which kinds are present (from the class
 token). Matrices of the layers take orthogonalised momentum steps (Muon; torch 2.9 or newer), all else AdamW. The exported
@@ -37,7 +37,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from brainlens.phantom import captions, scenes
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.27, 0.27, 0.27)
-PAD, UNK, BOS, EOS = 0, 1, 2, 3  # eos is not 2: transformers pools the highest token id for that legacy value
+PAD, BOS, EOS = 0, 2, 3  # eos is not 2: transformers pools the highest token id for that legacy value
 KIND, COLOR, GROUND, SIZES = (
     {name: i for i, name in enumerate(names)} for names in (scenes.KINDS, scenes.COLORS, scenes.BACKGROUNDS, scenes.SIZES)
 )
@@ -169,8 +169,7 @@ def negatives(scene: scenes.Scene, rng: random.Random, late: bool) -> list[scene
 
 def relight(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Half of the pictures (n, h, w, 3) uint8 at another contrast (.5 to 1.2) and light (.1 to 1.3, even in the logarithm)."""
-    n = len(images)
-    changed = rng.random(n) < 0.5
+    changed = rng.random(n := len(images)) < 0.5
     contrast = np.where(changed, rng.uniform(0.5, 1.2, n), 1.0).astype(np.float32).reshape(-1, 1, 1, 1)
     light = np.where(changed, np.exp(rng.uniform(math.log(0.1), math.log(1.3), n)), 1.0).astype(np.float32).reshape(-1, 1, 1, 1)
     x = images.astype(np.float32)
@@ -207,8 +206,7 @@ def _three(logits: Tensor, target: Tensor, late: bool) -> Tensor:
 
 def see(model: CLIPModel, pixels: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
     """Layer 4's patch tokens and the pooled token, from all patches or from those `kept` (n, k)."""
-    tower = model.vision_model
-    hidden = tower.embeddings(pixels)
+    hidden = (tower := model.vision_model).embeddings(pixels)
     if kept is not None:
         index = torch.cat([torch.zeros(len(kept), 1, dtype=torch.long), kept + 1], dim=1)
         hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
@@ -247,7 +245,7 @@ def contrast(
 def losses(
     model: CLIPModel, heads: Heads, batch: list[scenes.Scene], words: Words, *, seed: int, phase: int, late: bool
 ) -> dict[str, Tensor]:
-    """The contrastive and auxiliary losses of a batch; phase 0 and 1 on a part of the patches, 0 on a quarter of the captions."""
+    """The contrastive and auxiliary losses of a batch as its phase asks for."""
     rng, noise = random.Random(seed), np.random.default_rng(seed)
     n = len(batch)
     pixels = normalise(relight(np.stack([scenes.render(scene) for scene in batch]), noise))
@@ -265,7 +263,7 @@ def losses(
     numbers = [int(rng.random() * captions.N_PHRASINGS) for _ in chosen]
     text = read(model, words([scenes.caption(scene, m) for scene, m in zip(chosen, numbers, strict=True)], multiple=8))
     wrong = None
-    if phase:  # without a gradient for the text tower, which has it from the batch's own pairs: a third of the cost
+    if phase:  # a gradient for the text tower only in the last phase, because it trebles the cost
         swapped = [scenes.caption(o, m) for s, m in zip(chosen, numbers, strict=True) for o in negatives(s, rng, late)]
         with torch.set_grad_enabled(phase == 3):
             wrong = read(model, words(swapped, multiple=8)).view(n, NEGATIVES, -1)
@@ -346,7 +344,7 @@ def train(work: Path, out: Path, plan: Plan, save_every: int, origin: Path | Non
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         mean, start, used = state["mean"], state["step"], state["seconds"]
-    began, log = time.process_time(), {}
+    began, log = time.process_time(), dict[str, float]()
     for step in range(start, plan.steps):
         for optimizer, rate in zip(optimizers, (plan.rate, plan.muon), strict=True):
             for group in optimizer.param_groups:
@@ -363,10 +361,8 @@ def train(work: Path, out: Path, plan: Plan, save_every: int, origin: Path | Non
         for optimizer in optimizers:
             optimizer.step()
         with torch.no_grad():
-            names, values = zip(*model.named_parameters(), strict=True)
-            torch._foreach_lerp_([mean[k] for k in names], list(values), 1 - min(0.97, (1 + step) / (20 + step)))
-        for k, v in parts.items():
-            log[k] = 0.96 * log.get(k, v.item()) + 0.04 * v.item()
+            torch._foreach_lerp_(list(mean.values()), list(model.parameters()), 1 - min(0.97, (1 + step) / (20 + step)))
+        log = {k: 0.96 * log.get(k, v.item()) + 0.04 * v.item() for k, v in parts.items()}
         seconds = used + time.process_time() - began
         facts = {
             **vars(plan), "step": step + 1, "cpu_minutes": round(seconds / 60, 1),
