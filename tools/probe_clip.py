@@ -1,11 +1,16 @@
-"""What the miniature CLIP knows: retrieval, minimal pairs, and linear probes of every layer, as one JSON object.
+"""What the miniature CLIP knows: retrieval, minimal pairs, kinds, dark pictures, and linear probes, as one JSON object.
 
-    python tools/probe_clip.py src/brainlens/miniatures/clip [--scenes 500] [--no-probes]
+    python tools/probe_clip.py src/brainlens/miniatures/clip [--scenes 500] [--no-probes] [--look validation|test|final]
 
 Retrieval is among held-out (test split) scenes with distinct captions. A minimal pair is a scene and the same scene with
 one thing changed; a picture is right when its own caption scores above the other one's (chance .5), and both pictures of
-a pair count. Probes are ridge classifiers (one against the rest) of the main object's kind, domain, colour, size and cell
-and of the background, fitted on train scenes and scored on test scenes.
+a pair count. Kinds: a picture's caption against the same caption with the main object's kind replaced by each other kind
+(30 ways), apart for scenes of one, two and three objects. Dark pictures: those of the retrieval with .15 to .3 of their
+light; how alike different ones are (mean cosine) and how well they find their caption. Probes are ridge classifiers (one
+against the rest) of the main object's kind, domain, colour, size and cell and of the background, fitted on train scenes.
+
+Choices of training are made on `validation`; `test` is the look that tests repeat; `final` are test scenes of other
+seeds, which no choice has seen: it is read once for each shipped set of weights.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +32,21 @@ EDITS = ("color", "size", "background", "kind", "swap", "place")
 GATES = {
     "image->text/R@1": 0.90, "text->image/R@1": 0.90, "pair/color": 0.93, "pair/size": 0.93,
     "pair/background": 0.98, "pair/kind": 0.90, "pair/swap": 0.75,
+    "kinds/all": 0.85, "kinds/1": 0.85, "kinds/2": 0.75, "kinds/3": 0.75, "dark/image->text/R@1": 0.80,
 }  # fmt: skip
+CEILINGS = {"dark/cosine": 0.30}  # what has to stay below
+DARK = (0.15, 0.30)  # shares of the light
+
+
+@dataclass(frozen=True)
+class Look:
+    """Which scenes are looked at: a split and what is added to the seeds of the measures."""
+
+    split: str = "test"
+    offset: int = 0
+
+
+LOOKS = {"validation": Look("validation"), "test": Look("test"), "final": Look("test", 770_000)}
 
 
 class Clip:
@@ -54,23 +74,26 @@ class Clip:
     def texts(self, texts: list[str]) -> Tensor:
         """Unit embeddings (n, d) of sentences."""
         out = []
-        for i in range(0, len(texts), 100):
-            tokens = self.tokenizer(texts[i : i + 100], padding=True, truncation=True, return_tensors="pt")
+        for i in range(0, len(texts), 500):
+            tokens = self.tokenizer(texts[i : i + 500], padding=True, truncation=True, return_tensors="pt")
             hidden = self.model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             out.append(torch.nn.functional.normalize(self.model.text_projection(hidden.pooler_output), dim=-1))
         return torch.cat(out)
 
 
-def retrieval(clip: Clip, n: int, *, seed: int = 11) -> dict[str, float]:
-    """R@1 and R@5 in both directions among n test scenes with distinct captions."""
+def _distinct(n: int, seed: int, look: Look) -> dict[str, scenes.Scene]:
+    """n scenes by their plain caption, no two alike."""
     chosen: dict[str, scenes.Scene] = {}
     k = 0
     while len(chosen) < n:
-        scene = scenes.scene_at(k, seed=seed, split="test")
+        scene = scenes.scene_at(k, seed=seed + look.offset, split=look.split)
         chosen.setdefault(scenes.caption(scene, 0), scene)
         k += 1
-    images, _ = clip.images(np.stack([scenes.render(s) for s in chosen.values()]))
-    similarity = (images @ clip.texts(list(chosen)).T).numpy()
+    return chosen
+
+
+def _ranks(images: Tensor, texts: Tensor) -> dict[str, float]:
+    similarity = (images @ texts.T).numpy()
     out = {}
     for name, s in (("image->text", similarity), ("text->image", similarity.T)):
         rank = (s >= np.diag(s)[:, None]).sum(axis=1)  # a tie counts against
@@ -78,14 +101,56 @@ def retrieval(clip: Clip, n: int, *, seed: int = 11) -> dict[str, float]:
     return out
 
 
-def minimal_pairs(clip: Clip, n: int, *, seed: int = 12) -> dict[str, float]:
+def retrieval(clip: Clip, n: int, *, seed: int = 11, look: Look = LOOKS["test"]) -> dict[str, float]:
+    """R@1 and R@5 in both directions among n scenes with distinct captions."""
+    chosen = _distinct(n, seed, look)
+    images, _ = clip.images(np.stack([scenes.render(s) for s in chosen.values()]))
+    return _ranks(images, clip.texts(list(chosen)))
+
+
+def darken(pictures: np.ndarray, seed: int) -> np.ndarray:
+    """The uint8 pictures with a share of their light that is drawn evenly from `DARK`."""
+    share = np.random.default_rng(seed).uniform(*DARK, len(pictures)).reshape(-1, 1, 1, 1)
+    return np.round(pictures * share).astype(np.uint8)
+
+
+def dark(clip: Clip, n: int, *, seed: int = 14, look: Look = LOOKS["test"]) -> dict[str, float]:
+    """Mean cosine between the embeddings of different pictures, full light and dark, and retrieval from the dark ones."""
+    chosen = _distinct(n, seed, look)
+    pictures = np.stack([scenes.render(s) for s in chosen.values()])
+    out = {}
+    for name, shown in (("light", pictures), ("dark", darken(pictures, seed + look.offset))):
+        images, _ = clip.images(shown)
+        out[f"{name}/cosine"] = float(((images.sum(dim=0) ** 2).sum() - n) / (n * (n - 1)))
+    found = _ranks(images, clip.texts(list(chosen)))
+    return out | {f"dark/{name}": value for name, value in found.items()}
+
+
+def kinds(clip: Clip, n: int, *, seed: int = 15, look: Look = LOOKS["test"]) -> dict[str, float]:
+    """Share of pictures whose true caption beats all that name another kind for the main object, per number of objects."""
+    looked_at = [scenes.scene_at(k, seed=seed + look.offset, split=look.split) for k in range(n)]
+    images, _ = clip.images(np.stack([scenes.render(s) for s in looked_at]))
+    names = list(scenes.KINDS)
+    texts = []
+    for scene in looked_at:
+        main, *rest = scene.things
+        texts += [scenes.caption(replace(scene, things=(replace(main, kind=kind), *rest)), 0) for kind in names]
+    similarity = torch.einsum("nd,nkd->nk", images, clip.texts(texts).view(n, len(names), -1))
+    own = torch.tensor([names.index(scene.things[0].kind) for scene in looked_at])
+    right = (similarity >= similarity.gather(1, own[:, None])).sum(dim=1) == 1  # a tie counts against
+    many = torch.tensor([len(scene.things) for scene in looked_at])
+    out = {f"kinds/{count}": float(right[many == count].float().mean()) for count in (1, 2, 3)}
+    return {"kinds/all": float(right.float().mean())} | out
+
+
+def minimal_pairs(clip: Clip, n: int, *, seed: int = 12, look: Look = LOOKS["test"]) -> dict[str, float]:
     """Share of pictures whose own caption beats that of the scene with one thing changed, per kind of change."""
     out = {}
     for what in EDITS:
-        rng, pairs, k = random.Random(seed), [], 0
+        rng, pairs, k = random.Random(seed + look.offset), [], 0
         while len(pairs) < n:
-            scene = scenes.scene_at(k, seed=seed, split="test")
-            other = scenes.edit_scene(scene, what, rng, split="test")
+            scene = scenes.scene_at(k, seed=seed + look.offset, split=look.split)
+            other = scenes.edit_scene(scene, what, rng, split=look.split)
             k += 1
             if other is not None and scenes.caption(other, 0) != scenes.caption(scene, 0):
                 pairs.append((scene, other))
@@ -107,12 +172,12 @@ def _ridge_accuracy(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np
     return float((names[(b @ weights + target.mean(axis=0)).argmax(axis=1)] == y_test).mean())
 
 
-def probes(clip: Clip, n: int, *, seed: int = 13) -> dict[str, dict[str, list[float]]]:
+def probes(clip: Clip, n: int, *, seed: int = 13, look: Look = LOOKS["test"]) -> dict[str, dict[str, list[float]]]:
     """Accuracy per target, token ("class", "mean", "local": the patch at the main object's centre) and layer 0..6."""
     views: list[list[dict[str, np.ndarray]]] = []
     tables: list[dict[str, np.ndarray]] = []
-    for split, count in (("train", n), ("test", n // 2)):
-        stimuli = scenes.make_scenes(count, seed=seed, split=split)
+    for split, count in (("train", n), (look.split, n // 2)):
+        stimuli = scenes.make_scenes(count, seed=seed + look.offset, split=split)
         table = stimuli.table
         _, hidden = clip.images(np.asarray(stimuli.images), layers=True)
         grid = round((hidden[0].shape[1] - 1) ** 0.5)
@@ -133,20 +198,29 @@ def probes(clip: Clip, n: int, *, seed: int = 13) -> dict[str, dict[str, list[fl
     return out
 
 
+def missed(found: dict[str, float]) -> dict[str, list[float]]:
+    """The gates that are not held: value and bound."""
+    low = {k: [found[k], v] for k, v in GATES.items() if k in found and found[k] < v}
+    return low | {k: [found[k], v] for k, v in CEILINGS.items() if k in found and found[k] > v}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--no-probes", action="store_true")
+    parser.add_argument("--look", choices=LOOKS, default="test")
     a = parser.parse_args()
     torch.set_num_threads(1)
     clip = Clip(a.folder)
-    gates = {**retrieval(clip, a.scenes), **minimal_pairs(clip, a.scenes)}
-    result: dict[str, object] = {
-        "gates": gates, "missed": {k: [gates[k], v] for k, v in GATES.items() if gates[k] < v},
+    look, n = LOOKS[a.look], a.scenes
+    gates = {
+        **retrieval(clip, n, look=look), **minimal_pairs(clip, n, look=look),
+        **kinds(clip, 2 * n, look=look), **dark(clip, n, look=look),
     }  # fmt: skip
+    result: dict[str, object] = {"look": a.look, "gates": gates, "missed": missed(gates)}
     if not a.no_probes:
-        result["probes"] = probes(clip, 4 * a.scenes)
+        result["probes"] = probes(clip, 4 * n, look=look)
     if (a.folder / "training.json").exists():
         result["training"] = json.loads((a.folder / "training.json").read_text())
     print(json.dumps(result))
