@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from brainlens.parcels import cubic_patches
 from brainlens.types import DataError
 
 
@@ -78,22 +79,6 @@ def preset(name: str, *, embed_dim: int | None = None) -> VolumeDesign:
     if name not in PRESETS:
         raise DataError(f"volume encoder preset {name!r} is not known; there are {sorted(PRESETS)}")
     return PRESETS[name] if embed_dim is None else replace(PRESETS[name], embed_dim=embed_dim)
-
-
-def cubic_patches(mask: np.ndarray, patch: int, padding: str = "end") -> tuple[np.ndarray, np.ndarray]:
-    """Patch number (V,) and place inside its patch (V,) of every masked voxel, in C order of the mask.
-
-    Patches that hold no voxel have no number; the others are numbered in C order of the padded grid.
-    """
-    if mask.ndim != 3 or mask.dtype != bool or not mask.any():
-        raise DataError(f"cubic patches need a 3-D bool mask with voxels in it, got {mask.dtype} {mask.shape}")
-    grid = -(-np.array(mask.shape) // patch)
-    start = (grid * patch - mask.shape) // 2 if padding == "centre" else np.zeros(3, dtype=int)
-    where = np.argwhere(mask) + start
-    block, inside = where // patch, where % patch
-    number = np.ravel_multi_index(tuple(block.T), tuple(grid))
-    _, group = np.unique(number, return_inverse=True)
-    return group, np.ravel_multi_index(tuple(inside.T), (patch,) * 3)
 
 
 class Block(nn.Module):

@@ -17,7 +17,8 @@ from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.start import CrossFitted, Start, begin, cross_fitted, on_voxels
 from brainlens.models.volume.training import AlignmentTraining, Progress, reciprocal_rank, train_contrastive, validate
 from brainlens.nn import decoding_baselines
-from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder, cubic_patches
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
+from brainlens.parcels import cubic_patches
 from brainlens.solvers.kernel_ridge import KernelRidge, LinearDecoder, kernel_ridge, principal_axes, whitened_metric
 from brainlens.types import DataError, Volume
 

@@ -1,0 +1,341 @@
+"""A partition of units into parcels: named regions, the labels of an atlas, or cubic patches; and which of them to keep.
+
+A unit lies in one parcel or in none. Names of atlas parcels are looked up by the VALUE of a label, never by the order of a list:
+published lists are reordered between versions, and a wrong order gives a wrong brain without any sign of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens.types import DataError, Responses, Surface, Volume
+
+MESH_VERTICES = {"fsaverage": 163842, "fsaverage6": 40962, "fsaverage5": 10242, "fsaverage4": 2562, "fsaverage3": 642}
+OUTSIDE = 0.5  # share of units off an atlas's grid above which it is taken to be of another space
+WRONG_SIDE = 0.1  # share of the one-sided parcels lying on the other side above which names and labels do not belong together
+_SIDE = re.compile(r"(?:^|[^a-z])(lh|left|l)(?:[^a-z]|$)|(?:^|[^a-z])(rh|right|r)(?:[^a-z]|$)", re.IGNORECASE)
+
+Table = Mapping[int, str] | pd.DataFrame | str | Path
+
+
+@dataclass(frozen=True)
+class Parcels:
+    """A partition: `label` (unit,) int, the number of each unit's parcel in `names`, -1 for none; `source` says where from.
+
+    Raises DataError for numbers without a name, names that occur twice, and a parcel without units.
+    """
+
+    names: tuple[str, ...]
+    label: np.ndarray
+    source: str = "given"
+
+    def __post_init__(self) -> None:
+        names = tuple(str(name) for name in self.names)
+        label = np.asarray(self.label)
+        if label.ndim != 1 or label.dtype.kind not in "iu":
+            raise DataError(f"parcels: label is (unit,) whole numbers, got {label.dtype} of shape {label.shape}")
+        if not names:
+            raise DataError(
+                f"parcels of {self.source}: there is no parcel; check the region column, the atlas or the names asked for"
+            )
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"parcels of {self.source}: {twice!r} occurs twice; give every parcel one name")
+        if len(label) and (label.min() < -1 or label.max() >= len(names)):
+            wrong = int(label.max() if label.max() >= len(names) else label.min())
+            raise DataError(f"parcels of {self.source}: number {wrong} has no name; numbers are -1 (none) to {len(names) - 1}")
+        empty = np.flatnonzero(np.bincount(label[label >= 0], minlength=len(names)) == 0)
+        if len(empty):
+            more = f" and {len(empty) - 1} others" if len(empty) > 1 else ""
+            raise DataError(f"parcel {names[empty[0]]!r}{more} of {self.source} has no units; leave it out, or use another mask")
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "label", label.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"Parcels({len(self)} of {self.source}, {int((self.label >= 0).sum())} of {len(self.label)} units)"
+
+    @property
+    def members(self) -> list[np.ndarray]:
+        """The units of each parcel, ascending."""
+        order = np.argsort(self.label, kind="stable")
+        ends = np.searchsorted(self.label[order], np.arange(len(self) + 1))
+        return [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Units of each parcel (parcel,)."""
+        return np.bincount(self.label[self.label >= 0], minlength=len(self))
+
+    def keep(self, chosen: Sequence[int] | np.ndarray) -> Parcels:
+        """These parcels alone, in this order; units of the others are in none."""
+        numbers = np.asarray(chosen, dtype=np.int64)
+        place = np.full(len(self) + 1, -1)
+        place[numbers] = np.arange(len(numbers))
+        return Parcels(tuple(self.names[i] for i in numbers), place[self.label], self.source)  # label -1 reads the last entry
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean of values (unit,) over each parcel's units (parcel,), without those that are NaN."""
+        values = np.asarray(values, dtype=np.float64)
+        if values.shape != self.label.shape:
+            raise DataError(f"values {values.shape} do not fit parcels of {len(self.label)} units")
+        used = (self.label >= 0) & np.isfinite(values)
+        count = np.bincount(self.label[used], minlength=len(self))
+        total = np.bincount(self.label[used], weights=values[used], minlength=len(self))
+        return np.divide(total, count, out=np.full(len(self), np.nan), where=count > 0)
+
+    def best(self, snr: np.ndarray, p: int) -> Parcels:
+        """The p parcels with the highest mean signal-to-noise ratio, best first.
+
+        snr (unit,): noise ceiling signal-to-noise ratio from repeats of TRAINING stimuli (`metrics.noise_ceiling(...).ncsnr`).
+        NeuroAdapter ranks the Schaefer-1000 parcels so (p = 200). Raises DataError for fewer parcels than p with a finite mean.
+        """
+        mean = self.mean(snr)
+        found = int(np.isfinite(mean).sum())
+        if not 1 <= p <= found:
+            raise DataError(
+                f"{p} parcels are asked for, {self.source} has {found} with a signal-to-noise ratio; choose 1 to {found}"
+            )
+        return self.keep(np.argsort(-np.where(np.isfinite(mean), mean, -np.inf), kind="stable")[:p])
+
+    def find(self, names: Sequence[str]) -> np.ndarray:
+        """Numbers of the parcels with these names. Raises DataError for a name that is not there."""
+        place = {name: i for i, name in enumerate(self.names)}
+        unknown = [name for name in names if name not in place]
+        if unknown:
+            raise DataError(f"no parcel is called {unknown[0]!r}; there are {_listed(self.names)}")
+        return np.array([place[name] for name in names], dtype=np.int64)
+
+
+def reliability(snr: np.ndarray, repeats: float = 1.0) -> np.ndarray:
+    """Share of the variance of a mean of `repeats` responses that is signal: snr^2 / (snr^2 + 1 / repeats), NaN as 0. (unit,)"""
+    power = np.where(np.isfinite(snr), np.asarray(snr, dtype=np.float64), 0.0) ** 2
+    return power / (power + 1.0 / repeats)
+
+
+def region_parcels(responses: Responses, *, only: Sequence[str] | None = None) -> Parcels:
+    """One parcel for each name in the column `roi` of the units; units without a name are in none."""
+    if "roi" not in responses.units.columns:
+        raise DataError(f"units have no column 'roi'; they have {sorted(map(str, responses.units.columns))}")
+    roi = responses.units["roi"]
+    text = np.array(["" if value is None or value != value else str(value) for value in roi])
+    return _named(text, only, "the regions")
+
+
+def label_parcels(
+    labels: Any, table: Table, *, only: Sequence[str] | None = None, background: int = 0, source: str = "the labels"
+) -> Parcels:
+    """Parcels from a label value for each unit (unit,) and a lookup table {value: name}; `background` and values < 0 are none.
+
+    table: a mapping, a frame with the columns `value` (or `index`) and `name`, or a text file with "value name" in each line.
+    Raises DataError for a list of names, for a value without a name, and for a name asked for that no unit has.
+    """
+    values = np.asarray(labels)
+    if values.ndim != 1 or values.dtype.kind not in "iuf" or not np.array_equal(values, np.round(values)):
+        raise DataError(f"{source}: labels are (unit,) whole numbers, got {values.dtype} of shape {values.shape}")
+    values = values.astype(np.int64)
+    names = lookup(table)
+    present = np.unique(values[(values != background) & (values > -1)])
+    missing = [int(value) for value in present if int(value) not in names]
+    if missing:
+        have = f"{len(names)} names for values {min(names)} to {max(names)}"
+        raise DataError(
+            f"{source}: label {missing[0]} ({len(missing)} in all) has no name; the table has {have}: use the atlas's own"
+        )
+    text = np.array([names[value] if value in names and value != background else "" for value in values.tolist()])
+    return _named(text, only, source)
+
+
+def atlas_parcels(
+    space: Volume, atlas: Any, table: Table, *, only: Sequence[str] | None = None, sha256: str | None = None
+) -> Parcels:
+    """Parcels of voxels from an atlas image: the label at each voxel's centre, named by its value.
+
+    space: where the units lie; atlas: a 3-D nibabel image or its path, of whole numbers, in the same millimetre space, of any
+    resolution. sha256: what the file must hash to. Raises DataError for an atlas of another space (more than half of the voxels
+    off its grid, none with a label, or names of a left or right hemisphere on the other side), and as `label_parcels`.
+    """
+    import nibabel as nib
+
+    name = "the atlas"
+    if isinstance(atlas, (str, Path)):
+        name = Path(atlas).name
+        _check_hash(atlas, sha256)
+        atlas = nib.load(atlas)  # type: ignore[attr-defined]
+    if not hasattr(atlas, "dataobj") or not hasattr(atlas, "affine"):
+        raise DataError(f"{name} is a {type(atlas).__name__}; give a nibabel image or the path of one")
+    grid = np.asarray(atlas.dataobj)
+    grid = grid[..., 0] if grid.ndim == 4 and grid.shape[3] == 1 else grid
+    if grid.ndim != 3 or not np.array_equal(grid, np.round(grid)):
+        raise DataError(f"{name}: shape {grid.shape} of {grid.dtype} is no 3-D image of whole-number labels; give a parcellation")
+    millimetres = space.coordinates()
+    to_index = np.linalg.inv(np.asarray(atlas.affine, dtype=float))
+    at = np.floor(millimetres @ to_index[:3, :3].T + to_index[:3, 3] + 0.5 - 1e-6).astype(np.int64)
+    inside = ((at >= 0) & (at < np.array(grid.shape))).all(axis=1)
+    if (~inside).mean() > OUTSIDE:
+        raise DataError(
+            f"{name}: {(~inside).mean():.0%} of the voxels lie off its grid; it is of another space, resample it first"
+        )
+    values = np.zeros(len(millimetres), np.int64)
+    values[inside] = grid[tuple(at[inside].T)].astype(np.int64)
+    if not (values > 0).any():
+        raise DataError(f"{name} has no label at any of the {len(values)} voxels; it is of another space, or all background")
+    found = label_parcels(values, table, only=only, source=name)
+    _check_sides(found, millimetres[:, 0])
+    return found
+
+
+def annot_parcels(
+    space: Surface,
+    left: str | Path,
+    right: str | Path,
+    *,
+    only: Sequence[str] | None = None,
+    sha256: tuple[str, str] | None = None,
+) -> Parcels:
+    """Parcels of vertices from two FreeSurfer .annot files, named by the annotation values of each file; LH_ and RH_ in front.
+
+    sha256: what the two files must hash to. Raises DataError for files of another mesh, or that cannot be read.
+    """
+    from nibabel.freesurfer.io import read_annot
+
+    text = np.full(len(space), "", dtype=object)
+    for number, (side, path) in enumerate((("left", left), ("right", right))):
+        _check_hash(path, None if sha256 is None else sha256[number])
+        try:
+            labels, colours, names = read_annot(path, orig_ids=True)
+        except Exception as error:
+            raise DataError(
+                f"{Path(path).name} cannot be read as an annotation ({type(error).__name__}); give an .annot file"
+            ) from None
+        here = space.hemisphere == side
+        wanted = MESH_VERTICES.get(space.mesh)
+        if (wanted is not None and len(labels) != wanted) or (here.any() and space.vertex[here].max() >= len(labels)):
+            raise DataError(
+                f"{Path(path).name} is for {len(labels)} vertices, the {side} {space.mesh} has {wanted or 'more'}; use its own file"
+            )
+        known = {int(value): name.decode() for value, name in zip(colours[:, 4], names, strict=True)}
+        prefix = "LH_" if side == "left" else "RH_"
+        row = [known.get(int(value), "") for value in labels[space.vertex[here]]]
+        text[here] = [prefix + name if name and not _is_wall(name) else "" for name in row]
+    return _named(text.astype(str), only, f"{Path(left).name} and {Path(right).name}")
+
+
+def cubic_parcels(space: Volume, edge: int) -> Parcels:
+    """Cubic patches of `edge` voxels, numbered in C order; those without a voxel of the mask are left out."""
+    if edge < 1:
+        raise DataError(f"cubic patches have an edge of 1 voxel or more, got {edge}")
+    group, _ = cubic_patches(space.mask, edge)
+    return Parcels(tuple(f"patch{i:04d}" for i in range(int(group.max()) + 1)), group, f"cubes of {edge} voxels")
+
+
+def cubic_patches(mask: np.ndarray, patch: int, padding: str = "end") -> tuple[np.ndarray, np.ndarray]:
+    """Patch number (V,) and place inside its patch (V,) of every masked voxel, in C order of the mask.
+
+    Patches that hold no voxel have no number; the others are numbered in C order of the padded grid.
+    """
+    if mask.ndim != 3 or mask.dtype != bool or not mask.any():
+        raise DataError(f"cubic patches need a 3-D bool mask with voxels in it, got {mask.dtype} {mask.shape}")
+    grid = -(-np.array(mask.shape) // patch)
+    start = (grid * patch - mask.shape) // 2 if padding == "centre" else np.zeros(3, dtype=int)
+    where = np.argwhere(mask) + start
+    block, inside = where // patch, where % patch
+    number = np.ravel_multi_index(tuple(block.T), tuple(grid))
+    _, group = np.unique(number, return_inverse=True)
+    return group, np.ravel_multi_index(tuple(inside.T), (patch,) * 3)
+
+
+def lookup(table: Table) -> dict[int, str]:
+    """{value: name} from a mapping, a frame, or a text file. Raises DataError for a list, whose order says nothing."""
+    if isinstance(table, (str, Path)):
+        return _read_table(Path(table))
+    if isinstance(table, pd.DataFrame):
+        value = next((name for name in ("value", "index") if name in table.columns), None)
+        if value is None or "name" not in table.columns:
+            raise DataError(f"a lookup table has the columns 'value' (or 'index') and 'name', this one has {list(table.columns)}")
+        pairs = list(zip(table[value], table["name"], strict=True))
+    elif isinstance(table, Mapping):
+        pairs = list(table.items())
+    else:
+        raise DataError(f"a lookup table is {{value: name}}, got a {type(table).__name__}; the order of a list is not trusted")
+    found: dict[int, str] = {}
+    for number, name in pairs:
+        if not isinstance(number, (int, np.integer)) and not (isinstance(number, float) and number.is_integer()):
+            raise DataError(f"a lookup table has whole numbers as values, got {number!r}; give {{value: name}}")
+        text = name.decode() if isinstance(name, bytes) else str(name)
+        if found.setdefault(int(number), text) != text:
+            raise DataError(f"the lookup table has two names for label {int(number)}: {found[int(number)]!r} and {text!r}")
+    if not found:
+        raise DataError("the lookup table is empty; give {value: name}")
+    return found
+
+
+def _read_table(path: Path) -> dict[int, str]:
+    if not path.is_file():
+        raise DataError(f"lookup table {str(path)!r} is not there; give a text file with 'value name' in each line")
+    found: dict[int, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        parts = line.replace(",", " ").split()
+        if not parts or parts[0].startswith("#") or (number == 1 and not parts[0].lstrip("-").isdigit()):
+            continue
+        if len(parts) < 2 or not parts[0].lstrip("-").isdigit():
+            raise DataError(f"lookup table {path.name}, line {number}: {line[:60]!r} is not 'value name'")
+        if found.setdefault(int(parts[0]), parts[1]) != parts[1]:
+            raise DataError(f"lookup table {path.name}, line {number}: a second name for label {parts[0]}")
+    return lookup(found)
+
+
+def _named(text: np.ndarray, only: Sequence[str] | None, source: str) -> Parcels:
+    names = sorted({name for name in text.tolist() if name}) if only is None else [str(name) for name in only]
+    place = {name: i for i, name in enumerate(names)}
+    label = np.array([place.get(name, -1) for name in text.tolist()], dtype=np.int64)
+    return Parcels(tuple(names), label, source)
+
+
+def _check_sides(parcels: Parcels, x: np.ndarray) -> None:
+    """Parcels named for a hemisphere lie on its side: x < 0 is left. Reordered tables and flipped images fail here."""
+    centre = parcels.mean(x)
+    wrong, total = [], 0
+    for name, where in zip(parcels.names, centre, strict=True):
+        match = _SIDE.search(name)
+        if match is None or abs(where) < 4:  # mm: near the midline a side says nothing
+            continue
+        total += 1
+        if (where < 0) != (match.group(1) is not None):
+            wrong.append(name)
+    if total and len(wrong) / total > WRONG_SIDE:
+        raise DataError(
+            f"{parcels.source}: {len(wrong)} of {total} one-sided parcels lie on the other side, first {wrong[0]!r}; "
+            "the names are of another version of the atlas, or the image is flipped"
+        )
+
+
+def _is_wall(name: str) -> bool:
+    return name.lower() in ("unknown", "medial_wall", "medial wall", "corpuscallosum") or "medial_wall" in name.lower()
+
+
+def _check_hash(path: str | Path, expected: str | None) -> None:
+    if not Path(path).is_file():
+        raise DataError(f"atlas file {str(path)!r} is not there; give the path of one")
+    if expected is None:
+        return
+    with Path(path).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise DataError(
+            f"atlas file {Path(path).name} has SHA-256 {found[:12]}..., expected {expected[:12]}...; it is another version"
+        )
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} others" if len(names) > most else "")
