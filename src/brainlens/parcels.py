@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Parcels:
         """The units of each parcel, ascending."""
         order = np.argsort(self.label, kind="stable")
         ends = np.searchsorted(self.label[order], np.arange(len(self) + 1))
-        return [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [order[a:b] for a, b in pairwise(ends)]
 
     @property
     def sizes(self) -> np.ndarray:
@@ -222,7 +223,7 @@ def annot_parcels(
         wanted = MESH_VERTICES.get(space.mesh)
         if (wanted is not None and len(labels) != wanted) or (here.any() and space.vertex[here].max() >= len(labels)):
             raise DataError(
-                f"{Path(path).name} is for {len(labels)} vertices, the {side} {space.mesh} has {wanted or 'more'}; use its own file"
+                f"{Path(path).name} is for {len(labels)} vertices, the {side} {space.mesh} has {wanted or 'more'}; use its own"
             )
         known = {int(value): name.decode() for value, name in zip(colours[:, 4], names, strict=True)}
         prefix = "LH_" if side == "left" else "RH_"

@@ -16,10 +16,13 @@ from brainlens.backbones import diffusion as D
 from brainlens.types import DataError, Stimuli
 
 
-def build_folder(folder: Path, prediction: str = "epsilon") -> Path:
+def build_folder(folder: Path, prediction: str = "epsilon", *, tiny: bool = False) -> Path:
+    """tiny: AutoencoderTiny with 6 channels and three levels, and a zero-terminal schedule, in place of AutoencoderKL."""
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(
         sample_size=8,
+        in_channels=6 if tiny else 4,
+        out_channels=6 if tiny else 4,
         block_out_channels=(8, 16),
         layers_per_block=2,
         norm_num_groups=4,
@@ -28,13 +31,23 @@ def build_folder(folder: Path, prediction: str = "epsilon") -> Path:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        sample_size=16,
-    )
+    if tiny:
+        vae = diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(0, 1, 1),
+            num_decoder_blocks=(1, 1, 0),
+            latent_channels=6,
+            scaling_factor=1.7,
+        )
+    else:
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            sample_size=16,
+        )
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
     diffusers.DDIMScheduler(
@@ -44,6 +57,8 @@ def build_folder(folder: Path, prediction: str = "epsilon") -> Path:
         steps_offset=1,
         set_alpha_to_one=False,
         prediction_type=prediction,
+        rescale_betas_zero_snr=tiny,
+        timestep_spacing="trailing" if tiny else "leading",
     ).save_pretrained(folder / "scheduler")
     (folder / "tokenizer").mkdir()
     vocabulary = {"a": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}
@@ -149,6 +164,30 @@ def test_added_noise_follows_the_schedule_and_the_seed(model: D.Diffusion) -> No
     assert np.abs(at(0, 4) - at(0, 9)).max() > 1e-4
 
 
+def test_a_tiny_autoencoder_is_read(tmp_path: Path) -> None:
+    place = build_folder(tmp_path / "sd", "v_prediction", tiny=True)
+    model = D.load_diffusion(place)
+    assert model.preprocess.crop == (32, 32)  # 8 x 8 latents under three levels
+    assert model.alphas[-1] == 0
+    assert model.prompt.requires_grad is False
+    assert not model.prompt.is_inference()  # it can stand in a graph that is differentiated
+    pixels = model.preprocess.batch(list(stimuli().images))
+    own = diffusers.AutoencoderTiny.from_pretrained(place / "vae")
+    with torch.inference_mode():
+        expected = own.encode(torch.from_numpy(pixels)).latents * 1.7
+        got = D.encode(model, pixels)
+        back = own.decode(expected / 1.7).sample
+    assert got.shape == (3, 6, 8, 8)
+    assert torch.equal(got, expected)
+    drawn = D.decode(model, got)
+    assert drawn.shape == (3, 32, 32, 3)
+    assert drawn.dtype == np.uint8
+    exact = ((back.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    assert np.abs(drawn - exact).max() <= 0.5 + 1e-4
+    found = D.extract_diffusion(model, stimuli(), ["mid"], steps=D.Steps((2,), 10), dtype=np.float32)
+    assert np.isfinite(found["mid"]).all()
+
+
 def test_cache_gives_the_same(model: D.Diffusion, tmp_path: Path) -> None:
     steps = D.Steps(at=(1,), of=10)
     plain = D.extract_diffusion(model, stimuli(), ["mid"], steps=steps)
@@ -162,6 +201,14 @@ def test_bad_input_is_one_clear_line(model: D.Diffusion, folder: Path, tmp_path:
     shutil.copytree(folder, half)
     shutil.rmtree(half / "vae")
     sample = build_folder(tmp_path / "sample", "sample")
+    checked, vq, other = tmp_path / "checked", tmp_path / "vq", tmp_path / "other"
+    for copy in (checked, vq, other):
+        shutil.copytree(folder, copy)
+    index = {"_class_name": "StableDiffusionPipeline", "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    (checked / "model_index.json").write_text(json.dumps(index))
+    (vq / "vae" / "config.json").write_text(json.dumps({"_class_name": "VQModel"}))
+    shutil.rmtree(other / "vae")
+    shutil.copytree(build_folder(tmp_path / "tiny", tiny=True) / "vae", other / "vae")
     cases = [
         (lambda: D.extract_diffusion(model, stimuli(), ["decoder.9"]), r"no layer 'decoder.9'; it has \['encoder.0'"),
         (lambda: D.extract_diffusion(model, stimuli(), steps=D.Steps(at=(50,))), "steps are 0 to 49"),
@@ -169,6 +216,9 @@ def test_bad_input_is_one_clear_line(model: D.Diffusion, folder: Path, tmp_path:
         (lambda: D.extract_diffusion(model, stimuli(), batch=0), "batch 0"),
         (lambda: D.load_diffusion(half), "has no vae"),
         (lambda: D.load_diffusion(sample), "predicts 'sample'"),
+        (lambda: D.load_diffusion(checked, pictures=True), "has a safety checker"),
+        (lambda: D.load_diffusion(vq), "has the autoencoder 'VQModel'; known are AutoencoderKL, AutoencoderTiny"),
+        (lambda: D.load_diffusion(other), "UNet reads 4 channels, its autoencoder gives 6"),
         (lambda: D.load_diffusion(folder / "unet"), r"has no model_index\.json"),
     ]
     for call, message in cases:

@@ -119,7 +119,7 @@ def test_without_regions_the_output_is_that_of_the_text_to_the_bit(unet, adapter
 
 
 def test_a_removed_region_is_not_there(unet, adapter):
-    """Its units change nothing, and the output is that of an adapter that never had it; rows of a batch have masks of their own."""
+    """Its units change nothing, and the output is that of an adapter that never had it; each row has a mask of its own."""
     latents, x, text = inputs()
     keep = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0]], dtype=torch.bool)
     seen: list[torch.Tensor] = []
@@ -201,7 +201,7 @@ def test_dropout_rates_are_uniform():
 
 
 def test_bad_input_is_one_clear_line(unet, adapter):
-    latents, x, text = inputs()
+    latents, _, text = inputs()
     plain = small_unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, mid_block_type=None)
     cases = [
         (lambda: RegionAdapter(unet, []), "parcels with units"),

@@ -22,6 +22,8 @@ from brainlens.backbones.preprocess import Preprocess
 from brainlens.backbones.vision import Layer, plain_fields, stream
 from brainlens.types import DataError, Features, Stimuli
 
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 BLOCKS = {"encoder": "down_blocks", "decoder": "up_blocks"}
 
 
@@ -30,7 +32,8 @@ class Diffusion:
     """A loaded latent diffusion model.
 
     unet, vae: its networks; prompt (1, token, channel): the empty prompt; alphas (t,): cumulative product of the noise
-    schedule; offset: first time step of an even grid; prediction: "epsilon" or "v_prediction"; layers in network order.
+    schedule; offset: first time step of an even grid; prediction: "epsilon" or "v_prediction"; layers in network order;
+    scheduler: diffusers' own, for the time steps of sampling; place: the folder it was read from.
     """
 
     unet: Any
@@ -43,6 +46,8 @@ class Diffusion:
     layers: tuple[str, ...]
     name: str
     files: str
+    scheduler: Any
+    place: str
 
 
 @dataclass(frozen=True)
@@ -66,34 +71,84 @@ def is_diffusion(name: str | Path) -> bool:
     return (local / "model_index.json").is_file() if local.is_dir() else "diffusion" in str(name).lower()
 
 
-def load_diffusion(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Diffusion:
+def load_diffusion(
+    folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, pictures: bool = False
+) -> Diffusion:
     """A Stable Diffusion folder (unet, vae, text_encoder, tokenizer, scheduler), from safetensors.
 
+    The autoencoder is an AutoencoderKL or an AutoencoderTiny; a safety checker is never loaded. pictures: it is meant to draw,
+    so that a folder with a safety checker is refused; one fetched by name is used without it.
     Raises DataError if a part is missing, does not fit, or predicts something other than the noise or the velocity.
     """
     diffusers, transformers = library("diffusers"), library()
     place = model_folder(folder, holding="model_index.json")
-    missing = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not (place / part).is_dir()]
+    missing = [part for part in PARTS if not (place / part).is_dir()]
     if missing:
         raise DataError(f"diffusion folder {str(folder)!r} has no {', '.join(missing)}; give a whole Stable Diffusion folder")
+    if pictures and Path(folder).expanduser().is_dir():
+        _check_checker(place, folder)
     unet = load_weights(diffusers.UNet2DConditionModel, place / "unet").to(device=device, dtype=dtype)
-    vae = load_weights(diffusers.AutoencoderKL, place / "vae").to(device=device, dtype=dtype)
+    vae = _autoencoder(diffusers, place, folder).to(device=device, dtype=dtype)
     text = load_weights(transformers.CLIPTextModel, place / "text_encoder")
     scheduler = diffusers.DDIMScheduler.from_config(read_json(place / "scheduler" / "scheduler_config.json"))
     prediction = str(scheduler.config.prediction_type)
     if prediction not in ("epsilon", "v_prediction"):
         raise DataError(f"diffusion folder {str(folder)!r} predicts {prediction!r}; known are epsilon and v_prediction")
+    _check_widths(unet, vae, text, folder)
+    prompt = _empty_prompt(place, text).to(device=device, dtype=dtype)
+    side = int(unet.config.sample_size) * 2 ** (len(_channels(vae)) - 1)
+    steps = Preprocess(resize=("shortest", side), crop=(side, side), mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Diffusion(
+        unet=unet,
+        vae=vae,
+        prompt=prompt,
+        alphas=scheduler.alphas_cumprod,
+        offset=int(scheduler.config.steps_offset),
+        prediction=prediction,
+        preprocess=steps,
+        layers=tuple(name for name, _ in _blocks(unet)),
+        name=Path(folder).name,
+        files=files_hash(place),
+        scheduler=scheduler,
+        place=str(folder),
+    )
+
+
+def _check_checker(place: Path, folder: str | Path) -> None:
+    """A safety checker turns pictures black, which a score would read as a reconstruction."""
+    listed = read_json(place / "model_index.json").get("safety_checker")
+    if (place / "safety_checker").is_dir() or (isinstance(listed, list) and any(listed)):
+        raise DataError(
+            f"diffusion folder {str(folder)!r} has a safety checker, which blacks pictures out; "
+            'remove its folder and set "safety_checker" to null in model_index.json'
+        )
+
+
+def _autoencoder(diffusers: Any, place: Path, folder: str | Path) -> Any:
+    kind = str(read_json(place / "vae" / "config.json").get("_class_name", "AutoencoderKL"))
+    if kind not in AUTOENCODERS:
+        raise DataError(f"diffusion folder {str(folder)!r} has the autoencoder {kind!r}; known are {', '.join(AUTOENCODERS)}")
+    return load_weights(getattr(diffusers, kind), place / "vae")
+
+
+def _check_widths(unet: Any, vae: Any, text: Any, folder: str | Path) -> None:
+    """The parts fit each other: channels of latents, and of text states."""
+    if int(unet.config.in_channels) != int(vae.config.latent_channels):
+        have = f"its UNet reads {unet.config.in_channels} channels, its autoencoder gives {vae.config.latent_channels}"
+        raise DataError(f"diffusion folder {str(folder)!r}: {have}; they belong to different models")
+    if unet.config.cross_attention_dim != text.config.hidden_size:
+        have = f"its UNet reads text states of {unet.config.cross_attention_dim} channels, its text encoder gives"
+        raise DataError(f"diffusion folder {str(folder)!r}: {have} {text.config.hidden_size}; they belong to different models")
+
+
+def _empty_prompt(place: Path, text: Any) -> torch.Tensor:
+    """States (1, token, channel) of the empty text, padded to the length that the pipeline pads to."""
     tokenizer = load_tokenizer(place / "tokenizer", vocabulary=int(text.config.vocab_size))
-    limit = int(text.config.max_position_embeddings)
+    limit = min(int(text.config.max_position_embeddings), int(tokenizer.model_max_length))
     with torch.inference_mode():
         numbers = tokenizer([""], padding="max_length", max_length=limit, truncation=True, return_tensors="pt")["input_ids"]
-        prompt = text(numbers).last_hidden_state.to(device=device, dtype=dtype)
-    side = int(unet.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
-    steps = Preprocess(resize=("shortest", side), crop=(side, side), mean=(0.5,) * 3, std=(0.5,) * 3)
-    layers = tuple(name for name, _ in _blocks(unet))
-    offset = int(scheduler.config.steps_offset)
-    name = Path(folder).name
-    return Diffusion(unet, vae, prompt, scheduler.alphas_cumprod, offset, prediction, steps, layers, name, files_hash(place))
+        state = text(numbers).last_hidden_state
+    return state.clone()
 
 
 def extract_diffusion(
@@ -144,9 +199,19 @@ def extract_diffusion(
 
 
 def encode(diffusion: Diffusion, pixels: np.ndarray) -> torch.Tensor:
-    """Latents of preprocessed images (n, 3, h, w): the mean of the encoder's posterior times the model's scale."""
+    """Latents of preprocessed images (n, 3, h, w), times the model's scale; of an encoder with a posterior its mean."""
     x = torch.from_numpy(pixels).to(diffusion.prompt)
-    return diffusion.vae.encode(x).latent_dist.mode() * diffusion.vae.config.scaling_factor
+    found = diffusion.vae.encode(x)
+    latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
+    return latents * diffusion.vae.config.scaling_factor
+
+
+def decode(diffusion: Diffusion, latents: torch.Tensor) -> np.ndarray:
+    """Pictures (n, h, w, 3) uint8 of latents as `encode` gives them."""
+    with torch.inference_mode():
+        pixels = diffusion.vae.decode(latents.to(diffusion.prompt) / diffusion.vae.config.scaling_factor).sample
+    scaled = (pixels.float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def time_steps(diffusion: Diffusion, of: int) -> list[int]:
@@ -212,6 +277,12 @@ def _watch(module: torch.nn.Module, name: str, seen: dict[str, torch.Tensor]) ->
         seen[name] = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
 
     return module.register_forward_hook(note)
+
+
+def _channels(vae: Any) -> Any:
+    """Channels of the encoder's levels; each level after the first halves the side."""
+    tiny = "encoder_block_out_channels" in vae.config
+    return vae.config.encoder_block_out_channels if tiny else vae.config.block_out_channels
 
 
 def _blocks(unet: Any) -> list[tuple[str, torch.nn.Module]]:
