@@ -1,0 +1,195 @@
+"""What a NeuroAdapter learns from: responses of images in chosen parcels, latents of the images, and its closed-form starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainlens import miniatures
+from brainlens.backbones.diffusion import Diffusion, encode, load_diffusion
+from brainlens.metrics.encoding import noise_ceiling
+from brainlens.nn.region_adapter import RegionAdapter
+from brainlens.parcels import Parcels, reliability
+from brainlens.solvers.ridge import ridge_cv
+from brainlens.types import DataError, Stimuli, as_ids, positions
+
+ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))
+SHIPPED = "miniatures/"
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """The images that were shown: group (row,) the number of each row's image, names (image,), and what is given of each:
+    pictures (uint8) or latents, prompts (image, width) or None."""
+
+    group: np.ndarray
+    names: np.ndarray
+    pictures: Any
+    latents: np.ndarray | None
+    prompts: np.ndarray | None
+
+    @property
+    def n(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class FitResponses:
+    """x (image, chosen): mean responses of the units of the chosen parcels, z-scored and weighted: (y[:, units] - mean) * gain;
+    members: numbers into these of each parcel; snr (unit,) of all units, NaN where nothing is repeated."""
+
+    x: np.ndarray
+    parcels: Parcels
+    units: np.ndarray
+    members: list[np.ndarray]
+    mean: np.ndarray
+    gain: np.ndarray
+    snr: np.ndarray
+
+
+def open_pipeline(pipeline: str | Path, device: str) -> Diffusion:
+    """The diffusion model of a folder or name, frozen; "miniatures/NAME" is one that ships with the library."""
+    shipped = str(pipeline).startswith(SHIPPED) and not Path(pipeline).is_dir()
+    return load_diffusion(miniatures.folder(str(pipeline)[len(SHIPPED) :]) if shipped else pipeline, device=device, pictures=True)
+
+
+def match_images(images: Any, ids: Sequence[str] | None, rows: int, prompts: Any) -> ImageRows:
+    """The images of `rows` rows. Raises DataError for ids that are no strings, lengths that differ, other forms of pictures."""
+    names = np.array([f"{row:09d}" for row in range(rows)]) if ids is None else as_ids(ids)
+    if len(names) != rows:
+        raise DataError(f"Y has {rows} rows, ids has {len(names)}; give one for every row of Y")
+    unique, first, group = np.unique(names, return_index=True, return_inverse=True)
+    given = _prompts(prompts)
+    if isinstance(images, Stimuli):
+        if ids is None:
+            raise DataError("images are Stimuli, which are found by id; give ids=, one for every row of Y")
+        at, count = positions(unique, images.ids), len(images)
+        pictures: Any = images.images
+    else:
+        pictures = images.detach().cpu().numpy() if hasattr(images, "detach") else images
+        at, count = first, len(pictures)
+        if count != rows:
+            raise DataError(f"Y has {rows} rows, images has {count}; give one for every row of Y, or Stimuli and ids")
+        if isinstance(pictures, np.ndarray):
+            _check_repeats(pictures, names, first[group])
+    if given is not None and len(given) != count:
+        raise DataError(f"there are {count} images, prompts has {len(given)}; give one for every image")
+    chosen = None if given is None else given[at]
+    if isinstance(pictures, np.ndarray) and pictures.dtype.kind == "f":
+        latents = pictures[at].astype(np.float32)
+        if latents.ndim != 4 or not np.isfinite(latents).all():
+            raise DataError(f"latents of shape {pictures.shape} should be finite (row, channel, height, width)")
+        return ImageRows(group, unique, None, latents, chosen)
+    for i in at[:1].tolist():
+        if (
+            np.asarray(pictures[i]).dtype != np.uint8
+            or np.asarray(pictures[i]).shape[-1:] != (3,)
+            or np.asarray(pictures[i]).ndim != 3
+        ):
+            shape = np.asarray(pictures[i]).shape
+            raise DataError(f"images are (h, w, 3) uint8, got {np.asarray(pictures[i]).dtype} {shape}; or give latents as floats")
+    return ImageRows(group, unique, [pictures[i] for i in at], None, chosen)
+
+
+def fit_responses(
+    y: np.ndarray, rows: ImageRows, held: np.ndarray, parcels: Parcels, *, regions: int | None, weighted: bool
+) -> FitResponses:
+    """Responses of every image, with parcels, moments and weights from the images that are not held back.
+
+    Raises DataError where parcels are to be ranked or weighted and no training image is repeated.
+    """
+    trained = ~held[rows.group]
+    counts = np.bincount(rows.group[trained], minlength=rows.n)[~held]
+    snr = np.full(y.shape[1], np.nan)
+    if regions is not None or weighted:
+        if counts.max() < 2:
+            wanted = "regions=None keeps all, reliability=False weighs none"
+            raise DataError(f"no training image is repeated, so parcels cannot be ranked nor voxels weighted; {wanted}")
+        snr = noise_ceiling(y[trained], rows.names[rows.group[trained]]).ncsnr
+    kept = parcels if regions is None else parcels.best(snr, regions)
+    units = np.flatnonzero(kept.label >= 0)
+    place = np.full(y.shape[1], -1)
+    place[units] = np.arange(len(units))
+    mean_y = np.zeros((rows.n, len(units)))
+    np.add.at(mean_y, rows.group, y[:, units].astype(np.float64))
+    mean_y /= np.bincount(rows.group, minlength=rows.n)[:, None]
+    centre, spread = mean_y[~held].mean(axis=0), mean_y[~held].std(axis=0)
+    gain = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-9 * np.maximum(np.abs(centre), 1e-12))
+    if weighted:
+        weight = reliability(snr[units], 1 / float((1 / counts).mean()))
+        size = float(np.sqrt((weight**2).mean()))
+        if size == 0:
+            raise DataError(
+                "no voxel of the chosen parcels is reliable; check that the ids name the repeats, or reliability=False"
+            )
+        gain = gain * weight / size  # on average of size 1, so that tokens keep their scale
+    x = ((mean_y - centre) * gain).astype(np.float32)
+    members = [place[group] for group in kept.members]
+    return FitResponses(x, kept, units, members, centre, gain, snr)
+
+
+def latents_of(diffusion: Diffusion, rows: ImageRows, *, batch: int = 32) -> Tensor:
+    """Latents (image, c, h, w) float32 on the CPU, encoded once. Raises DataError for latents of another shape."""
+    config = diffusion.unet.config
+    shape = (int(config.in_channels), int(config.sample_size), int(config.sample_size))
+    if rows.latents is not None:
+        if rows.latents.shape[1:] != shape:
+            raise DataError(f"latents have the shape {rows.latents.shape[1:]}, those of {diffusion.name} have {shape}")
+        return torch.from_numpy(rows.latents)
+    out = torch.empty(rows.n, *shape)
+    with torch.no_grad():
+        for start in range(0, rows.n, batch):
+            part = list(rows.pictures[start : start + batch])
+            out[start : start + len(part)] = encode(diffusion, diffusion.preprocess.batch(part)).float().cpu()
+    return out
+
+
+def start_tokens(adapter: RegionAdapter, x: np.ndarray, prompts: np.ndarray | None, held: np.ndarray) -> None:
+    """Every token starts as its own parcel's ridge prediction of the prompt: W_p, b_p = argmin |m - x_p W - b|^2 + a |W|^2.
+
+    Raises DataError without prompts, for another width, and for tokens with a head, which would undo it.
+    """
+    if prompts is None:
+        raise DataError('start="ridge" needs prompts= in fit, an embedding of every image in the width of the text')
+    if prompts.shape[1] != adapter.width:
+        raise DataError(
+            f"prompts have {prompts.shape[1]} channels, the network's text has {adapter.width}; use its own embeddings"
+        )
+    if adapter.tokens.proj is not None:
+        raise DataError('start="ridge" is for linear tokens; set training={"head": False}')
+    tokens = adapter.tokens
+    with torch.no_grad():
+        for p, (index, real) in enumerate(zip(tokens.index, tokens.real, strict=True)):
+            units = index[real > 0].numpy()
+            fit = ridge_cv(x[~held][:, units], prompts[~held], ALPHAS)
+            tokens.weight[p] = 0
+            tokens.weight[p, : len(units)] = fit.weights
+            tokens.bias[p] = fit.intercept
+
+
+def ridge_latents(x: np.ndarray, latents: Tensor, held: np.ndarray) -> dict[str, Any]:
+    """Ridge from voxels to latents, one penalty a value, on the images that are not held back."""
+    flat = latents.flatten(1).numpy()
+    fit = ridge_cv(x[~held], flat[~held], ALPHAS)
+    return {"weights": fit.weights.numpy(), "intercept": fit.intercept.numpy(), "shape": list(latents.shape[1:])}
+
+
+def _check_repeats(pictures: np.ndarray, names: np.ndarray, first: np.ndarray) -> None:
+    for row in np.flatnonzero(first != np.arange(len(first))):
+        if not np.array_equal(pictures[row], pictures[first[row]]):
+            raise DataError(f"images: row {row} differs from an earlier row of the same id {str(names[row])!r}")
+
+
+def _prompts(prompts: Any) -> np.ndarray | None:
+    if prompts is None:
+        return None
+    given = np.asarray(prompts.detach().cpu() if hasattr(prompts, "detach") else prompts, dtype=np.float32)
+    if given.ndim != 2 or not np.isfinite(given).all():
+        raise DataError(f"prompts of shape {given.shape} should be finite (image, width)")
+    return given

@@ -1,0 +1,325 @@
+"""NeuroAdapter: pictures from brain responses, one token a region, in a frozen diffusion model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainlens.models.estimator import Model, check_device
+from brainlens.models.generation.adapter_tables import (
+    fit_responses,
+    latents_of,
+    match_images,
+    open_pipeline,
+    ridge_latents,
+    start_tokens,
+)
+from brainlens.models.generation.adapter_training import (
+    DEFAULT,
+    PAPER,
+    AdapterTable,
+    AdapterTraining,
+    embedding_prompts,
+    empty_text,
+    response_prompts,
+    train_adapter,
+)
+from brainlens.models.generation.sampling import Prompts, Sampling, Watcher, draw_pictures
+from brainlens.models.volume.arrays import as_array
+from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt
+from brainlens.parcels import Parcels
+from brainlens.subjects import held_out
+from brainlens.types import DataError
+
+STARTS = ("random", "ridge")
+
+
+class NeuroAdapter(Model):
+    """Pictures from responses: each region is a token that a frozen diffusion model attends to beside the empty prompt.
+
+        e_p = W_p x_p + b_p,     h = attention(q, text) + scale * attention(q, e_p of the regions that are there)
+        min_{W, b, K, V}  E_{x, t, noise}  w_t |target - network(z_t, t, e)|^2
+
+    Responses are averaged over repeats, z-scored by training images, and (`reliability`) multiplied by the share of their
+    variance that is signal. "Towards Interpretable Visual Decoding with Attention to Brain Representations", section 3.
+
+    | | default | `paper()` |
+    |---|---|---|
+    | regions | the best 100 by signal-to-noise | the best 200 |
+    | a dropped region | masked out of the softmax | its token times 0, which goes on taking attention |
+    | without regions (guidance) | the network under its empty prompt | all tokens times 0 |
+    | voxels | weighted by reliability | as they are |
+    | tokens | linear | a linear map and layer norm behind, as in the released code |
+    | loss | capped on the velocity's own scale | min(snr, 5), which gives no weight to a step of pure noise |
+    | training | rate 2e-3, 30 epochs of batches of 32 | rate 1e-4, 300 epochs of batches of 16 |
+    | sampling | 20 steps of DDIM from noise | 50 steps of DDPM from a noised grey picture (here: `steps=50`, DDIM) |
+
+    Why: a region that is removed must not speak, and a schedule that ends in pure noise starts to draw there.
+    regions: number of parcels kept, None for all. removal: "mask" or "zero". start: "random", or "ridge", which starts every
+    token as its parcel's ridge prediction of the `prompts` of `fit`. low_level: None, or the share of noise in (0, 1] from which
+    drawing starts on latents that a ridge predicts from the same voxels. training: fields of `AdapterTraining` to be changed.
+    """
+
+    def __init__(
+        self,
+        regions: int | None = 100,
+        *,
+        removal: str = "mask",
+        start: str = "random",
+        reliability: bool = True,
+        low_level: float | None = None,
+        training: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.regions = regions
+        self.removal = removal
+        self.start = start
+        self.reliability = reliability
+        self.low_level = low_level
+        self.training = training
+        self.seed = seed
+        self.device = device
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """The published recipe, for Stable Diffusion 1.5 and responses averaged over repeats on the surface."""
+        recipe = asdict(PAPER) | dict(changes.pop("training", None) or {})
+        return cls(**{"regions": 200, "removal": "zero", "reliability": False} | changes, training=recipe)
+
+    def fit(
+        self,
+        Y: Any,
+        images: Any,
+        parcels: Parcels,
+        *,
+        pipeline: str | Path,
+        ids: Sequence[str] | None = None,
+        prompts: Any = None,
+        before: NeuroAdapter | Mapping[str, Tensor] | None = None,
+        folder: str | Path | None = None,
+    ) -> Self:
+        """Fits on training responses Y (row, unit) to images; a tenth of the images is held back to choose the best state.
+
+        images: (row, h, w, 3) uint8, or latents (row, c, h, w) of the pipeline, or `Stimuli` that hold every id. ids: names of
+        the images of the rows; rows of one name are repeats. pipeline: a Stable Diffusion folder or name, "miniatures/diffusion"
+        for the one that ships. prompts: for start="ridge", an embedding of each image in the width of the network's text.
+        before: a fitted NeuroAdapter of the same parcels to go on from, or what `pretrain_attention` gave. folder: checkpoints.
+        Raises DataError for NaN, parcels of other units, fewer parcels than `regions`, and no repeats to rank them by.
+        """
+        check_device(self.device)
+        recipe = self._recipe()
+        y = as_array(Y, "Y")
+        if parcels.label.shape != (y.shape[1],):
+            raise DataError(
+                f"Y has {y.shape[1]} units, the parcels are of {len(parcels.label)}; make them from the same recording"
+            )
+        rows = match_images(images, ids, len(y), prompts)
+        held = held_out(rows.n, 0.1, self.seed)
+        responses = fit_responses(y, rows, held, parcels, regions=self.regions, weighted=self.reliability)
+        diffusion = open_pipeline(pipeline, self.device)
+        latents = latents_of(diffusion, rows)
+        self.parcels_, self.units_, self.members_ = responses.parcels, responses.units, responses.members
+        self.mean_, self.gain_, self.snr_ = responses.mean, responses.gain, responses.snr
+        self.n_units_, self.pipeline_ = y.shape[1], {"place": str(pipeline), "files": diffusion.files}
+        adapter = self._new_adapter(diffusion, recipe)
+        self._start(adapter, responses.x, rows.prompts, held, before)
+        inputs = hashlib.sha256(responses.x.tobytes()).hexdigest() + repr(sorted(self.get_params().items(), key=str))
+        table = AdapterTable(latents, *(torch.from_numpy(np.flatnonzero(part)) for part in (~held, held)), inputs)
+        adapter.to(self.device)
+        self.history_ = train_adapter(
+            diffusion,
+            adapter,
+            table,
+            response_prompts(adapter, torch.from_numpy(responses.x), empty_text(diffusion)),
+            training=recipe,
+            regions=len(responses.parcels),
+            seed=self.seed,
+            folder=None if folder is None else Path(folder),
+        )
+        self.adapter_ = {name: value.detach().cpu() for name, value in adapter.state_dict().items()}
+        self.low_ = None if self.low_level is None else ridge_latents(responses.x, latents, held)
+        self._loaded = (diffusion, adapter)
+        return self
+
+    def reconstruct(
+        self,
+        Y: Any,
+        candidates: int = 1,
+        *,
+        guidance: float = 4.0,
+        steps: int = 20,
+        seed: int = 0,
+        without: Sequence[str] = (),
+        watch: Watcher | None = None,
+        folder: str | Path | None = None,
+    ) -> np.ndarray:
+        """Pictures (row, candidates, h, w, 3) uint8 of new responses Y (row, unit), averaged over repeats.
+
+        guidance g: answers are u + g (c - u), u without regions; steps of DDIM; seed of the noise, which rows share.
+        without: names of regions that are removed. watch: sees the attention to regions. folder: pictures are kept as they are
+        drawn, and a killed run goes on. Raises DataError for other units than in the fit, NaN, and zero candidates.
+        """
+        self._check_fitted("adapter_")
+        strength = 1.0 if self.low_level is None else float(self.low_level)
+        sampling = Sampling(candidates, guidance, steps, seed, strength)
+        x = torch.from_numpy(self.inputs(Y))
+        keep = np.ones(len(self.parcels_), bool)
+        keep[self.parcels_.find(list(without))] = False
+        prompts = self._prompts(x, keep)
+        diffusion, adapter = self._ready()
+        return draw_pictures(diffusion, adapter, prompts, sampling, watch=watch, folder=folder)
+
+    def inputs(self, Y: Any) -> np.ndarray:
+        """What the tokens read of responses Y (row, unit): chosen voxels, z-scored and weighted, (row, chosen) float32."""
+        self._check_fitted("adapter_")
+        y = as_array(Y, "Y")
+        if y.shape[1] != self.n_units_:
+            raise DataError(
+                f"Y has {y.shape[1]} units, the model was fitted on {self.n_units_}; give the same ones in the same order"
+            )
+        return np.asarray((y[:, self.units_] - self.mean_) * self.gain_, dtype=np.float32)
+
+    def low_level_latents(self, Y: Any) -> np.ndarray:
+        """Latents (row, c, h, w) that the ridge predicts, from which drawing starts. Raises DataError where none was fitted."""
+        if getattr(self, "low_", None) is None:
+            self._check_fitted("adapter_")
+            raise DataError("this NeuroAdapter was fitted without a low-level path; fit it with low_level=0.7, for example")
+        shape = self.low_["shape"]
+        return np.asarray(self.inputs(Y) @ self.low_["weights"] + self.low_["intercept"], np.float32).reshape(-1, *shape)
+
+    def use(self, pipeline: str | Path) -> Self:
+        """The folder that the diffusion model now lies in. Raises DataError where it is another one than that of the fit."""
+        self._check_fitted("adapter_")
+        self._loaded = self._open(pipeline)
+        self.pipeline_ = self.pipeline_ | {"place": str(pipeline)}
+        return self
+
+    def _recipe(self) -> AdapterTraining:
+        if self.start not in STARTS:
+            raise DataError(f"start {self.start!r} of the tokens is not known; choose from {', '.join(STARTS)}")
+        if self.low_level is not None and not 0 < self.low_level <= 1:
+            raise DataError(f"low_level={self.low_level} is a share of noise above 0 and up to 1, or None")
+        known = set(asdict(AdapterTraining()))
+        unknown = sorted(set(self.training or {}) - known)
+        if unknown:
+            raise DataError(f"training has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        return replace(AdapterTraining(), **dict(self.training or {}))
+
+    def _new_adapter(self, diffusion: Any, recipe: AdapterTraining) -> RegionAdapter:
+        made: dict[str, Any] = {"head": recipe.head, "scale": recipe.scale}
+        return RegionAdapter(diffusion.unet, self.members_, removal=self.removal, seed=self.seed, **made)
+
+    def _start(
+        self,
+        adapter: RegionAdapter,
+        x: np.ndarray,
+        prompts: np.ndarray | None,
+        held: np.ndarray,
+        before: NeuroAdapter | Mapping[str, Tensor] | None,
+    ) -> None:
+        """Weights to begin with: of another adapter, of a pretrained attention, and of ridge for the tokens."""
+        if isinstance(before, NeuroAdapter):
+            before._check_fitted("adapter_")
+            same = before.parcels_.names == self.parcels_.names and np.array_equal(before.parcels_.label, self.parcels_.label)
+            if not same or before.pipeline_["files"] != self.pipeline_["files"]:
+                raise DataError("before: a NeuroAdapter of other parcels or another pipeline; fit both on the same ones")
+            adapter.load_state_dict(before.adapter_)
+        elif before is not None:
+            own = adapter.layers.state_dict()
+            if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in own.items()}:
+                raise DataError("before: attention layers of another network; use what pretrain_attention gave for this pipeline")
+            adapter.layers.load_state_dict(before)
+        if self.start == "ridge":
+            start_tokens(adapter, x, prompts, held)
+
+    def _ready(self) -> tuple[Any, RegionAdapter]:
+        if getattr(self, "_loaded", None) is None:
+            self._loaded = self._open(self.pipeline_["place"])
+        return self._loaded
+
+    def _open(self, pipeline: str | Path) -> tuple[Any, RegionAdapter]:
+        diffusion = open_pipeline(pipeline, self.device)
+        if diffusion.files != self.pipeline_["files"]:
+            raise DataError(f"{pipeline} is not the pipeline that this adapter was fitted on; call use(folder) with that one")
+        adapter = self._new_adapter(diffusion, self._recipe())
+        adapter.load_state_dict(self.adapter_)
+        return diffusion, adapter.to(self.device).eval().requires_grad_(False)
+
+    def _prompts(self, x: Tensor, keep: np.ndarray) -> Prompts:
+        diffusion, adapter = self._ready()
+        text, there = empty_text(diffusion), torch.from_numpy(keep).to(self.device)
+
+        def given(rows: np.ndarray) -> RegionPrompt:
+            mask = None if keep.all() else there.expand(len(rows), -1)
+            return adapter.prompt(x[torch.from_numpy(rows)].to(self.device), text, mask)
+
+        def free(rows: np.ndarray) -> RegionPrompt:
+            if self.removal == "mask":
+                return RegionPrompt(text)
+            none = torch.zeros(len(rows), len(keep), dtype=torch.bool, device=self.device)
+            return adapter.prompt(x[torch.from_numpy(rows)].to(self.device), text, none)
+
+        start = None
+        if self.low_level is not None:
+            if self.low_ is None:
+                raise DataError("low_level was set after the fit, which learned no low-level path; fit again with it")
+            flat = x.numpy() @ self.low_["weights"] + self.low_["intercept"]
+            start = torch.from_numpy(np.asarray(flat, np.float32).reshape(len(x), *self.low_["shape"]))
+        digest = hashlib.sha256(x.numpy().tobytes() + keep.tobytes())
+        for name in sorted(self.adapter_):
+            digest.update(self.adapter_[name].contiguous().numpy().tobytes())
+        return Prompts(given, free, len(x), start, digest.hexdigest() + self.pipeline_["files"])
+
+    def _pack(self) -> dict[str, Any]:
+        state = super()._pack()
+        if "parcels_" in state:
+            parcels = self.parcels_
+            state["parcels_"] = {"names": list(parcels.names), "label": parcels.label, "source": parcels.source}
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> None:
+        super()._unpack(state)
+        self.parcels_ = Parcels(tuple(state["parcels_"]["names"]), state["parcels_"]["label"], state["parcels_"]["source"])
+
+
+def pretrain_attention(
+    pipeline: str | Path,
+    images: Any,
+    prompts: Any,
+    *,
+    training: AdapterTraining = DEFAULT,
+    seed: int = 0,
+    device: str = "cpu",
+    folder: str | Path | None = None,
+) -> dict[str, Tensor]:
+    """The attention to tokens, trained on prompts that need no brain, for `NeuroAdapter.fit(before=...)`.
+
+    images as in `fit`; prompts (image, tokens, width) or (image, width): image embeddings in the width of the network's text.
+    Tokens are dropped in training as regions are. Raises DataError for other widths and NaN.
+    """
+    check_device(device)
+    diffusion = open_pipeline(pipeline, device)
+    given = np.asarray(prompts.detach().cpu() if hasattr(prompts, "detach") else prompts, dtype=np.float32)
+    given = given[:, None] if given.ndim == 2 else given
+    width = diffusion.prompt.shape[-1]
+    if given.ndim != 3 or given.shape[2] != width or not np.isfinite(given).all():
+        raise DataError(f"prompts of shape {given.shape} should be finite (image, tokens, {width})")
+    rows = match_images(images, None, len(given), None)
+    held = held_out(rows.n, 0.1, seed)
+    tokens = given.shape[1]
+    adapter = RegionAdapter(diffusion.unet, [np.zeros(1, np.int64)] * tokens, scale=training.scale, seed=seed).to(device)
+    inputs = hashlib.sha256(given.tobytes()).hexdigest()
+    table = AdapterTable(latents_of(diffusion, rows), *(torch.from_numpy(np.flatnonzero(p)) for p in (~held, held)), inputs)
+    adapter.tokens.requires_grad_(False)
+    prompt_of = embedding_prompts(adapter, torch.from_numpy(given), empty_text(diffusion))
+    place = None if folder is None else Path(folder)
+    train_adapter(diffusion, adapter, table, prompt_of, training=training, regions=tokens, seed=seed, folder=place)
+    return {name: value.detach().cpu() for name, value in adapter.layers.state_dict().items()}

@@ -1,0 +1,154 @@
+"""Drawing pictures from prompts of regions: batches over trials and candidates, kept on disk as they are done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainlens import store
+from brainlens.backbones.diffusion import decode
+from brainlens.models.generation.noise import add_noise, candidate_noise, ddim_step, sampling_times
+from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt
+from brainlens.types import DataError
+
+NOTE = "sampling.json"
+
+
+class Watcher(Protocol):
+    """What sees the attention to regions while pictures are drawn (`attribution.cross_attention.AttentionRecord`)."""
+
+    def at(self, step: int, steps: int, rows: np.ndarray) -> None: ...
+
+    def __call__(self, layer: int, probs: Tensor, values: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """candidates: pictures of a trial; guidance g: u + g (c - u) of the network's answers with (c) and without regions (u);
+    steps of DDIM; seed of the noise, which a candidate shares over trials; strength: share of the noise that a given start gets;
+    batch: pictures drawn at a time."""
+
+    candidates: int = 1
+    guidance: float = 4.0
+    steps: int = 20
+    seed: int = 0
+    strength: float = 1.0
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise DataError(f"{self.candidates} candidates of a picture; ask for 1 or more")
+        if self.steps < 1 or self.batch < 1:
+            raise DataError(f"sampling: steps={self.steps}, batch={self.batch}; both are 1 or more")
+        if not np.isfinite(self.guidance) or self.guidance < 0:
+            raise DataError(f"sampling: guidance={self.guidance} should be 0 or more; 1 is without guidance")
+        if not 0 < self.strength <= 1:
+            raise DataError(f"sampling: strength={self.strength} of the noise lies above 0 and up to 1")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of trials: `given(rows)` with their regions, `without(rows)` the unconditional ones; n trials; start: latents
+    (n, c, h, w) to begin from, or None for noise; key: a hash of all that they depend on."""
+
+    given: Callable[[np.ndarray], RegionPrompt]
+    without: Callable[[np.ndarray], RegionPrompt]
+    n: int
+    start: Tensor | None = None
+    key: str = ""
+
+
+def draw_pictures(
+    diffusion: Any,
+    adapter: RegionAdapter,
+    prompts: Prompts,
+    sampling: Sampling,
+    *,
+    watch: Watcher | None = None,
+    folder: str | Path | None = None,
+) -> np.ndarray:
+    """Pictures (n, candidates, h, w, 3) uint8.
+
+    Keys and values of text and regions are computed once for a batch and serve all steps. watch: sees the attention of the
+    conditional pass. folder: every batch is kept there, and a run that was killed goes on behind the last.
+    Raises DataError for a folder that holds other pictures, and for watching together with a folder.
+    """
+    if watch is not None and folder is not None:
+        raise DataError("attention is not kept in a folder of pictures; leave folder out to watch, or watch out to go on later")
+    trials = max(1, sampling.batch // sampling.candidates)
+    if folder is not None:
+        _claim(Path(folder), prompts, sampling)
+    done: list[np.ndarray] = []
+    for rows in np.array_split(np.arange(prompts.n), range(trials, prompts.n, trials)):
+        name = f"pictures-{rows[0]:06d}"
+        if folder is not None and name in store.manifest(folder):
+            done.append(np.asarray(store.open_array(folder, name)))
+            continue
+        latents = draw_latents(diffusion, adapter, prompts, sampling, rows=rows, watch=watch)
+        pictures = np.concatenate([decode(diffusion, part) for part in latents.split(sampling.batch)])
+        pictures = pictures.reshape(len(rows), sampling.candidates, *pictures.shape[1:])
+        if folder is not None:
+            store.save_array(folder, name, pictures)
+        done.append(pictures)
+    return np.concatenate(done)
+
+
+def draw_latents(
+    diffusion: Any,
+    adapter: RegionAdapter,
+    prompts: Prompts,
+    sampling: Sampling,
+    *,
+    rows: np.ndarray,
+    watch: Watcher | None = None,
+) -> Tensor:
+    """Latents (rows x candidates, c, h, w) of these trials, candidates of a trial one after the other."""
+    device, count = diffusion.prompt.device, sampling.candidates
+    times = sampling_times(diffusion, sampling.steps)
+    shape = _latent_shape(diffusion)
+    noise = torch.stack([candidate_noise(sampling.seed, c, shape) for c in range(count)]).repeat(len(rows), 1, 1, 1).to(device)
+    first = 0
+    if prompts.start is not None:
+        first = min(int((1 - sampling.strength) * sampling.steps), sampling.steps - 1)
+        start = prompts.start[torch.from_numpy(rows)].to(device).repeat_interleave(count, 0)
+        latents = add_noise(start, noise, diffusion.alphas[times[first]].expand(len(start)))
+    else:
+        latents = noise * float(diffusion.scheduler.init_noise_sigma)
+    with torch.no_grad(), adapter.on(diffusion.unet):
+        given = prompts.given(rows).repeat(count).watched(watch)
+        without = prompts.without(rows).repeat(count) if sampling.guidance != 1 else None
+        for number in range(first, len(times)):
+            if watch is not None:
+                watch.at(number - first, len(times) - first, rows)
+            said = diffusion.unet(latents, times[number], encoder_hidden_states=given, return_dict=False)[0]
+            if without is not None:
+                free = diffusion.unet(latents, times[number], encoder_hidden_states=without, return_dict=False)[0]
+                said = free + sampling.guidance * (said - free)
+            following = times[number + 1] if number + 1 < len(times) else None
+            latents = ddim_step(diffusion, said, latents, times[number], following)
+    return latents
+
+
+def _latent_shape(diffusion: Any) -> tuple[int, int, int]:
+    side = int(diffusion.unet.config.sample_size)
+    return int(diffusion.unet.config.in_channels), side, side
+
+
+def _claim(folder: Path, prompts: Prompts, sampling: Sampling) -> None:
+    """The folder is for these pictures and no others."""
+    text = repr([prompts.key, prompts.n, sorted(asdict(sampling).items())])
+    key = hashlib.sha256(text.encode()).hexdigest()
+    note = folder / NOTE
+    if note.is_file():
+        if store.read_json(note).get("key") != key:
+            raise DataError(f"{folder} holds pictures of other responses, settings or another model; name another folder")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    store.save_json(note, {"key": key, "sampling": asdict(sampling)})
