@@ -37,6 +37,12 @@ def made_meg() -> ModuleType:
     return module("datasets/made_meg.py")
 
 
+@pytest.fixture(scope="session")
+def made_pipeline() -> ModuleType:
+    """A diffusion folder of the size of a thumb, and responses that were planted in it."""
+    return module("models/test_neuro_adapter.py")
+
+
 def module(path: str) -> ModuleType:
     """A file of this folder as a module: test folders are no packages, so it is loaded by its path."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent / path)
