@@ -18,6 +18,7 @@ from brainlens.parcels import (
     lookup,
     region_parcels,
     reliability,
+    schaefer_parcels,
 )
 from brainlens.types import DataError, Responses, Surface, Volume
 
@@ -80,6 +81,34 @@ def test_files_are_read_and_their_hash_is_checked(space, tmp_path):
     assert (found.label == atlas_parcels(space, atlas(), TABLE).label).all()
     with pytest.raises(DataError, match="it is another version"):
         atlas_parcels(space, path, TABLE, sha256="0" * 64)
+
+
+def test_the_fetched_atlas_is_named_by_its_table(space, monkeypatch):
+    from nilearn import datasets
+    from sklearn.utils import Bunch
+
+    lut = pd.DataFrame({"index": [0, *TABLE], "name": ["Background", *TABLE.values()]})
+    asked = {}
+
+    def fetch(**given):
+        asked.update(given)
+        return Bunch(maps=atlas(), lut=lut, labels=["Background", *reversed(TABLE.values())])
+
+    monkeypatch.setattr(datasets, "fetch_atlas_schaefer_2018", fetch)
+    found = schaefer_parcels(space, 400)
+    assert asked["n_rois"] == 400
+    assert (found.label == atlas_parcels(space, atlas(), TABLE).label).all()
+    monkeypatch.setattr(datasets, "fetch_atlas_schaefer_2018", lambda **given: Bunch(maps=atlas(), labels=["a"]))
+    with pytest.raises(DataError, match="whose order is not trusted"):
+        schaefer_parcels(space)
+
+    def fails(**given):
+        raise OSError("no network\nhere")
+
+    monkeypatch.setattr(datasets, "fetch_atlas_schaefer_2018", fails)
+    with pytest.raises(DataError, match="cannot be fetched") as error:
+        schaefer_parcels(space)
+    assert "\n" not in str(error.value)
 
 
 def test_annotations_name_vertices_by_their_own_table(tmp_path):

@@ -20,10 +20,12 @@ _FROM = {
         ("VolumeAligner", "RidgeAligner", "LinearAligner", "MLPAligner", "CNNAligner"), "brainlens.models.volume.estimators"
     ),
     **dict.fromkeys(("NeuroAlign", "NICE", "ATM", "EEGNet"), "brainlens.models.sensors.networks"),
+    "NeuroAdapter": "brainlens.models.generation.neuro_adapter",
+    "ParcelPredictor": "brainlens.models.generation.parcel_predictor",
     "SensorRidge": "brainlens.models.sensors.closed_form",
     **dict.fromkeys(("bottleneck", "gradcam", "integrated_gradients", "rise"), "brainlens.attribution.modules"),
 }
-_ROOMS = ("align", "attribute", "datasets", "encode", "report")
+_ROOMS = ("align", "attribute", "datasets", "encode", "reconstruct", "report")
 
 __all__ = ["__version__", *_FROM, *_ROOMS]
 

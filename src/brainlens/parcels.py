@@ -196,6 +196,27 @@ def atlas_parcels(
     return found
 
 
+def schaefer_parcels(
+    space: Volume, regions: int = 1000, *, only: Sequence[str] | None = None, folder: str | None = None
+) -> Parcels:
+    """Parcels of the Schaefer 2018 atlas (100, 200, ..., 1000 regions) in FSL's MNI152 at 2 mm, which nilearn fetches once.
+
+    space: in millimetres of the same template; folder: where nilearn keeps its data. Raises DataError where it cannot be fetched,
+    and as `atlas_parcels`. Schaefer et al. 2018; NeuroAdapter takes 500 regions a hemisphere.
+    """
+    from nilearn import datasets
+
+    try:
+        found = datasets.fetch_atlas_schaefer_2018(n_rois=regions, resolution_mm=2, data_dir=folder, verbose=0)
+    except Exception as error:
+        said = " ".join(str(error).split())[:120]
+        way_out = "put the image and its table on disk and use atlas_parcels"
+        raise DataError(f"the Schaefer atlas of {regions} regions cannot be fetched ({said}); {way_out}") from None
+    if getattr(found, "lut", None) is None:
+        raise DataError("this nilearn gives the Schaefer names as a list, whose order is not trusted; update nilearn to 0.12")
+    return atlas_parcels(space, found.maps, found.lut, only=only)
+
+
 def annot_parcels(
     space: Surface,
     left: str | Path,

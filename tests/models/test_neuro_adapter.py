@@ -19,7 +19,13 @@ from sklearn.linear_model import Ridge
 
 from brainlens import store
 from brainlens.backbones.diffusion import decode, load_diffusion
-from brainlens.models.generation.adapter_training import AdapterTraining
+from brainlens.models.generation.adapter_training import (
+    AdapterTable,
+    AdapterTraining,
+    empty_text,
+    response_prompts,
+    validation_loss,
+)
 from brainlens.models.generation.neuro_adapter import NeuroAdapter, pretrain_attention
 from brainlens.models.generation.noise import add_noise, candidate_noise, ddim_step, loss_weights, sampling_times, target
 from brainlens.models.generation.sampling import Sampling, draw_latents
@@ -32,7 +38,7 @@ ALPHAS = np.logspace(0, 6, 13)
 # over ten seeds: a factor that is read is right in .75 or more of the drawings (.97 or more with the other region lesioned), a
 # lesioned or shuffled one in .62 or less, and the loss falls to .951 of that of the text alone or further
 HIGH, LOW, LOSS = 0.7, 0.68, 0.97
-QUICK = {"steps": 4, "batch": 8, "evaluate_every": 2, "draws": 1}
+QUICK = {"steps": 4, "batch": 8, "evaluate_every": 2, "draws": 8}
 
 
 def build_pipeline(folder: Path, prediction: str = "v_prediction", *, seed: int = 0, width: int = 16) -> Path:
@@ -212,7 +218,7 @@ def test_responses_are_what_the_docstring_says(fitted, planted) -> None:
     assert weight.min() >= 0
     assert abs((weight**2).mean() - 1) < 1e-3
     signal = np.isin(model.units_, np.arange(12))
-    assert weight[signal].mean() > 3 * weight[~signal].mean()  # more than 6 times over ten seeds
+    assert weight[signal].mean() > 2 * weight[~signal].mean()  # 3.4 to 15.7 times over ten seeds
     np.testing.assert_allclose(fitted["all"].inputs(mean), plain[:, fitted["all"].units_], atol=1e-4)
     assert not set(fitted["all"].units_) & {18, 19}  # in no parcel
 
@@ -231,7 +237,7 @@ def test_ridge_tokens_are_each_parcels_own_prediction(pipeline, planted) -> None
     for p, name in enumerate(model.parcels_.names):
         factor = ["FFA", "PPA"].index(name)
         r = np.corrcoef(drawn[:, p].ravel(), np.outer(planted.new[:, factor], directions[factor]).ravel())[0, 1]
-        assert r > 0.8, (name, r)  # .93 or more over ten seeds
+        assert r > 0.8, (name, r)  # .90 or more over ten seeds
         units = model.members_[p]
         x = model.inputs(planted.mean())[train][:, units]
         each = [Ridge(alpha).fit(x, prompts[train]).coef_[0] for alpha in ALPHAS]
@@ -242,7 +248,7 @@ def test_the_low_level_path_is_ridge_and_drawing_starts_there(fitted, planted) -
     model = fitted["ridge"]
     found = model.low_level_latents(planted.y_new)
     r = np.corrcoef(found.ravel(), np.tensordot(planted.new, PATTERNS, 1).ravel())[0, 1]
-    assert r > 0.8, r  # .95 or more over ten seeds
+    assert r > 0.8, r  # .97 or more over ten seeds
     start = decode(model._ready()[0], torch.from_numpy(found[:4]))[:, None].astype(float)
     away = []
     for strength in (0.05, 1.0):
@@ -278,7 +284,7 @@ def drawer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_planted_map_is_learned_and_each_lesion_takes_its_own_factor(drawer: Path, seed: int) -> None:
     planted = Planted(seed)
-    recipe = {"steps": 160, "batch": 16, "lr": 6e-3, "evaluate_every": 80, "draws": 2}
+    recipe = {"steps": 160, "batch": 16, "lr": 6e-3, "evaluate_every": 80, "draws": 16}
     model = planted.fit(drawer, NeuroAdapter(3, training=recipe, seed=seed))
     first = model.history_[0]
     assert min(row["validation"] for row in model.history_) < LOSS * first["validation_text"]
@@ -345,6 +351,38 @@ def test_sampling_equals_one_picture_at_a_time_with_nothing_cached(fitted, plant
                 z = scheduler.step(free + 3.0 * (given - free), time, z).prev_sample
             expected.append(z)
     torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mask", "paper"])
+def test_the_validation_loss_is_that_of_a_plain_loop(fitted, planted, name: str) -> None:
+    """Weights by their definition, one noisy picture at a time, text and tokens anew for each."""
+    model = fitted[name]
+    diffusion, adapter = model._ready()
+    x, latents = torch.from_numpy(model.inputs(planted.mean())), torch.from_numpy(planted.latents)
+    train, held = (torch.from_numpy(np.flatnonzero(held_out(80, 0.1, 0) == side)) for side in (False, True))
+    table = AdapterTable(latents, train, held)
+    training = model._recipe()
+    got = (
+        validation_loss(diffusion, adapter, table, response_prompts(adapter, x, empty_text(diffusion)), training, regions=3),
+        validation_loss(diffusion, adapter, table, response_prompts(adapter, x, empty_text(diffusion)), training),
+    )
+    draw = torch.Generator().manual_seed(0)
+    times = ((torch.randperm(8, generator=draw) + 0.5) / 8 * 1000).long()
+    noise = torch.randn(8, 4, 8, 8, generator=draw)
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    expected = np.zeros(2)
+    for i, row in enumerate(held):
+        a = diffusion.alphas[times[i]]
+        snr = float(a / (1 - a))
+        weight = min(snr, 5) / (snr + 1) if training.weighting == "min-snr" else min(snr + 1, 5) / (snr + 1)
+        z = a.sqrt() * latents[row] + (1 - a).sqrt() * noise[i]
+        wanted = a.sqrt() * noise[i] - (1 - a).sqrt() * latents[row]
+        for place, keep in enumerate((none, None)):
+            with torch.no_grad(), adapter.on(diffusion.unet):
+                text = text_keys(diffusion.unet, diffusion.prompt)
+                said = diffusion.unet(z[None], times[i], encoder_hidden_states=adapter.prompt(x[row][None], text, keep)).sample
+            expected[place] += weight * float((said - wanted).square().mean()) / 8
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_batches_and_rows_change_nothing_and_candidates_differ(fitted, planted) -> None:

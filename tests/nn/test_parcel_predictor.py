@@ -64,13 +64,13 @@ def test_it_predicts_new_images_and_chooses_the_true_candidate(seed):
     tokens, y, parcels, new, y_new = planted(seed)
     model = ParcelPredictor(training={"width": 32}, seed=seed).fit(tokens, y, parcels)
     r = np.mean([pearsonr(model.predict(new)[:, v], y_new[:, v])[0] for v in range(10)])
-    print("r", r)
+    assert r > 0.75, r  # .875 to .949 over ten seeds
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 4, 60)
     candidates = new[rng.integers(0, 60, (60, 4))]
     candidates[np.arange(60), truth] = new
     chosen, fit = model.choose(candidates, y_new)
-    print("chosen", (chosen == truth).mean())
+    assert (chosen == truth).mean() > 0.75  # .917 to .967 over ten seeds; chance .26
     assert (fit.argmax(1) == chosen).all()
 
 

@@ -26,11 +26,12 @@ SHIPPED = "miniatures/"
 @dataclass(frozen=True)
 class ImageRows:
     """The images that were shown: group (row,) the number of each row's image, names (image,), and what is given of each:
-    pictures (uint8) or latents, prompts (image, width) or None."""
+    pictures[at[i]] (h, w, 3) uint8, read when asked for, or latents; prompts (image, width) or None."""
 
     group: np.ndarray
     names: np.ndarray
     pictures: Any
+    at: np.ndarray
     latents: np.ndarray | None
     prompts: np.ndarray | None
 
@@ -85,7 +86,7 @@ def match_images(images: Any, ids: Sequence[str] | None, rows: int, prompts: Any
         latents = pictures[at].astype(np.float32)
         if latents.ndim != 4 or not np.isfinite(latents).all():
             raise DataError(f"latents of shape {pictures.shape} should be finite (row, channel, height, width)")
-        return ImageRows(group, unique, None, latents, chosen)
+        return ImageRows(group, unique, None, at, latents, chosen)
     for i in at[:1].tolist():
         if (
             np.asarray(pictures[i]).dtype != np.uint8
@@ -94,7 +95,7 @@ def match_images(images: Any, ids: Sequence[str] | None, rows: int, prompts: Any
         ):
             shape = np.asarray(pictures[i]).shape
             raise DataError(f"images are (h, w, 3) uint8, got {np.asarray(pictures[i]).dtype} {shape}; or give latents as floats")
-    return ImageRows(group, unique, [pictures[i] for i in at], None, chosen)
+    return ImageRows(group, unique, pictures, at, None, chosen)
 
 
 def fit_responses(
@@ -145,7 +146,7 @@ def latents_of(diffusion: Diffusion, rows: ImageRows, *, batch: int = 32) -> Ten
     out = torch.empty(rows.n, *shape)
     with torch.no_grad():
         for start in range(0, rows.n, batch):
-            part = list(rows.pictures[start : start + batch])
+            part = [rows.pictures[i] for i in rows.at[start : start + batch].tolist()]
             out[start : start + len(part)] = encode(diffusion, diffusion.preprocess.batch(part)).float().cpu()
     return out
 

@@ -30,8 +30,8 @@ class AdapterTraining:
     """AdamW with warm-up and cosine decay, at most `epochs` over the images or `steps` where that is above 0.
 
     dropout: tokens of a sample are dropped with a probability r ~ U(0, 1) drawn for it. weighting, gamma: `loss_weights`.
-    head: a linear map and layer norm shared by all tokens. scale: weight of the attention to regions. draws: noisy copies of
-    every held-back image in the validation loss, read every `evaluate_every` steps.
+    head: a linear map and layer norm shared by all tokens. scale: weight of the attention to regions. draws: noisy
+    pictures in the validation loss, held-back images in turn, read every `evaluate_every` steps.
     """
 
     epochs: int = 30
@@ -46,8 +46,8 @@ class AdapterTraining:
     dropout: bool = True
     head: bool = False
     scale: float = 1.0
-    evaluate_every: int = 100
-    draws: int = 4
+    evaluate_every: int = 200
+    draws: int = 256
 
     def __post_init__(self) -> None:
         for name in ("batch", "evaluate_every", "draws"):
@@ -124,16 +124,8 @@ def train_adapter(
     recent: list[float] = []
     with adapter.on(diffusion.unet):
         for step in range(start, total):
-            for group in optimiser.param_groups:
-                group["lr"] = training.lr * _rate(step, total, training.warmup)
             loss = _loss(diffusion, table, prompt_of, training, weights, (regions, draw))
-            if not torch.isfinite(loss):
-                raise DataError(f"the loss of the adapter is {loss.item()} at step {step}; use a smaller lr than {training.lr}")
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(adapter.parameters(), training.clip)
-            optimiser.step()
-            recent.append(float(loss.detach()))
+            recent.append(_step(optimiser, loss, training, step, total))
             if (step + 1) % training.evaluate_every == 0 or step + 1 == total:
                 evaluate(step + 1, sum(recent) / len(recent))
                 recent = []
@@ -143,6 +135,19 @@ def train_adapter(
     if folder is not None:
         store.remove_checkpoints(folder)
     return log
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor, training: AdapterTraining, step: int, total: int) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise DataError(f"the loss of the adapter is {value} at step {step}; use a smaller lr than {training.lr}")
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimiser.param_groups:
+        group["lr"] = training.lr * _rate(step, total, training.warmup)
+        torch.nn.utils.clip_grad_norm_(group["params"], training.clip)
+    optimiser.step()
+    return value
 
 
 def validation_loss(
@@ -157,7 +162,7 @@ def validation_loss(
     """Mean weighted loss of the held-back images at fixed noise and evenly spread times; regions > 0: without any."""
     weights = loss_weights(diffusion.alphas, diffusion.prediction, training.weighting, training.gamma)
     draw = torch.Generator().manual_seed(0)
-    rows = table.validation.repeat(training.draws)
+    rows = table.validation.repeat(-(-training.draws // len(table.validation)))[: training.draws]
     length = len(diffusion.alphas)
     times = ((torch.randperm(len(rows), generator=draw) + 0.5) / len(rows) * length).long()
     noise = torch.randn(len(rows), *table.latents.shape[1:], generator=draw)
