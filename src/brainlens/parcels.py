@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ OUTSIDE = 0.5  # share of units off an atlas's grid above which it is taken to b
 WRONG_SIDE = 0.1  # share of the one-sided parcels lying on the other side above which names and labels do not belong together
 _SIDE = re.compile(r"(?:^|[^a-z])(lh|left|l)(?:[^a-z]|$)|(?:^|[^a-z])(rh|right|r)(?:[^a-z]|$)", re.IGNORECASE)
 
-Table = Mapping[int, str] | pd.DataFrame | str | Path
+Table: TypeAlias = "Mapping[int, str] | pd.DataFrame | str | Path"
 
 
 @dataclass(frozen=True)

@@ -179,9 +179,14 @@ class RegionAdapter(nn.Module):
             RegionAttention(i, attn.to_k.out_features, width, scale=scale) for i, attn in enumerate(layers)
         )
         with torch.no_grad():
-            for own, attn in zip(self.layers, layers, strict=True):
+            for own, attn in zip(self.attention, layers, strict=True):
                 own.to_k.weight.copy_(attn.to_k.weight)
                 own.to_v.weight.copy_(attn.to_v.weight)
+
+    @property
+    def attention(self) -> list[RegionAttention]:
+        """The processor of each cross-attention layer."""
+        return [layer for layer in self.layers if isinstance(layer, RegionAttention)]
 
     @property
     def width(self) -> int:
@@ -195,7 +200,7 @@ class RegionAdapter(nn.Module):
 
     def prompt_of(self, tokens: Tensor, text: list[Pair], keep: Tensor | None = None) -> RegionPrompt:
         """The prompt of tokens (B, T, width) from wherever they come, such as an image embedding."""
-        return RegionPrompt(text, [layer.keys(tokens) for layer in self.layers], keep)
+        return RegionPrompt(text, [layer.keys(tokens) for layer in self.attention], keep)
 
     @contextmanager
     def on(self, unet: Any) -> Iterator[Any]:

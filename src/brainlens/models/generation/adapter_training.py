@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,6 +76,12 @@ class AdapterTable:
     train: Tensor
     validation: Tensor
     inputs: str = ""
+
+    @classmethod
+    def of(cls, latents: Tensor, held: np.ndarray, inputs: str) -> AdapterTable:
+        """Of all images, those at `held` (image,) bool for validation."""
+        train, validation = (torch.from_numpy(np.flatnonzero(part)) for part in (~held, held))
+        return cls(latents, train, validation, inputs)
 
 
 def train_adapter(

@@ -92,7 +92,8 @@ class NeuroAdapter(Model):
     def paper(cls, **changes: Any) -> Self:
         """The published recipe, for Stable Diffusion 1.5 and responses averaged over repeats on the surface."""
         recipe = asdict(PAPER) | dict(changes.pop("training", None) or {})
-        return cls(**{"regions": 200, "removal": "zero", "reliability": False} | changes, training=recipe)
+        given: dict[str, Any] = {"regions": 200, "removal": "zero", "reliability": False} | changes
+        return cls(**given, training=recipe)
 
     def fit(
         self,
@@ -132,7 +133,7 @@ class NeuroAdapter(Model):
         adapter = self._new_adapter(diffusion, recipe)
         self._start(adapter, responses.x, rows.prompts, held, before)
         inputs = hashlib.sha256(responses.x.tobytes()).hexdigest() + repr(sorted(self.get_params().items(), key=str))
-        table = AdapterTable(latents, *(torch.from_numpy(np.flatnonzero(part)) for part in (~held, held)), inputs)
+        table = AdapterTable.of(latents, held, inputs)
         adapter.to(self.device)
         self.history_ = train_adapter(
             diffusion,
@@ -189,11 +190,8 @@ class NeuroAdapter(Model):
 
     def low_level_latents(self, Y: Any) -> np.ndarray:
         """Latents (row, c, h, w) that the ridge predicts, from which drawing starts. Raises DataError where none was fitted."""
-        if getattr(self, "low_", None) is None:
-            self._check_fitted("adapter_")
-            raise DataError("this NeuroAdapter was fitted without a low-level path; fit it with low_level=0.7, for example")
-        shape = self.low_["shape"]
-        return np.asarray(self.inputs(Y) @ self.low_["weights"] + self.low_["intercept"], np.float32).reshape(-1, *shape)
+        self._check_fitted("adapter_")
+        return self._low_level(self.inputs(Y))
 
     def use(self, pipeline: str | Path) -> Self:
         """The folder that the diffusion model now lies in. Raises DataError where it is another one than that of the fit."""
@@ -201,6 +199,11 @@ class NeuroAdapter(Model):
         self._loaded = self._open(pipeline)
         self.pipeline_ = self.pipeline_ | {"place": str(pipeline)}
         return self
+
+    def _low_level(self, x: np.ndarray) -> np.ndarray:
+        if self.low_ is None:
+            raise DataError("this NeuroAdapter was fitted without a low-level path; fit it with low_level=0.7, for example")
+        return np.asarray(x @ self.low_["weights"] + self.low_["intercept"], np.float32).reshape(-1, *self.low_["shape"])
 
     def _recipe(self) -> AdapterTraining:
         if self.start not in STARTS:
@@ -269,10 +272,7 @@ class NeuroAdapter(Model):
 
         start = None
         if self.low_level is not None:
-            if self.low_ is None:
-                raise DataError("low_level was set after the fit, which learned no low-level path; fit again with it")
-            flat = x.numpy() @ self.low_["weights"] + self.low_["intercept"]
-            start = torch.from_numpy(np.asarray(flat, np.float32).reshape(len(x), *self.low_["shape"]))
+            start = torch.from_numpy(self._low_level(x.numpy()))
         digest = hashlib.sha256(x.numpy().tobytes() + keep.tobytes())
         for name in sorted(self.adapter_):
             digest.update(self.adapter_[name].contiguous().numpy().tobytes())
@@ -317,7 +317,7 @@ def pretrain_attention(
     tokens = given.shape[1]
     adapter = RegionAdapter(diffusion.unet, [np.zeros(1, np.int64)] * tokens, scale=training.scale, seed=seed).to(device)
     inputs = hashlib.sha256(given.tobytes()).hexdigest()
-    table = AdapterTable(latents_of(diffusion, rows), *(torch.from_numpy(np.flatnonzero(p)) for p in (~held, held)), inputs)
+    table = AdapterTable.of(latents_of(diffusion, rows), held, inputs)
     adapter.tokens.requires_grad_(False)
     prompt_of = embedding_prompts(adapter, torch.from_numpy(given), empty_text(diffusion))
     place = None if folder is None else Path(folder)
