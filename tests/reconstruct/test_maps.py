@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.noise import candidate_noise, sampling_times
 from brainlens.reconstruct import lesions, region_maps
 from brainlens.types import DataError
 
@@ -36,7 +37,13 @@ def test_recording_leaves_the_pictures_as_they_are_to_the_bit(models, planted):
         found = region_maps(model, planted.y_new[:5], side=8, bins=2, seed=3, **SAMPLING)
         assert np.array_equal(found.pictures, plain), name
         assert found.names == model.parcels_.names
-        for each in (found.contributions, found.value_contributions, found.shuffled_contributions, found.other_contributions):
+        for each in (
+            found.contributions,
+            found.value_contributions,
+            found.gradients,
+            found.shuffled_contributions,
+            found.other_contributions,
+        ):
             assert each.shape == (5, 4, 3)
             np.testing.assert_allclose(each.sum(-1), 1, rtol=1e-5)
         assert set(found.maps) == set(found.names)
@@ -82,6 +89,36 @@ def test_attention_is_that_of_the_network_at_every_step(models, planted):
                     probs = (query[:, :, part] @ key[:, :, part].transpose(1, 2) / size**0.5).softmax(-1)
                     total += probs.mean(1).numpy() / heads / len(layers)
             np.testing.assert_allclose(found.contributions[:, step], total, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mask", "zero"])
+def test_gradients_are_differences_of_the_networks_answer(models, planted, name):
+    """Against central differences, for which keys of a region get a little more score by hand; at the first step."""
+    model, y = models[name], planted.y_new[:2]
+    diffusion, adapter = model._ready()
+    got = model.region_gradients(y, steps=4, seed=3)
+    assert got.shape == (2, 4, 3)
+    np.testing.assert_allclose(got.sum(-1), 1, rtol=1e-5)
+    prompts = model._prompts(torch.from_numpy(model.inputs(y)), np.ones(3, bool))
+    rows, time = np.arange(2), sampling_times(diffusion, 4)[0]
+    latents = candidate_noise(3, 0, (4, 8, 8)).expand(2, -1, -1, -1)
+
+    def answer(prompt):
+        return diffusion.unet(latents, time, encoder_hidden_states=prompt).sample.flatten(1).double()
+
+    with torch.no_grad(), adapter.on(diffusion.unet):
+        given = prompts.given(rows)
+        change = answer(given) - answer(prompts.without(rows))
+        direction = change / change.norm(dim=1, keepdim=True)
+        slopes = torch.zeros(2, 3, dtype=torch.float64)
+        for j in range(3):
+            gate = torch.zeros(2, 3)
+            gate[:, j] = 0.05
+            slopes[:, j] = ((answer(given.gated(gate)) - answer(given.gated(-gate))) * direction).sum(1) / 0.1
+    share = slopes.abs() / slopes.abs().sum(1, keepdim=True)
+    np.testing.assert_allclose(got[:, 0], share, atol=0.01)
+    left = models["mask"].region_gradients(y, steps=2, without=["FFA"])
+    assert (left[:, :, models["mask"].parcels_.names.index("FFA")] == 0).all()
 
 
 def test_lesions_are_drawn_at_the_same_noise(models, planted):

@@ -89,7 +89,7 @@ def load_diffusion(
         _check_checker(place, folder)
     unet = load_weights(diffusers.UNet2DConditionModel, place / "unet").to(device=device, dtype=dtype)
     vae = _autoencoder(diffusers, place, folder).to(device=device, dtype=dtype)
-    text = load_weights(transformers.CLIPTextModel, place / "text_encoder")
+    text = load_weights(transformers.CLIPTextModel, place / "text_encoder").float()  # states of the prompt in full precision
     scheduler = diffusers.DDIMScheduler.from_config(read_json(place / "scheduler" / "scheduler_config.json"))
     prediction = str(scheduler.config.prediction_type)
     if prediction not in ("epsilon", "v_prediction"):

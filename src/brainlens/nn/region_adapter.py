@@ -33,13 +33,16 @@ Watch = Callable[[int, Tensor, Tensor], None]  # layer, attention (B, heads, que
 class RegionPrompt:
     """What every cross-attention layer reads: keys and values of the text and of the regions, and which regions are there.
 
-    text, regions: one pair a layer (regions None: text alone); keep (B, P) bool; watch: called with the attention to regions.
+    text, regions: one pair a layer (regions None: text alone); keep (B, P) bool; watch: called with the attention to regions;
+    gate (B, P): added to the scores of the regions before the softmax, in every layer, so that a gradient by it says what more
+    attention to a region would change.
     """
 
     text: list[Pair]
     regions: list[Pair] | None = None
     keep: Tensor | None = None
     watch: Watch | None = None
+    gate: Tensor | None = None
 
     def text_only(self) -> RegionPrompt:
         """The same prompt with every region removed."""
@@ -47,6 +50,9 @@ class RegionPrompt:
 
     def watched(self, watch: Watch | None) -> RegionPrompt:
         return replace(self, watch=watch)
+
+    def gated(self, gate: Tensor) -> RegionPrompt:
+        return replace(self, gate=gate)
 
     def repeat(self, times: int) -> RegionPrompt:
         """Every row `times` times in a row, for as many candidates."""
@@ -140,6 +146,8 @@ class RegionAttention(nn.Module):
         assert prompt.regions is not None
         key, value = (_split(x, heads) for x in prompt.regions[self.layer])
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if prompt.gate is not None:
+            scores = scores + prompt.gate[:, None, None, :]
         if prompt.keep is None:
             probs = scores.softmax(-1)
         else:

@@ -21,13 +21,14 @@ from brainlens.types import DataError
 class RegionMaps:
     """pictures (trial, candidate, h, w, 3); contributions (trial, step, region), from noise to picture, with the names of the
     regions; maps of each set (trial, bin, side, side). The same under value norms, with region names shuffled, and with the brain
-    of another trial at the same noise."""
+    of another trial at the same noise; gradients (trial, step, region): what more attention to a region would change."""
 
     names: tuple[str, ...]
     pictures: np.ndarray
     contributions: np.ndarray
     maps: dict[str, np.ndarray]
     value_contributions: np.ndarray
+    gradients: np.ndarray
     shuffled_contributions: np.ndarray
     other_contributions: np.ndarray
     other_maps: dict[str, np.ndarray]
@@ -96,6 +97,7 @@ def region_maps(
         own.contributions(),
         {name: own.maps(name) for name in numbers},
         valued.contributions(),
+        model.region_gradients(y, seed=seed, **{name: value for name, value in sampling.items() if name != "candidates"}),
         shuffle_regions(own.contributions(), seed=seed),
         other.contributions(),
         {name: other.maps(name) for name in numbers},

@@ -31,7 +31,7 @@ from brainlens.models.generation.adapter_training import (
     response_prompts,
     train_adapter,
 )
-from brainlens.models.generation.sampling import Prompts, Sampling, Watcher, draw_pictures
+from brainlens.models.generation.sampling import Prompts, Sampling, Watcher, draw_pictures, gate_gradients
 from brainlens.models.volume.arrays import as_array
 from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt
 from brainlens.parcels import Parcels
@@ -171,12 +171,23 @@ class NeuroAdapter(Model):
         self._check_fitted("adapter_")
         strength = 1.0 if self.low_level is None else float(self.low_level)
         sampling = Sampling(candidates, guidance, steps, seed, strength)
-        x = torch.from_numpy(self.inputs(Y))
-        keep = np.ones(len(self.parcels_), bool)
-        keep[self.parcels_.find(list(without))] = False
-        prompts = self._prompts(x, keep)
+        prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without))
         diffusion, adapter = self._ready()
         return draw_pictures(diffusion, adapter, prompts, sampling, watch=watch, folder=folder)
+
+    def region_gradients(
+        self, Y: Any, *, guidance: float = 4.0, steps: int = 20, seed: int = 0, without: Sequence[str] = ()
+    ) -> np.ndarray:
+        """What each region changes in the network's answers, along the drawing of the first candidate: (row, step, region).
+
+        Shares that sum to 1 over regions: see `sampling.gate_gradients`. Raises DataError as `reconstruct`.
+        """
+        self._check_fitted("adapter_")
+        strength = 1.0 if self.low_level is None else float(self.low_level)
+        sampling = Sampling(1, guidance, steps, seed, strength)
+        prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without))
+        pieces = np.array_split(np.arange(prompts.n), range(sampling.batch, prompts.n, sampling.batch))
+        return np.concatenate([gate_gradients(*self._ready(), prompts, sampling, rows=rows) for rows in pieces])
 
     def inputs(self, Y: Any) -> np.ndarray:
         """What the tokens read of responses Y (row, unit): chosen voxels, z-scored and weighted, (row, chosen) float32."""
@@ -199,6 +210,11 @@ class NeuroAdapter(Model):
         self._loaded = self._open(pipeline)
         self.pipeline_ = self.pipeline_ | {"place": str(pipeline)}
         return self
+
+    def _there(self, without: Sequence[str]) -> np.ndarray:
+        keep = np.ones(len(self.parcels_), bool)
+        keep[self.parcels_.find(list(without))] = False
+        return keep
 
     def _low_level(self, x: np.ndarray) -> np.ndarray:
         if self.low_ is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,13 +114,7 @@ def draw_latents(
     times = sampling_times(diffusion, sampling.steps)
     shape = _latent_shape(diffusion)
     noise = torch.stack([candidate_noise(sampling.seed, c, shape) for c in range(count)]).repeat(len(rows), 1, 1, 1).to(device)
-    first = 0
-    if prompts.start is not None:
-        first = min(int((1 - sampling.strength) * sampling.steps), sampling.steps - 1)
-        start = prompts.start[torch.from_numpy(rows)].to(device).repeat_interleave(count, 0)
-        latents = add_noise(start, noise, diffusion.alphas[times[first]].expand(len(start)))
-    else:
-        latents = noise * float(diffusion.scheduler.init_noise_sigma)
+    latents, first = _begin(diffusion, prompts, sampling, noise, rows)
     with torch.no_grad(), adapter.on(diffusion.unet):
         given = prompts.given(rows).repeat(count).watched(watch)
         without = prompts.without(rows).repeat(count) if sampling.guidance != 1 else None
@@ -134,6 +128,51 @@ def draw_latents(
             following = times[number + 1] if number + 1 < len(times) else None
             latents = ddim_step(diffusion, said, latents, times[number], following)
     return latents
+
+
+def gate_gradients(
+    diffusion: Any, adapter: RegionAdapter, prompts: Prompts, sampling: Sampling, *, rows: np.ndarray
+) -> np.ndarray:
+    """How much more attention to each region would change the network's answer in the direction in which the brain changes it:
+    shares (row, step, region) that sum to 1, along the drawing of the first candidate.
+
+        G_j = |d <c(g), (c - u) / |c - u|> / d g_j|  at g = 0,     g added to the attention scores of region j in every layer
+
+    c, u: the answers with regions and without. A region that is looked at and changes nothing has none; so has one removed.
+    """
+    one, times = replace(sampling, candidates=1), sampling_times(diffusion, sampling.steps)
+    device = diffusion.prompt.device
+    noise = candidate_noise(one.seed, 0, _latent_shape(diffusion))[None].repeat(len(rows), 1, 1, 1).to(device)
+    latents, first = _begin(diffusion, prompts, one, noise, rows)
+    found = []
+    with adapter.on(diffusion.unet):
+        with torch.no_grad():
+            given, without = prompts.given(rows), prompts.without(rows)
+        regions = int(adapter.tokens.bias.shape[0])
+        for number in range(first, len(times)):
+            gate = torch.zeros(len(rows), regions, device=device, requires_grad=True)
+            said = diffusion.unet(latents, times[number], encoder_hidden_states=given.gated(gate), return_dict=False)[0]
+            with torch.no_grad():
+                free = diffusion.unet(latents, times[number], encoder_hidden_states=without, return_dict=False)[0]
+                change = said - free
+                size = change.flatten(1).norm(dim=1).clamp_min(torch.finfo(change.dtype).tiny).view(-1, 1, 1, 1)
+            (slope,) = torch.autograd.grad((said * change / size).sum(), gate)
+            slope = slope.abs()
+            found.append((slope / slope.sum(1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)).double().cpu().numpy())
+            following = times[number + 1] if number + 1 < len(times) else None
+            with torch.no_grad():
+                latents = ddim_step(diffusion, free + one.guidance * (said - free), latents, times[number], following)
+    return np.stack(found, axis=1)
+
+
+def _begin(diffusion: Any, prompts: Prompts, sampling: Sampling, noise: Tensor, rows: np.ndarray) -> tuple[Tensor, int]:
+    """Latents that drawing begins with, and the number of its first step: pure noise, or a given start under some noise."""
+    if prompts.start is None:
+        return noise * float(diffusion.scheduler.init_noise_sigma), 0
+    first = min(int((1 - sampling.strength) * sampling.steps), sampling.steps - 1)
+    start = prompts.start[torch.from_numpy(rows)].to(noise.device).repeat_interleave(sampling.candidates, 0)
+    time = sampling_times(diffusion, sampling.steps)[first]
+    return add_noise(start, noise, diffusion.alphas[time].expand(len(start))), first
 
 
 def _latent_shape(diffusion: Any) -> tuple[int, int, int]:
