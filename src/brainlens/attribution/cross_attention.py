@@ -7,6 +7,10 @@ A (heads, queries, regions) is the attention to region tokens. It is reduced as 
 number of layers, heads or queries, and maps are summed over stretches of denoising, not kept for every step. (Towards
 Interpretable Visual Decoding with Attention to Brain Representations, section 3.3. Attention says what is read, not what causes
 the picture: lesions do.)
+
+Attention alone does not tell a region that matters from one that does not: a token near zero keeps an even share of the softmax.
+In twenty fits to planted pictures it ranked a region without information above one of the two with it in every fit; attention
+times the norm of the values did so in one.
 """
 
 from __future__ import annotations

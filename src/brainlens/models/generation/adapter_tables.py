@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +117,7 @@ def fit_responses(
     units = np.flatnonzero(kept.label >= 0)
     place = np.full(y.shape[1], -1)
     place[units] = np.arange(len(units))
-    mean_y = np.zeros((rows.n, len(units)))
-    np.add.at(mean_y, rows.group, y[:, units].astype(np.float64))
-    mean_y /= np.bincount(rows.group, minlength=rows.n)[:, None]
+    mean_y = _mean_responses(y[:, units], rows)
     centre, spread = mean_y[~held].mean(axis=0), mean_y[~held].std(axis=0)
     gain = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-9 * np.maximum(np.abs(centre), 1e-12))
     if weighted:
@@ -133,6 +131,20 @@ def fit_responses(
     x = ((mean_y - centre) * gain).astype(np.float32)
     members = [place[group] for group in kept.members]
     return FitResponses(x, kept, units, members, centre, gain, snr)
+
+
+def same_inputs(y: np.ndarray, rows: ImageRows, read: FitResponses) -> FitResponses:
+    """Responses of every image, read as another fit reads them: its parcels, moments and weights."""
+    x = ((_mean_responses(y[:, read.units], rows) - read.mean) * read.gain).astype(np.float32)
+    return replace(read, x=x)
+
+
+def _mean_responses(y: np.ndarray, rows: ImageRows) -> np.ndarray:
+    """Mean over the repeats of each image (image, unit), float64."""
+    order = np.argsort(rows.group, kind="stable")
+    starts = np.searchsorted(rows.group[order], np.arange(rows.n))
+    counts = np.bincount(rows.group, minlength=rows.n)
+    return np.add.reduceat(y[order].astype(np.float64), starts, axis=0) / counts[:, None]
 
 
 def latents_of(diffusion: Diffusion, rows: ImageRows, *, batch: int = 32) -> Tensor:

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from brainlens.models.estimator import Model, check_device
 from brainlens.models.generation.adapter_tables import (
+    FitResponses,
     fit_responses,
     latents_of,
     match_images,
     open_pipeline,
     ridge_latents,
+    same_inputs,
     start_tokens,
 )
 from brainlens.models.generation.adapter_training import (
@@ -112,7 +114,8 @@ class NeuroAdapter(Model):
         images: (row, h, w, 3) uint8, or latents (row, c, h, w) of the pipeline, or `Stimuli` that hold every id. ids: names of
         the images of the rows; rows of one name are repeats. pipeline: a Stable Diffusion folder or name, "miniatures/diffusion"
         for the one that ships. prompts: for start="ridge", an embedding of each image in the width of the network's text.
-        before: a fitted NeuroAdapter of the same parcels to go on from, or what `pretrain_attention` gave. folder: checkpoints.
+        before: a fitted NeuroAdapter to go on from, whose choice of parcels and weights of voxels are kept (it was fitted to
+        predicted responses, for example), or what `pretrain_attention` gave. folder: checkpoints.
         Raises DataError for NaN, parcels of other units, fewer parcels than `regions`, and no repeats to rank them by.
         """
         check_device(self.device)
@@ -124,14 +127,15 @@ class NeuroAdapter(Model):
             )
         rows = match_images(images, ids, len(y), prompts)
         held = held_out(rows.n, 0.1, self.seed)
-        responses = fit_responses(y, rows, held, parcels, regions=self.regions, weighted=self.reliability)
+        if isinstance(before, NeuroAdapter):
+            before._check_same(parcels, self.regions)
+            responses = same_inputs(y, rows, before._reads())
+        else:
+            responses = fit_responses(y, rows, held, parcels, regions=self.regions, weighted=self.reliability)
         diffusion = open_pipeline(pipeline, self.device)
         latents = latents_of(diffusion, rows)
-        self.parcels_, self.units_, self.members_ = responses.parcels, responses.units, responses.members
-        self.mean_, self.gain_, self.snr_ = responses.mean, responses.gain, responses.snr
-        self.n_units_, self.pipeline_ = y.shape[1], {"place": str(pipeline), "files": diffusion.files}
-        adapter = self._new_adapter(diffusion, recipe)
-        self._start(adapter, responses.x, rows.prompts, held, before)
+        adapter = self._new_adapter(diffusion, recipe, responses.members)
+        self._start(adapter, responses.x, rows.prompts, held, before, diffusion.files)
         inputs = hashlib.sha256(responses.x.tobytes()).hexdigest() + repr(sorted(self.get_params().items(), key=str))
         table = AdapterTable.of(latents, held, inputs)
         adapter.to(self.device)
@@ -145,6 +149,9 @@ class NeuroAdapter(Model):
             seed=self.seed,
             folder=None if folder is None else Path(folder),
         )
+        self.parcels_, self.units_, self.members_ = responses.parcels, responses.units, responses.members
+        self.mean_, self.gain_, self.snr_ = responses.mean, responses.gain, responses.snr
+        self.n_units_, self.pipeline_ = y.shape[1], {"place": str(pipeline), "files": diffusion.files}
         self.adapter_ = {name: value.detach().cpu() for name, value in adapter.state_dict().items()}
         self.low_ = None if self.low_level is None else ridge_latents(responses.x, latents, held)
         self._loaded = (diffusion, adapter)
@@ -232,9 +239,25 @@ class NeuroAdapter(Model):
             raise DataError(f"training has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
         return replace(AdapterTraining(), **dict(self.training or {}))
 
-    def _new_adapter(self, diffusion: Any, recipe: AdapterTraining) -> RegionAdapter:
+    def _check_same(self, parcels: Parcels, regions: int | None) -> None:
+        """This model's inputs can be read from responses with these parcels. Raises DataError where they cannot."""
+        self._check_fitted("adapter_")
+        known = dict(zip(parcels.names, parcels.members, strict=True)) if len(parcels.label) == self.n_units_ else {}
+        own = zip(self.parcels_.names, self.parcels_.members, strict=True)
+        same = all(name in known and np.array_equal(known[name], units) for name, units in own)
+        if not same or (regions is not None and regions != len(self.parcels_)):
+            raise DataError(
+                "before: a NeuroAdapter of other parcels; give it the same ones, and regions=None or its number of them"
+            )
+
+    def _reads(self) -> FitResponses:
+        """How the tokens read responses, without the responses of the fit."""
+        x = np.zeros((0, len(self.units_)), np.float32)
+        return FitResponses(x, self.parcels_, self.units_, self.members_, self.mean_, self.gain_, self.snr_)
+
+    def _new_adapter(self, diffusion: Any, recipe: AdapterTraining, members: Sequence[np.ndarray]) -> RegionAdapter:
         made: dict[str, Any] = {"head": recipe.head, "scale": recipe.scale}
-        return RegionAdapter(diffusion.unet, self.members_, removal=self.removal, seed=self.seed, **made)
+        return RegionAdapter(diffusion.unet, members, removal=self.removal, seed=self.seed, **made)
 
     def _start(
         self,
@@ -243,15 +266,16 @@ class NeuroAdapter(Model):
         prompts: np.ndarray | None,
         held: np.ndarray,
         before: NeuroAdapter | Mapping[str, Tensor] | None,
+        files: str,
     ) -> None:
-        """Weights to begin with: of another adapter, of a pretrained attention, and of ridge for the tokens."""
+        """Weights to begin with: of another adapter, or of a pretrained attention and of ridge for the tokens."""
         if isinstance(before, NeuroAdapter):
-            before._check_fitted("adapter_")
-            same = before.parcels_.names == self.parcels_.names and np.array_equal(before.parcels_.label, self.parcels_.label)
-            if not same or before.pipeline_["files"] != self.pipeline_["files"]:
-                raise DataError("before: a NeuroAdapter of other parcels or another pipeline; fit both on the same ones")
+            shapes = {name: value.shape for name, value in adapter.state_dict().items()}
+            if before.pipeline_["files"] != files or shapes != {name: value.shape for name, value in before.adapter_.items()}:
+                raise DataError("before: a NeuroAdapter of another pipeline or with another head; fit both alike")
             adapter.load_state_dict(before.adapter_)
-        elif before is not None:
+            return
+        if before is not None:
             own = adapter.layers.state_dict()
             if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in own.items()}:
                 raise DataError("before: attention layers of another network; use what pretrain_attention gave for this pipeline")
@@ -268,7 +292,7 @@ class NeuroAdapter(Model):
         diffusion = open_pipeline(pipeline, self.device)
         if diffusion.files != self.pipeline_["files"]:
             raise DataError(f"{pipeline} is not the pipeline that this adapter was fitted on; call use(folder) with that one")
-        adapter = self._new_adapter(diffusion, self._recipe())
+        adapter = self._new_adapter(diffusion, self._recipe(), self.members_)
         adapter.load_state_dict(self.adapter_)
         return diffusion, adapter.to(self.device).eval().requires_grad_(False)
 
