@@ -19,6 +19,7 @@ from brainlens.parcels import (
     region_parcels,
     reliability,
     schaefer_parcels,
+    window_parcels,
 )
 from brainlens.types import DataError, Responses, Surface, Volume
 
@@ -139,6 +140,17 @@ def test_regions_and_cubes(space):
     assert all((index[units] == index[units[0]]).all() for units in cubes.members)
 
 
+def test_time_windows_hold_all_channels():
+    times = np.arange(-0.1, 0.36, 0.02)  # 23 samples
+    found = window_parcels(3, times, 0.1)
+    assert found.names == ("-100 to -20 ms", "0 to 80 ms", "100 to 180 ms", "200 to 280 ms", "300 to 340 ms")
+    grid = found.label.reshape(3, 23)
+    assert (grid == grid[0]).all()
+    assert grid[0].tolist() == np.repeat(np.arange(5), [5, 5, 5, 5, 3]).tolist()
+    joined = window_parcels(1, times[:-1], 0.1)  # 40 ms would be left
+    assert joined.names[-1] == "200 to 320 ms"
+
+
 def test_the_best_parcels_are_those_of_the_highest_mean():
     parcels = Parcels(("a", "b", "c", "d"), np.array([0, 0, 1, 2, 2, -1, 3, 1]))
     snr = np.array([1.0, 0.0, 0.2, 2.0, np.nan, 9.0, np.nan, 0.4])
@@ -194,6 +206,9 @@ def test_bad_input_is_one_clear_line(space, tmp_path):
         (lambda: Parcels(("a",), np.array([0.0])), "whole numbers"),
         (lambda: Parcels(("a",), np.array([0])).find(["b"]), "no parcel is called 'b'; there are a"),
         (lambda: cubic_parcels(space, 0), "an edge of 1 voxel or more"),
+        (lambda: window_parcels(0, np.arange(5) / 10, 0.2), "1 channel or more"),
+        (lambda: window_parcels(2, np.zeros(5), 0.2), "ascending times"),
+        (lambda: window_parcels(2, np.arange(5) / 10, 0.05), "shorter than a sample of 0.1 s"),
     ]
     for call, message in cases:
         with pytest.raises(DataError, match=message) as error:

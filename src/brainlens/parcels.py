@@ -261,6 +261,29 @@ def cubic_parcels(space: Volume, edge: int) -> Parcels:
     return Parcels(tuple(f"patch{i:04d}" for i in range(int(group.max()) + 1)), group, f"cubes of {edge} voxels")
 
 
+def window_parcels(channels: int, times: np.ndarray, width: float) -> Parcels:
+    """Time windows of sensors as parcels: all channels in `width` seconds are one, named by its first and last millisecond.
+
+    times (time,) seconds, ascending; units are (channel, time) flattened in C order: Y.reshape(len(Y), -1). A last window shorter
+    than half of the width joins the one before. Raises DataError for no channel, times that do not ascend, and a width below a
+    sample.
+    """
+    t = np.asarray(times, dtype=np.float64)
+    if channels < 1 or t.ndim != 1 or len(t) < 2 or not np.isfinite(t).all() or (np.diff(t) <= 0).any():
+        raise DataError(f"time windows need 1 channel or more and ascending times, got {channels} and times of shape {t.shape}")
+    step = float(np.diff(t).max())
+    if not width >= step * (1 - 1e-9):
+        raise DataError(f"a time window of {width} s is shorter than a sample of {step:.4g} s; choose a wider one")
+    number = np.floor((t - t[0]) / width + 1e-9).astype(np.int64)
+    last = number[-1]
+    if last > 0 and t[-1] + step - (t[0] + last * width) < width / 2:
+        number[number == last] = last - 1
+    _, number = np.unique(number, return_inverse=True)
+    edges = [(t[number == k][0], t[number == k][-1]) for k in range(int(number.max()) + 1)]
+    names = tuple(f"{round(1000 * a)} to {round(1000 * b)} ms" for a, b in edges)
+    return Parcels(names, np.tile(number, channels), f"windows of {width} s")
+
+
 def cubic_patches(mask: np.ndarray, patch: int, padding: str = "end") -> tuple[np.ndarray, np.ndarray]:
     """Patch number (V,) and place inside its patch (V,) of every masked voxel, in C order of the mask.
 
