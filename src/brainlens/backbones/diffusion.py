@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brainlens.backbones.folder import files_hash, library, load_tokenizer, load_weights, model_folder, read_json
+from brainlens.backbones.folder import files_hash, library, load_tokenizer, load_weights, model_folder, quiet, read_json
 from brainlens.backbones.preprocess import Preprocess
 from brainlens.backbones.vision import Layer, plain_fields, stream
 from brainlens.types import DataError, Features, Stimuli
@@ -87,8 +87,9 @@ def load_diffusion(
         raise DataError(f"diffusion folder {str(folder)!r} has no {', '.join(missing)}; give a whole Stable Diffusion folder")
     if pictures and Path(folder).expanduser().is_dir():
         _check_checker(place, folder)
-    unet = load_weights(diffusers.UNet2DConditionModel, place / "unet").to(device=device, dtype=dtype)
-    vae = _autoencoder(diffusers, place, folder).to(device=device, dtype=dtype)
+    with quiet():
+        unet = load_weights(diffusers.UNet2DConditionModel, place / "unet").to(device=device, dtype=dtype)
+        vae = _autoencoder(diffusers, place, folder).to(device=device, dtype=dtype)
     text = load_weights(transformers.CLIPTextModel, place / "text_encoder").float()  # states of the prompt in full precision
     scheduler = diffusers.DDIMScheduler.from_config(read_json(place / "scheduler" / "scheduler_config.json"))
     prediction = str(scheduler.config.prediction_type)

@@ -118,17 +118,24 @@ def library(name: str = "transformers") -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load report; what it was told before holds again afterwards."""
+    """Without the progress bars, load reports and remarks of transformers and diffusers; what they were told before holds again
+    afterwards."""
     log = library().utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    other = sys.modules["diffusers"].utils.logging if "diffusers" in sys.modules else None
+    other_level = None if other is None else other.get_verbosity()
     log.set_verbosity_error()
     log.disable_progress_bar()
+    if other is not None:
+        other.set_verbosity_error()
     try:
         yield
     finally:
         log.set_verbosity(level)
         if bars:
             log.enable_progress_bar()
+        if other is not None:
+            other.set_verbosity(other_level)
 
 
 def load_weights(kind: Any, folder: Path, **pieces: Any) -> Any:
