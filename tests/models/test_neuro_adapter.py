@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.models.embeddings import MultiIPAdapterImageProjection
 from diffusers.training_utils import compute_snr
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
@@ -30,7 +32,7 @@ from brainlens.models.generation.adapter_training import (
 from brainlens.models.generation.neuro_adapter import NeuroAdapter, pretrain_attention
 from brainlens.models.generation.noise import add_noise, candidate_noise, ddim_step, loss_weights, sampling_times, target
 from brainlens.models.generation.sampling import Sampling, draw_latents
-from brainlens.nn.region_adapter import text_keys
+from brainlens.nn.region_adapter import cross_attention, text_keys
 from brainlens.parcels import Parcels
 from brainlens.subjects import held_out
 from brainlens.types import DataError, Stimuli
@@ -384,6 +386,42 @@ def test_sampling_equals_one_picture_at_a_time_with_nothing_cached(fitted, plant
                 z = scheduler.step(free + 3.0 * (given - free), time, z).prev_sample
             expected.append(z)
     torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_the_papers_form_draws_what_the_stock_pipeline_draws(fitted, planted, pipeline) -> None:
+    """StableDiffusionPipeline with diffusers' own IP-adapter processors, one picture at a time, at the same noise."""
+    model = fitted["paper"]
+    adapter = model._ready()[1]
+    x = torch.from_numpy(model.inputs(planted.y_new[:3]))
+    got = model.reconstruct(planted.y_new[:3], 2, guidance=3.0, steps=5, seed=9)
+    stock = load_diffusion(pipeline)
+    for own, attn in zip(adapter.attention, cross_attention(stock.unet), strict=True):
+        processor = IPAdapterAttnProcessor2_0(attn.to_q.in_features, 16, num_tokens=(3,), scale=1.0)
+        processor.to_k_ip[0].weight.data.copy_(own.to_k.weight)
+        processor.to_v_ip[0].weight.data.copy_(own.to_v.weight)
+        attn.set_processor(processor)
+    stock.unet.encoder_hid_proj = MultiIPAdapterImageProjection([torch.nn.Identity()])
+    stock.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    parts = {"tokenizer": None, "text_encoder": None, "safety_checker": None, "feature_extractor": None}
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=stock.vae, unet=stock.unet, scheduler=stock.scheduler, **parts, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    for row in range(3):
+        with torch.no_grad():
+            tokens = torch.cat([adapter.tokens(x[row][None], none), adapter.tokens(x[row][None])])[:, None]
+        for candidate in range(2):
+            drawn = pipe(
+                prompt_embeds=stock.prompt,
+                negative_prompt_embeds=stock.prompt,
+                ip_adapter_image_embeds=[tokens],
+                latents=candidate_noise(9, candidate, (4, 8, 8))[None],
+                guidance_scale=3.0,
+                num_inference_steps=5,
+                output_type="np",
+            ).images[0]
+            assert np.abs(got[row, candidate] - 255 * drawn).max() < 1  # rounding of grey levels
 
 
 @pytest.mark.parametrize("name", ["mask", "paper"])
