@@ -3,7 +3,7 @@
     python benchmarks/sampling.py [--device cuda]
 
 Both sides draw the same pictures at the same noise, 10 steps of DDIM with guidance, so that the time ratio is that of exact
-rewriting alone (`pictures_per_s` is ours). The network is the shipped diffusion miniature, or one of its size with random
+rewriting alone. The network is the shipped diffusion miniature, or one of its size with random
 weights where none ships; weights do not change the time. The peer is `StableDiffusionPipeline` with diffusers' own IP-adapter
 processors. What fewer steps and other guidance save at an equal two-way score is another question, which this does not answer.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 
 sys.modules["bottleneck"] = None  # type: ignore[assignment]  # pandas would take bottleneck.py here for the package
-import time  # noqa: E402
 from typing import Any  # noqa: E402
 
 import diffusers  # noqa: E402
@@ -26,12 +25,13 @@ from brainlens import miniatures  # noqa: E402
 from brainlens.backbones.diffusion import Diffusion, load_diffusion  # noqa: E402
 from brainlens.backbones.preprocess import Preprocess  # noqa: E402
 from brainlens.models.generation.noise import candidate_noise  # noqa: E402
-from brainlens.models.generation.sampling import Prompts, Sampling, draw_pictures  # noqa: E402
+from brainlens.models.generation.sampling import Prompts, Sampling, draw_latents, draw_pictures  # noqa: E402
 from brainlens.nn.region_adapter import RegionAdapter, cross_attention, text_keys  # noqa: E402
 from brainlens.types import DataError  # noqa: E402
 from harness import compare  # noqa: E402
 
 REGIONS, VOXELS, CANDIDATES, STEPS, GUIDANCE = 100, 15, 2, 10, 4.0
+COMPARED = 2  # trials whose latents are compared
 SCHEDULE = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False, "steps_offset": 1,
@@ -85,19 +85,18 @@ def problem(device: str) -> tuple[Diffusion, RegionAdapter, torch.Tensor]:
 
 def ours(device: str) -> Any:
     diffusion, adapter, x = problem(device)
-    kept: dict[str, Any] = {}
+    sampling = Sampling(CANDIDATES, GUIDANCE, STEPS)
 
-    def run() -> None:
+    def prompts() -> Prompts:
         text = text_keys(diffusion.unet, diffusion.prompt)
         none = torch.zeros(len(x), REGIONS, dtype=torch.bool, device=device)
-        prompts = Prompts(
-            lambda rows: adapter.prompt(x[rows], text), lambda rows: adapter.prompt(x[rows], text, none[rows]), len(x)
-        )
-        start = time.perf_counter()
-        kept["pictures"] = draw_pictures(diffusion, adapter, prompts, Sampling(CANDIDATES, GUIDANCE, STEPS))
-        kept["rate"] = len(x) * CANDIDATES / (time.perf_counter() - start)
+        return Prompts(lambda rows: adapter.prompt(x[rows], text), lambda rows: adapter.prompt(x[rows], text, none[rows]), len(x))
 
-    return run, lambda: {"pictures": kept["pictures"].astype(np.float64) / 255}
+    def outputs() -> dict[str, np.ndarray]:
+        found = draw_latents(diffusion, adapter, prompts(), sampling, rows=np.arange(COMPARED))
+        return {"latents": found.cpu().numpy()}
+
+    return lambda: draw_pictures(diffusion, adapter, prompts(), sampling), outputs
 
 
 def peer(device: str) -> Any:
@@ -114,11 +113,11 @@ def peer(device: str) -> Any:
         vae=diffusion.vae, unet=diffusion.unet, scheduler=diffusion.scheduler, **parts, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
-    config, kept = diffusion.unet.config, {}
+    config = diffusion.unet.config
     shape = (int(config.in_channels), int(config.sample_size), int(config.sample_size))
     none = torch.zeros(1, REGIONS, dtype=torch.bool, device=device)
 
-    def one(row: int, candidate: int) -> np.ndarray:
+    def one(row: int, candidate: int, kind: str = "np") -> np.ndarray:
         with torch.no_grad():
             tokens = torch.cat([adapter.tokens(x[row][None], none), adapter.tokens(x[row][None])])[:, None]
         return pipe(
@@ -128,13 +127,14 @@ def peer(device: str) -> Any:
             latents=candidate_noise(0, candidate, shape)[None].to(device),
             guidance_scale=GUIDANCE,
             num_inference_steps=STEPS,
-            output_type="np",
+            output_type=kind,
         ).images[0]
 
-    def run() -> None:
-        kept["pictures"] = np.stack([np.stack([one(row, c) for c in range(CANDIDATES)]) for row in range(len(x))])
+    def outputs() -> dict[str, np.ndarray]:
+        found = [one(row, c, "latent") for row in range(COMPARED) for c in range(CANDIDATES)]
+        return {"latents": torch.stack(found).cpu().numpy()}
 
-    return run, lambda: {"pictures": kept["pictures"].astype(np.float64)}
+    return lambda: [one(row, c) for row in range(len(x)) for c in range(CANDIDATES)], outputs
 
 
 if __name__ == "__main__":
