@@ -1,0 +1,164 @@
+"""Low-level reconstruction: a ridge from voxels to pixels, or to a fixed latent space of pictures that is decoded afterwards.
+
+    decoded = low_level(X, pictures, space=PictureAxes(40), fold=fold_labels(len(X), folds=10))
+    two_way(pictures.reshape(n, -1), decoded.pictures.reshape(n, -1), groups=digit)
+
+It is the baseline of every generative method where layout and shape count, and what such a method may start from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+
+from brainlens.metrics.reconstruction import as_unit_range
+from brainlens.solvers.ridge import RidgeFit, fold_labels, ridge_cv, ridge_predict
+from brainlens.types import DataError
+
+ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))  # times nothing: voxels are standardised, 90 rows of 3,000 voxels
+INNER = 5  # folds of the training images in which the penalty is chosen
+
+
+class Space(Protocol):
+    """A space that pictures are decoded in. `fit` sees training pictures alone and may do nothing."""
+
+    def fit(self, pictures: np.ndarray) -> Self: ...
+
+    def encode(self, pictures: np.ndarray) -> np.ndarray: ...
+
+    def decode(self, latents: np.ndarray) -> np.ndarray: ...
+
+
+class Pixels:
+    """Pixels as they are: z = x."""
+
+    def fit(self, pictures: np.ndarray) -> Self:
+        self._shape = pictures.shape[1:]
+        return self
+
+    def encode(self, pictures: np.ndarray) -> np.ndarray:
+        """(n, row, column[, 3]) -> (n, pixel)."""
+        return pictures.reshape(len(pictures), -1)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """(n, pixel) -> (n, row, column[, 3])."""
+        return latents.reshape(len(latents), *self._shape)
+
+
+class PictureAxes(Pixels):
+    """The first principal axes of the training pictures: z = V'(x - m), x ~ m + V z.
+
+    components: how many; V (pixel, component) and m from the singular value decomposition of the centred training pictures.
+    `fit` raises DataError for more components than training pictures leave (their number less one).
+    """
+
+    def __init__(self, components: int) -> None:
+        self.components = components
+
+    def fit(self, pictures: np.ndarray) -> Self:
+        super().fit(pictures)
+        rows = super().encode(pictures).astype(np.float64)
+        most = min(len(rows) - 1, rows.shape[1])
+        if not 1 <= self.components <= most:
+            raise DataError(f"principal axes: {self.components} components of {len(rows)} training pictures; choose 1 to {most}")
+        self._mean = rows.mean(axis=0)
+        self._axes = np.linalg.svd(rows - self._mean, full_matrices=False)[2][: self.components]
+        return self
+
+    def encode(self, pictures: np.ndarray) -> np.ndarray:
+        return (super().encode(pictures) - self._mean) @ self._axes.T
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        return super().decode(latents @ self._axes + self._mean)
+
+
+class Autoencoder:
+    """A trained autoencoder by its two functions: encode (n, row, column[, 3]) -> (n, ...), decode back; nothing is fitted."""
+
+    def __init__(
+        self, encode: Callable[[np.ndarray], np.ndarray], decode: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self._encode, self._decode = encode, decode
+
+    def fit(self, pictures: np.ndarray) -> Self:
+        self._shape = np.asarray(self._encode(pictures[:1])).shape[1:]
+        return self
+
+    def encode(self, pictures: np.ndarray) -> np.ndarray:
+        """Latents, one row a picture."""
+        return np.asarray(self._encode(pictures)).reshape(len(pictures), -1)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Pictures of latents in rows."""
+        return np.asarray(self._decode(latents.reshape(len(latents), *self._shape)))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """pictures (image, row, column[, 3]) float32 cut to [0, 1], each decoded by a fit that never saw it; its fold (image,);
+    alpha (fold,): the penalty that each fit took."""
+
+    pictures: np.ndarray
+    fold: np.ndarray
+    alpha: np.ndarray
+
+
+def low_level(
+    X: np.ndarray,
+    pictures: np.ndarray,
+    *,
+    space: Space | None = None,
+    fold: np.ndarray | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
+) -> Decoded:
+    """Pictures decoded out of fold: z = W x + b by ridge, then the picture of z.
+
+        W = argmin sum_i |z_i - W x_i - b|^2 + a |W|^2,     x standardised, z = space.encode(picture)
+
+    X (image, voxel), one response an image; pictures (image, row, column[, 3]), uint8 or floats in [0, 1]; space: None for
+    pixels. fold (image,): labels of the outer folds (None: 10 of random images). Voxel means and deviations, the space and the
+    penalty a, one for all of z with the smallest squared error in 5 random inner folds, come from the training images of each
+    outer fold alone.
+    Raises DataError for rows that do not match, NaN, pictures out of range, and folds that leave fewer than 10 to train on.
+    """
+    x, seen = np.asarray(X, dtype=np.float64), as_unit_range(pictures)
+    if x.ndim != 2 or len(x) != len(seen):
+        raise DataError(f"low-level reconstruction: X {x.shape} is (image, voxel), one row for each of {len(seen)} pictures")
+    if not np.isfinite(x).all():
+        raise DataError(f"low-level reconstruction: X holds {int((~np.isfinite(x)).sum())} NaN or infinite values; clean() first")
+    chosen = Pixels() if space is None else space
+    labels = _random_folds(len(x), 10, seed) if fold is None else np.asarray(fold)
+    if labels.shape != (len(x),) or len(np.unique(labels)) < 2:
+        raise DataError(f"low-level reconstruction: fold gives a label to each of {len(x)} images, 2 or more; got {labels.shape}")
+    out = np.empty(seen.shape, dtype=np.float32)
+    penalties = []
+    for label in np.unique(labels):
+        held = labels == label
+        fit, mean, spread = _fit(x[~held], chosen.fit(seen[~held]).encode(seen[~held]), alphas, seed)
+        found = ridge_predict(fit, ((x[held] - mean) / spread).astype(np.float32)).numpy()
+        out[held] = np.clip(chosen.decode(found), 0, 1)
+        penalties.append(float(fit.alpha[0]))
+    return Decoded(out, labels, np.array(penalties))
+
+
+def _fit(
+    x: np.ndarray, z: np.ndarray, alphas: Sequence[float], seed: int
+) -> tuple[RidgeFit, np.ndarray, np.ndarray]:
+    """The ridge of one outer fold with its one penalty, and the mean and deviation of its voxels."""
+    if len(x) < 2 * INNER:
+        raise DataError(f"low-level reconstruction: a fold leaves {len(x)} images to train on; {2 * INNER} are needed")
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    rows = ((x - mean) / spread).astype(np.float32)
+    inner = _random_folds(len(x), INNER, seed)
+    scores = ridge_cv(rows, z, alphas, fold=inner, score="mse").cv_scores
+    best = float(alphas[int(scores.mean(dim=1).argmax())])
+    return ridge_cv(rows, z, [best], fold=inner, score="mse"), mean, spread
+
+
+def _random_folds(n: int, folds: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, 97]).permutation(fold_labels(n, folds=folds))
