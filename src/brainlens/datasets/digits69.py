@@ -37,7 +37,7 @@ def load(folder: str | Path, *, standardise: bool = True) -> Recording:
     """Responses (100, 3092), one trial an image, and the 100 pictures of 28 x 28 pixels in grey.
 
     Stimuli have the columns category ("6" or "9") and split, trials too: the published one, 90 training images and 10 for the
-    test, five of each digit. No image was repeated, and neither coordinates nor regions of the voxels are known.
+    test, five of each digit. The file holds the pictures column by column; here they stand upright. No image was repeated, and neither coordinates nor regions of the voxels are known.
     standardise: each voxel by mean and standard deviation of the training trials; False: the values as they are in the file.
     Raises DataError for a file that is missing, damaged, or does not hold one response for each picture.
     """
@@ -53,7 +53,8 @@ def load(folder: str | Path, *, standardise: bool = True) -> Recording:
             raise DataError(f"digits69: {int((spread == 0).sum())} voxels never vary in training; pass standardise=False")
         data = ((data - train.mean(axis=0)) / spread).astype(np.float32)
     table = pd.DataFrame({"category": [DIGITS[int(label)] for label in content["label"]], "split": split})
-    pictures = np.repeat(content["images"].astype(np.uint8)[..., None], 3, axis=3)
+    upright = content["images"].transpose(0, 2, 1).astype(np.uint8)
+    pictures = np.ascontiguousarray(np.repeat(upright[..., None], 3, axis=3))
     trials = pd.DataFrame({"stimulus": ids, "split": split})
     units = pd.DataFrame({"voxel": np.arange(voxels)})
     return Recording(Responses(data, trials, units, measure="z"), Stimuli(ids, pictures, [[] for _ in ids], table))

@@ -30,7 +30,7 @@ from brainlens.metrics.reconstruction import (
 )
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.types import DataError
-from brainlens.types.scores import scores
+from brainlens.types.scores import join, scores
 
 Extractor = Callable[[np.ndarray], np.ndarray]  # pictures (n, side, side, 3) float32 in [0, 1] -> (n, feature)
 BLOCK = 32  # pictures that are resized at once
@@ -77,23 +77,21 @@ class Protocol:
 
 
 def _networks(sides: Sequence[int], direction: str, efficientnet: str) -> tuple[Measure, ...]:
-    """The eight readings of networks that the three protocols share; sides: AlexNet, Inception, CLIP, EfficientNet, SwAV."""
-    alexnet, inception, clip, efficient, swav = sides
-    identification = {"statistic": "two_way", "direction": direction}
-    imagenet = "IMAGENET1K_V1"
-    read = [
-        *(("two_way_alexnet2", alexnet, "alexnet2", "AlexNet", "features.4", imagenet),),
-        *(("two_way_alexnet5", alexnet, "alexnet5", "AlexNet", "features.11", imagenet),),
-        *(("two_way_inception", inception, "inception", "Inception v3", "avgpool", imagenet),),
-        *(("two_way_clip", clip, "clip", "CLIP ViT-L/14", "image", "OpenAI"),),
-    ]
-    first = tuple(Measure(n, side=s, features=f, network=k, layer=y, weights=w, **identification) for n, s, f, k, y, w in read)
-    distance = {"statistic": "correlation_distance", "layer": "avgpool"}
-    return first + (
-        Measure("distance_efficientnet", side=efficient, features="efficientnet", network="EfficientNet-B1",
-                weights=efficientnet, **distance),
-        Measure("distance_swav", side=swav, features="swav", network="SwAV ResNet-50", weights="facebookresearch/swav", **distance),
-    )  # fmt: skip
+    """The six readings of networks that the three protocols share; sides: AlexNet, Inception, CLIP, EfficientNet, SwAV."""
+    read = (
+        ("two_way_alexnet2", "alexnet2", "AlexNet", "features.4", "IMAGENET1K_V1"),
+        ("two_way_alexnet5", "alexnet5", "AlexNet", "features.11", "IMAGENET1K_V1"),
+        ("two_way_inception", "inception", "Inception v3", "avgpool", "IMAGENET1K_V1"),
+        ("two_way_clip", "clip", "CLIP ViT-L/14", "image", "OpenAI"),
+        ("distance_efficientnet", "efficientnet", "EfficientNet-B1", "avgpool", efficientnet),
+        ("distance_swav", "swav", "SwAV ResNet-50", "avgpool", "facebookresearch/swav"),
+    )
+    out = []
+    for (name, *rest), side in zip(read, (sides[0], *sides), strict=True):  # two layers of AlexNet at one size
+        two = name.startswith("two_way")
+        statistic = "two_way" if two else "correlation_distance"
+        out.append(Measure(name, statistic, side, "bilinear", *rest, direction if two else ""))
+    return tuple(out)
 
 
 def _pixels(form: str, resample: str = "bilinear") -> tuple[Measure, ...]:
@@ -110,9 +108,7 @@ PROTOCOLS = {
             first="resize",
             first_side=256,
         ),
-        Protocol(
-            "brain-diffuser", _pixels("columns", "bicubic") + _networks((224,) * 5, PER_RECONSTRUCTION, "IMAGENET1K_V1")
-        ),
+        Protocol("brain-diffuser", _pixels("columns", "bicubic") + _networks((224,) * 5, PER_RECONSTRUCTION, "IMAGENET1K_V1")),
         Protocol(
             "neuroadapter",
             _pixels("plane") + _networks((256, 342, 224, 255, 224), PER_IMAGE, "IMAGENET1K_V2"),
@@ -141,7 +137,7 @@ class PictureScores:
         out: dict[str, float] = {}
         for name, values in self.values.items():
             mean, low, high = bootstrap_mean(values, resamples=resamples, seed=seed)
-            key = f"{group}/{name}"
+            key = join(group, name)
             out |= {key: mean, f"{key}.low": low, f"{key}.high": high, f"{key}.chance": self.chance[name]}
             if ceiling is None:
                 continue
@@ -151,7 +147,7 @@ class PictureScores:
                     f"score the ceiling's pictures by {self.protocol!r} on the same {len(values)} images"
                 )
             out[f"{key}.ceiling"] = float(ceiling.values[name].mean())
-        return out | {f"{group}/n": float(len(next(iter(self.values.values()))))}
+        return out | {join(group, "n"): float(len(next(iter(self.values.values()))))}
 
     def table(self, *, ceiling: PictureScores | None = None, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
         """One row a score: metric, value, low, high, chance, ceiling, n, unit."""
@@ -234,7 +230,9 @@ def resize(pictures: np.ndarray, side: int, resample: str = "bilinear") -> np.nd
     how = Image.Resampling[resample.upper()]
     for i, picture in enumerate(planes.astype(np.float32)):
         for colour in range(picture.shape[2]):
-            out[i, :, :, colour] = np.asarray(Image.fromarray(np.ascontiguousarray(picture[:, :, colour])).resize((side, side), how))
+            out[i, :, :, colour] = np.asarray(
+                Image.fromarray(np.ascontiguousarray(picture[:, :, colour])).resize((side, side), how)
+            )
     np.clip(out, 0, 1, out=out)
     return out[..., 0] if pictures.ndim == 3 else out
 
@@ -252,8 +250,8 @@ def _wanted(chosen: Protocol, given: Mapping[str, Extractor], measures: Sequence
     for one in wanted:
         if one.features and one.features not in given:
             raise DataError(
-                f"score {one.name!r} needs the network {one.features!r}: features={{{one.features!r}: a function that gives layer "
-                f"{one.layer!r} of {one.network} ({one.weights}) for pictures of {one.side} pixels}}"
+                f"score {one.name!r} needs the network {one.features!r}: give features={{{one.features!r}: FUNCTION}}, a function to "
+                f"layer {one.layer!r} of {one.network} ({one.weights}) for pictures of {one.side} pixels"
             )
     return wanted
 
@@ -278,7 +276,9 @@ def _pixel_score(one: Measure, chosen: Protocol, true: np.ndarray, pred: np.ndar
     parts = []
     for a, b in zip(_prepared(one, chosen, true), _prepared(one, chosen, pred), strict=True):
         a, b = (a, b) if a.ndim == b.ndim else (_colour(a), _colour(b))
-        parts.append(pixel_correlation(a, b) if one.statistic == "pixel_correlation" else ssim(a, b, one.statistic[len("ssim_") :]))
+        parts.append(
+            pixel_correlation(a, b) if one.statistic == "pixel_correlation" else ssim(a, b, one.statistic[len("ssim_") :])
+        )
     return np.concatenate(parts)
 
 

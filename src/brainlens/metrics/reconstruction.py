@@ -37,7 +37,7 @@ def pixel_correlation(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     """
     true, pred = _picture_pair(y_true, y_pred)
     rows = (unit_rows(p.reshape(len(p), -1), what) for p, what in ((true, "y_true"), (pred, "y_pred")))
-    return np.asarray(np.einsum("np,np->n", *rows), dtype=np.float64)
+    return np.asarray(np.einsum("np,np->n", *rows, dtype=np.float64))  # half a million float32 products lose four digits
 
 
 def ssim(y_true: np.ndarray, y_pred: np.ndarray, form: str = "plane") -> np.ndarray:
@@ -54,7 +54,9 @@ def ssim(y_true: np.ndarray, y_pred: np.ndarray, form: str = "plane") -> np.ndar
         raise DataError(f"ssim: form {form!r} is not one of {', '.join(FORMS)}")
     true, pred = (_grey(p) for p in _picture_pair(y_true, y_pred))
     if min(true.shape[1:]) < SMALLEST:
-        raise DataError(f"ssim: pictures of {true.shape[1:]} pixels are smaller than its window of {SMALLEST}; enlarge them first")
+        raise DataError(
+            f"ssim: pictures of {true.shape[1:]} pixels are smaller than its window of {SMALLEST}; enlarge them first"
+        )
     return np.concatenate([_ssim(true[i : i + 16], pred[i : i + 16], form) for i in range(0, len(true), 16)])
 
 
@@ -109,7 +111,7 @@ def correlation_distance(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     true, pred = _feature_pair(y_true, y_pred)
     if pred.ndim == 3:
         raise DataError(f"correlation distance: y_pred is (image, feature), got {pred.shape}; average or choose candidates first")
-    return 1.0 - np.einsum("nd,nd->n", unit_rows(true, "y_true"), unit_rows(pred, "y_pred")).astype(np.float64)
+    return 1.0 - np.einsum("nd,nd->n", unit_rows(true, "y_true"), unit_rows(pred, "y_pred"), dtype=np.float64)
 
 
 def similarities(y_true: np.ndarray, y_pred: np.ndarray, metric: str = "pearson") -> np.ndarray:
@@ -138,7 +140,9 @@ def nearest_training(query: np.ndarray, training: np.ndarray, metric: str = "pea
         raise DataError(f"nearest training picture: metric {metric!r} is not one of {', '.join(METRICS)}")
     both = [_features(query, "query"), _features(training, "training")]
     if any(x.ndim != 2 for x in both) or both[0].shape[1] != both[1].shape[1]:
-        raise DataError(f"nearest training picture: query {both[0].shape}, training {both[1].shape}; give (picture, feature) twice")
+        raise DataError(
+            f"nearest training picture: query {both[0].shape}, training {both[1].shape}; give (picture, feature) twice"
+        )
     return neighbours(unit_rows(both[0], "query", metric), unit_rows(both[1], "training", metric), k=1)[0][:, 0]
 
 
@@ -155,7 +159,9 @@ def repeat_ceiling(features: np.ndarray, statistic: str = "two_way", *, metric: 
     """
     array = np.asarray(features)
     if array.ndim != 3 or len(array) < 2:
-        raise DataError(f"repeat ceiling: features are (repetition, image, feature) with 2 repetitions or more, got {array.shape}")
+        raise DataError(
+            f"repeat ceiling: features are (repetition, image, feature) with 2 repetitions or more, got {array.shape}"
+        )
     if statistic not in ("two_way", "correlation"):
         raise DataError(f"repeat ceiling: statistic {statistic!r} is not one of two_way, correlation")
     pairs = [(a, b) for a in range(len(array)) for b in range(len(array)) if (a != b if statistic == "two_way" else a < b)]

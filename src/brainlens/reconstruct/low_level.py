@@ -18,12 +18,14 @@ from brainlens.metrics.reconstruction import as_unit_range
 from brainlens.solvers.ridge import RidgeFit, fold_labels, ridge_cv, ridge_predict
 from brainlens.types import DataError
 
-ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))  # times nothing: voxels are standardised, 90 rows of 3,000 voxels
+ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))  # of standardised voxels, whose Gram matrix grows with their number
 INNER = 5  # folds of the training images in which the penalty is chosen
 
 
 class Space(Protocol):
-    """A space that pictures are decoded in. `fit` sees training pictures alone and may do nothing."""
+    """A space that pictures are decoded in. `fit` sees training pictures alone; learns: whether the space depends on them."""
+
+    learns: bool
 
     def fit(self, pictures: np.ndarray) -> Self: ...
 
@@ -34,6 +36,8 @@ class Space(Protocol):
 
 class Pixels:
     """Pixels as they are: z = x."""
+
+    learns = False
 
     def fit(self, pictures: np.ndarray) -> Self:
         self._shape = pictures.shape[1:]
@@ -54,6 +58,8 @@ class PictureAxes(Pixels):
     components: how many; V (pixel, component) and m from the singular value decomposition of the centred training pictures.
     `fit` raises DataError for more components than training pictures leave (their number less one).
     """
+
+    learns = True
 
     def __init__(self, components: int) -> None:
         self.components = components
@@ -78,9 +84,9 @@ class PictureAxes(Pixels):
 class Autoencoder:
     """A trained autoencoder by its two functions: encode (n, row, column[, 3]) -> (n, ...), decode back; nothing is fitted."""
 
-    def __init__(
-        self, encode: Callable[[np.ndarray], np.ndarray], decode: Callable[[np.ndarray], np.ndarray]
-    ) -> None:
+    learns = False
+
+    def __init__(self, encode: Callable[[np.ndarray], np.ndarray], decode: Callable[[np.ndarray], np.ndarray]) -> None:
         self._encode, self._decode = encode, decode
 
     def fit(self, pictures: np.ndarray) -> Self:
@@ -136,18 +142,18 @@ def low_level(
         raise DataError(f"low-level reconstruction: fold gives a label to each of {len(x)} images, 2 or more; got {labels.shape}")
     out = np.empty(seen.shape, dtype=np.float32)
     penalties = []
+    fixed = None if chosen.learns else chosen.fit(seen).encode(seen)  # a space that learns nothing is the same in every fold
     for label in np.unique(labels):
         held = labels == label
-        fit, mean, spread = _fit(x[~held], chosen.fit(seen[~held]).encode(seen[~held]), alphas, seed)
+        latents = chosen.fit(seen[~held]).encode(seen[~held]) if fixed is None else fixed[~held]
+        fit, mean, spread = _fit(x[~held], latents, alphas, seed)
         found = ridge_predict(fit, ((x[held] - mean) / spread).astype(np.float32)).numpy()
         out[held] = np.clip(chosen.decode(found), 0, 1)
         penalties.append(float(fit.alpha[0]))
     return Decoded(out, labels, np.array(penalties))
 
 
-def _fit(
-    x: np.ndarray, z: np.ndarray, alphas: Sequence[float], seed: int
-) -> tuple[RidgeFit, np.ndarray, np.ndarray]:
+def _fit(x: np.ndarray, z: np.ndarray, alphas: Sequence[float], seed: int) -> tuple[RidgeFit, np.ndarray, np.ndarray]:
     """The ridge of one outer fold with its one penalty, and the mean and deviation of its voxels."""
     if len(x) < 2 * INNER:
         raise DataError(f"low-level reconstruction: a fold leaves {len(x)} images to train on; {2 * INNER} are needed")
