@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from brainlens.datasets import digits69
 from brainlens.metrics.picture_protocols import resize
 from brainlens.metrics.reconstruction import pixel_correlation, two_way
-from brainlens.reconstruct.low_level import Autoencoder, Decoded, PictureAxes, low_level
+from brainlens.reconstruct.low_level import (
+    Autoencoder,
+    Decoded,
+    PictureAxes,
+    Pixels,
+    decode_pictures,
+    low_level,
+    low_level_chosen,
+)
 from brainlens.types import DataError
 
 
@@ -71,6 +79,38 @@ def test_an_autoencoder_is_two_functions(small) -> None:
     found = low_level(x, pictures, space=halves, fold=fold, alphas=[3.0])
     np.testing.assert_allclose(found.pictures, low_level(x, pictures, fold=fold, alphas=[3.0]).pictures, atol=2e-5)
     assert calls.count(len(pictures)) == 1  # each picture is encoded once, not once a fold
+
+
+def test_new_responses_are_decoded_as_those_of_a_fold(small) -> None:
+    x, pictures, fold = small
+    held = fold == 2
+    found, penalty = decode_pictures(x[~held], pictures[~held], x[held], space=PictureAxes(2))
+    whole = low_level(x, pictures, space=PictureAxes(2), fold=fold)
+    np.testing.assert_array_equal(found, whole.pictures[held])
+    assert penalty == whole.alpha[2]
+
+
+def test_the_space_is_chosen_without_the_pictures_that_it_decodes(small) -> None:
+    """Pixels beat a space that holds nothing of the pictures; what a fold holds back does not change its choice."""
+    x, pictures, fold = small
+    waves = np.arange(48.0).reshape(12, 4)
+    blind = Autoencoder(lambda p: np.sin(1e4 * p[:, :1, 0]), lambda z: np.abs(np.sin(z[:, :, None] * waves)))
+    spaces = {"blind": blind, "pixels": Pixels()}
+    found = low_level_chosen(x, pictures, spaces, fold=fold)
+    assert found.space == ("pixels",) * 4
+    np.testing.assert_array_equal(found.pictures, low_level(x, pictures, fold=fold).pictures)
+    changed = pictures.copy()
+    changed[fold == 1] = np.random.default_rng(1).uniform(size=changed[fold == 1].shape)
+    again = low_level_chosen(x, changed, spaces, fold=fold)
+    np.testing.assert_array_equal(again.pictures[fold == 1], found.pictures[fold == 1])
+    assert low_level_chosen(x, pictures, {"blind": blind}, fold=fold).space == ("blind",) * 4
+
+
+def test_a_choice_needs_something_to_choose_from(small) -> None:
+    with pytest.raises(DataError, match="no space is given"):
+        low_level_chosen(*small[:2], {})
+    with pytest.raises(DataError, match=r"X_new \(3, 5\) must be \(image, 60 voxels"):
+        decode_pictures(*small[:2], np.zeros((3, 5)))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +213,7 @@ def test_real_fmri_gives_the_reference_figures(digits, test_data) -> None:
     """References: pixels .897 among all pictures and .823 among those of one digit, latents .915 and .856.
 
     Over ten seeds of the folds: pixels .899 to .908 and .827 to .843, twenty axes .906 to .917 and .840 to .855, latents
-    .919 to .928 and .861 to .875; latents stood .018 and .030 above pixels on average, .012 and .026 at least.
+    .918 to .927 and .861 to .872; latents stood .017 and .029 above pixels at least.
     """
     x, pictures, digit = digits
     fold = stratified(digit)
@@ -188,11 +228,10 @@ def test_real_fmri_gives_the_reference_figures(digits, test_data) -> None:
 
 
 @pytest.mark.realdata
-def test_shuffled_brains_are_at_chance(digits) -> None:
+def test_shuffled_brains_tell_nothing(digits) -> None:
+    """Twenty shuffles gave .472 to .501 and .467 to .477: a little below .5, since what is left to a decoder that knows nothing
+    is the mean of the training pictures, which leaves out the picture that it is asked for."""
     x, pictures, digit = digits
-    found = []
-    for seed in range(5):
-        shuffled = x[np.random.default_rng(seed).permutation(len(x))]
-        found.append(identified(pictures, low_level(shuffled, pictures, space=PictureAxes(20), fold=stratified(digit)), digit))
-    print(np.round(found, 3))
-    assert np.mean(found, axis=0) == pytest.approx((0.5, 0.5), abs=0.06)
+    shuffled = x[np.random.default_rng(0).permutation(len(x))]
+    found = identified(pictures, low_level(shuffled, pictures, space=PictureAxes(20), fold=stratified(digit)), digit)
+    assert found == pytest.approx((0.48, 0.475), abs=0.03)

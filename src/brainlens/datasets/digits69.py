@@ -36,8 +36,9 @@ DIGITS = {1: "6", 2: "9"}
 def load(folder: str | Path, *, standardise: bool = True) -> Recording:
     """Responses (100, 3092), one trial an image, and the 100 pictures of 28 x 28 pixels in grey.
 
-    Stimuli have the columns category ("6" or "9") and split, trials too: the published one, 90 training images and 10 for the
-    test, five of each digit. The file holds the pictures column by column; here they stand upright. No image was repeated, and neither coordinates nor regions of the voxels are known.
+    Stimuli have the columns category ("6" or "9") and split, trials split: the published one, 90 training images and 10 for the
+    test, five of each digit. The file holds the pictures column by column; here they stand upright. No image was repeated,
+    and neither coordinates nor regions of the voxels are known.
     standardise: each voxel by mean and standard deviation of the training trials; False: the values as they are in the file.
     Raises DataError for a file that is missing, damaged, or does not hold one response for each picture.
     """

@@ -250,8 +250,8 @@ def _wanted(chosen: Protocol, given: Mapping[str, Extractor], measures: Sequence
     for one in wanted:
         if one.features and one.features not in given:
             raise DataError(
-                f"score {one.name!r} needs the network {one.features!r}: give features={{{one.features!r}: FUNCTION}}, a function to "
-                f"layer {one.layer!r} of {one.network} ({one.weights}) for pictures of {one.side} pixels"
+                f"score {one.name!r} needs the network {one.features!r}: give features={{{one.features!r}: FUNCTION}} for layer "
+                f"{one.layer!r} of {one.network} ({one.weights}) at {one.side} pixels"
             )
     return wanted
 
