@@ -144,7 +144,8 @@ def test_groups_confine_the_distractors() -> None:
     assert set(np.round(3 * found.values["two_way_clip"], 9)) <= {0, 1, 2, 3}
 
 
-SEEN = smooth(0, 3)
+SEEN, MANY = smooth(0, 3), smooth(1, 40, side=16)
+FLAT = np.where(np.arange(40)[:, None, None, None] == 35, np.uint8(7), MANY)  # beyond the first block of pictures
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,8 @@ SEEN = smooth(0, 3)
             lambda: P.score_pictures(SEEN, np.zeros_like(SEEN), measures=["ssim"], name="neuroadapter"),
             "picture 0 is of one value",
         ),
-        (lambda: P.score_pictures(SEEN, np.zeros_like(SEEN), measures=["pixcorr"]), "image 0 is constant"),
+        (lambda: P.score_pictures(MANY, FLAT, measures=["pixcorr"]), "y_pred: image 35 is constant"),
+        (lambda: P.score_pictures(MANY, FLAT, "neuroadapter", measures=["ssim"]), "picture 35 is of one value"),
         (lambda: P.resize(SEEN / 255, 8, "lanczos"), "'lanczos' is not one of bilinear, bicubic"),
         (
             lambda: P.score_pictures(SEEN, SEEN, measures=["ssim"]).metrics(

@@ -87,10 +87,12 @@ def _networks(sides: Sequence[int], direction: str, efficientnet: str) -> tuple[
         ("distance_swav", "swav", "SwAV ResNet-50", "avgpool", "facebookresearch/swav"),
     )
     out = []
-    for (name, *rest), side in zip(read, (sides[0], *sides), strict=True):  # two layers of AlexNet at one size
+    for (name, features, network, layer, weights), side in zip(
+        read, (sides[0], *sides), strict=True
+    ):  # two layers of AlexNet at one size
         two = name.startswith("two_way")
         statistic = "two_way" if two else "correlation_distance"
-        out.append(Measure(name, statistic, side, "bilinear", *rest, direction if two else ""))
+        out.append(Measure(name, statistic, side, "bilinear", features, network, layer, weights, direction if two else ""))
     return tuple(out)
 
 
@@ -194,16 +196,19 @@ def score_pictures(
     """
     chosen, given = protocol(name), dict(features or {})
     wanted = _wanted(chosen, given, measures)
-    true, pred = as_unit_range(y_true, "y_true"), as_unit_range(y_pred, "y_pred")
+    true, pred = _pictures(y_true, "y_true"), _pictures(y_pred, "y_pred")
     if len(true) != len(pred) or len(true) < 2:
         raise DataError(f"scores of pictures: {len(true)} seen, {len(pred)} reconstructed; give the same 2 images or more")
     values: dict[str, np.ndarray] = {}
     level: dict[str, float] = {}
-    other = _mismatched(len(true))
+    if any(one.statistic == "pixel_correlation" for one in wanted):
+        _refuse_flat(true, "y_true")
+        _refuse_flat(pred, "y_pred")
+    every, other = np.arange(len(true)), _mismatched(len(true))
     for one in wanted:
         if not one.features:
-            values[one.name] = _pixel_score(one, chosen, true, pred)
-            level[one.name] = float(_pixel_score(one, chosen, true, pred[other]).mean())
+            values[one.name] = _pixel_score(one, chosen, true, pred, every)
+            level[one.name] = float(_pixel_score(one, chosen, true, pred, other).mean())
             continue
         a, b = (_network_rows(one, chosen, pictures, given[one.features]) for pictures in (true, pred))
         if one.statistic == "two_way":
@@ -211,8 +216,8 @@ def score_pictures(
         else:
             n = len(a)
             values[one.name] = correlation_distance(a, b)
-            every = similarities(a, b)
-            level[one.name] = float(1 - (every.sum() - np.trace(every)) / (n * (n - 1)))
+            like = similarities(a, b)
+            level[one.name] = float(1 - (like.sum() - np.trace(like)) / (n * (n - 1)))
     return PictureScores(chosen.name, values, level)
 
 
@@ -256,25 +261,42 @@ def _wanted(chosen: Protocol, given: Mapping[str, Extractor], measures: Sequence
     return wanted
 
 
-def _prepared(one: Measure, chosen: Protocol, pictures: np.ndarray) -> Iterator[np.ndarray]:
-    """Blocks of pictures as the protocol's score reads them."""
-    for start in range(0, len(pictures), BLOCK):
-        block = pictures[start : start + BLOCK]
+def _pictures(pictures: np.ndarray, what: str) -> np.ndarray:
+    """Pictures that `as_unit_range` accepts; uint8 stays what it is, since blocks become floats when they are read."""
+    array = np.asarray(pictures)
+    if array.dtype != np.uint8:
+        return as_unit_range(array, what)
+    as_unit_range(array[:1], what)
+    return array
+
+
+def _refuse_flat(pictures: np.ndarray, what: str) -> None:
+    """Raises DataError for a picture of one value, by its own number and before anything is computed."""
+    for i, picture in enumerate(pictures):
+        if picture.min() == picture.max():
+            raise DataError(f"{what}: image {i} is constant, so it has no correlation; leave it out of both sides and count it")
+
+
+def _prepared(one: Measure, chosen: Protocol, pictures: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Blocks of the pictures at these rows as the protocol's score reads them."""
+    for start in range(0, len(rows), BLOCK):
+        block = as_unit_range(pictures[rows[start : start + BLOCK]])
         if chosen.first == "resize":
             block = resize(block, chosen.first_side)
         elif chosen.first == "range":
             inside = tuple(range(1, block.ndim))
             low, high = block.min(axis=inside, keepdims=True), block.max(axis=inside, keepdims=True)
             if (high == low).any():
-                flat = start + int(np.argmax((high == low).ravel()))
+                flat = int(rows[start + int(np.argmax((high == low).ravel()))])
                 raise DataError(f"protocol {chosen.name!r}: picture {flat} is of one value, so it has no range; leave it out")
             block = (block - low) / (high - low)
         yield resize(block, one.side, one.resample)
 
 
-def _pixel_score(one: Measure, chosen: Protocol, true: np.ndarray, pred: np.ndarray) -> np.ndarray:
+def _pixel_score(one: Measure, chosen: Protocol, true: np.ndarray, pred: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """The score of each seen picture with the reconstruction at `partner`."""
     parts = []
-    for a, b in zip(_prepared(one, chosen, true), _prepared(one, chosen, pred), strict=True):
+    for a, b in zip(_prepared(one, chosen, true, np.arange(len(true))), _prepared(one, chosen, pred, partner), strict=True):
         a, b = (a, b) if a.ndim == b.ndim else (_colour(a), _colour(b))
         parts.append(
             pixel_correlation(a, b) if one.statistic == "pixel_correlation" else ssim(a, b, one.statistic[len("ssim_") :])
@@ -283,7 +305,7 @@ def _pixel_score(one: Measure, chosen: Protocol, true: np.ndarray, pred: np.ndar
 
 
 def _network_rows(one: Measure, chosen: Protocol, pictures: np.ndarray, extract: Extractor) -> np.ndarray:
-    rows = [np.asarray(extract(_colour(block))) for block in _prepared(one, chosen, pictures)]
+    rows = [np.asarray(extract(_colour(block))) for block in _prepared(one, chosen, pictures, np.arange(len(pictures)))]
     if any(row.ndim != 2 for row in rows) or sum(map(len, rows)) != len(pictures):
         raise DataError(f"network {one.features!r} gives {rows[0].shape} for pictures; it must give (picture, feature)")
     return np.concatenate(rows)

@@ -132,8 +132,8 @@ def similarities(y_true: np.ndarray, y_pred: np.ndarray, metric: str = "pearson"
 def nearest_training(query: np.ndarray, training: np.ndarray, metric: str = "pearson") -> np.ndarray:
     """The training picture most like each query: rows (image,) of `training`, to be scored as if they were reconstructions.
 
-    query (image, feature), training (picture, feature). With the features of the seen test pictures it is the ceiling of
-    every method that shows a training picture; with features decoded from the brain it is the retrieval baseline.
+    query (image, feature), training (picture, feature). With the features of the seen test pictures it is what perfect
+    retrieval of a training picture reaches, a ceiling; with features decoded from the brain it is the retrieval baseline.
     Raises DataError for shapes that do not match, NaN, and rows without a correlation or a direction.
     """
     if metric not in METRICS:

@@ -183,9 +183,7 @@ def low_level_chosen(
     """
     x, seen = _checked(X, pictures)
     if not spaces:
-        raise DataError(
-            "low-level reconstruction: no space is given to choose from; name one or more, such as {'pixels': Pixels()}"
-        )
+        raise DataError("low-level reconstruction: no space is given to choose from; name one, such as {'pixels': Pixels()}")
     labels = _labels(fold, len(x), seed)
     out, penalties, names = np.empty(seen.shape, dtype=np.float32), [], []
     for label in np.unique(labels):
