@@ -24,7 +24,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, SensorDecoder, build  # noqa: E402
+from brainlens.models.sensors.decoder import NICE_TRAINING, THINGS_EEG2, SensorDecoder, build  # noqa: E402
 from brainlens.models.sensors.split import tensors  # noqa: E402
 from brainlens.models.sensors.training import step  # noqa: E402
 from brainlens.nn.guidance import LossAdjustment  # noqa: E402
@@ -71,7 +71,7 @@ def ours(device: str, precision: str = "float32") -> Any:
     responses = Responses(recordings, table, units, times=np.arange(SAMPLES) / 250, measure="uV")
     scale = (torch.zeros(CHANNELS, 1), torch.ones(CHANNELS, 1))
     decoder: SensorDecoder = build(
-        "nice", responses.data.shape[1:], (WIDTH, None), training=NICE, seed=0, device=device, scale=scale
+        "nice", responses.data.shape[1:], (WIDTH, None), training=NICE_TRAINING, seed=0, device=device, scale=scale
     )
     part = tensors(recordings, np.arange(n), np.arange(n), model=decoder.model, scale=scale, device=device, precision=precision)
     image = torch.as_tensor(features).to(device)
@@ -85,13 +85,14 @@ def ours(device: str, precision: str = "float32") -> Any:
         for module in decoder.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        optimiser = torch.optim.AdamW(decoder.model.parameters(), lr=NICE.lr, betas=NICE.betas, weight_decay=0.0)
+        recipe = NICE_TRAINING
+        optimiser = torch.optim.AdamW(decoder.model.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=0.0)
         losses = []
         for _ in range(epochs(device)):
             for rows in batches(n):
                 optimiser.zero_grad(set_to_none=True)
                 batch = part.batch(rows.to(part.x.device), device)
-                loss, _ = step(decoder, batch, image, None, replace(NICE, precision=precision), None)
+                loss, _ = step(decoder, batch, image, None, replace(NICE_TRAINING, precision=precision), None)
                 optimiser.step()
                 losses.append(loss)
         kept["losses"] = losses[:4]
@@ -123,12 +124,12 @@ def peer(device: str) -> Any:
     def run() -> None:
         model.load_state_dict(state)
         model.train()
-        optimiser = torch.optim.Adam(model.parameters(), lr=NICE.lr, betas=NICE.betas)
+        optimiser = torch.optim.Adam(model.parameters(), lr=NICE_TRAINING.lr, betas=NICE_TRAINING.betas)
         losses = []
         for _ in range(epochs(device)):
             for rows in batches(len(x)):
                 shown, response = image[rows].to(device), model(x[rows].to(device))
-                score = F.normalize(response, dim=-1) @ F.normalize(shown, dim=-1).T / NICE.temperature
+                score = F.normalize(response, dim=-1) @ F.normalize(shown, dim=-1).T / NICE_TRAINING.temperature
                 label = torch.arange(len(rows), device=device)
                 loss = (F.cross_entropy(score, label) + F.cross_entropy(score.T, label)) / 2
                 optimiser.zero_grad()

@@ -13,7 +13,7 @@ from torch import nn
 
 from brainlens.align.sensors import align_sensors
 from brainlens.metrics import retrieval
-from brainlens.models.sensors.decoder import NICE, SensorTraining, without
+from brainlens.models.sensors.decoder import NICE_TRAINING, SensorTraining, without
 from brainlens.models.sensors.fit import fit_model, fit_sensors, limit_repeats, sensor_model
 from brainlens.models.sensors.ridge import fit_ridge
 from brainlens.models.sensors.split import split_subjects
@@ -22,7 +22,7 @@ from brainlens.subjects import Protocol, held_out
 from brainlens.types import DataError, Features, Responses, Stimuli
 
 QUICK = SensorTraining(epochs=4, batch=64, lr=1e-3, validation=40)
-QUICK_NICE = replace(NICE, epochs=4, batch=64, lr=1e-3, validation=40)
+QUICK_NICE = replace(NICE_TRAINING, epochs=4, batch=64, lr=1e-3, validation=40)
 
 
 def world(n: int = 360, test: int = 40) -> tuple[Stimuli, Features, Features]:
@@ -217,7 +217,7 @@ def test_real_embeddings_with_phantom_eeg_give_a_200_way_run(test_data: Path) ->
     images = Features(both, ids, "CLIP ViT-L/14")
     back = np.arange(45, 63)
     responses = make_eeg(stimuli, images, amplitude=6.0).columns(back)
-    training = replace(NICE, epochs=5, batch=64, lr=1e-3, validation=100)
+    training = replace(NICE_TRAINING, epochs=5, batch=64, lr=1e-3, validation=100)
     for gallery in ("image", "concept"):
         result = align_sensors(responses, images, encoder="linear", training=training, protocol=Protocol(gallery=gallery))
         assert result.metrics["retrieval/brain->image/gallery"] == 200

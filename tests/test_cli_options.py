@@ -86,6 +86,8 @@ REFUSED = [
     (("encode", "--timestep", "3"), "--timestep"),
     (("encode", "--of-steps", "9"), "--of-steps"),
     (("encode", "--without", "smell"), "smell"),
+    (("encode", "--preset", "nonsense"), "default, paper, released"),
+    (("encode", "--method", "ridge", "--preset", "paper"), "--preset"),
     # features, captions
     (("features", "miniature", "--timestep", "3"), "--timestep"),
     (("features", "miniature", "--no-inversion"), "--inversion"),

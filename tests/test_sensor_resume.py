@@ -18,7 +18,7 @@ import torch
 from brainlens import store
 from brainlens.models.sensors import checkpoint, moments
 from brainlens.models.sensors.checkpoint import Checkpoint
-from brainlens.models.sensors.decoder import NICE, SensorDecoder, SensorTraining
+from brainlens.models.sensors.decoder import NICE_TRAINING, SensorDecoder, SensorTraining
 from brainlens.models.sensors.fit import fit_sensors
 from brainlens.models.sensors.ridge import fit_ridge
 from brainlens.models.sensors.split import split_subjects
@@ -26,7 +26,7 @@ from brainlens.subjects import Protocol
 from brainlens.types import DataError, Features, Responses
 
 QUICK = SensorTraining(epochs=6, batch=32, lr=1e-3, validation=12, width=16)
-QUICK_NICE = replace(NICE, epochs=6, batch=32, lr=1e-3, validation=12)
+QUICK_NICE = replace(NICE_TRAINING, epochs=6, batch=32, lr=1e-3, validation=12)
 World = tuple[Responses, Features, Features]
 
 

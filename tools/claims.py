@@ -38,6 +38,12 @@ from brainlens.models.volume.split import split_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "claims"
+BEFORE = CLAIMS / "before"  # the figures on the phantom and the miniature before their rebuild, for comparison
+REBUILT = "2026-11-28"
+EARLIER = {
+    "eeg": "Measured on the phantom and the miniature before their rebuild; to be run anew with the published recipes.\n",
+    "pointing": "Measured with the miniature before it was trained further.\n",
+}
 WORK = CLAIMS / "work"
 SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}
 RIVALS = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
@@ -274,7 +280,8 @@ def merge() -> None:
         "# Claims\n",
         "What each method recovers of the phantom's known truth, and what it gives on real recordings. `make claims` ",
     ]
-    lines[-1] += "writes this page. A miss stays here with its value. Intervals are 95 % bootstrap intervals.\n"
+    lines[-1] += "writes this page. A miss stays here with its value. Intervals are 95 % bootstrap intervals. The last column "
+    lines[-1] += "has the figures on the phantom and the miniature before both were rebuilt on 2026-11-28.\n"
     for name in ("align", "attribute", "pointing", "encode", "haxby2001", "images92", "eeg"):
         file = CLAIMS / f"{name}.json"
         if not file.exists():
@@ -283,13 +290,17 @@ def merge() -> None:
         kept = store.read_json(file)
         metrics |= kept["metrics"]
         lines += [f"\n## {name}\n", f"{kept['date']}, commit {kept['commit']}, {kept['device']}, size: {kept['scale']}.\n"]
-        lines += ["| claim | value | 95 % interval | target |", "|---|---|---|---|"]
+        before = store.read_json(BEFORE / file.name)["metrics"] if (BEFORE / file.name).exists() else {}
+        if name in EARLIER and kept["date"] < REBUILT:
+            lines.append(EARLIER[name])
+        lines += ["| claim | value | 95 % interval | target | before the rebuild |", "|---|---|---|---|---|"]
         for key, value in kept["metrics"].items():
             if not key.endswith((".low", ".high")) and shown(key):
                 low, high = (kept["metrics"].get(f"{key}{end}") for end in (".low", ".high"))
                 span = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
                 number = "undefined" if value is None else f"{value:.3g}"
-                lines.append(f"| `{key}` | {number} | {span} | {TARGETS.get(key, '')} |")
+                old = "" if before.get(key) is None else f"{before[key]:.3g}"
+                lines.append(f"| `{key}` | {number} | {span} | {TARGETS.get(key, '')} | {old} |")
     notes = ROOT / "docs" / "claims_notes.md"
     if notes.exists():
         lines += ["", notes.read_text()]

@@ -46,7 +46,7 @@ class Look:
     offset: int = 0
 
 
-LOOKS = {"validation": Look("validation"), "test": Look("test"), "final": Look("test", 770_000)}
+LOOKS = {"validation": Look("validation"), "test": Look("test"), "final": Look("test", 880_000)}
 
 
 class Clip:

@@ -6,10 +6,11 @@ import inspect
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_fill_holes
 from scipy.spatial.distance import squareform
 
 from brainlens import datasets
-from brainlens.datasets import eeglab_visual, images92
+from brainlens.datasets import digits69, eeglab_visual, images92
 from brainlens.types import DataError
 
 
@@ -148,3 +149,72 @@ def test_a_cut_recording_is_noticed(test_data, tmp_path):
     (tmp_path / "eeglab_data.fdt").write_bytes(data[:-1280])
     with pytest.raises(DataError, match="fetch it again"):
         eeglab_visual.load_raw(tmp_path)
+
+
+# --- digits69
+
+
+def digits_file(folder, **change):
+    """The file in small: 12 responses of 5 voxels, the last 2 for the test; change: other arrays, None leaves one out."""
+    rng = np.random.default_rng(0)
+    content = {
+        "bold": rng.normal(size=(12, 5)).astype(np.float32),
+        "images": rng.integers(0, 255, (12, 28, 28)).astype(np.uint8),
+        "label": np.tile([1, 2], 6).astype(np.uint8),
+        "test": np.arange(12) >= 10,
+    } | change
+    np.savez(folder / digits69.FILE, **{key: value for key, value in content.items() if value is not None})
+    return content
+
+
+def test_digits_are_standardised_on_training_trials_alone(tmp_path):
+    bold = digits_file(tmp_path)["bold"]
+    recording = digits69.load(tmp_path)
+    train = recording.responses.where(split="train").data
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(train.std(axis=0), 1, atol=1e-5)
+    expected = (bold[10:] - bold[:10].mean(axis=0)) / bold[:10].std(axis=0)
+    np.testing.assert_allclose(recording.responses.where(split="test").data, expected, atol=1e-5)
+    np.testing.assert_array_equal(digits69.load(tmp_path, standardise=False).responses.data, bold)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"label": None}, "has no 'label'"),
+        ({"label": np.arange(12)}, r"label is \[1, 2\]"),
+        ({"test": np.zeros(12, bool)}, "test bool with both values"),
+        ({"test": np.ones(12)}, "test bool with both values"),
+        ({"images": np.zeros((11, 28, 28), np.uint8)}, "must fit"),
+        ({"bold": np.zeros((12, 5, 2), np.float32)}, "must fit"),
+        ({"bold": np.full((12, 5), np.nan, np.float32)}, "NaN or infinity in 60 values"),
+        ({"bold": np.ones((12, 5), np.float32)}, "5 voxels never vary"),
+    ],
+)
+def test_a_wrong_file_of_digits_is_one_line(tmp_path, change, message):
+    digits_file(tmp_path, **change)
+    with pytest.raises(DataError, match=message) as caught:
+        digits69.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.realdata
+def test_the_real_digits_have_the_published_split(test_data):
+    recording = digits69.load(test_data / "digits69")
+    facts, stimuli = digits69.FACTS, recording.stimuli
+    assert recording.responses.data.shape == (facts["images"], facts["voxels"])
+    assert stimuli.images[0].shape == (facts["pixels"], facts["pixels"], 3)
+    split = recording.responses.trials["split"]
+    assert (split == "test").sum() == facts["test_images"]
+    assert (split == "train").sum() == facts["images"] - facts["test_images"]
+    counts = stimuli.table.groupby(["split", "category"]).size().to_dict()
+    assert counts == {("train", "6"): 45, ("train", "9"): 45, ("test", "6"): 5, ("test", "9"): 5}
+    six = (stimuli.table["category"] == "6").to_numpy()
+    ink = stimuli.images[..., 0] > 100
+    holes = np.stack([binary_fill_holes(one) & ~one for one in ink])
+    height = np.array([np.argwhere(one)[:, 0].mean() if one.any() else np.nan for one in holes])
+    centre = np.array([np.argwhere(one)[:, 0].mean() for one in ink])
+    below = (height > centre)[np.isfinite(height)]  # some loops are filled with ink
+    assert np.isfinite(height).sum() > 60
+    # upright, a six has its loop below and a nine above: true of 77 of 78, and of 60 were the pictures on their side
+    assert (below == six[np.isfinite(height)]).mean() > 0.95

@@ -60,7 +60,7 @@ def test_the_simulations_hold_what_their_facts_say(name) -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("name", ["haxby2001", "images92", "eeglab_visual"])
+@pytest.mark.parametrize("name", ["haxby2001", "images92", "eeglab_visual", "digits69"])
 def test_the_recordings_hold_what_their_facts_say(test_data, name) -> None:
     recording = datasets.load(name, test_data / name)
     assert holds(name, recording, test_data / name) == set(datasets.facts(name)["offers"])

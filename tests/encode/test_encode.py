@@ -222,3 +222,19 @@ def test_bad_input_is_one_line(call, message):
     with pytest.raises(DataError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_the_presets_of_the_command_line_are_those_of_the_models():
+    from brainlens.encode import model_of
+    from brainlens.encode.run import preset
+    from brainlens.models.encoding import FactorTopy
+
+    for name, model in (("default", FactorTopy()), ("paper", FactorTopy.paper()), ("released", FactorTopy.released())):
+        mine = model_of("factortopy", *preset(name), seed=0, device="cpu").get_params()
+        theirs = model.get_params()
+        assert (mine["training"] or {}) == (theirs["training"] or {})
+        assert {k: mine[k] for k in ("refit", "width", "samples", "seed")} == {
+            k: theirs[k] for k in ("refit", "width", "samples", "seed")
+        }
+        form = {"use": ("space", "layer", "scale"), "topological": True} | (theirs["variant"] or {})
+        assert mine["variant"] == form

@@ -235,8 +235,8 @@ def test_a_real_recording_of_two_events_and_of_two_places(test_data):
     """Squares against button presses, and the two places of the squares, 40 each, which channels do not tell apart."""
     from brainlens.datasets import eeglab_visual
 
-    squares, _ = eeglab_visual.load(test_data / "eeglab_visual")
-    presses, _ = eeglab_visual.load(test_data / "eeglab_visual", event="rt")
+    squares = eeglab_visual.load(test_data / "eeglab_visual").responses
+    presses = eeglab_visual.load(test_data / "eeglab_visual", event="rt").responses
     trials = pd.concat([squares.trials, presses.trials], ignore_index=True)
     both = replace(squares, data=np.concatenate([squares.data, presses.data]), trials=trials)
     both.trials["run"] = (both.trials["sample"] > both.trials["sample"].median()).astype(int)  # two halves

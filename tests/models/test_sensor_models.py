@@ -21,8 +21,7 @@ from sklearn.model_selection import cross_val_predict
 from brainlens.align.sensors import align_sensors
 from brainlens.models.sensors import ATM, NICE, EEGNet, NeuroAlign, OwnNetwork, SensorLinear, SensorRidge
 from brainlens.models.sensors.aligner import SensorAligner
-from brainlens.models.sensors.decoder import NICE as NICE_TRAINING
-from brainlens.models.sensors.decoder import THINGS_EEG2, THINGS_MEG
+from brainlens.models.sensors.decoder import NICE_TRAINING, THINGS_EEG2, THINGS_MEG
 from brainlens.models.sensors.fit import sensor_model
 from brainlens.models.sensors.recordings import Recorded, recorded, tables
 from brainlens.models.sensors.stored import load_aligner

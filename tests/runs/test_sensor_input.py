@@ -245,7 +245,7 @@ def test_epochs_of_a_things_folder_have_an_evoked_response(given: Path, say: Say
     runs = given / "runs"
     code, out, err = say("epochs", "--dataset", "things_eeg2", "--data", str(given), "--runs", str(runs))
     assert (code, err) == (0, "")
-    assert "epochs/train/n" in out
+    assert "epochs/train/peak_ms" in out
     (folder,) = runs.glob("epochs-*")
     result = store.load_result(folder)
     expected = np.array(content("training", 1)["preprocessed_eeg_data"]).reshape(-1, 6, SAMPLES).mean(0)

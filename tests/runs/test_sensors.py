@@ -19,7 +19,7 @@ from brainlens.datasets.source import Source
 from brainlens.metrics.retrieval import nearest_share
 from brainlens.models.sensors import checkpoint
 from brainlens.models.sensors.contributions import METHODS
-from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, THINGS_MEG, UNFILTERED
+from brainlens.models.sensors.decoder import NICE_TRAINING, THINGS_EEG2, THINGS_MEG, UNFILTERED
 from brainlens.models.sensors.stored import load_aligner
 from brainlens.subjects import Protocol
 from brainlens.types import DataError
@@ -180,7 +180,7 @@ def test_drawn_training_images_hold_no_test_image(embeddings: Path) -> None:
 def test_presets_are_those_of_the_paper() -> None:
     none = SensorOptions()
     assert preset("things_eeg2", "neuroalign", none) == THINGS_EEG2
-    assert preset("things_eeg2", "nice", none) == NICE
+    assert preset("things_eeg2", "nice", none) == NICE_TRAINING
     assert preset("things_eeg2", "unfiltered", none) == UNFILTERED
     assert preset("things_eeg2", "nice", SensorOptions(batch=64, precision="bfloat16")).precision == "bfloat16"
     assert preset("things_meg", "neuroalign", none) == THINGS_MEG

@@ -21,7 +21,7 @@ from brainlens.datasets.source import Source, Tell
 from brainlens.metrics.retrieval import nearest_share
 from brainlens.models.sensors.aligner import SensorAligner
 from brainlens.models.sensors.checkpoint import Checkpoint
-from brainlens.models.sensors.decoder import NICE, SMALL, THINGS_EEG2, THINGS_MEG, UNFILTERED, SensorTraining, without
+from brainlens.models.sensors.decoder import NICE_TRAINING, SMALL, THINGS_EEG2, THINGS_MEG, UNFILTERED, SensorTraining, without
 from brainlens.models.sensors.fit import fit_model, sensor_model
 from brainlens.models.sensors.linear import LINEAR
 from brainlens.models.sensors.stored import FOLDER, load_aligner
@@ -92,7 +92,7 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
 
     Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
     """
-    chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE)
+    chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE_TRAINING)
     facts = datasets.facts(dataset)
     chosen = replace(chosen, epochs=THINGS_MEG.epochs) if facts["kind"] == "MEG" else chosen
     if facts["simulated"] and options.preset == "default":

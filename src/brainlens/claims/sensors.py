@@ -22,7 +22,7 @@ from brainlens.datasets.source import Tell
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.metrics.statistics import two_way_bootstrap
 from brainlens.models.sensors.checkpoint import Checkpoint
-from brainlens.models.sensors.decoder import NICE, THINGS_EEG2, SensorDecoder, SensorTraining, target_layer, without
+from brainlens.models.sensors.decoder import NICE_TRAINING, THINGS_EEG2, SensorDecoder, SensorTraining, target_layer, without
 from brainlens.models.sensors.fit import fit_sensors
 from brainlens.models.sensors.linear import LINEAR
 from brainlens.phantom.eeg import AMPLITUDE, EEGTruth, eeg_trials, eeg_truth, simulate_eeg
@@ -136,7 +136,7 @@ def subject_recording(tables: SensorTables, study: SensorStudy, subject: int, fo
 def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str, SensorTraining]:
     """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
     encoder = ENCODERS.get(method, "neuroalign")
-    training = NICE if encoder != "neuroalign" else THINGS_EEG2
+    training = NICE_TRAINING if encoder != "neuroalign" else THINGS_EEG2
     for part in method.removeprefix("no_").split("_") if method.startswith("no_") else ():
         training = without(training, part)
     epochs = training.epochs if study.epochs is None else study.epochs

@@ -34,7 +34,7 @@ from brainlens.cli.terminal import finished, show, steps
 from brainlens.datasets import DEFAULT
 
 SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer")
-TRAINED = ("refit", "training_steps")
+TRAINED = ("refit", "training_steps", "preset")
 SHORTER = "--method ridge, fewer units with --roi, or --steps N"
 
 
@@ -50,6 +50,10 @@ def encode(
     method: Annotated[
         str | None, typer.Option(help="factortopy, ridge, class_token, patch_token or gnet.", rich_help_panel=MODEL)
     ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(help="default, paper (as published) or released (its code); see docs.", rich_help_panel=TRAINING),
+    ] = "default",
     layer: Layer = None,
     timestep: Timestep = None,
     of_steps: OfSteps = 50,
@@ -96,9 +100,8 @@ def encode(
 
     from brainlens.datasets.runs import once
     from brainlens.datasets.source import Source
-    from brainlens.encode import EncodingDesign
     from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
-    from brainlens.models.encoding.training import EncodingTraining
+    from brainlens.encode.run import preset as configuration
 
     check_source(context, dataset)
     check_diffusion(context, model or [None])
@@ -106,10 +109,15 @@ def encode(
         without(context, SELECTORS, f"method {method} has no selectors")
     if method == "ridge":
         without(context, TRAINED, "method ridge is solved, not trained")
-    training = EncodingTraining() if training_steps is None else shorter(EncodingTraining(), training_steps)
+    form, training = configuration(preset)
+    training = training if training_steps is None else shorter(training, training_steps)
     training = training if search is None else replace(training, searched_start=search)
-    design = EncodingDesign(
-        layers=tuple(layer) if layer else None, samples=samples, use=selectors_without(without_ or []), topological=not per_voxel
+    design = replace(
+        form,
+        layers=tuple(layer) if layer else None,
+        samples=samples,
+        use=selectors_without(without_ or []),
+        topological=not per_voxel,
     )
     design = design if refit is None else replace(design, refit=refit)
     asked = Asked(

@@ -30,6 +30,7 @@ DATASETS = (
     "things_meg",
     "nod",
     "eeglab_visual",
+    "digits69",
 )
 SIMULATED = ("phantom", "phantom_eeg")  # these need no folder
 DEFAULT = "phantom"  # what a command opens where no recording is named

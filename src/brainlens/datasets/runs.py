@@ -15,6 +15,7 @@ import numpy as np
 from brainlens import store
 from brainlens.datasets.source import Source
 from brainlens.types import DataError, Result
+from brainlens.types.scores import COUNTS
 
 MODEL = "model"  # the folder of a run that holds what was fitted
 
@@ -60,7 +61,9 @@ def source_of(result: Result) -> Source:
 
 
 def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:
-    """The scores under a prefix as rows: value, 95 % interval, and chance and n where they are known."""
+    """The scores under a prefix as rows: value, 95 % interval, chance and n where they are known; counts by their own name."""
+    if prefix.startswith("data/") or prefix.rpartition("/")[2] in COUNTS:
+        return [{"metric": key, "value": float(value)} for key, value in result.metrics.items() if key.startswith(prefix)]
     found = result.scores()
     found = found[[key.startswith(prefix) and (ending is None or key.endswith(ending)) for key in found["metric"]]]
     rows: Rows = []

@@ -21,7 +21,8 @@ from brainlens.encode.categories import haxby2001_encode
 from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size
 from brainlens.encode.patterns import encode_patterns
 from brainlens.models.encoding import EncodingModel, load
-from brainlens.models.encoding.training import EncodingTraining
+from brainlens.models.encoding.layered_models import CODE, RELEASED
+from brainlens.models.encoding.training import PAPER, EncodingTraining
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 
@@ -49,6 +50,20 @@ def shorter(training: EncodingTraining, steps: int) -> EncodingTraining:
     if steps < 1:
         raise DataError(f"encode: {steps} steps are asked for; at least 1 is needed")
     return replace(training, steps=steps, epoch=max(1, steps // 15), decay_steps=max(1, 2 * steps // 5), patience=5, batch=16)
+
+
+def preset(name: str) -> tuple[EncodingDesign, EncodingTraining]:
+    """The form and the recipe of the trained readers by name: "default", "paper" (text) or "released" (its code).
+
+    Raises DataError listing the known ones.
+    """
+    if name == "default":
+        return EncodingDesign(), EncodingTraining()
+    if name == "paper":
+        return EncodingDesign(refit=False), PAPER
+    if name == "released":
+        return EncodingDesign(refit=False, variant=dict(RELEASED)), CODE
+    raise DataError(f"encode: preset {name!r} is not one of default, paper, released")
 
 
 def selectors_without(names: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from brainlens.metrics.attribution import pointing_game, truth_auroc
     from brainlens.metrics.encoding import bootstrap_score, distance_to_best, noise_ceiling, of_ceiling, pearson, r2
+    from brainlens.metrics.picture_protocols import protocol_table, score_pictures
+    from brainlens.metrics.reconstruction import correlation_distance, pixel_correlation, ssim, two_way
     from brainlens.metrics.retrieval import n_way, neighbours, ranks, top_k
     from brainlens.metrics.similarity import linear_cka, rdm, rsa
     from brainlens.metrics.statistics import (
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _PLACES = {
     "attribution": ("pointing_game", "truth_auroc"),
     "encoding": ("bootstrap_score", "distance_to_best", "noise_ceiling", "of_ceiling", "pearson", "r2"),
+    "picture_protocols": ("protocol_table", "score_pictures"),
+    "reconstruction": ("correlation_distance", "pixel_correlation", "ssim", "two_way"),
     "retrieval": ("n_way", "neighbours", "ranks", "top_k"),
     "similarity": ("linear_cka", "rdm", "rsa"),
     "statistics": (
@@ -41,6 +45,7 @@ __all__ = [
     "auroc_interval",
     "bootstrap_mean",
     "bootstrap_score",
+    "correlation_distance",
     "distance_to_best",
     "fdr",
     "linear_cka",
@@ -52,13 +57,18 @@ __all__ = [
     "paired_bootstrap",
     "pearson",
     "permutation_p",
+    "pixel_correlation",
     "pointing_game",
+    "protocol_table",
     "r2",
     "ranks",
     "rdm",
     "rsa",
+    "score_pictures",
+    "ssim",
     "top_k",
     "truth_auroc",
+    "two_way",
     "two_way_bootstrap",
 ]
 

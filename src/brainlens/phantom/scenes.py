@@ -24,8 +24,8 @@ from PIL import Image
 
 from brainlens.phantom import captions
 from brainlens.phantom.backdrops import BACKGROUNDS, MARGIN, VARIANTS, backdrop
-from brainlens.phantom.drawing import COLORS as PALETTE
 from brainlens.phantom.drawing import DRAWINGS
+from brainlens.phantom.pen import COLORS as PALETTE
 from brainlens.phantom.sprites import drawn_part, sprite
 from brainlens.types import DataError, Stimuli
 

@@ -6,7 +6,8 @@ from functools import cache, lru_cache
 
 from PIL import Image, ImageChops, ImageFilter
 
-from brainlens.phantom.drawing import COLORS, DARK, DRAWINGS, Pen
+from brainlens.phantom.drawing import DRAWINGS
+from brainlens.phantom.pen import COLORS, DARK, Pen
 
 MASTER = 208  # pixels of the master drawing
 

@@ -27,6 +27,7 @@ from brainlens.nn.factortopy import FactorTopyNetwork
 from brainlens.types import DataError
 
 BLOCK = 512  # images whose tokens are standardised at once in a prediction
+RELEASED = {"shared_bottleneck": False, "padding": "zeros", "zero_start": True}  # the form of the released code
 CODE = EncodingTraining(epoch=1000, patience=20, searched_start=False, selector_rate=1.0, decay_steps=2000)
 
 
@@ -220,8 +221,7 @@ class FactorTopy(TrainedReader):
     @classmethod
     def released(cls, **settings: Any) -> Self:
         """The recipe of the released code as far as it differs from the paper, see the table; settings as in `paper`."""
-        variant = {"shared_bottleneck": False, "padding": "zeros", "zero_start": True}
-        recipe: dict[str, Any] = {"variant": variant, "training": recipe_changes(CODE), "refit": False}
+        recipe: dict[str, Any] = {"variant": dict(RELEASED), "training": recipe_changes(CODE), "refit": False}
         return cls(**recipe | settings)
 
     def _places(self, coordinates: Any, units: int) -> np.ndarray:

@@ -65,8 +65,8 @@ class NeuroAdapter(Model):
 
     Why: a region that is removed must not speak, and a schedule that ends in pure noise starts to draw there. On planted
     pictures of two factors (80 steps, eight seeds, chance .5) .70 of the factors were right, .48 with min(snr, 5), .55 without
-    reliability, .52 with the head, .74 with zeroing, .82 without token dropout; standard errors are .02 to .05. After 400 steps all
-    were right with and without dropout, and .46 with min(snr, 5) (four seeds).
+    reliability, .52 with the head, .74 with zeroing, .82 without token dropout; standard errors are .02 to .05. After 400 steps
+    all were right with and without dropout, and .46 with min(snr, 5) (four seeds).
     regions: number of parcels kept, None for all. removal: "mask" or "zero". start: "random", or "ridge", which starts every
     token as its parcel's ridge prediction of the `prompts` of `fit`. low_level: None, or the share of noise in (0, 1] from which
     drawing starts on latents that a ridge predicts from the same voxels. training: fields of `AdapterTraining` to be changed.

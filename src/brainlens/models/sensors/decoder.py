@@ -54,12 +54,12 @@ THINGS_EEG2 = SensorTraining()
 THINGS_MEG = SensorTraining(epochs=100)
 
 
-NICE = SensorTraining(
+NICE_TRAINING = SensorTraining(
     batch=1000, decay_sensor=0.0, decay_image=0.0, guidance=False, adjustment=False, saliency=False, dropout=0.5
 )
 
 
-ATM_STYLE = replace(NICE, epochs=40, batch=64, lr=3e-4)  # the schedule of ATM's retrieval script
+ATM_STYLE = replace(NICE_TRAINING, epochs=40, batch=64, lr=3e-4)  # the schedule of ATM's retrieval script
 
 
 SMALL: dict[str, Any] = {

@@ -7,8 +7,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from brainlens.models.sensors.decoder import ATM_STYLE, THINGS_EEG2, THINGS_MEG, SensorTraining
-from brainlens.models.sensors.decoder import NICE as NICE_TRAINING
+from brainlens.models.sensors.decoder import ATM_STYLE, NICE_TRAINING, THINGS_EEG2, THINGS_MEG, SensorTraining
 from brainlens.models.sensors.network import SensorNetwork
 from brainlens.types import DataError, Features
 
