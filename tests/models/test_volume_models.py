@@ -226,7 +226,8 @@ def test_training_goes_on_from_a_stored_model(fitted, planted, tmp_path, name):
     model = clone(FORMS[name]).set_params(training={**FORMS[name].training, "steps": 0})
     given = {"mask_img": planted.img, "ids": planted.ids, "start_from": folder}
     begun = model.fit(changed, images, texts, **given)
-    assert np.array_equal(begun.transform(planted.new), fitted[name].transform(planted.new))
+    # the same map in two orders of summation, so that the last digits hang on the processor
+    np.testing.assert_allclose(begun.transform(planted.new), fitted[name].transform(planted.new), rtol=1e-4, atol=1e-5)
     assert np.array_equal(begun.gallery(planted.image), fitted[name].gallery(planted.image))
     further = clone(FORMS[name]).fit(changed, images, texts, **given)
     chosen = further.decoder_.chosen
