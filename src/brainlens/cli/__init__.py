@@ -51,7 +51,7 @@ def demo(
     """The whole chain on the built-in phantom: align, attribute, encode, report."""
     from brainlens.claims.demo import next_commands, run_demo
 
-    with steps() as tell:
+    with steps(shorter="fewer scenes with --train N --test N") as tell:
         report, table = run_demo(out, n_train=train, n_test=test, seed=seed, device=device, tell=tell)
     show(table, "Demo on the phantom (a simulation with known truth)")
     typer.echo(f"report: {report}\n\nTry next:")
