@@ -52,3 +52,21 @@ def test_a_name_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(AttributeError, match="no name 'ridge'; it has load, DataError"):
         _ = brainlens.ridge
     assert importlib.import_module("brainlens.encode").encode is brainlens.encode.encode
+
+
+def test_names_of_the_first_version_still_open_and_say_where_they_are_now():
+    code = """
+import warnings
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    from brainlens.pipeline.source import Source, open_recording
+import brainlens.datasets.source as now
+assert Source is now.Source and open_recording is now.open_recording
+assert any("has moved to brainlens.datasets.source" in str(one.message) for one in said)
+try:
+    import brainlens.pipeline.nothing
+except ModuleNotFoundError:
+    print("fine")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "fine"

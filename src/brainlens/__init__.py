@@ -10,6 +10,8 @@ The names below are imported when they are first asked for, so that `import brai
 import importlib
 from typing import Any
 
+from brainlens import moved
+
 __version__ = "0.1.0"
 
 _FROM = {
@@ -42,3 +44,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+moved.install()
