@@ -251,6 +251,7 @@ def export(work: Path, out: Path) -> None:
     unet = build_unet()
     unet.load_state_dict(kept["mean"])
     autoencoder = ready_autoencoder(work)
+    quality = psnr(autoencoder)  # before it is cast to half precision below
     tower, tokenizer = text_parts()
     pipeline = StableDiffusionPipeline(
         vae=autoencoder, text_encoder=tower, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(**SCHEDULE),
@@ -258,7 +259,7 @@ def export(work: Path, out: Path) -> None:
     )  # fmt: skip
     pipeline.to(torch.float16).save_pretrained(out)
     facts: dict[str, Any] = {name: kept[name] for name in ("step", "images")}
-    facts |= {"unet_minutes": round(kept["seconds"] / 60, 1), "psnr": round(psnr(autoencoder), 2), "log": kept["log"]}
+    facts |= {"unet_minutes": round(kept["seconds"] / 60, 1), "psnr": round(quality, 2), "log": kept["log"]}
     (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
