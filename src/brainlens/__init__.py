@@ -1,7 +1,7 @@
 """brainlens: what a brain and a deep network see in each other.
 
     import brainlens
-    recording = brainlens.load("haxby2001", "path/to/haxby2001")
+    recording = brainlens.load(name, folder)  # `brainlens datasets` lists the names
     brainlens.Responses, brainlens.Features, brainlens.RidgeCV, brainlens.bottleneck, ...
 
 The names below are imported when they are first asked for, so that `import brainlens` costs nothing.
