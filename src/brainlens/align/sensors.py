@@ -31,7 +31,7 @@ def align_sensors(
     """Trains one sensor encoder and retrieves the test images with it.
 
     NeuroAlign minimises w1 L(brain, image) + w2 L(image, text) + w3 KL(brain-image | image-text), eqs. 4-9, with
-    projection heads on all three; "ridge" and "canonical" are solved in closed form (`fit_linear`); every other encoder minimises
+    projection heads on all three; "ridge" and "canonical" are solved in closed form (`SensorRidge`); every other minimises
     L(brain, image) against the features as they are, as NICE does.
     responses: (trial, channel, time) with `stimulus`, `split` (train, test) and, for "across", `subject`; rows of one
     image are averaged. images.data: "image", and where used "saliency" (features of the saliency-filtered images, the

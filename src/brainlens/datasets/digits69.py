@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.npz import read_npz
 from brainlens.types import DataError, Recording, Responses, Stimuli
 
 FACTS = {
@@ -62,19 +62,7 @@ def load(folder: str | Path, *, standardise: bool = True) -> Recording:
 
 
 def _read(folder: str | Path) -> dict[str, np.ndarray]:
-    path = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)
-    try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as opened:
-            missing = [key for key in SHAPES if key not in opened]
-            if missing:
-                raise DataError(f"{path} has no {missing[0]!r}; it has {sorted(opened)}")
-            content = {key: opened[key] for key in SHAPES}
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; put {FILE} there") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged or not a plain .npz ({error})") from None
+    path, content = read_npz(folder, FILE, SHAPES)
     shapes = {key: array.shape for key, array in content.items()}
     if any(array.ndim != SHAPES[key] or len(array) != len(content["bold"]) for key, array in content.items()):
         raise DataError(f"{path}: bold (n, voxel), images (n, row, column), label (n,), test (n,) must fit; they are {shapes}")

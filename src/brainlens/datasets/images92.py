@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.npz import read_npz
 from brainlens.metrics.similarity import square
 from brainlens.types import DataError, Recording, Responses, Stimuli
 
@@ -99,19 +99,7 @@ def responses_from_rdm(rdm: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _read(folder: str | Path) -> dict[str, np.ndarray]:
-    path = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)
-    try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as opened:
-            missing = [key for key in KEYS if key not in opened]
-            if missing:
-                raise DataError(f"{path} has no {missing[0]!r}; it has {sorted(opened)}")
-            content = {key: opened[key] for key in KEYS}
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; put {FILE} there") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged or not a plain .npz ({error})") from None
+    path, content = read_npz(folder, FILE, KEYS)
     n = len(content["images"])
     if content["hIT_rdm"].shape[-1] != n * (n - 1) // 2 or len(content["category"]) != n:
         raise DataError(f"{path}: {n} images but {content['hIT_rdm'].shape[-1]} pairs and {len(content['category'])} categories")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 
@@ -34,11 +34,6 @@ def file_name(name: str, suffix: str) -> str:
         raise DataError("a stored array or table needs a name that is not empty")
     safe = quote(name, safe="")
     return ("%2E" + safe[1:] if safe.startswith(".") else safe) + suffix
-
-
-def plain_name(file: str) -> str:
-    """The name that `file_name` encoded, without its suffix."""
-    return unquote(file.rsplit(".", 1)[0])
 
 
 def full_disk(error: OSError, path: Path) -> DataError:
