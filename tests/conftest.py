@@ -7,13 +7,18 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib
-import pytest
-import torch
+# One thread: the sizes here are small, and two threads wait for each other when the machine is busy. The environment carries the
+# number to the processes that tests start: sums of another number of threads differ in the last bit.
+THREADS = os.environ.get("BRAINLENS_TEST_THREADS", "1")
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = THREADS
+
+import matplotlib  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 matplotlib.use("Agg")
-# one thread: the sizes here are small, and two threads wait for each other when the machine is busy
-torch.set_num_threads(int(os.environ.get("BRAINLENS_TEST_THREADS", "1")))
+torch.set_num_threads(int(THREADS))
 
 
 @pytest.fixture(scope="session")
