@@ -1,4 +1,4 @@
-"""NeuroAlign and its rivals on a small EEG phantom: above chance with the pairs, at chance without, nothing leaks."""
+"""NeuroAlign and its baselines on a small EEG phantom: above chance with the pairs, at chance without, nothing leaks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_shuffled_pairs_are_at_chance(tables: tuple) -> None:
 
 
 @pytest.mark.parametrize("encoder", ["nice", "linear"])
-def test_rivals_and_across_subjects(tables: tuple, encoder: str) -> None:
+def test_baselines_and_across_subjects(tables: tuple, encoder: str) -> None:
     assert top5(align_sensors(*tables, encoder=encoder, training=QUICK_NICE, protocol=ONE)) > 0.3
     across = align_sensors(*tables, encoder=encoder, training=QUICK_NICE, protocol=Protocol("across", "1"))
     assert top5(across) > 0.2

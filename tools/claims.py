@@ -46,7 +46,7 @@ EARLIER = {
 }
 WORK = CLAIMS / "work"
 SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}
-RIVALS = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
+BASELINES = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
 FIRST = ("ridge", "ridge_whitened", "ridge_projected", "volume")  # of the alignment, before those that take long
 TARGETS = {
     "align/volume/retrieval/brain->image/top1": "highest below ideal",
@@ -153,13 +153,13 @@ def attribution(source: Source, recording: Opened, study: Study) -> dict[str, fl
 
 
 def encode_group(scale: str) -> dict[str, float]:
-    """FactorTopy, its rivals and controls on the same images and voxels; what a killed run has finished is not run again.
+    """FactorTopy, its baselines and controls on the same images and voxels; what a killed run has finished is not run again.
 
     Voxels are chosen before they are z-scored: all 29,000 of 31,500 trials are never held as single floats.
     """
     train, validation, test = SIZES[scale]
     source = Source(n_train=train, n_validation=validation, n_test=test)
-    plan = Plan(methods=("factortopy", "oracle", "ridge", "shuffled", "class_token", "patch_token", "gnet"), rivals=RIVALS)
+    plan = Plan(methods=("factortopy", "oracle", "ridge", "shuffled", "class_token", "patch_token", "gnet"), baselines=BASELINES)
     recording = open_recording(source, layers=True, tell=tell)
     chosen = informative_and_noise(recording.responses, noise=plan.noise, seed=plan.seed)
     recording = replace(recording, responses=chosen.zscore(), images=None, texts=None, truth=None)
@@ -233,7 +233,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def eeg_group(scale: str, minutes: float = 60.0) -> dict[str, float]:
-    """NeuroAlign, its rivals and its ablations, two at a time; each fit is kept, so that a second run goes on.
+    """NeuroAlign, its baselines and its ablations, two at a time; each fit is kept, so that a second run goes on.
 
     minutes: no fit is begun after them; the ten subjects take some three hours in all.
     """

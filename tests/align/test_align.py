@@ -117,15 +117,15 @@ def test_what_is_kept_are_the_averaged_weights_of_the_best_validation(recording)
         torch.manual_seed(seed)
         module = ComponentDecoder(split.train.x.shape[1], 12)
         slow = {name: value.clone() for name, value in module.state_dict().items()}
-        rival, states, losses = ComponentDecoder(split.train.x.shape[1], 12).eval(), [], []
+        baseline, states, losses = ComponentDecoder(split.train.x.shape[1], 12).eval(), [], []
 
-        def look(step, record, module=module, slow=slow, rival=rival, states=states, losses=losses):
+        def look(step, record, module=module, slow=slow, baseline=baseline, states=states, losses=losses):
             for name, fast in module.state_dict().items():  # the weights after `step` steps
                 share = min(training.average, step / (step + 9))
                 slow[name] = share * slow[name] + (1 - share) * fast
             states.append({name: value.clone() for name, value in slow.items()})
-            rival.load_state_dict(slow)
-            losses.append(validate(rival, [split.validation.mean()], [split.validation], training)["validation_loss"])
+            baseline.load_state_dict(slow)
+            losses.append(validate(baseline, [split.validation.mean()], [split.validation], training)["validation_loss"])
             assert record["validation_loss"] == pytest.approx(losses[-1], rel=1e-4)
 
         log = train_contrastive(module, split, training, seed=seed, progress=look)

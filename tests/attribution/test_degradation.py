@@ -42,8 +42,8 @@ def test_the_right_map_beats_the_controls_at_the_same_area():
     x, aims, maps = problem()
     right = keep(x, model, aims, maps, area=5 / 30).kept
     torch.testing.assert_close(right, torch.ones(8), rtol=1e-4, atol=1e-4)
-    for name, rival in controls(maps).items():
-        assert float(keep(x, model, aims, rival, area=5 / 30).kept.mean()) < 0.9, name
+    for name, baseline in controls(maps).items():
+        assert float(keep(x, model, aims, baseline, area=5 / 30).kept.mean()) < 0.9, name
     torch.testing.assert_close(controls(maps)["shuffled"].sort(1).values, maps.sort(1).values)
     torch.testing.assert_close(keep(x, model, aims, controls(maps)["ones"]).kept, torch.ones(8))
 

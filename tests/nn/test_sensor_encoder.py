@@ -1,4 +1,4 @@
-"""The fused TSConv against its separate layers, and its rivals on any number of channels and samples."""
+"""The fused TSConv against its separate layers, and its baselines on any number of channels and samples."""
 
 from __future__ import annotations
 

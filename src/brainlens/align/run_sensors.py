@@ -185,8 +185,8 @@ def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) ->
     )
     folder = keep(kept, runs, bench.source, arrays=arrays | pictures)
     model.save(folder / FOLDER)
-    rivals = [row for each in rows[:-1] for row in _beside(each)]
-    return folder, rivals + table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
+    baselines = [row for each in rows[:-1] for row in _beside(each)]
+    return folder, baselines + table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def saliency_note(windows: pd.DataFrame) -> list[str]:
 
 
 def _beside(row: dict[str, Any]) -> Rows:
-    """Top-1 and top-5 of a rival as rows of the command's table."""
+    """Top-1 and top-5 of a baseline as rows of the command's table."""
     out: Rows = []
     for k in (1, 5):
         value, low, high = (float(row[f"retrieval/brain->image/top{k}{side}"]) for side in ("", ".low", ".high"))

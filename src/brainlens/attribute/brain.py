@@ -331,18 +331,18 @@ def _degradation(
     found = maps.cpu().numpy()
     out = {"attribution/mass": float(metrics.map_mass(found).mean()), "attribution/area": float(metrics.map_area(found).mean())}
     out |= {"attribution/map_mean": float(found.mean()), "attribution/matched_area": options.area}
-    rivals = {"": maps, **{f"{k}/": v for k, v in degradation.controls(maps, seed=options.seed).items()}}
+    baselines = {"": maps, **{f"{k}/": v for k, v in degradation.controls(maps, seed=options.seed).items()}}
     curves: dict[str, np.ndarray] = {}
     for name, aim in goals.items():
         out[f"attribution/{name}/score"] = float(scores(x, model, aim).mean())
-        for who, rival in rivals.items():
+        for who, baseline in baselines.items():
             for form, area in (("soft", None), ("matched", options.area)):
-                kept = degradation.keep(x, model, aim, rival, area=area)
+                kept = degradation.keep(x, model, aim, baseline, area=area)
                 numbers = metrics.confidence(kept.full.cpu().numpy(), kept.kept.cpu().numpy())
                 out |= {f"attribution/{who}{name}/{form}/{k}": v for k, v in numbers.items() if v == v}
             if who in ("", "random/"):
                 for form in ("deletion", "insertion"):
-                    line = degradation.curve(x, model, aim, rival, steps=10, insert=form == "insertion").cpu().numpy()
+                    line = degradation.curve(x, model, aim, baseline, steps=10, insert=form == "insertion").cpu().numpy()
                     key = f"attribution/{who}{name}/{form}_auc"
                     area_under = bootstrap_mean(metrics.area_under(line), seed=options.seed)
                     out |= dict(zip((key, f"{key}.low", f"{key}.high"), area_under, strict=True))

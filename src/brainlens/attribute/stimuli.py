@@ -234,19 +234,19 @@ def _worth(
             if not values.any():
                 continue
             one = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None]
-            rivals = {method: one, **degradation.controls(one, seed=options.seed + i)}
+            baselines = {method: one, **degradation.controls(one, seed=options.seed + i)}
             for name, aim in aims.items():
                 model, target = _masked(network, inputs, i, aim), rows[name][i : i + 1]
                 whole = torch.ones_like(one)
-                for who, rival in rivals.items():
+                for who, baseline in baselines.items():
                     stem = name if who == method else f"{who}/{name}"
                     for form, area in (("soft", None), ("matched", options.area)):
-                        kept = degradation.keep(whole, model, target, rival, area=area)
+                        kept = degradation.keep(whole, model, target, baseline, area=area)
                         found.setdefault(f"{stem}/{form}/full", []).append(float(kept.full))
                         found.setdefault(f"{stem}/{form}/kept", []).append(float(kept.kept))
                     if who in (method, "random"):
                         for kind in ("deletion", "insertion"):
-                            line = degradation.curve(whole, model, target, rival, steps=STEPS, insert=kind == "insertion")
+                            line = degradation.curve(whole, model, target, baseline, steps=STEPS, insert=kind == "insertion")
                             curves.setdefault(f"{kind}/{name}/{who}", []).append(line[0].numpy())
     for key in [k[:-5] for k in found if k.endswith("/full")]:
         pair = np.array(found[f"{key}/full"]), np.array(found[f"{key}/kept"])

@@ -117,7 +117,7 @@ def costs(results: dict[str, Result]) -> pd.DataFrame:
 def checked(
     model: VolumeEncoder, x: Tensor, aims: Tensor, maps: dict[str, np.ndarray], right: np.ndarray, options: Options
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """Rivals at the bottleneck's number of passes, plain maps of patches, and the bottleneck under permuted weights.
+    """Baselines at the bottleneck's number of passes, plain maps of patches, and the bottleneck under permuted weights.
 
     Keys `attribute/<method>/matched_cost/truth_auroc` (Grad-CAM and Chefer averaged over as many noisy copies as the bottleneck
     has), `attribute/<method>/plain/truth_auroc` (no refinement within patches), `attribute/randomised/truth_auroc` and

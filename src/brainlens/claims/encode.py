@@ -1,4 +1,4 @@
-"""The claims of `encode`: FactorTopy and its rivals on the phantom, and what their selectors find of its truth."""
+"""The claims of `encode`: FactorTopy and its baselines on the phantom, and what their selectors find of its truth."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = EncodingTraining(steps=1500, batch=16, lr=5e-3, epoch=250, patience=3)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fitted: methods and controls by name, the recipe of factortopy and that of its trained rivals, and how many
+    """What is fitted: methods and controls by name, the recipe of factortopy and that of its trained baselines, and how many
     voxels without signal join the informative ones."""
 
     methods: tuple[str, ...] = METHODS + CONTROLS
@@ -35,7 +35,7 @@ class Plan:
     training: EncodingTraining = field(
         default_factory=lambda: EncodingTraining(steps=0)
     )  # steps from the searched start only cost, see docs
-    rivals: EncodingTraining = QUICK
+    baselines: EncodingTraining = QUICK
     noise: int = 600
     seed: int = 0
 
@@ -92,7 +92,7 @@ def fitted(
 ) -> dict[str, float]:
     """The metrics of one method under the names of the claim table; its result is kept in a run folder."""
     shuffled = method == "shuffled"
-    training = plan.training if method == "factortopy" or shuffled else plan.rivals
+    training = plan.training if method == "factortopy" or shuffled else plan.baselines
     result, model = fit_encoding(
         mispaired(responses, plan.seed) if shuffled else responses, layers, method="factortopy" if shuffled else method,
         design=plan.design, training=training, seed=plan.seed, device=device,

@@ -1,4 +1,4 @@
-"""The claims `eeg/...`: NeuroAlign, its rivals and its ablations on simulated EEG, fit by fit, so that a killed run goes on.
+"""The claims `eeg/...`: NeuroAlign, its baselines and its ablations on simulated EEG, fit by fit, so that a killed run goes on.
 
 Each fit (protocol, subject, method, seed) leaves one JSON file with the rank of every test image; what is there is not fitted
 again, and one that was killed goes on from its last checkpoint. Every method is trained as published (NICE: batch 1,000;

@@ -99,7 +99,7 @@ class GNetNetwork(nn.Module):
         return torch.stack(mapped).permute(0, 2, 1, 3)
 
 
-Reader = ClassTokenNetwork | PatchTokenNetwork | GNetNetwork
+BaselineNetwork = ClassTokenNetwork | PatchTokenNetwork | GNetNetwork
 
 
 def _pool(table: Tensor, field: Tensor, readout: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rivals of the TSConv on the same footing, and the one place where a sensor encoder is built by name.
+"""Baselines of the TSConv on the same footing, and the one place where a sensor encoder is built by name.
 
 Every encoder maps (B, C, T) to (B, D); D is computed from any channels x samples, never written down.
 """

@@ -1,4 +1,4 @@
-"""Encoders from sensor recordings (trial, channel, time) to embeddings (trial, feature): the TSConv and its rivals.
+"""Encoders from sensor recordings (trial, channel, time) to embeddings (trial, feature): the TSConv and its baselines.
 
 The TSConv of NICE is a temporal convolution, an average pool, batch norm, ELU and a convolution over channels. The first
 three are affine in the recording, so they are done here as one matrix product on short windows:

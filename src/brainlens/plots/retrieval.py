@@ -68,7 +68,7 @@ def topk_bars(scores: Scores, *, k: int = 1, title: str = "", result: Result | N
     """Top-k of every encoder in the four directions, with 95 % intervals, the chance line and the ideal observer.
 
     scores: {encoder: {"retrieval/brain->image/top1": .., "....low": .., "....high": .., "retrieval/brain->image/chance1": ..}}.
-    The encoder named "ideal" is drawn as a line, not as a bar: it is the ceiling and no rival.
+    The encoder named "ideal" is drawn as a line, not as a bar: it is the ceiling and no baseline.
 
     Raises DataError if no encoder has the score in any direction.
     """

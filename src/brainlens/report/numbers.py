@@ -66,7 +66,7 @@ class Row:
 
 def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = None) -> list[Row]:
     """One row a metric, in the order given; neighbours stand in the row of their metric. ideal: the ideal observer's metrics."""
-    rivals = any(key.startswith("retrieval/") for key in metrics)  # then align/<encoder>/retrieval/... has its own table
+    baselines = any(key.startswith("retrieval/") for key in metrics)  # then align/<encoder>/retrieval/... has its own table
     out = []
     for key, value in metrics.items():
         group, _, name = key.rpartition("/")
@@ -82,7 +82,7 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
             chance="" if level is None else "0 (no difference)" if is_difference(key) else number(level, name),
             ceiling=_ceiling(key, metrics, ideal or {}),
             n="" if n is None else f"{n:,.0f}",
-            main=bool(KEY.match(name)) and not (rivals and re.match(r"align/[^-/]+/retrieval/", key)),
+            main=bool(KEY.match(name)) and not (baselines and re.match(r"align/[^-/]+/retrieval/", key)),
         )
         out.append(row)
     return out

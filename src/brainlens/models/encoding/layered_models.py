@@ -22,7 +22,7 @@ from brainlens.models.encoding.readout import refit_readout
 from brainlens.models.encoding.tables import EncodingPart, HeldBack, LayerTokens, Statistics, held_back, usable_layers
 from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress, predict_rows, train
 from brainlens.models.estimator import Model, check_device
-from brainlens.nn.encoding_baselines import ClassTokenNetwork, GNetNetwork, PatchTokenNetwork, Reader
+from brainlens.nn.encoding_baselines import BaselineNetwork, ClassTokenNetwork, GNetNetwork, PatchTokenNetwork
 from brainlens.nn.factortopy import FactorTopyNetwork
 from brainlens.types import DataError
 
@@ -141,16 +141,16 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
         """Where the units are, for a model that reads it."""
         return None
 
-    def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> FactorTopyNetwork | Reader:
+    def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> FactorTopyNetwork | BaselineNetwork:
         raise NotImplementedError
 
-    def _made(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> FactorTopyNetwork | Reader:
+    def _made(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> FactorTopyNetwork | BaselineNetwork:
         """The untrained network; the same seed gives the same weights whatever was drawn before."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return self._network(units, channels, places).to(self.device)
 
-    def _take(self, network: FactorTopyNetwork | Reader) -> None:
+    def _take(self, network: FactorTopyNetwork | BaselineNetwork) -> None:
         """Takes a trained network over, and reads off it what a person looks at."""
         self.network_ = network
         self.channel_weights_ = network.readout.detach().cpu().numpy().copy()
@@ -240,7 +240,7 @@ class FactorTopy(TrainedReader):
             torch.from_numpy(places.copy()), channels, width=self.width, samples=self.samples, variant=form, **own
         )
 
-    def _take(self, network: FactorTopyNetwork | Reader) -> None:
+    def _take(self, network: FactorTopyNetwork | BaselineNetwork) -> None:
         super()._take(network)
         assert isinstance(network, FactorTopyNetwork)
         with torch.no_grad():
@@ -252,14 +252,14 @@ class FactorTopy(TrainedReader):
 class ClassToken(TrainedReader):
     """The global tokens alone: y_i = <mean_l B_l g_l, w_i> / D + b_i. Brain Decodes Deep Nets, app. F.1; see `TrainedReader`."""
 
-    def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> Reader:
+    def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> BaselineNetwork:
         return ClassTokenNetwork(units, channels, width=self.width)
 
 
 class PatchToken(TrainedReader):
     """All patches: y_i = <mean_l MLP_l(V_l), w_i> / D + b_i. Appendix F.1, after Lahner et al. 2023; see `TrainedReader`."""
 
-    def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> Reader:
+    def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> BaselineNetwork:
         return PatchTokenNetwork(units, channels, width=self.width)
 
 
@@ -269,7 +269,7 @@ class GNet(TrainedReader):
     Appendix F.1, after St-Yves and Naselaris (GNet; Allen et al. 2022).
     """
 
-    def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> Reader:
+    def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> BaselineNetwork:
         return GNetNetwork(units, channels, width=self.width)
 
 

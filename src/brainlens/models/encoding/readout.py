@@ -18,14 +18,14 @@ from torch import Tensor
 
 from brainlens.models.encoding.ridge import ALPHAS
 from brainlens.models.encoding.tables import EncodingPart, LayerTokens
-from brainlens.nn.encoding_baselines import ClassTokenNetwork, PatchTokenNetwork, Reader
+from brainlens.nn.encoding_baselines import BaselineNetwork, ClassTokenNetwork, PatchTokenNetwork
 from brainlens.nn.factortopy import GRID, FactorTopyNetwork, locate
 
 FLAT = 1e-5  # a range below this share of the largest value is rounding of float32 sums over tokens
 
 
 def refit_readout(
-    model: FactorTopyNetwork | Reader,
+    model: FactorTopyNetwork | BaselineNetwork,
     parts: Sequence[EncodingPart],
     tokens: LayerTokens,
     *,
@@ -158,7 +158,7 @@ def _pooled(
 
 
 def _channels(
-    model: FactorTopyNetwork | Reader,
+    model: FactorTopyNetwork | BaselineNetwork,
     selected: tuple[Tensor, Tensor, Tensor] | None,
     rows: Tensor,
     part: EncodingPart,

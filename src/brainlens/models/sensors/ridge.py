@@ -1,4 +1,4 @@
-"""Ridge regression from recordings to image embeddings: the strongest linear rival, on the split of the others."""
+"""Ridge regression from recordings to image embeddings: the strongest linear baseline, on the split of the others."""
 
 from __future__ import annotations
 
