@@ -80,7 +80,7 @@ REFUSED = [
     # encode
     *[(("encode", "--method", "ridge", *option), option[0]) for option in (
         ("--samples", "3"), ("--without", "scale"), ("--per-voxel",), ("--search",), ("--one-layer",), ("--refit",),
-        ("--steps", "9"),
+        ("--steps", "9"), ("--raw-tokens",), ("--single-trials",),
     )],
     (("encode", "--method", "gnet", "--samples", "3"), "--samples"),
     (("encode", "--timestep", "3"), "--timestep"),
@@ -90,7 +90,7 @@ REFUSED = [
     (("encode", "--method", "ridge", "--preset", "paper"), "--preset"),
     # features, captions
     (("features", "miniature", "--timestep", "3"), "--timestep"),
-    (("features", "miniature", "--no-inversion"), "--inversion"),
+    (("features", "miniature", "--no-inversion"), "--no-inversion"),
     (("captions", "--score", "--name", "x"), "--name"),
     (("captions", "--score", "--prompt", "x"), "--prompt"),
     (("captions", "--captioner", "x", "--file", "y"), "--file"),
@@ -101,6 +101,8 @@ REFUSED = [
         ("--draws", "2"), ("--layer", "2"),
     )],
     (("attribute", "empty", "--masks", "9"), "--masks"),
+    (("attribute", "empty", "--method", "rise", "--normalise", "none"), "--normalise"),
+    (("attribute", "empty", "--normalise", "sideways"), "'sideways' is not one of ('reference', 'none')"),
     (("attribute", "empty", "--rise-by", "regions"), "--rise-by"),
     (("attribute", "empty", "--of", "words", "--refine", "none"), "--refine"),
     (("attribute", "empty", "--of", "words", "--method", "rise", "--rise-by", "regions"), "--rise-by"),

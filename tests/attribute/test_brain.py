@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from brainlens.attribute import group
-from brainlens.attribute.brain import METHODS, Options, attribute, brain_maps
-from brainlens.attribution.bottleneck import Bottleneck
+from brainlens.attribute.brain import METHODS, Options, attribute, brain_maps, features, tail
+from brainlens.attribution.bottleneck import Bottleneck, bottleneck
 from brainlens.metrics.attribution import truth_auroc
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Volume
@@ -221,6 +221,26 @@ def test_mistakes_are_named(what, more, words):
     encoder, responses, images, texts = spoiled(what)
     with pytest.raises(DataError, match=words):
         attribute(encoder, responses, images, texts, options=FAST, **more)
+
+
+def test_without_normalisation_the_prior_is_the_papers():
+    """normalise="none" is the bottleneck on features as they are, with noise N(0, variance)."""
+    encoder, responses, images, _ = model_and_targets()
+    options = replace(FAST, normalise="none", refine="none")
+    result = attribute(encoder, responses, images, target="image", options=options)
+    x = torch.from_numpy(responses.data)
+    with torch.no_grad():
+        tokens = features(encoder, x, "patches")
+    aims = torch.from_numpy(images.data["image"])[:, None]
+    plain = bottleneck(tokens, tail(encoder, "patches"), aims, reference=None, settings=FAST.bottleneck)
+    want = [plain[:, p].clamp_min(0).numpy() for p in range(plain.shape[1])]
+    got = result.arrays["map/brain"]
+    assert {round(float(v), 4) for v in got[0]} <= {round(float(w[0]), 4) for w in want}
+    assert result.config["reference_trials"] == 0
+    scaled = attribute(encoder, responses, images, target="image", options=replace(options, normalise="reference"))
+    assert np.abs(scaled.arrays["map/brain"] - got).max() > 1e-2
+    with pytest.raises(DataError, match="reference"):
+        Options(normalise="sideways")
 
 
 def test_an_unknown_refinement_lists_the_known():

@@ -1,5 +1,7 @@
 """The verb on small made-up recordings with known layers, places and scales; and on Haxby's real one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,6 +137,22 @@ def test_tables_average_standardise_and_hold_back():
     assert set(two.trials["split"]) == {"train", "test"}  # what is held back is not written into the recording
     assert len(held.validation.ids) == 9
     assert set(held.validation.ids) < set(FEATURES.ids[:90])
+
+
+def test_single_trials_are_fitted_and_means_are_tested():
+    single, means = tables(RESPONSES, FEATURES, single_trials=True), tables(RESPONSES, FEATURES)
+    for name in ("train", "validation"):
+        one, mean = getattr(single, name), getattr(means, name)
+        assert len(one.ids) == sum(mean.repeats) > len(mean.ids)
+        at = np.flatnonzero(one.ids == mean.ids[3])
+        np.testing.assert_allclose(one.y[at].mean(axis=0), mean.y[3], atol=1e-5)
+        assert set(one.rows[at]) == {mean.rows[3]}
+        assert (one.repeats == 1).all()
+    np.testing.assert_array_equal(single.test.y, means.test.y)
+    assert single.counts["images_train"] == means.counts["images_train"]
+    few = EncodingTraining(steps=20, epoch=10, batch=16, soup=1)
+    result = encode(RESPONSES, FEATURES, method="class_token", design=replace(SMALL, single_trials=True), training=few)
+    assert result.metrics["encoding/images_train"] == 90
 
 
 def test_layer_tokens_are_standardised_on_training_images():

@@ -20,6 +20,7 @@ from brainlens import store
 from brainlens.models.encoding import MODELS, ClassToken, FactorTopy, GNet, LayerwiseRidge, PatchToken, RidgeCV, load
 from brainlens.models.encoding.layered import as_features
 from brainlens.models.encoding.training import PAPER, EncodingTraining
+from brainlens.nn.factortopy import FactorTopyNetwork, resize_tokens
 from brainlens.types import DataError, Features
 
 N, NEW, UNITS = 100, 30, 24
@@ -200,7 +201,35 @@ def test_the_recipe_of_the_paper_and_of_its_code():
     network = released.set_params(width=6, training=quick).fit(TRAIN, Y[:N], XYZ).network_
     assert len(network.whole) == 2
     assert network.options["padding"] == "zeros"
+    for recipe in (paper, released):
+        assert (recipe.standardise, recipe.layers) == (False, "blocks")
+    assert released.variant["readout"] == "linear"
     assert not GNet.paper(training={"steps": 1}).refit
+
+
+def test_published_recipes_read_the_outputs_of_blocks_as_they_are():
+    states = {"vision.0": STATES["a"].copy(), "vision.1": STATES["a"], "vision.2": STATES["b"]}
+    states["vision.0"][:, 0] = 0.3  # the class token that enters the first block is the same for every image
+    quick = {"steps": 4, "epoch": 2, "soup": 1}
+    model = FactorTopy.released(width=6, training=quick).fit({k: v[:N] for k, v in states.items()}, Y[:N], XYZ)
+    assert model.layer_names_ == ["vision.1", "vision.2"]
+    given = as_features({k: v[:N] for k, v in states.items()})
+    spatial, whole = model.tokens(given).at(np.arange(5))
+    np.testing.assert_array_equal(whole["vision.1"], STATES["a"][:5, 0])
+    halves = resize_tokens(torch.from_numpy(STATES["a"][:5, 1:]), (4, 4)).half().float()
+    np.testing.assert_array_equal(spatial["vision.1"], halves)
+    assert FactorTopy(6, training=quick).fit(given, Y[:N], XYZ).layer_names_ == list(states)
+
+
+def test_the_released_readout_starts_as_a_linear_layer():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FactorTopyNetwork(torch.from_numpy(XYZ), {"a": 5}, width=64, variant={"readout": "linear"})
+    peer = torch.nn.Linear(64, UNITS)
+    for mine, theirs in ((network.readout, peer.weight), (network.bias, peer.bias)):
+        assert mine.shape == theirs.shape
+        assert mine.abs().max() <= 64**-0.5
+        assert float(mine.detach().std()) == pytest.approx(64**-0.5 / 3**0.5, rel=0.35)
 
 
 def test_a_class_token_is_split_off_where_the_others_make_a_square():

@@ -28,6 +28,7 @@ from brainlens.types import DataError, Features, Responses, Result, Volume, posi
 METHODS = ("bottleneck", "rise", "gradcam", "chefer", "integrated_gradients", "random")
 TARGETS = ("both", "image", "text")
 REFINEMENTS = ("product", "weight", "signed", "none")
+NORMALISATIONS = ("reference", "none")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Options:
     |input x gradient|, keeping the patch's mean (both ours; the first was chosen by insertion and deletion on validation
     images, docs/attribute.md), "signed" is "product" with the sign of input x gradient, so that voxels which help and hurt by
     chance cancel in a mean over trials, "none" gives every voxel its patch's value (the paper's).
-    reference: responses that the bottleneck's feature statistics come from; None: the attributed ones.
+    normalise: "reference" measures the bottleneck's noise in units of the features' own mean and variance (ours), "none" takes
+    features as they are and the prior N(0, variance), as the paper and M2IB do: then the size of the features decides.
+    reference: responses that these statistics come from; None: the attributed ones.
     masks, cells, keep: RISE; rise_by: it hides "cells" of a grid, or whole "regions" (the units' column roi).
     path: points of integrated gradients. area: share of voxels at which maps of different sizes are compared.
     flips: sign flips of the group map's null. draws: Grad-CAM and Chefer are averaged over this many copies of the response
@@ -47,6 +50,7 @@ class Options:
 
     refine: str = "product"
     bottleneck: Bottleneck = field(default_factory=Bottleneck)
+    normalise: str = "reference"
     reference: Responses | None = None
     masks: int = 1000
     rise_by: str = "cells"
@@ -64,6 +68,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.refine not in REFINEMENTS:
             raise DataError(f"attribute: refine={self.refine!r} is not one of {REFINEMENTS}")
+        if self.normalise not in NORMALISATIONS:
+            raise DataError(f"attribute: normalise={self.normalise!r} is not one of {NORMALISATIONS}")
         if self.rise_by not in ("cells", "regions"):
             raise DataError(f"attribute: rise_by={self.rise_by!r} is not one of ('cells', 'regions')")
         for name in ("masks", "cells", "path", "draws", "flips", "batch"):
@@ -121,7 +127,8 @@ def attribute(
     numbers |= _truth(found, responses.units)
     config = {"method": method, "target": target, "layer": where, **asdict(replace(options, reference=None))}
     config |= warn_of_empty(empty, method)
-    config["reference_trials"] = len(options.reference if options.reference is not None else responses)
+    used = 0 if options.normalise == "none" else len(options.reference if options.reference is not None else responses)
+    config["reference_trials"] = used
     return Result(
         "attribute",
         numbers,
@@ -200,10 +207,10 @@ def _patch_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, l
     if method in ("chefer", "gradcam"):
         return _smoothed(model, x, targets, method, layer, options)[:, 1 if method == "chefer" else skip :]
     tokens, rest = features(model, x, layer), tail(model, layer)
-    base = x
-    if options.reference is not None:
-        base = _data(model, options.reference).to(x)
-    reference = statistics(features(model, part, layer) for part in base.split(64))
+    reference = None
+    if options.normalise == "reference":
+        base = x if options.reference is None else _data(model, options.reference).to(x)
+        reference = statistics(features(model, part, layer) for part in base.split(64))
     maps = bottleneck(tokens, rest, targets, reference=reference, settings=options.bottleneck, batch=options.batch)
     return maps[:, skip:].clamp_min(0)
 

@@ -79,6 +79,7 @@ def attribute_stimuli(
     every, targets = _together(list(aims.values()), list(rows.values()))
     pictures = of == "pixels"
     inputs = network_input(clip, stimuli) if pictures else tokenised(clip, stimuli)
+    reference = None if options.normalise == "none" else reference
     base = None if reference is None else network_input(clip, reference) if pictures else tokenised(clip, reference)
     if isinstance(inputs, Words):
         tokens, base_tokens = _same_length(clip, inputs, base if isinstance(base, Words) else None)

@@ -13,7 +13,7 @@ from brainlens.cli.terminal import finished, show, steps
 
 BOTTLENECK, RISE, COPIED = "Bottleneck", "RISE", "Grad-CAM and Chefer"
 OF_METHOD = {  # settings of one method alone
-    "bottleneck": ("beta", "variance", "lr", "steps_", "copies", "sensitivity"),
+    "bottleneck": ("normalise", "beta", "variance", "lr", "steps_", "copies", "sensitivity"),
     "rise": ("masks", "rise_by"),
     "gradcam and chefer": ("draws",),
 }
@@ -34,10 +34,16 @@ def attribute(
             "EEG, MEG: gradient_x_input (default), integrated_gradients, deeplift"
         ),
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Block before which features are read, or `patches`.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Block before which features are read (the paper's layer k is k + 1), or `patches`.")
+    ] = None,
     trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
     refine: Annotated[str, typer.Option(help="Within a brain patch: product, weight, signed or none (the paper's).")] = "product",
     beta: Annotated[float, typer.Option(help="Weight of the bits.", rich_help_panel=BOTTLENECK)] = 0.1,
+    normalise: Annotated[
+        str,
+        typer.Option(help="Features in units of `reference` statistics, or `none` (the paper's).", rich_help_panel=BOTTLENECK),
+    ] = "reference",
     variance: Annotated[
         float, typer.Option(help="Variance of the noise, in that of the features.", rich_help_panel=BOTTLENECK)
     ] = 1.0,
@@ -76,8 +82,9 @@ def attribute(
         ask = Ask(of, target, method, layer, trials, sensitivity)
         bottleneck = Bottleneck(beta, variance, lr, steps_, copies, seed=seed)
         options = Options(
-            refine=refine, bottleneck=bottleneck, masks=masks, rise_by=rise_by, draws=draws, seed=seed, device=device
-        )
+            refine=refine, normalise=normalise, bottleneck=bottleneck, masks=masks, rise_by=rise_by, draws=draws, seed=seed,
+            device=device,
+        )  # fmt: skip
         asked = {"ask": asdict(ask), "options": asdict(options)}
 
     def anew() -> Any:

@@ -34,7 +34,7 @@ from brainlens.cli.terminal import finished, show, steps
 from brainlens.datasets import DEFAULT
 
 SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer")
-TRAINED = ("refit", "training_steps", "preset")
+TRAINED = ("refit", "training_steps", "preset", "standardise", "single_trials")
 SHORTER = "--method ridge, fewer units with --roi, or --steps N"
 
 
@@ -70,6 +70,22 @@ def encode(
     ] = None,
     refit: Annotated[
         bool | None, typer.Option(help="Solve the channel weights by ridge at the end, on by default.", rich_help_panel=TRAINING)
+    ] = None,
+    standardise: Annotated[
+        bool | None,
+        typer.Option(
+            "--standardise/--raw-tokens",
+            help="Scale the channels of the network's tokens, on by default; the paper does not.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    single_trials: Annotated[
+        bool | None,
+        typer.Option(
+            "--single-trials/--means",
+            help="Fit every trial or, by default, the mean over repeats; the paper fits trials.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     training_steps: Annotated[
         int | None, typer.Option("--steps", help="Training steps at most.", rich_help_panel=TRAINING)
@@ -114,12 +130,13 @@ def encode(
     training = training if search is None else replace(training, searched_start=search)
     design = replace(
         form,
-        layers=tuple(layer) if layer else None,
+        layers=tuple(layer) if layer else form.layers,
         samples=samples,
         use=selectors_without(without_ or []),
         topological=not per_voxel,
     )
-    design = design if refit is None else replace(design, refit=refit)
+    chosen = {"refit": refit, "standardise": standardise, "single_trials": single_trials}
+    design = replace(design, **{name: value for name, value in chosen.items() if value is not None})
     asked = Asked(
         method, design, training, models=tuple(model or ()), seeds=seeds, curve=tuple(curve or ()), one_layer=one_layer,
         steps=steps_of(timestep, of_steps, True),

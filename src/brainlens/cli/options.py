@@ -63,7 +63,8 @@ def given(context: typer.Context) -> dict[str, str]:
     for parameter in options_of(context.command):
         source = context.get_parameter_source(str(parameter.name))
         if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT"):
-            found[str(parameter.name)] = str(parameter.opts[0])
+            off = parameter.secondary_opts and context.params.get(str(parameter.name)) is False
+            found[str(parameter.name)] = str(parameter.secondary_opts[0] if off else parameter.opts[0])
     return found
 
 

@@ -51,13 +51,14 @@ METHODS = ("factortopy", "ridge", "class_token", "patch_token", "gnet")
 class EncodingDesign:
     """What is fitted and reported.
 
-    layers: names (default: all with spatial tokens); width D; samples, use, topological, variant: options of
+    layers: names (default: all with spatial tokens), or "blocks" for these without what enters the first block; standardise the
+    tokens; fit single_trials in place of the means over repeats; width D; samples, use, topological, variant: options of
     `models.encoding.FactorTopy`; pool: ridge sees each layer's tokens pooled to pool x pool fields and its global token;
     alphas: ridge penalties; least_ncsnr: units above it enter the means; resamples of the test images; clusters of channels;
     refit: solve the channel weights by ridge after training, see `models.encoding.readout` (not in the paper).
     """
 
-    layers: tuple[str, ...] | None = None
+    layers: tuple[str, ...] | str | None = None
     width: int = 128
     samples: int = 1
     use: tuple[str, ...] = ("space", "layer", "scale")
@@ -69,6 +70,8 @@ class EncodingDesign:
     resamples: int = 2000
     clusters: int = 20
     refit: bool = True
+    standardise: bool = True
+    single_trials: bool = False
 
 
 def encode(
@@ -123,7 +126,7 @@ def fit_encoding(
     chosen, recipe, started = design or EncodingDesign(), training or EncodingTraining(), time.time()
     if method not in METHODS:
         raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
-    data = tables(responses, features, seed=seed)
+    data = tables(responses, features, seed=seed, single_trials=chosen.single_trials)
     rows, y, held = data.fitting
     model = model_of(method, chosen, recipe, seed=seed, device=device)
     log: list[dict[str, float]] = []
@@ -157,9 +160,11 @@ def model_of(
 ) -> LayerwiseRidge | TrainedReader:
     """The estimator of a method, unfitted."""
     if method == "ridge":
-        return LayerwiseRidge(design.layers, design.alphas, design.pool, seed=seed, device=device)
+        names = None if isinstance(design.layers, str) else design.layers
+        return LayerwiseRidge(names, design.alphas, design.pool, seed=seed, device=device)
     kind: dict[str, type[TrainedReader]] = {"class_token": ClassToken, "patch_token": PatchToken, "gnet": GNet}
     settings: dict[str, Any] = {"training": recipe_changes(training), "refit": design.refit, "seed": seed, "device": device}
+    settings["standardise"] = design.standardise
     if method != "factortopy":
         return kind[method](design.width, design.layers, **settings)
     form = {"use": design.use, "topological": design.topological} | design.variant

@@ -21,7 +21,7 @@ from brainlens.encode.categories import haxby2001_encode
 from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size
 from brainlens.encode.patterns import encode_patterns
 from brainlens.models.encoding import EncodingModel, load
-from brainlens.models.encoding.layered_models import CODE, RELEASED
+from brainlens.models.encoding.layered_models import CODE, PUBLISHED, RELEASED
 from brainlens.models.encoding.training import PAPER, EncodingTraining
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
@@ -53,16 +53,16 @@ def shorter(training: EncodingTraining, steps: int) -> EncodingTraining:
 
 
 def preset(name: str) -> tuple[EncodingDesign, EncodingTraining]:
-    """The form and the recipe of the trained readers by name: "default", "paper" (text) or "released" (its code).
+    """The form and the recipe of the trained models by name: "default", "paper" (text) or "released" (its code).
 
     Raises DataError listing the known ones.
     """
     if name == "default":
         return EncodingDesign(), EncodingTraining()
     if name == "paper":
-        return EncodingDesign(refit=False), PAPER
+        return EncodingDesign(**PUBLISHED, single_trials=True), PAPER
     if name == "released":
-        return EncodingDesign(refit=False, variant=dict(RELEASED)), CODE
+        return EncodingDesign(**PUBLISHED, single_trials=True, variant=dict(RELEASED)), CODE
     raise DataError(f"encode: preset {name!r} is not one of default, paper, released")
 
 
@@ -149,14 +149,18 @@ class _Session:
         if name in (None, "miniature") and own is not None:
             return own
         asked = self.asked
-        return extract_layers(
-            name, stimuli, asked.design.layers, steps=asked.steps, cache=self.runs / "features", device=self.device
-        )
+        return extract_layers(name, stimuli, self.names, steps=asked.steps, cache=self.runs / "features", device=self.device)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Layers asked for by name; None for all of a network."""
+        layers = self.asked.design.layers
+        return None if isinstance(layers, str) else layers
 
     def network(self, name: str | None, own: Features | None) -> dict[str, Any]:
         """Which layers of which network were read, and how: what `brainlens predict` reads of new pictures."""
         mine = name in (None, "miniature") and own is not None
-        layers, steps = self.asked.design.layers, self.asked.steps
+        layers, steps = self.names, self.asked.steps
         return {
             "name": name,
             "layers": None if layers is None else list(layers),
@@ -169,7 +173,7 @@ class _Session:
         known = datasets.offers(source.dataset, "dissimilarities") and source.folder is not None
         rdms = datasets.module(source.dataset).subject_rdms(source.folder) if known else None
         self.tell("ridge on patterns, two blocks of images left out", None)
-        layers = None if list(features.data) == [PIXELS] else self.asked.design.layers
+        layers = None if list(features.data) == [PIXELS] else self.names
         return encode_patterns(responses, features, rdms=rdms, layers=layers, seed=self.seed)
 
     def voxels(self, responses: Responses, features: Features, source: Source) -> tuple[Result, EncodingModel]:

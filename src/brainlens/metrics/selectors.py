@@ -125,13 +125,14 @@ def channel_picture(readout: np.ndarray, omega: np.ndarray, tokens: np.ndarray) 
     """What the three main channels of a region respond to: RGB maps (image, place, 3) in [0, 1] (listing 2).
 
     tokens (image, layer, place, D) after the bottleneck are averaged over layers with the region's mean layer weights and
-    projected on the first three principal components of its channel weights (unit, D). A component's sign is free and
-    fixed by its largest weight; each colour is scaled over all images together.
+    projected on the first three principal components of its channel weights (unit, D). As in the listing the D channels are
+    the samples and the units the variables: a unit's mean over channels is taken off, and what all units of the region share
+    stays. A component's sign is free and fixed by its largest weight; each colour is scaled over all images together.
     """
     weights = np.asarray(readout, dtype=np.float64)
     if len(weights) < 3:
         raise DataError(f"channel pictures need at least 3 units in the region, got {len(weights)}")
-    _, _, axes = np.linalg.svd(weights - weights.mean(axis=0), full_matrices=False)
+    _, _, axes = np.linalg.svd(weights - weights.mean(axis=1, keepdims=True), full_matrices=False)
     axes = axes[:3] * np.sign(np.take_along_axis(axes[:3], np.abs(axes[:3]).argmax(axis=1)[:, None], axis=1))
     mixed = np.einsum("l,blpd->bpd", _weights(omega).mean(axis=0), tokens)
     maps = mixed @ axes.T

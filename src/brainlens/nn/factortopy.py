@@ -33,6 +33,13 @@ from torch import Tensor, nn
 from brainlens.types import DataError
 
 GRID = 8  # the paper resizes every map to 8 x 8
+OPTIONS: dict[str, tuple[Any, ...]] = {  # of form, the default first
+    "shared_bottleneck": (True, False),
+    "padding": ("border", "zeros"),
+    "reduce": ("mean", "sum"),
+    "zero_start": (False, True),
+    "readout": ("normal", "linear"),
+}
 
 
 class PositionCode(nn.Module):
@@ -117,7 +124,8 @@ class FactorTopyNetwork(nn.Module):
     others averaged over (all layers alike, all places, alpha = 1/2); topological=False frees the selectors per voxel;
     shared_bottleneck=True one B_l for spatial and global tokens (the code has two); padding "border" keeps the edge
     value beyond the outermost token centres, "zeros" is the code's, which halves voxels pushed to the border;
-    reduce "mean" as in listing and code, "sum" as in eq. 1; zero_start as in the code.
+    reduce "mean" as in listing and code, "sum" as in eq. 1; zero_start as in the code; readout "normal" starts w at N(0, 1),
+    "linear" at U(-1/sqrt(D), 1/sqrt(D)), as the `nn.Linear` of the code does, 20 times smaller.
     Raises DataError on missing or NaN coordinates and on unknown options.
     """
 
@@ -136,9 +144,7 @@ class FactorTopyNetwork(nn.Module):
         variant: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        options: dict[str, Any] = {"shared_bottleneck": True, "padding": "border", "reduce": "mean", "zero_start": False} | dict(
-            variant or {}
-        )
+        options: dict[str, Any] = {name: values[0] for name, values in OPTIONS.items()} | dict(variant or {})
         _check_options(options, use, samples)
         self.layers, self.width, self.samples, self.use, self.options = list(channels), width, samples, tuple(use), options
         voxels = len(coordinates)
@@ -150,8 +156,7 @@ class FactorTopyNetwork(nn.Module):
         self.local = nn.ParameterList(_bottleneck(c, width) for c in channels.values())
         shared = options["shared_bottleneck"]
         self.whole = nn.ParameterList([] if shared else [_bottleneck(c, width) for c in channels.values()])
-        self.readout = nn.Parameter(torch.randn(voxels, width))
-        self.bias = nn.Parameter(torch.zeros(voxels))
+        self.readout, self.bias = start_readout(voxels, width, options["readout"])
         self.register_buffer("corners", corner_index(GRID, options["padding"] == "zeros"), persistent=False)
 
     def forward(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Tensor:
@@ -205,6 +210,14 @@ class FactorTopyNetwork(nn.Module):
         if "scale" not in self.use:
             alpha = torch.full_like(alpha, 0.5)
         return space, omega, alpha
+
+
+def start_readout(voxels: int, width: int, kind: str) -> tuple[nn.Parameter, nn.Parameter]:
+    """Channel weights (voxel, D) and bias (voxel,) before training: "normal" N(0, 1) and 0, "linear" both U(+-1/sqrt(D))."""
+    if kind == "normal":
+        return nn.Parameter(torch.randn(voxels, width)), nn.Parameter(torch.zeros(voxels))
+    bound = width**-0.5
+    return nn.Parameter((torch.rand(voxels, width) * 2 - 1) * bound), nn.Parameter((torch.rand(voxels) * 2 - 1) * bound)
 
 
 def entropy_penalty(omega: Tensor, alpha: Tensor | None = None) -> Tensor:
@@ -337,15 +350,9 @@ def _bottleneck(channels: int, width: int) -> nn.Parameter:
 
 
 def _check_options(options: Mapping[str, Any], use: Sequence[str], samples: int) -> None:
-    known: dict[str, tuple[Any, ...]] = {
-        "shared_bottleneck": (True, False),
-        "padding": ("border", "zeros"),
-        "reduce": ("mean", "sum"),
-        "zero_start": (False, True),
-    }
     for name, value in options.items():
-        if name not in known or value not in known[name]:
-            raise DataError(f"factortopy: option {name}={value!r} is not known; there are {known}")
+        if name not in OPTIONS or value not in OPTIONS[name]:
+            raise DataError(f"factortopy: option {name}={value!r} is not known; there are {OPTIONS}")
     unknown = set(use) - {"space", "layer", "scale"}
     if unknown or samples < 1:
         raise DataError(f"factortopy: use holds space, layer, scale and samples is at least 1, got {sorted(unknown)}, {samples}")

@@ -25,8 +25,9 @@ import pandas as pd
 
 from brainlens.phantom.anatomy import REGIONS
 from brainlens.phantom.noise import KAPPA, symmetric_root, trial_generator
-from brainlens.phantom.readout import CONCEPT_SHARE, DEPTH, DOMAIN, TARGET, domain_table, varies
+from brainlens.phantom.readout import CONCEPT_SHARE, DEPTH, DOMAIN, TARGET, domain_table
 from brainlens.types import DataError, Features, Responses, Sensors, Stimuli
+from brainlens.types.arrays import varies
 
 _NAMES = (  # THINGS-EEG2, in the order of the NICE release
     "Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10 T7 C5 C3 C1 Cz C2 C4 C6 "

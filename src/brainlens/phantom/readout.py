@@ -22,6 +22,7 @@ from scipy.stats import rankdata
 
 from brainlens.phantom.noise import smooth_field
 from brainlens.types import DataError, Features, Stimuli
+from brainlens.types.arrays import varies
 
 TARGET = "image"  # a feature layer of this name is the embedding to be decoded; no voxel reads it
 RETINOTOPIC = ("V1", "V2V3", "V4")
@@ -61,16 +62,6 @@ def readable_layers(features: Features) -> tuple[list[int], list[int]]:
     if not spatial and not whole:
         raise DataError(f"{features.model}: layer {names[0]!r} never changes over the images; give more images or other layers")
     return [number[n] for n in spatial], [number[n] for n in whole]
-
-
-def varies(array: np.ndarray) -> bool:
-    """Whether features (image, ...) differ between images by more than the last bit of float16.
-
-    sum_c Var_c > 1e-6 sum_c mean(f_c^2). A layer that is the same for all images, stored in float16, reaches at most 2.4e-7
-    even if rounding goes either way in every channel.
-    """
-    some = np.asarray(array[:256], dtype=np.float64)
-    return bool(some.var(axis=0).sum() > 1e-6 * (some**2).mean(axis=0).sum() + 1e-24)
 
 
 def readout_table(units: pd.DataFrame, features: Features, domains: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from torch import Tensor
 from brainlens.metrics.selectors import confidence
 from brainlens.models.encoding.layered import Form, Layers, as_features, check_form, layer_form, numbers, responses_of, rows_of
 from brainlens.models.encoding.readout import refit_readout
-from brainlens.models.encoding.tables import EncodingPart, HeldBack, LayerTokens, Statistics, held_back, usable_layers
+from brainlens.models.encoding.tables import BLOCKS, EncodingPart, HeldBack, LayerTokens, Statistics, held_back, usable_layers
 from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress, predict_rows, train
 from brainlens.models.estimator import Model, check_device
 from brainlens.nn.encoding_baselines import BaselineNetwork, ClassTokenNetwork, GNetNetwork, PatchTokenNetwork
@@ -27,16 +27,19 @@ from brainlens.nn.factortopy import FactorTopyNetwork
 from brainlens.types import DataError
 
 BLOCK = 512  # images whose tokens are standardised at once in a prediction
-RELEASED = {"shared_bottleneck": False, "padding": "zeros", "zero_start": True}  # the form of the released code
+PUBLISHED: dict[str, Any] = {"refit": False, "standardise": False, "layers": BLOCKS}  # what text and code have in common
+RELEASED = {"shared_bottleneck": False, "padding": "zeros", "zero_start": True, "readout": "linear"}  # the released form
 CODE = EncodingTraining(epoch=1000, patience=20, searched_start=False, selector_rate=1.0, decay_steps=2000)
 
 
 class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
     """What the four share.
 
-    width: channels D; layers: names (None: all with spatial tokens); training: changes to the recipe, by the fields of
-    `EncodingTraining`, such as {"steps": 500}; refit: solve the channel weights by ridge at the end; seed: of all that is
-    drawn; device: "cpu", "cuda" or "cuda:N"; a model saved from a device that is not there is read onto the CPU.
+    width: channels D; layers: names, None for all with spatial tokens, or "blocks" for these without what enters the first
+    block; standardise: scale the channels of the tokens by their training statistics (the paper: no); training: changes to
+    the recipe, by the fields of `EncodingTraining`, such as {"steps": 500}; refit: solve the channel weights by ridge at the
+    end; seed: of all that is drawn; device: "cpu", "cuda" or "cuda:N"; a model saved from a device that is not there is read
+    onto the CPU.
 
     layer_names_; channel_weights_ (unit, D); training_log_, one dict an epoch; network_, the torch module.
     """
@@ -46,14 +49,16 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
     def __init__(
         self,
         width: int = 128,
-        layers: Sequence[str] | None = None,
+        layers: Sequence[str] | str | None = None,
         *,
         training: Mapping[str, Any] | None = None,
         refit: bool = True,
+        standardise: bool = True,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self.width = width
+        self.standardise = standardise
         self.layers = layers
         self.training = training
         self.refit = refit
@@ -62,13 +67,12 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
 
     @classmethod
     def paper(cls, **settings: Any) -> Self:
-        """The recipe of Brain Decodes Deep Nets, appendix E.3: random start, epochs of 1,000 steps, patience 20, no ridge.
+        """The recipe of Brain Decodes Deep Nets, appendix E.3: raw tokens, random start, epochs of 1,000 steps, no ridge.
 
         settings: further parameters, such as device. The checkpoints of the soup are chosen on images held back; the paper chose
         on its test set.
         """
-        recipe: dict[str, Any] = {"training": recipe_changes(PAPER), "refit": False}
-        return cls(**recipe | settings)
+        return cls(**{"training": recipe_changes(PAPER), **PUBLISHED, **settings})
 
     def fit(
         self,
@@ -97,9 +101,9 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
         y = responses_of(Y, len(chosen))
         places = self._places(coordinates, y.shape[1])
         held = _held(validation, given.ids[chosen], self.seed)
-        names = usable_layers(given, None if self.layers is None else list(self.layers))
+        names = usable_layers(given, self.layers)
         at = np.flatnonzero(~held), np.flatnonzero(held)
-        tokens = LayerTokens(given, names, at[0], self.device, rows=chosen)
+        tokens = LayerTokens(given, names, at[0], self.device, rows=chosen, standardise=self.standardise)
         mean, spread, parts = _standardised(y, *at)
         network = self._made(y.shape[1], tokens.channels, places)
         units = np.ones(y.shape[1], bool) if scored is None else np.asarray(scored, dtype=bool)
@@ -183,14 +187,17 @@ class FactorTopy(TrainedReader):
     the units' coordinates in mm; w_i free. Yang, Gee, Shi 2024 (Brain Decodes Deep Nets).
 
     samples: places a unit (their mean); variant: options of form, {"use": selectors that are on, "topological": False frees the
-    selectors of each unit, "shared_bottleneck", "padding", "reduce", "zero_start"}, see `nn.factortopy.FactorTopyNetwork`; the
-    others as in `TrainedReader`. fit(features, Y, coordinates=xyz).
+    selectors of each unit, "shared_bottleneck", "padding", "reduce", "zero_start", "readout"}, see
+    `nn.factortopy.FactorTopyNetwork`; the others as in `TrainedReader`. fit(features, Y, coordinates=xyz).
     layer_weights_ (unit, layer), omega; space_ (unit, sample, 2), u as (x, y) in [-1, 1]; scale_ (unit,), alpha; confidence_
     (unit,), 1 - H(omega) / log L (eq. 2); and those of `TrainedReader`.
 
     | | here | `paper()` | `released()` |
     |---|---|---|---|
+    | tokens | standardised | raw | raw |
+    | layers | all with spatial tokens | outputs of blocks | outputs of blocks |
     | start of the selectors | searched by evidence | random | centre, uniform, 1/2 |
+    | start of the channel weights | ridge | N(0, 1) | U(+-1/sqrt(D)) |
     | steps | epochs of 250, patience 4 | 1,000, patience 20 | 1,000, patience 20 |
     | rate of the selectors | a tenth | as the others | as the others |
     | penalty | layers and scale, 6,000 steps | layers, 6,000 steps | layers and scale, 2,000 steps |
@@ -198,31 +205,31 @@ class FactorTopy(TrainedReader):
     | beyond the edge | the edge token | the edge token | zeros |
     | channel weights at the end | closing ridge | as trained | as trained |
 
-    A random readout gives the selectors no gradient that means anything, so that they saturate; one stopping time for all units
-    overfits those with little signal.
+    The paper's text leaves the start of the channel weights open and has no scale term; without the term the scale of every
+    unit ends at the global token within 200 steps. With the code's form the same training finds places, layers and scales.
     """
 
     def __init__(
         self,
         width: int = 128,
         samples: int = 1,
-        layers: Sequence[str] | None = None,
+        layers: Sequence[str] | str | None = None,
         *,
         variant: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
         refit: bool = True,
+        standardise: bool = True,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        super().__init__(width, layers, training=training, refit=refit, seed=seed, device=device)
+        super().__init__(width, layers, training=training, refit=refit, standardise=standardise, seed=seed, device=device)
         self.samples = samples
         self.variant = variant
 
     @classmethod
     def released(cls, **settings: Any) -> Self:
         """The recipe of the released code as far as it differs from the paper, see the table; settings as in `paper`."""
-        recipe: dict[str, Any] = {"variant": dict(RELEASED), "training": recipe_changes(CODE), "refit": False}
-        return cls(**recipe | settings)
+        return cls(**{"variant": dict(RELEASED), "training": recipe_changes(CODE), **PUBLISHED, **settings})
 
     def _places(self, coordinates: Any, units: int) -> np.ndarray:
         if coordinates is None:

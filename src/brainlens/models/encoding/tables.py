@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from brainlens.metrics.encoding import noise_ceiling
 from brainlens.nn.factortopy import resize_tokens
 from brainlens.subjects import held_out
 from brainlens.types import DataError, Features, Responses, as_ids, positions
+from brainlens.types.arrays import varies
 
 HELD_BACK = 0.1  # share of the training images that validate when the recording names none (the paper splits 8:1:1)
 
@@ -86,9 +88,11 @@ class EncodingTables:
         return np.concatenate([part.rows for part in parts]), np.concatenate([part.y for part in parts]), held
 
 
-def tables(responses: Responses, features: Features, *, seed: int = 0) -> EncodingTables:
+def tables(responses: Responses, features: Features, *, seed: int = 0, single_trials: bool = False) -> EncodingTables:
     """Responses averaged over repeats and split by the column `split`.
 
+    single_trials: training and validation keep every trial as a row, as the paper fits; the test part is averaged either way,
+    so that scores compare.
     Without validation trials a tenth of the training images is held back. The noise ceiling uses all repeats for the
     signal-to-noise ratio and the test part's repeats for the ceiling.
     Raises DataError for several subjects or time points, a missing split, an image in two parts, an empty part, images
@@ -106,10 +110,13 @@ def tables(responses: Responses, features: Features, *, seed: int = 0) -> Encodi
     counts["regions_left_out"] = len(before - _region_names(responses.units))
     part = _parts(trials, seed)
     ceiling = noise_ceiling(responses.data, as_ids(trials["stimulus"]))
-    made = {name: _part(responses, part == name, features) for name in ("train", "validation", "test")}
+    made = {
+        name: _part(responses, part == name, features, single=single_trials and name != "test")
+        for name in ("train", "validation", "test")
+    }
     inverse = float((1 / made["test"].repeats).mean())
     top = ceiling.ncsnr**2 / (ceiling.ncsnr**2 + inverse)
-    counts |= {f"images_{name}": len(p.ids) for name, p in made.items()}
+    counts |= {f"images_{name}": len(np.unique(p.ids)) for name, p in made.items()}
     return EncodingTables(
         made["train"],
         made["validation"],
@@ -127,13 +134,21 @@ def _region_names(units: pd.DataFrame) -> set[str]:
     return set(units["roi"].astype(str)) if "roi" in units.columns else set()
 
 
-def usable_layers(features: Features, wanted: list[str] | None) -> list[str]:
-    """Layers with spatial tokens, in network order, or those asked for. Raises DataError for names that are not there."""
+BLOCKS = "blocks"  # in place of names: the outputs of blocks, without what enters the first one
+
+
+def usable_layers(features: Features, wanted: Sequence[str] | str | None) -> list[str]:
+    """Layers with spatial tokens, in network order, or those asked for. Raises DataError for names that are not there.
+
+    BLOCKS leaves out layers whose global token is the same for every image, as the class token is that enters the first block
+    of a transformer: a network of 12 blocks then has the 12 layers of the paper.
+    """
     have = [name for name in features.layer if name in features.tokens]
-    if wanted is None:
+    if wanted is None or wanted == BLOCKS:
         if not have:
             raise DataError(f"{features.model} has no layer with spatial tokens; use method='ridge' or extract tokens")
-        return have
+        fixed = [n for n in have if n in features.data and not varies(features.data[n])] if wanted == BLOCKS else []
+        return [name for name in have if name not in fixed] or have
     unknown = [name for name in wanted if name not in have]
     if unknown or not wanted:
         raise DataError(f"{features.model} has no layer {unknown[:1] or wanted} with spatial tokens; it has {have}")
@@ -148,7 +163,7 @@ class LayerTokens:
 
     Each channel is scaled by its mean and deviation over training images (and places), because layers differ in scale
     by orders of magnitude and one learning rate serves all bottlenecks. A layer without a global token takes the mean of
-    its spatial tokens. Constant channels become 0.
+    its spatial tokens. Constant channels become 0. standardise=False gives the tokens as they are, as the paper and its code do.
 
     rows: the images of the features that are held (None: all); train: which of those that are held give the statistics;
     statistics: those of an earlier fit in their place, per layer mean and 1 / deviation (C,) of spatial and of global tokens.
@@ -163,6 +178,7 @@ class LayerTokens:
         *,
         rows: np.ndarray | None = None,
         statistics: Statistics | None = None,
+        standardise: bool = True,
     ) -> None:
         self.layers = layers
         self.spatial: dict[str, Tensor] = {}
@@ -180,11 +196,12 @@ class LayerTokens:
                 raise DataError(f"layer {layer!r}: global token has {whole.shape[1]} channels, spatial tokens {spatial.shape[2]}")
             if not (torch.isfinite(spatial).all() and torch.isfinite(whole).all()):
                 raise DataError(f"features of {features.model}, layer {layer!r}: NaN or infinity; check_finite() names the image")
-            found = (
-                (*_moments(spatial[train].float().flatten(0, 1)), *_moments(whole[train]))
-                if statistics is None
-                else statistics[layer]
-            )
+            if statistics is not None:
+                found = statistics[layer]
+            elif standardise:
+                found = (*_moments(spatial[train].float().flatten(0, 1)), *_moments(whole[train]))
+            else:
+                found = (torch.zeros(whole.shape[1]), torch.ones(whole.shape[1])) * 2
             self.statistics[layer] = tuple(value.to(device) for value in found)
             self.spatial[layer], self.whole[layer] = spatial.to(device), whole.to(device)
 
@@ -249,8 +266,10 @@ def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
     return part
 
 
-def _part(responses: Responses, mask: np.ndarray, features: Features) -> EncodingPart:
-    mean = responses.rows(mask).average()
+def _part(responses: Responses, mask: np.ndarray, features: Features, *, single: bool = False) -> EncodingPart:
+    chosen = responses.rows(mask)
+    mean = chosen if single else chosen.average()
     ids = as_ids(mean.trials["stimulus"])
     rows = positions(ids, features.ids, "features of the responses' images")
-    return EncodingPart(ids, rows, np.asarray(mean.data, dtype=np.float32), mean.trials["repeats"].to_numpy())
+    repeats = np.ones(len(ids)) if single else mean.trials["repeats"].to_numpy()
+    return EncodingPart(ids, rows, np.asarray(mean.data, dtype=np.float32), repeats)
