@@ -23,6 +23,7 @@ from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.claims import demo, encode
 from brainlens.claims.attribute import attribute_claims
+from brainlens.claims.recipes import recipe_claims
 from brainlens.datasets import runs, source
 from brainlens.datasets.source import Source, open_recording
 from brainlens.encode import EncodingDesign
@@ -250,6 +251,26 @@ def test_encoding_claims_have_intervals_controls_and_go_on_after_a_kill(layered,
         )
     assert found["encode/oracle/r2_mean"] > found["encode/factortopy/noise_voxels/r2_mean"]
     assert len(list(tmp_path.glob("*/result.json"))) == 1  # the report must not show a control as a finding
+
+
+def test_published_recipes_stand_beside_ours(layered, tmp_path):
+    full = layered
+    units = full.responses.units
+    signal = (units["informative"] & (units["ncsnr"] > 0.3)).to_numpy(bool)
+    local = np.flatnonzero(signal & ~units["is_global"].to_numpy(bool))[:8]
+    whole = np.flatnonzero(signal & units["is_global"].to_numpy(bool))[:8]
+    chosen = np.sort(np.concatenate([local, whole, np.flatnonzero(~signal)[:20]]))
+    small = source.Opened(full.responses.columns(chosen).zscore(), full.stimuli, layers=full.layers)
+    plan = encode.Plan(design=EncodingDesign(layers=("vision.2", "vision.6"), resamples=50, clusters=4), noise=10)
+    found = recipe_claims(small, tmp_path, plan=plan, steps=30, recipes=("released",), size=7, tell=quiet)
+    heads = {key.split("/")[2] for key in found}
+    assert heads == {"factortopy", "ridge", "factortopy_released", "factortopy_released_refit"}
+    one, other = (f"encode/curve/factortopy_released{end}/7" for end in ("", "_refit"))
+    assert found[f"{one}/truth/rf_error_median"] == found[f"{other}/truth/rf_error_median"]
+    assert found[f"{one}/r2_mean"] != found[f"{other}/r2_mean"]
+    assert found[f"{one}/steps"] == 30
+    again = recipe_claims(small, tmp_path, plan=plan, steps=30, recipes=("released",), tell=quiet)
+    assert again["encode/factortopy_released/r2_mean"] == found[f"{one}/r2_mean"]
 
 
 def test_mispaired_images_keep_their_part_and_none_its_own_responses():
