@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,7 @@ def report(
 
 def main() -> None:
     """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on (130)."""
+    warnings.formatwarning = _warning_line
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -91,6 +93,11 @@ def main() -> None:
     if code == 130:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
     sys.exit(code or 0)
+
+
+def _warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """A warning as one line, without the line of code that it comes from."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def _mistake(error: Exception) -> str | None:
