@@ -402,7 +402,7 @@ def test_eeg2_times_longer_than_the_data_lose_their_beginning(tmp_path):
 
 def test_eeg2_in_volts_is_noticed(tmp_path):
     write_eeg2(tmp_path, scale=1e-5)
-    with pytest.raises(DataError, match="looks like volts, .* say so by --option unit=V"):
+    with pytest.raises(DataError, match=r"looks like volts, .* say so by --option unit=V"):
         things_eeg2.load(tmp_path, dtype="float32")
     found = things_eeg2.load(tmp_path, unit="V", dtype="float32").responses
     assert found.measure == "uV"

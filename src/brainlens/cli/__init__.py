@@ -17,6 +17,7 @@ from brainlens.cli.data import captions, convert, datasets, epochs, features
 from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
 from brainlens.cli.options import Device, Seed, Test, Train
+from brainlens.cli.own import check, example
 from brainlens.cli.terminal import show, steps
 
 app = typer.Typer(
@@ -60,7 +61,7 @@ def demo(
         typer.echo(f"  {command}")
 
 
-for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute):
+for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute, example, check):
     app.command()(each)
 
 

@@ -18,7 +18,7 @@ Option = Annotated[
     list[str] | None,
     typer.Option(
         "--option",
-        help="name=value of the recording's reader, as n_sessions=2; `brainlens datasets NAME` lists them.",
+        help="name=value of the recording's reader (as n_sessions=2); `brainlens datasets NAME` lists them.",
         rich_help_panel=DATA,
     ),
 ]

@@ -209,9 +209,7 @@ def _session_files(plan: _Plan, session: int) -> list[Path]:
         return [plan.betas / f"{name}.betas_session{session:02d}.mgh" for name in ("lh", "rh")]
     nifti, other = (plan.betas / f"betas_session{session:02d}.{ending}" for ending in ("nii.gz", "hdf5"))
     if not nifti.exists() and not other.exists():
-        there = sum(
-            (plan.betas / f"betas_session{n:02d}.{end}").exists() for n in range(1, session) for end in ("nii.gz", "hdf5")
-        )
+        there = session - 1  # the sessions before this one were found
         way = f"give --option n_sessions={there} (n_sessions={there}) for the first {there}, or fetch it" if there else "fetch it"
         raise DataError(f"{nifti} is missing, and so is its .hdf5; {way}")
     return [nifti if nifti.exists() else other]

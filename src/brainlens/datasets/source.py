@@ -221,7 +221,8 @@ def open_stimuli(source: Source, images: str | Path | None = None) -> Stimuli:
 
 
 def picture_folder(folder: str | Path) -> Stimuli:
-    """The pictures of a folder: those that its `manifest.json` lists (file, and captions or caption, a text or several), else every picture in name order.
+    """The pictures of a folder: those that its `manifest.json` lists (file, and captions or caption, a text or
+    several), else every picture in name order.
 
     Ids are file names without their ending. Raises DataError for a folder without pictures or another manifest.
     """

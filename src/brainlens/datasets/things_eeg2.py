@@ -79,7 +79,8 @@ def load(
     Both releases are read: dictionaries stored by np.save, and pickles under the name .npy; nothing in them is run.
     Where `times` is longer than the data (known in released files), its last values count, with a warning. unit: of the
     numbers in the files: "z", noise-normalised as released, or "V", "mV", "uV", which come as microvolts.
-    Raises DataError for numbers that look like volts where the unit is "z", listing channels that are missing, and for files that do not match each other.
+    Raises DataError for numbers that look like volts where the unit is "z", listing channels that are missing, and
+    for files that do not match each other.
     """
     folder = Path(folder)
     measure, factor = measure_of(unit)
@@ -240,8 +241,10 @@ def raw_pieces(folder: str | Path, *, subject: int = 1, unit: str = "V") -> list
     """The continuous recordings of a subject, session by session, training before test, as `signals.prepare` takes them.
 
     folder/sub-01/ses-01/raw_eeg_training.npy ... (or under raw_data/): pickled dictionaries that are mapped and not loaded. Event
-    codes are image numbers from 1; 99999 is the target and left out. unit: of the values, "V" as MNE stores them, or "uV".
-    Raises DataError for values that the unit cannot have, missing files, event codes without an image, and a recording without its stimulus channel.
+    codes are image numbers from 1; 99999 is the target and left out. unit: of the values,
+    "V" as MNE stores them, or "uV".
+    Raises DataError for values that the unit cannot have, missing files,
+    event codes without an image, and a recording without its stimulus channel.
     """
     folder = Path(folder)
     sessions = _raw_sessions(folder, subject)

@@ -13,7 +13,7 @@ MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
-}  # bytes that a file opens with
+}  # first bytes
 
 
 def read_text(path: str | Path) -> str:

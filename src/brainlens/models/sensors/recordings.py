@@ -88,7 +88,8 @@ def recorded(
     """mne.Epochs, `Responses`, or an array (trial, channel, time) as one table in uV, fT or fT/cm.
 
     mne.Epochs are volts, tesla and tesla per metre and are converted by the type of their channels; channels that are no data
-    (eog, stim, ...) and, with a warning, bad ones are left out, as MNE leaves them out. An array is what `info` says: an mne.Info (so its numbers
+    (eog, stim, ...) and, with a warning, bad ones are left out, as MNE leaves them out.
+    An array is what `info` says: an mne.Info (so its numbers
     are volts or tesla, as in mne.EpochsArray), or a dict with any of ch_names, sfreq and unit, one of V, mV, uV, T, fT, T/m,
     fT/cm, z (whitened or z-scored). Without a unit its numbers are taken as they are. sfreq alone: the window starts at 0 s.
     ids: the image of each row.
