@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from brainlens.types import DataError, Responses, Surface, Volume
+from brainlens.types import DataError, Responses, Surface, Volume, read_text
 
 MESH_VERTICES = {"fsaverage": 163842, "fsaverage6": 40962, "fsaverage5": 10242, "fsaverage4": 2562, "fsaverage3": 642}
 OUTSIDE = 0.5  # share of units off an atlas's grid above which it is taken to be of another space
@@ -329,7 +329,7 @@ def _read_table(path: Path) -> dict[int, str]:
     if not path.is_file():
         raise DataError(f"lookup table {str(path)!r} is not there; give a text file with 'value name' in each line")
     found: dict[int, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         parts = line.replace(",", " ").split()
         if not parts or parts[0].startswith("#") or (number == 1 and not parts[0].lstrip("-").isdigit()):
             continue

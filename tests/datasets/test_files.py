@@ -388,6 +388,20 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
     np.testing.assert_array_equal(read["turned"][..., 0], np.rot90(grey, -1))
 
 
+@pytest.mark.parametrize("top", [255, 0.9])  # 0.9: so dark that 16 bit hold at most 231, a picture that is black in 8 bit
+def test_the_depth_of_a_picture_says_its_scale_and_not_its_content(tmp_path, top):
+    grey = np.tile(np.linspace(0, top, 32), (16, 1))
+    deep = (grey * 257).round()
+    Image.fromarray(deep.astype(np.uint16)).save(tmp_path / "a.png")
+    Image.fromarray(deep.astype(np.uint16)).save(tmp_path / "a.tif")
+    Image.fromarray(deep.astype(np.int32)).save(tmp_path / "b.tif")
+    Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "c.tif")
+    for name in ("a.png", "a.tif", "b.tif"):
+        assert np.abs(pictures.read_image(tmp_path / name)[..., 1] - grey).max() <= 0.5 + 1 / 257
+    with pytest.raises(DataError, match=r"c\.tif: image of mode F .* save it as 8 or 16 bit"):
+        pictures.read_image(tmp_path / "c.tif")
+
+
 def test_damaged_and_giant_images_are_named(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((50, 50, 3), "u1")).save(tmp_path / "a.png")
     files = pictures.ImageFiles([tmp_path / "a.png"])

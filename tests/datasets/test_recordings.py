@@ -222,7 +222,7 @@ def other_design(folder: Path) -> None:
         (turned_session, {}, "grid"),
         (broken_design, {}, r"nsd_expdesign\.mat"),
         (other_design, {}, "sharedix"),
-        (lambda f: next(f.rglob("betas_session02.nii.gz")).unlink(), {}, "lower n_sessions"),
+        (lambda f: next(f.rglob("betas_session02.nii.gz")).unlink(), {}, "give --option n_sessions=1"),
         (lambda f: None, {"mask": "V9"}, "prf-visualrois"),
         (lambda f: None, {"subject": 9}, "1 to 8"),
         (lambda f: None, {"n_sessions": 41}, "1 to 40"),
@@ -402,8 +402,12 @@ def test_eeg2_times_longer_than_the_data_lose_their_beginning(tmp_path):
 
 def test_eeg2_in_volts_is_noticed(tmp_path):
     write_eeg2(tmp_path, scale=1e-5)
-    with pytest.warns(UserWarning, match="volts"):
+    with pytest.raises(DataError, match=r"looks like volts, .* say so by --option unit=V"):
         things_eeg2.load(tmp_path, dtype="float32")
+    found = things_eeg2.load(tmp_path, unit="V", dtype="float32").responses
+    assert found.measure == "uV"
+    write_eeg2(tmp_path, scale=10.0)
+    np.testing.assert_allclose(found.data, things_eeg2.load(tmp_path, dtype="float32").responses.data, rtol=1e-5)
 
 
 def test_eeg2_too_large_for_memory_asks_for_a_cache(tmp_path, monkeypatch):

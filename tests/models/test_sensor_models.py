@@ -194,9 +194,10 @@ def test_channels_are_found_by_name_and_what_is_no_data_is_left_out(models: dict
     epochs = epochs_of(x, names=names)
     epochs.set_channel_types({"EOG": "eog"}, verbose=False)
     epochs.info["bads"] = ["bad"]
-    assert np.allclose(models["ridge"].transform(epochs), models["ridge"].transform(TEST.x), atol=1e-4)
+    with pytest.warns(UserWarning, match="marked bad and left out: bad"):
+        assert np.allclose(models["ridge"].transform(epochs), models["ridge"].transform(TEST.x), atol=1e-4)
     epochs.info["bads"] = ["C2"]
-    with pytest.raises(DataError, match="1 channels are missing: \\['C2'\\]"):
+    with pytest.warns(UserWarning, match="left out: C2"), pytest.raises(DataError, match="1 channels are missing: \\['C2'\\]"):
         models["ridge"].transform(epochs)
 
 
@@ -346,9 +347,9 @@ FITS: list[tuple[Callable[[], Any], str]] = [
     (lambda: SensorRidge().fit(TRAIN.x, TRAIN.images, info={"ch_names": NAMES[:3]}), "names 3 channels"),
     (lambda: SensorRidge().fit(TRAIN.x, TRAIN.images, info={"unit": "pT"}), "'pT' is not one of"),
     (lambda: SensorRidge().fit(TRAIN.x * 1e-6, TRAIN.images, sfreq=RATE), "looks like volts or tesla"),
-    (lambda: SensorRidge().fit(epochs_of(TRAIN.x, factor=1.0), TRAIN.images), "which no recording has"),
-    (lambda: SensorRidge().fit(epochs_of(TRAIN.x, factor=1e-12), TRAIN.images), "which no recording has"),
-    (lambda: SensorRidge().fit(mixed(), TRAIN.images), r"choose one, epochs.pick\('mag'\)"),
+    (lambda: SensorRidge().fit(epochs_of(TRAIN.x, factor=1.0), TRAIN.images), "and no recording in uV has it"),
+    (lambda: SensorRidge().fit(epochs_of(TRAIN.x, factor=1e-12), TRAIN.images), "and no recording in uV has it"),
+    (lambda: SensorRidge().fit(mixed(), TRAIN.images), r"pick one, e.g. epochs.copy\(\).pick\('(eeg|grad)'\)"),
     (lambda: SensorRidge().fit(epochs_of(TRAIN.x, "stim"), TRAIN.images), "no good channel"),
     (lambda: SensorRidge().fit(epochs_of(TRAIN.x), TRAIN.images, sfreq=RATE), "leave it out"),
     (lambda: fitted("ridge", replace(TRAIN, x=with_(TRAIN.x, 3.0))), r"1 channels are flat: \['C2'\]"),

@@ -121,7 +121,7 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "one part in volts": (
         lambda f: write(f, 1, "test", preprocessed_eeg_data=np.array(content("test", 1)["preprocessed_eeg_data"]) * 1e-5),
         (),
-        "test or training epochs look like volts, not both",
+        "looks like volts, not noise-normalised units; say so by --option unit=V",
     ),
     "a missing part": (lambda f: (f / "sub-01" / "preprocessed_eeg_test.npy").unlink(), (), "preprocessed_eeg_test.npy"),
     "a missing image": (
@@ -130,7 +130,6 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.*looks like volts")
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_recordings_are_one_line(given: Path, say: Say, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil, more, text = BAD[kind]
@@ -189,14 +188,19 @@ def test_a_stored_run_refuses_another_rate_and_other_channels(given: Path, say: 
         assert len(err.splitlines()) == 1
 
 
-def test_volts_are_said_aloud_and_become_microvolts(given: Path, say: Say) -> None:
+def test_volts_become_microvolts_where_the_user_says_so(given: Path, say: Say) -> None:
     assert align(given, say)[0] == 0
     (first,) = (given / "runs").glob("align-*")
     shutil.move(given / "runs", given / "before")
     for part in COUNT:
         write(given, 1, part, preprocessed_eeg_data=np.array(content(part, 1)["preprocessed_eeg_data"]) * 1e-5)
-    with pytest.warns(UserWarning, match="looks like volts"):
-        code, _, err = align(given, say)
+    code, _, err = align(given, say)
+    assert code == 2
+    assert "say so by --option unit=V" in err
+    code, _, err = align(given, say, "--option", "unit=uV")  # a wrong word is as much an error
+    assert code == 2
+    assert "--option unit=V" in err
+    code, _, err = align(given, say, "--option", "unit=V")
     assert code == 0, err
     (second,) = (given / "runs").glob("align-*")
     before, after = (store.load_result(path) for path in (given / "before" / first.name, second))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mne
@@ -10,7 +11,6 @@ import pandas as pd
 import pytest
 
 from brainlens.signals.epochs import (
-    check_magnitude,
     check_rate,
     evoked,
     make_epochs,
@@ -20,6 +20,7 @@ from brainlens.signals.epochs import (
     stimulus_of_event,
 )
 from brainlens.types import DataError, Responses
+from brainlens.types.sensor_units import check_magnitudes
 
 NAMES = ["O1", "Oz", "O2", "Cz"]
 
@@ -75,14 +76,82 @@ def test_longer_time_axes_are_cut_with_a_warning() -> None:
         match_times(times[:10], 20)
 
 
-def test_volts_are_noticed() -> None:
-    data = np.random.default_rng(0).normal(0, 10, (5, 3, 20))
-    assert check_magnitude(data) == 1.0
-    with pytest.warns(UserWarning, match="looks like volts"):
-        assert check_magnitude(data * 1e-6) == 1e6
-    assert check_magnitude(data * 1e-6, measure="z") == 1.0
-    with pytest.raises(DataError, match="flat"):
-        check_magnitude(data * 0)
+def test_magnitudes_that_a_unit_cannot_have_are_errors_with_the_way_out() -> None:
+    data = np.random.default_rng(0).normal(0, 10, (6, 3, 20))
+    subjects = ["1", "1", "1", "2", "2", "2"]
+    check_magnitudes(data, subjects, "uV", "do this")
+    check_magnitudes(data * 1e-6, subjects, "z", "do this")
+    check_magnitudes(np.where(np.arange(6)[:, None, None] < 3, np.nan, data), subjects, "uV", "do this")
+    some = np.where(np.arange(6)[:, None, None] < 3, data, data * 1e-6)
+    with pytest.raises(DataError, match=r"subject '2': .* uV, which looks like volts or tesla, .*; do this"):
+        check_magnitudes(some, subjects, "uV", "do this")
+    with pytest.raises(DataError, match="flat or holds NaN"):
+        check_magnitudes(data * 0, subjects, "fT", "do this")
+
+
+@pytest.mark.parametrize("kinds", [["grad", "grad", "mag"], ["mag", "grad", "grad"], ["mag", "mag", "eeg"]])
+def test_channels_of_several_types_have_no_common_unit(kinds: list[str]) -> None:
+    raw = mne.io.RawArray(np.ones((3, 1000)) * 1e-12, mne.create_info(["A", "B", "C"], 100.0, kinds), verbose=False)
+    with pytest.raises(DataError, match=rf"{', '.join(sorted(set(kinds)))} have no common unit; pick one, e.g. raw.copy"):
+        make_epochs(raw, [(2.0, "x")])
+
+
+@pytest.mark.parametrize(("kind", "size", "unit"), [("eeg", 3e-5, "uV"), ("mag", 2e-13, "fT"), ("grad", 5e-12, "fT/cm")])
+def test_each_type_of_channel_has_its_unit(kind: str, size: float, unit: str) -> None:
+    wave = size * np.sin(2 * np.pi * 10 * np.arange(2000) / 200)
+    info = mne.create_info(["A", "B", "eye", "trigger"], 200.0, [kind, kind, "eog", "stim"])
+    raw = mne.io.RawArray(np.stack([wave] * 4), info, verbose=False)
+    r = make_epochs(raw, [(2.0, "x"), (5.0, "x")], window=(0.0, 1.0), baseline=None, rate=None)
+    assert r.measure == unit
+    assert list(r.units["channel"]) == ["A", "B"]
+    assert np.abs(r.data).max() == pytest.approx(size * {"uV": 1e6, "fT": 1e15, "fT/cm": 1e13}[unit], rel=1e-3)
+
+
+def test_bad_channels_are_left_out_with_a_word() -> None:
+    raw = made()
+    raw.info["bads"] = ["O2"]
+    with pytest.warns(UserWarning, match="1 of 4 channels are marked bad and left out: O2"):
+        r = make_epochs(raw, {"a": "cat"})
+    assert list(r.units["channel"]) == ["O1", "Oz", "Cz"]
+    scaled = made().apply_function(lambda x: x * 1e8)
+    with pytest.raises(DataError, match="MNE keeps volts and tesla: scale the recording"):
+        make_epochs(scaled, {"a": "cat"})
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("cut", [0.0, 9.5])
+@pytest.mark.parametrize("dated", [False, True])
+def test_events_lie_where_they_were_whatever_the_first_sample(dated: bool, cut: float, saved: bool, tmp_path: Path) -> None:
+    raw = made()
+    raw.set_meas_date(datetime(2020, 1, 1, tzinfo=UTC) if dated else None)
+    raw.set_annotations(mne.Annotations(raw.annotations.onset, 0.0, raw.annotations.description))
+    raw.crop(cut, None)
+    if saved:
+        raw.save(tmp_path / "x_raw.fif", verbose=False)
+        raw = mne.io.read_raw_fif(tmp_path / "x_raw.fif", verbose=False)
+    r = make_epochs(raw, {"a": "cat"}, rate=None)
+    mean = evoked(r)[1]
+    assert len(r) == (7 if cut == 0 else 5)  # at 2, 6, ... 26 s
+    assert mean[(r.times > 0.12) & (r.times < 0.28)].min() > 9  # the step of 10 uV, from 0.1 to 0.3 s
+    assert mean[(r.times > 0.35) | (r.times < 0.05)].max() < 1
+    seconds = np.array([2.0, 6.0, 10.0, 14.0, 18.0, 22.0, 26.0]) - cut  # the same by the clock of raw.times
+    again = make_epochs(raw, [(t, "cat") for t in seconds if t > 0.2], rate=None)
+    np.testing.assert_array_equal(again.data, r.data)
+
+
+def test_events_without_an_epoch_are_counted() -> None:
+    raw = made()
+    raw.set_annotations(raw.annotations + mne.Annotations([9.5], [5.0], ["BAD_blink"]))
+    times = [0.1, 4.0, 10.0, 12.0, 12.0, 14.0, 20.0, 29.9]
+    said = (
+        "6 of 8 events give no epoch: 2 reach over an end of the recording, 3 lie in a stretch marked 'BAD_blink', "
+        "1 stand at the sample of another event"
+    )
+    with pytest.warns(UserWarning, match="events give no epoch") as caught:
+        r = make_epochs(raw, [(t, f"i{k}") for k, t in enumerate(times)], rate=None)
+    assert [str(w.message) for w in caught] == [said]
+    assert list(r.trials["stimulus"]) == ["i1", "i6"]
+    assert list(r.trials["event"]) == [1, 6]
 
 
 def test_rate_and_window_are_checked() -> None:

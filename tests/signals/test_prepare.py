@@ -202,8 +202,9 @@ def test_a_code_without_an_image_and_microvolts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 event codes have no image, first \[20000\]"):
         things_eeg2.raw_pieces(tmp_path / "codes")
     write_raw(tmp_path / "scaled", scale=1e6)
-    with pytest.warns(UserWarning, match="microvolts"):
-        pieces = things_eeg2.raw_pieces(tmp_path / "scaled")
+    with pytest.raises(DataError, match="looks like uV, not V; say so by --option unit=uV"):
+        things_eeg2.raw_pieces(tmp_path / "scaled")
+    pieces = things_eeg2.raw_pieces(tmp_path / "scaled", unit="uV")
     assert {p.unit for p in pieces} == {"uV"}
 
 

@@ -199,20 +199,26 @@ def test_epochs_keep_places_and_metadata() -> None:
     np.testing.assert_allclose(made.units[["x", "y", "z"]], 1e3 * np.array([place[name] for name in epochs.ch_names]))
 
 
+def test_channels_that_are_no_data_and_bad_ones_are_left_out() -> None:
+    epochs, data = made_epochs(["eeg", "eeg", "eog"], 1e-5)
+    made = Responses.from_epochs(epochs)
+    assert made.units["channel"].tolist() == ["Oz", "Pz"]
+    epochs.info["bads"] = ["Oz"]
+    with pytest.warns(UserWarning, match="1 of 2 channels are marked bad and left out: Oz"):
+        made = Responses.from_epochs(epochs)
+    np.testing.assert_allclose(made.data, 1e6 * data[:, 1:2], rtol=1e-5)
+
+
 def test_wrong_epochs_are_one_line() -> None:
     numbered = pd.DataFrame({"image": [1, 2, 3, 1]})
-    bad = made_epochs("eeg", 1e-5)[0]
-    bad.info["bads"] = ["Pz"]
     holes = made_epochs("eeg", 1e-5)[0]
     holes._data[0, 1, 2] = np.nan
     for epochs, more, match in [
-        (made_epochs(["eeg", "mag", "eeg"], 1e-5)[0], {}, r"types eeg, mag; .* pick one, e.g. epochs.copy\(\).pick\('eeg'\)"),
-        (made_epochs(["eeg", "eeg", "eog"], 1e-5)[0], {}, "types eeg, eog"),
-        (made_epochs("misc", 1.0)[0], {}, "types misc; responses are of one of eeg, mag, grad"),
+        (made_epochs(["eeg", "mag", "eeg"], 1e-5)[0], {}, r"types eeg, mag .* pick one, e.g. epochs.copy\(\).pick\('eeg'\)"),
+        (made_epochs("misc", 1.0)[0], {}, "no good channel of EEG or MEG is there; the types are misc"),
         (made_epochs("eeg", 10.0)[0], {}, "MNE keeps volts and tesla: scale them"),
         (made_epochs("mag", 1.0)[0], {}, r"Responses.from_arrays\(epochs.get_data\(\)"),
-        (made_epochs("eeg", 1e-9)[0], {}, "a median of .* uV"),
-        (bad, {}, "1 channels as bad, first 'Pz'"),
+        (made_epochs("eeg", 1e-9)[0], {}, "uV, which looks like volts or tesla, and no recording in uV"),
         (holes, {}, "NaN or infinity in 1 of 3 units"),
         (made_epochs("eeg", 1e-5)[0], {"stimulus": "image"}, r"no metadata column 'image'; they have \[\]"),
         (made_epochs("eeg", 1e-5, metadata=numbered)[0], {"stimulus": "picture"}, r"they have \['image'\]"),
@@ -308,5 +314,6 @@ def test_a_recording_refuses_trials_of_stimuli_that_are_not_there() -> None:
     with pytest.raises(DataError, match=r"1 of 2 stimuli of the trials are not among the 2 stimuli, first 'c'") as caught:
         Recording(Responses.from_arrays(np.ones((2, 2)), ["a", "c"]), stimuli)
     assert one_line(caught)
-    with pytest.raises(TypeError):
-        _, _ = fits  # a recording is one thing, not a pair
+    responses, seen = fits
+    assert responses is fits.responses
+    assert seen is stimuli

@@ -18,7 +18,6 @@ from brainlens.datasets.source import Source, Tell
 from brainlens.models.sensors.aligner import SensorAligner
 from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.stored import load_aligner
-from brainlens.signals.epochs import microvolts
 from brainlens.subjects import Protocol
 from brainlens.types import DataError, Responses, Result
 
@@ -101,4 +100,4 @@ def _responses(source: Source, aligned: Result, cache: Path, device: str, tell: 
     if source.folder is None or not source.folder.is_dir():
         raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
     tell(f"reading {source.dataset}, subject {subject}", None)
-    return microvolts(read_subject(source, number_of(subject, subjects_in(source)), cache).responses)
+    return read_subject(source, number_of(subject, subjects_in(source)), cache).responses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from brainlens.cli.data import captions, convert, datasets, epochs, features
 from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
 from brainlens.cli.options import Device, Seed, Test, Train
+from brainlens.cli.own import check, example
 from brainlens.cli.terminal import show, steps
 
 app = typer.Typer(
@@ -59,7 +61,7 @@ def demo(
         typer.echo(f"  {command}")
 
 
-for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute):
+for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute, example, check):
     app.command()(each)
 
 
@@ -77,6 +79,7 @@ def report(
 
 def main() -> None:
     """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on (130)."""
+    warnings.formatwarning = _warning_line
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -91,6 +94,11 @@ def main() -> None:
     if code == 130:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
     sys.exit(code or 0)
+
+
+def _warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """A warning as one line, without the line of code that it comes from."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def _mistake(error: Exception) -> str | None:

@@ -17,7 +17,9 @@ Data = Annotated[Path | None, typer.Option(help="Folder of the recording; the ph
 Option = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", help="name=value of the recording's reader; `brainlens datasets NAME` lists them.", rich_help_panel=DATA
+        "--option",
+        help="name=value of the recording's reader (as n_sessions=2); `brainlens datasets NAME` lists them.",
+        rich_help_panel=DATA,
     ),
 ]
 Subjects = Annotated[list[str] | None, typer.Option(help="Subject; repeat for several.", rich_help_panel=DATA)]

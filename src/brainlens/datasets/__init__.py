@@ -31,6 +31,7 @@ DATASETS = (
     "nod",
     "eeglab_visual",
     "digits69",
+    "folder",
 )
 SIMULATED = ("phantom", "phantom_eeg")  # these need no folder
 DEFAULT = "phantom"  # what a command opens where no recording is named
@@ -46,6 +47,28 @@ OFFERS = {
     "runs": "trials have the column run, and runs that can be left out",
     "split": "trials are of training or of the test",
 }
+
+
+MARKS = {  # a file that only one layout of one's own has, by which `recognised` tells it
+    "bids": ("dataset_description.json",),
+    "folder": ("trials.csv", "trials.tsv"),
+    "epochs": ("events.csv", "events.tsv"),
+    "mosaic": ("sub-*_*.hdf5",),
+}
+
+
+def recognised(folder: str | Path) -> str:
+    """The layout of one's own that a folder is in, by the files of MARKS. Raises DataError where it is none or several."""
+    from brainlens.types import DataError
+
+    place = Path(folder)
+    if not place.is_dir():
+        raise DataError(f"{place} is not a folder; name the one that holds the recording")
+    found = [name for name, marks in MARKS.items() if name in DATASETS and any(any(place.glob(mark)) for mark in marks)]
+    if len(found) != 1:
+        which = f"could be {' or '.join(found)}" if found else f"is in none of the layouts {', '.join(MARKS)}"
+        raise DataError(f"{place} {which}: say which recording it is by --dataset NAME; `brainlens datasets` lists the names")
+    return found[0]
 
 
 def module(name: str) -> ModuleType:

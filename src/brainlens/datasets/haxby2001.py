@@ -14,7 +14,7 @@ import pandas as pd
 
 from brainlens.datasets.pictures import NoImages
 from brainlens.datasets.volumes import check_grid, coordinates_table, read_frames, read_header, read_mask, read_masked
-from brainlens.types import DataError, Recording, Responses, Stimuli, Volume
+from brainlens.types import DataError, Recording, Responses, Stimuli, Volume, read_lines
 
 CATEGORIES = ("face", "house", "cat", "bottle", "scissors", "shoe", "chair", "scrambledpix")
 REST = "rest"
@@ -135,7 +135,7 @@ def _labels(path: Path, header: bool) -> tuple[np.ndarray, np.ndarray]:
     """Labels and runs, one line a volume."""
     if not path.exists():
         raise DataError(f"{path} is missing")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][int(header) :]
+    lines = [line.split() for line in read_lines(path)][int(header) :]
     wrong = [i for i, line in enumerate(lines) if len(line) != 2 or line[0] not in (*CATEGORIES, REST)]
     if wrong:
         raise DataError(
@@ -221,7 +221,7 @@ def _openfmri(folder: Path, subject: int, mask: str, resolution: str) -> _Scans:
 def _condition_names(path: Path) -> dict[str, str]:
     if not path.exists():
         raise DataError(f"{path} is missing; it names the conditions")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in read_lines(path)]
     return {line[1]: line[2] for line in lines if len(line) == 3 and line[0] == "task001"}
 
 
@@ -235,6 +235,16 @@ def _onset_labels(folder: Path, names: dict[str, str], volumes: int) -> np.ndarr
     for path in found:
         if path.stem not in names:
             raise DataError(f"{path}: condition {path.stem!r} is not in the condition key; it has {sorted(names)}")
-        for onset, duration, *_ in np.loadtxt(path, ndmin=2):
+        for onset, duration in _onsets(path):
             labels[(times >= onset - 1e-6) & (times < onset + duration - 1e-6)] = names[path.stem]
     return labels
+
+
+def _onsets(path: Path) -> list[tuple[float, float]]:
+    """Onset and duration in s of each line of a three-column file."""
+    try:
+        return [(float(line.split()[0]), float(line.split()[1])) for line in read_lines(path)]
+    except (ValueError, IndexError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: each line is an onset, a duration and a weight in numbers ({error})") from None

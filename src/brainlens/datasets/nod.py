@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.pictures import ImageFiles, NoImages
-from brainlens.types import DataError, Recording, Responses, Stimuli, Surface
+from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, read_lines
 
 SIDES = (("CIFTI_STRUCTURE_CORTEX_LEFT", "left"), ("CIFTI_STRUCTURE_CORTEX_RIGHT", "right"))
 
@@ -102,7 +102,7 @@ def _labels(path: Path) -> list[str]:
     candidates = [beside] if beside.exists() else sorted(path.parent.glob("*_label.txt"))
     if len(candidates) != 1:
         raise DataError(f"{beside} is missing; it names the picture of each beta")
-    return [line.strip() for line in candidates[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(candidates[0])]
 
 
 def _cifti(path: Path) -> tuple[np.ndarray, Surface]:

@@ -16,9 +16,10 @@ import pandas as pd
 from brainlens.datasets.hdf5 import Hdf5Images, open_dataset
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import NoImages
+from brainlens.datasets.text_tables import read_table
 from brainlens.datasets.volumes import coordinates_table, read_header, read_masked, read_volume
 from brainlens.store import ArrayWriter, open_array
-from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, Volume
+from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, Volume, read_lines
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 TRIALS = 750  # a session
@@ -121,6 +122,8 @@ def design(folder: str | Path, subject: int, n_sessions: int) -> pd.DataFrame:
         content = loadmat(path, variable_names=["masterordering", "subjectim", "sharedix"])
         order, images = content["masterordering"].ravel().astype(int), content["subjectim"].astype(int)
         shared = content["sharedix"].ravel().astype(int) - 1
+    except NotImplementedError:
+        raise DataError(f"{path} is a MATLAB file of version 7.3, the original is older; fetch it, or save it with -v7") from None
     except Exception as error:  # the reader raises many kinds for damaged files
         raise DataError(f"{path} is damaged or of another version ({type(error).__name__}: {error})") from None
     total = n_sessions * TRIALS
@@ -183,7 +186,7 @@ def _names(values: np.ndarray, table: Path) -> np.ndarray:
     """Label names of label values; "" for 0 and below, the number where no table names it."""
     names: dict[int, str] = {}
     if table.exists():
-        for line in table.read_text(encoding="utf-8").splitlines():
+        for line in read_lines(table):
             parts = line.split()
             if len(parts) >= 2 and parts[0].isdigit():
                 names[int(parts[0])] = parts[1]
@@ -206,7 +209,9 @@ def _session_files(plan: _Plan, session: int) -> list[Path]:
         return [plan.betas / f"{name}.betas_session{session:02d}.mgh" for name in ("lh", "rh")]
     nifti, other = (plan.betas / f"betas_session{session:02d}.{ending}" for ending in ("nii.gz", "hdf5"))
     if not nifti.exists() and not other.exists():
-        raise DataError(f"{nifti} is missing, and so is its .hdf5; lower n_sessions or fetch it")
+        there = session - 1  # the sessions before this one were found
+        way = f"give --option n_sessions={there} (n_sessions={there}) for the first {there}, or fetch it" if there else "fetch it"
+        raise DataError(f"{nifti} is missing, and so is its .hdf5; {way}")
     return [nifti if nifti.exists() else other]
 
 
@@ -337,6 +342,6 @@ def _stimuli(folder: Path, trials: pd.DataFrame) -> Stimuli:
         images = NoImages(len(table), f"{path} is missing; copy nsd_stimuli.hdf5 there to open the images")
     info = folder / "nsddata" / "experiments" / "nsd" / "nsd_stim_info_merged.csv"
     if info.exists():
-        coco = pd.read_csv(info, usecols=["nsdId", "cocoId"]).set_index("nsdId")["cocoId"]
-        table["coco"] = [str(coco.get(i, "")) for i in table["nsd"]]
+        coco = read_table(info, ("nsdId", "cocoId")).set_index("nsdId")["cocoId"]
+        table["coco"] = [str(coco.get(str(i), "")) for i in table["nsd"]]
     return Stimuli(table["stimulus"].to_numpy(), images, [], table[[c for c in table.columns if c != "stimulus"]])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from brainlens.backbones.preprocess import as_rgb
 from brainlens.types import DataError
 
 MAX_PIXELS = 64_000_000
@@ -29,7 +30,7 @@ class NoImages(Sequence[np.ndarray]):
 
 
 class ImageFiles(Sequence[np.ndarray]):
-    """Image files as (h, w, 3) uint8: turned upright by EXIF, grey and palette to RGB, transparency onto white.
+    """Image files as (h, w, 3) uint8, by the one rule of `backbones.preprocess.as_rgb`.
 
     Raises DataError naming the file when one is damaged or larger than 64 megapixels.
     """
@@ -59,7 +60,7 @@ class ImageFiles(Sequence[np.ndarray]):
 
 def read_image(path: str | Path) -> np.ndarray:
     """One image file as (h, w, 3) uint8."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
@@ -67,16 +68,8 @@ def read_image(path: str | Path) -> np.ndarray:
                 raise DataError(
                     f"{path} claims {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}; reduce it first"
                 )
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-                deep = np.asarray(upright, dtype=np.float64)
-                grey = np.clip(deep / (257.0 if deep.max(initial=0) > 255 else 1.0), 0, 255)
-                return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                clear = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-            return np.array(upright.convert("RGB"))
-    except DataError:
-        raise
+            return np.array(as_rgb(image))
+    except DataError as error:
+        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
     except Exception as error:  # PIL raises many kinds for damaged files
         raise DataError(f"{path} cannot be opened as an image ({type(error).__name__}: {error})") from None

@@ -17,11 +17,12 @@ from brainlens.datasets import phantom_eeg, things_eeg2, things_meg
 from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
-from brainlens.signals.epochs import channel_numbers, check_channels, microvolts
+from brainlens.signals.epochs import channel_numbers, check_channels
 from brainlens.stimuli.saliency import saliency_stimuli
 from brainlens.store import ArrayWriter, LazyRows, join_rows, open_array, open_npy, release
 from brainlens.subjects import WITHIN, Protocol, join_stimuli
 from brainlens.types import DataError, Features, Recording, Responses, Stimuli
+from brainlens.types.sensor_units import check_magnitudes
 
 SENSOR_DATASETS = ("phantom_eeg", "things_eeg2", "things_meg")
 PROMPTS = ("label", "A", "B", "C")
@@ -75,7 +76,8 @@ def open_sensors(
         responses, seen = loaded.responses, loaded.stimuli
         for part in pd.unique(responses.trials["split"]):
             check_channels(responses, among=np.flatnonzero(responses.trials["split"] == part))
-        responses = microvolts(responses)  # before float16, in which volts of EEG have few digits
+        way = "say what the files hold by --option unit=V" if "unit" in datasets.options(source.dataset) else "convert the files"
+        check_magnitudes(responses.data, responses.trials["subject"], responses.measure, way)  # before float16 takes digits
         parts.append(_means(responses, repeats, cache / f"{source.dataset}-{each}-means"))
         every.append(seen)
     stimuli = _all_seen(every)
@@ -91,7 +93,7 @@ def read_subject(source: Source, subject: int, cache: Path) -> Recording:
     assert source.folder is not None
     if source.dataset == "things_eeg2" and subject not in things_eeg2.released_subjects(source.folder):
         chosen = datasets.check_options(source.dataset, source.options)
-        wrong = [name for name in chosen if name != "channels"]
+        wrong = [name for name in chosen if name not in ("channels", "unit")]
         if wrong:
             raise DataError(
                 f"option {wrong[0]!r} is of released epochs; of subject {subject} only the continuous files are there"

@@ -16,7 +16,7 @@ from brainlens.datasets.pictures import ImageFiles
 from brainlens.phantom.fmri import make_trials, simulate
 from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
 from brainlens.subjects import join_stimuli, join_subjects, select_regions, select_subjects
-from brainlens.types import DataError, Features, Recording, Responses, Stimuli, check_no_leak
+from brainlens.types import DataError, Features, Recording, Responses, Stimuli, as_captions, check_no_leak
 
 Tell = Callable[[str, float | None], None]
 OWN = {  # options of loaders that a source holds itself, and where they are given
@@ -221,7 +221,8 @@ def open_stimuli(source: Source, images: str | Path | None = None) -> Stimuli:
 
 
 def picture_folder(folder: str | Path) -> Stimuli:
-    """The pictures of a folder: those that its `manifest.json` lists (file, captions), else every picture in name order.
+    """The pictures of a folder: those that its `manifest.json` lists (file, and captions or caption, a text or
+    several), else every picture in name order.
 
     Ids are file names without their ending. Raises DataError for a folder without pictures or another manifest.
     """
@@ -232,7 +233,7 @@ def picture_folder(folder: str | Path) -> Stimuli:
         if not isinstance(rows, list) or not all(isinstance(row, dict) and "file" in row for row in rows):
             raise DataError(f"{manifest} is not a list of objects with the entry 'file'")
         paths = [folder / str(row["file"]) for row in rows]
-        captions = [list(row.get("captions", [])) for row in rows]
+        captions = [as_captions(row.get("captions", row.get("caption")), str(row["file"])) for row in rows]
     else:
         paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
         captions = [[] for _ in paths]

@@ -15,10 +15,11 @@ import pandas as pd
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.unpickle import load_dictionary
-from brainlens.signals.epochs import VOLTS, stimulus_of_event
+from brainlens.signals.epochs import stimulus_of_event
 from brainlens.signals.prepare import CUT, Cut, Piece, prepare
 from brainlens.store import ArrayWriter, open_array, release
 from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli
+from brainlens.types.sensor_units import LIMITS, measure_of
 
 # fmt: off
 CHANNELS = (
@@ -66,6 +67,7 @@ def load(
     subject: int = 1,
     channels: tuple[str, ...] | None = None,
     parts: tuple[str, ...] = ("training", "test"),
+    unit: str = "z",
     dtype: str = "float16",
     cache: str | Path | None = None,
 ) -> Recording:
@@ -75,30 +77,30 @@ def load(
     the order wanted (default: those of the file). dtype and cache: the epochs are converted piece by piece from the
     pickled files to a memory map in `cache`, named after files and options; without it up to 2 GB are held in memory.
     Both releases are read: dictionaries stored by np.save, and pickles under the name .npy; nothing in them is run.
-    Where `times` is longer than the data (known in released files), its last values count, with a warning. Volts become
-    microvolts (measure "uV"), with a warning.
-    Raises DataError listing channels that are missing, and for files that do not match each other.
+    Where `times` is longer than the data (known in released files), its last values count, with a warning. unit: of the
+    numbers in the files: "z", noise-normalised as released, or "V", "mV", "uV", which come as microvolts.
+    Raises DataError for numbers that look like volts where the unit is "z", listing channels that are missing, and
+    for files that do not match each other.
     """
     folder = Path(folder)
-    contents = {part: _open(folder, subject, part) for part in parts}
+    measure, factor = measure_of(unit)
+    contents = {part: _open(folder, subject, part, unit) | {"factor": factor} for part in parts}
     first = contents[parts[0]]
     names = list(channels) if channels is not None else first["ch_names"]
-    times, measure = first["times"], "z" if first["factor"] == 1.0 else "uV"
+    times = first["times"]
     for part, content in contents.items():
         missing = [name for name in names if name not in content["ch_names"]]
         if missing:
             raise DataError(f"{part} epochs of subject {subject} lack channels {missing}; they have {content['ch_names']}")
         if len(content["times"]) != len(times) or np.abs(content["times"] - times).max() > 1e-6:
             raise DataError(f"subject {subject}: {part} and {parts[0]} epochs have other times; they were not cut alike")
-        if content["factor"] != first["factor"]:
-            raise DataError(f"subject {subject}: {part} or {parts[0]} epochs look like volts, not both; give both in one unit")
     tables = {part: _image_table(folder, part, len(content["data"])) for part, content in contents.items()}
     trials = pd.concat([_trials(tables[p], contents[p]["data"].shape[1], p, subject) for p in parts], ignore_index=True)
     shape = (len(trials), len(names), len(times))
     place = None
     if cache is not None:
         options = {"channels": names, "parts": list(parts), "dtype": dtype}
-        name = f"things_eeg2-sub-{subject:02d}" + ("" if measure == "z" else "-uV")
+        name = f"things_eeg2-sub-{subject:02d}" + ("" if measure == "z" else f"-{unit}")
         place = kept_folder(cache, name, [c["path"] for c in contents.values()], options)
     data = _convert(contents, names, shape, dtype, trials, place)
     table = pd.concat(list(tables.values()), ignore_index=True)
@@ -114,7 +116,7 @@ def _find(folder: Path, subject: int, part: str) -> Path:
     raise DataError(f"{folder / name} is missing; see {FACTS['url']}")
 
 
-def _open(folder: Path, subject: int, part: str) -> dict[str, Any]:
+def _open(folder: Path, subject: int, part: str, unit: str) -> dict[str, Any]:
     path = _find(folder, subject, part)
     content = load_dictionary(path, ("preprocessed_eeg_data", "ch_names", "times"))
     data = content["preprocessed_eeg_data"]
@@ -130,13 +132,11 @@ def _open(folder: Path, subject: int, part: str) -> dict[str, Any]:
     if len(times) != data.shape[3]:
         raise DataError(f"{path}: {len(times)} times for {data.shape[3]} samples")
     typical = float(np.median(np.abs(np.asarray(data[:1], dtype=np.float64))))
-    factor = 1e6 if 0 < typical < VOLTS else 1.0
-    if factor != 1.0:
-        warnings.warn(
-            f"{path}: a median of {typical:.1e} looks like volts, not noise-normalised units; it is multiplied by 1e6",
-            stacklevel=3,
+    if unit == "z" and 0 < typical < LIMITS["uV"][0]:
+        raise DataError(
+            f"{path}: a median of {typical:.1e} looks like volts, not noise-normalised units; say so by --option unit=V (unit=)"
         )
-    return {"data": data, "ch_names": names, "times": times, "path": path, "factor": factor}
+    return {"data": data, "ch_names": names, "times": times, "path": path}
 
 
 def _image_table(folder: Path, part: str, count: int | None) -> pd.DataFrame:
@@ -237,12 +237,14 @@ def _stimuli(folder: Path, table: pd.DataFrame) -> Stimuli:
     return Stimuli(table["stimulus"].to_numpy(), images, [], table[["concept", "split"]])
 
 
-def raw_pieces(folder: str | Path, *, subject: int = 1) -> list[Piece]:
+def raw_pieces(folder: str | Path, *, subject: int = 1, unit: str = "V") -> list[Piece]:
     """The continuous recordings of a subject, session by session, training before test, as `signals.prepare` takes them.
 
     folder/sub-01/ses-01/raw_eeg_training.npy ... (or under raw_data/): pickled dictionaries that are mapped and not loaded. Event
-    codes are image numbers from 1; 99999 is the target and left out. Values are volts, as MNE stores them.
-    Raises DataError for missing files, event codes without an image, and a recording without its stimulus channel.
+    codes are image numbers from 1; 99999 is the target and left out. unit: of the values,
+    "V" as MNE stores them, or "uV".
+    Raises DataError for values that the unit cannot have, missing files,
+    event codes without an image, and a recording without its stimulus channel.
     """
     folder = Path(folder)
     sessions = _raw_sessions(folder, subject)
@@ -252,12 +254,18 @@ def raw_pieces(folder: str | Path, *, subject: int = 1) -> list[Piece]:
             path = next((session / f"raw_eeg_{name}.npy" for name in RAW_NAMES[part] if _there(session, name)), None)
             if path is None:
                 raise DataError(f"{session / f'raw_eeg_{part}.npy'} is missing; see {FACTS['url']}")
-            pieces.append(_raw_piece(path, folder, part, session.name))
+            pieces.append(_raw_piece(path, folder, part, session.name, unit))
     return pieces
 
 
 def prepare_subject(
-    folder: str | Path, out: str | Path, *, subject: int = 1, channels: Sequence[str] | None = CHANNELS, cut: Cut = CUT
+    folder: str | Path,
+    out: str | Path,
+    *,
+    subject: int = 1,
+    channels: Sequence[str] | None = CHANNELS,
+    unit: str = "V",
+    cut: Cut = CUT,
 ) -> Recording:
     """Continuous recordings of a subject to whitened epochs (trial, channel, time) in `out`, and the images seen.
 
@@ -266,7 +274,7 @@ def prepare_subject(
     channel. A second call opens what is there; after a kill it goes on.
     """
     folder = Path(folder)
-    pieces = raw_pieces(folder, subject=subject)
+    pieces = raw_pieces(folder, subject=subject, unit=unit)
     names = [name for name in pieces[0].channels if name != "stim"] if channels is None else list(channels)
     found = prepare(pieces, Path(out) / f"things_eeg2-raw-sub-{subject:02d}", channels=names, cut=cut)
     tables = [_image_table(folder, part, None) for part in ("training", "test")]
@@ -305,7 +313,7 @@ def _raw_sessions(folder: Path, subject: int) -> list[Path]:
     raise DataError(f"{folder / f'sub-{subject:02d}' / 'ses-01'} is missing; see {FACTS['url']}")
 
 
-def _raw_piece(path: Path, folder: Path, part: str, session: str) -> Piece:
+def _raw_piece(path: Path, folder: Path, part: str, session: str, unit: str) -> Piece:
     import mne
 
     content = load_dictionary(path, ("raw_eeg_data", "ch_names", "sfreq"))
@@ -322,17 +330,19 @@ def _raw_piece(path: Path, folder: Path, part: str, session: str) -> Piece:
     ids = list(_image_table(folder, part, None)["stimulus"])
     shown = stimulus_of_event(codes, {i + 1: name for i, name in enumerate(ids)}, drop=(TARGET,))
     keep = np.array([name is not None for name in shown], dtype=bool)
-    unit = "V" if _looks_like_volts(data, path) else "uV"
+    _check_unit(data, unit, path)
     return Piece(
         data, names, rate, onset[keep], np.array([name for name in shown if name is not None]), short, session, unit,
         source=f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}",
     )  # fmt: skip
 
 
-def _looks_like_volts(data: np.ndarray, path: Path) -> bool:
-    """Whether the values are volts, as they should be; EEG is 1e-6 to 1e-3 of them. Says so where they are not."""
+def _check_unit(data: np.ndarray, unit: str, path: Path) -> None:
+    """Raises DataError where EEG of this size, 1e-6 to 1e-3 V around its mean, is not in the unit."""
+    if unit not in ("V", "uV"):
+        raise DataError(f"unit {unit!r} of continuous recordings is not one of V, uV")
     part = np.asarray(data[0, : 1 << 16], dtype=np.float64)
     size = float(np.median(np.abs(part - part.mean())))
-    if size > 1e-2:
-        warnings.warn(f"{path}: a median of {size:.2g} looks like microvolts, not volts; it is taken as it is", stacklevel=4)
-    return size <= 1e-2
+    if size > 0 and (size > 1e-2) != (unit == "uV"):
+        other = "uV" if unit == "V" else "V"
+        raise DataError(f"{path}: a median of {size:.2g} looks like {other}, not {unit}; say so by --option unit={other} (unit=)")

@@ -1,25 +1,25 @@
 """From a continuous recording to epochs with stimulus ids, with MNE, and the checks that recordings of others need.
 
-Channels are matched by name, never by position; what looks like volts, a longer time axis, or another sampling rate is
+Channels are matched by name, never by position; events that give no epoch, a longer time axis, or another sampling rate are
 said aloud, because each has been met in released files and none of them raises an error by itself.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from brainlens.store import LazyRows
 from brainlens.types import DataError, Responses, Sensors
-from brainlens.types.arrays import UNITS
+from brainlens.types.sensor_units import check_size, data_channels, measure_of, typical_size
 
-VOLTS = 1e-3  # a median absolute value below this, of what should be microvolts, is one of volts
+ENDS = "reach over an end of the recording"
+WAYS = {"TOO_SHORT": ENDS, "NO_DATA": ENDS, "DROP DUPLICATE": "stand at the sample of another event"}  # in MNE's drop log
 
 
 def read_eeglab(path: str | Path) -> Any:
@@ -45,21 +45,23 @@ def make_epochs(
 ) -> Responses:
     """Epochs of a continuous mne Raw as Responses (trial, channel, time) in uV, fT or fT/cm.
 
-    stimuli: annotation text -> stimulus id, or a list of (seconds, stimulus id). window in s; baseline: the mean of this
-    part is taken off; rate: new sampling rate in Hz (None: as recorded); band: filter edges in Hz. Overlapping epochs are
-    kept; those that reach over an end of the recording or an annotation starting with "bad" are dropped and counted.
-    Raises DataError for an event text that does not occur, no event at all, or a window outside the recording.
+    stimuli: annotation text -> stimulus id, or a list of (seconds after the first sample, stimulus id), the clock of raw.times.
+    Annotations are found by MNE's own clock, which counts from the measurement date where there is one, so that a recording may
+    be cropped. window in s; baseline: the mean of this part is taken off; rate: new sampling rate in Hz (None: as recorded);
+    band: filter edges in Hz. Overlapping epochs are kept; those that reach over an end of the recording or an annotation
+    starting with "bad", and events at the sample of another one, are left out and counted in a warning.
+    Raises DataError for channels of several types, an event text that does not occur, no event at all, a window outside the
+    recording, and magnitudes that volts or tesla do not have.
     """
     import mne
 
-    onsets = _onsets(raw, stimuli)
-    names = [name for _, name in onsets]
+    samples, names = _onsets(raw, stimuli)
     code = {name: i + 1 for i, name in enumerate(dict.fromkeys(names))}
-    picked = raw.copy().pick(["meg", "eeg"], exclude="bads", verbose=False)
+    picks, unit = data_channels(raw.info, raw.get_channel_types(), pick="raw.copy().pick")
+    picked = raw.copy().pick(picks, verbose=False)
     if band is not None:
-        picked.filter(*band, verbose=False)
-    samples = np.array([round(seconds * raw.info["sfreq"]) for seconds, _ in onsets]) + raw.first_samp
-    events = np.column_stack([samples, np.zeros(len(onsets), int), [code[name] for name in names]])
+        picked.load_data(verbose=False).filter(*band, verbose=False)
+    events = np.column_stack([samples, np.zeros(len(names), int), [code[name] for name in names]])
     order = np.argsort(samples, kind="stable")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that all were dropped is an error below
@@ -69,18 +71,31 @@ def make_epochs(
         )  # fmt: skip
     if not len(epochs):
         raise DataError(f"no event leaves a whole epoch of {window} s in a recording of {raw.times[-1]:.1f} s")
+    _tell_dropped(epochs.drop_log)
     if rate is not None and rate != epochs.info["sfreq"]:
         epochs.resample(rate, verbose=False)
-    kind = epochs.get_channel_types()[0]
-    measure, factor = UNITS[kind]
+    measure, factor = measure_of(unit)
     back = {number: name for name, number in code.items()}
     trials = pd.DataFrame({"stimulus": [back[number] for number in epochs.events[:, 2]]})
     trials["repeat"] = trials.groupby("stimulus").cumcount() + 1
+    trials["event"] = order[epochs.selection]  # which of the events given, as some are left out
     place = np.array([channel["loc"][:3] for channel in epochs.info["chs"]])
     space = Sensors(np.array(epochs.ch_names), place)
     units = pd.DataFrame({"channel": epochs.ch_names, **{axis: place[:, i] * 1e3 for i, axis in enumerate("xyz")}})
     data = (epochs.get_data(copy=False) * factor).astype(np.float32)
+    check_size(typical_size(data), measure, "MNE keeps volts and tesla: scale the recording, e.g. raw.apply_function(...)")
     return Responses(data, trials, units, space, np.asarray(epochs.times), measure)
+
+
+def _tell_dropped(log: Sequence[Sequence[str]]) -> None:
+    """A warning that counts the events without an epoch, by their reason, from MNE's drop log (one list an event)."""
+    reasons = Counter(one[0] for one in log if len(one))
+    if reasons:
+        said: Counter[str] = Counter()
+        for reason, count in reasons.items():
+            said[WAYS.get(reason, f"lie in a stretch marked {reason!r}")] += count
+        parts = ", ".join(f"{count} {text}" for text, count in said.items())
+        warnings.warn(f"{sum(reasons.values())} of {len(log)} events give no epoch: {parts}", stacklevel=3)
 
 
 def evoked(responses: Responses, *, stimulus: str | None = None) -> np.ndarray:
@@ -157,59 +172,25 @@ def match_times(times: np.ndarray, samples: int) -> np.ndarray:
     return np.asarray(times)[len(times) - samples :]
 
 
-def check_magnitude(data: np.ndarray, *, measure: str = "uV") -> float:
-    """Factor that brings a recording to microvolts: 1, or 1e6 with a warning where it looks like volts.
-
-    EEG is some 1 to 1000 uV; a median absolute value below 1e-3 is read as volts. Whitened data ("z") are left alone.
-    Raises DataError for flat data.
-    """
-    part = np.asarray(data[: min(len(data), 64)], dtype=np.float64)
-    size = float(np.median(np.abs(part)))
-    if size == 0 or not np.isfinite(size):
-        raise DataError(f"the median absolute value of the recording is {size}; it is flat or holds NaN")
-    if measure == "uV" and size < VOLTS:
-        warnings.warn(f"a median of {size:.2g} looks like volts, not microvolts; it is multiplied by 1e6", stacklevel=2)
-        return 1e6
-    return 1.0
-
-
-def microvolts(responses: Responses) -> Responses:
-    """The recording itself, or one of measure "uV" that looks like volts times 1e6, which is read when asked for, with a warning.
-
-    The first trials without missing values of each subject are looked at. Raises DataError where a recording is flat, or where
-    some subjects look like volts and others do not.
-    """
-    if responses.measure != "uV":
-        return responses
-    trials = responses.trials
-    subject = trials["subject"].astype(str).to_numpy() if "subject" in trials.columns else np.full(len(trials), "1")
-    factors: dict[str, float] = {}
-    for name in dict.fromkeys(subject):
-        part = np.asarray(responses.data[np.flatnonzero(subject == name)[:64]])
-        part = part[np.isfinite(part).all(axis=tuple(range(1, part.ndim)))]  # missing values are named by those who read all
-        factors[name] = check_magnitude(part) if len(part) else 1.0
-    if len(set(factors.values())) > 1:
-        volts = next(name for name, factor in factors.items() if factor != 1.0)
-        raise DataError(f"subject {volts!r} looks like volts and others like microvolts; bring all subjects to microvolts")
-    factor = next(iter(factors.values()), 1.0)
-    if factor == 1.0:
-        return responses
-    return replace(responses, data=cast(np.ndarray, LazyRows([responses.data], factor=factor)))
-
-
-def _onsets(raw: Any, stimuli: Mapping[str, str] | Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    if not isinstance(stimuli, Mapping):
-        found = [(float(seconds), str(name)) for seconds, name in stimuli]
-    else:
+def _onsets(raw: Any, stimuli: Mapping[str, str] | Sequence[tuple[float, str]]) -> tuple[np.ndarray, list[str]]:
+    """(samples in MNE's numbering, which starts at raw.first_samp; stimulus ids) of the events."""
+    if isinstance(stimuli, Mapping):
         there = list(dict.fromkeys(raw.annotations.description))
         unknown = [text for text in stimuli if text not in there]
         if unknown:
-            raise DataError(f"event {unknown[0]!r} does not occur in the recording; it has {there}")
-        pairs = zip(raw.annotations.onset, raw.annotations.description)
-        found = [(float(onset), stimuli[text]) for onset, text in pairs if text in stimuli]
-    if not found:
+            raise DataError(f"event {unknown[0]!r} does not occur in the recording; it has {list(map(str, there))}")
+        chosen = [i for i, text in enumerate(raw.annotations.description) if text in stimuli]
+        names = [str(stimuli[raw.annotations.description[i]]) for i in chosen]
+        onset = np.asarray(raw.annotations.onset)[chosen]
+        samples = raw.time_as_index(onset, use_rounding=True, origin=raw.annotations.orig_time)
+        samples = samples + (0 if raw.annotations.orig_time is None else raw.first_samp)  # undated onsets hold it already
+    else:
+        pairs = [(float(seconds), str(name)) for seconds, name in stimuli]
+        names = [name for _, name in pairs]
+        samples = np.array([round(seconds * raw.info["sfreq"]) for seconds, _ in pairs], dtype=int) + raw.first_samp
+    if not names:
         raise DataError("no event is given; name annotation texts or give (seconds, stimulus) pairs")
-    return found
+    return np.asarray(samples, dtype=int), names
 
 
 def stimulus_of_event(codes: Sequence[int], images: Mapping[int, str], *, drop: Sequence[int] = ()) -> list[str | None]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from brainlens import store
-from brainlens.types import DataError, Stimuli
+from brainlens.types import DataError, Stimuli, as_captions
 
 OWN = "own"
 COLUMN = "captions/"
@@ -83,10 +83,7 @@ def clean_captions(captions: Sequence[Sequence[str]], ids: Iterable[str]) -> tup
     no caption left while others have some, and for what is not text.
     """
     names = list(ids)
-    for name, several in zip(names, captions, strict=True):
-        wrong = [several] if isinstance(several, str) else [c for c in several if not isinstance(c, str)]
-        if wrong:
-            raise DataError(f"captions of stimulus {str(name)!r}: expected a list of texts, got {wrong[0]!r:.60}")
+    captions = [as_captions(given, f"stimulus {str(name)!r}") for name, given in zip(names, captions, strict=True)]
     out = [[c for c in dict.fromkeys(" ".join(c.split()) for c in several) if c] for several in captions]
     bare = [str(name) for name, kept in zip(names, out, strict=True) if not kept]
     if bare and len(bare) < len(out):
@@ -106,13 +103,15 @@ def save_captions(path: str | Path, source: CaptionSource) -> Path:
 
 
 def read_captions(path: str | Path) -> CaptionSource:
-    """A source from its JSON file. Raises DataError for another format or what is not lists of texts by id."""
+    """A source from its JSON file. Raises DataError for another format or what is not texts by id."""
     path = Path(path)
     content = store.read_json(path)
     found = content.get("captions") if isinstance(content, Mapping) else None
     if not isinstance(found, Mapping) or content.get("format") != FORMAT:
         raise DataError(f"{path} is not a file of captions of this version; `brainlens captions` writes one")
-    wrong = [k for k, v in found.items() if not isinstance(v, list) or not all(isinstance(c, str) for c in v)]
-    if wrong:
-        raise DataError(f"{path}: the captions of {wrong[0]!r} are not a list of texts")
-    return CaptionSource(str(content.get("name", path.stem)), dict(found), dict(content.get("facts", {})))
+    facts = content.get("facts")
+    try:
+        captions = {str(name): as_captions(given, f"{name!r}") for name, given in found.items()}
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return CaptionSource(str(content.get("name", path.stem)), captions, dict(facts) if isinstance(facts, Mapping) else {})

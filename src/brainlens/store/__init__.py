@@ -15,6 +15,7 @@ from brainlens.store.arrays import (
     remove_array,
     save_array,
 )
+from brainlens.store.exports import save_npy, save_recording, save_table
 from brainlens.store.features import cached_features, features_folder, load_features, save_features
 from brainlens.store.files import (
     append_log,
@@ -78,7 +79,10 @@ __all__ = [
     "save_json",
     "save_model",
     "save_nifti",
+    "save_npy",
+    "save_recording",
     "save_result",
+    "save_table",
     "save_text",
     "save_weights",
     "select_rows",

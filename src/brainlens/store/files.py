@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from brainlens.types import DataError
+from brainlens.types import DataError, read_text
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK = 1 << 22  # bytes read at a time when a file is hashed
@@ -169,11 +169,13 @@ def save_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file; DataError when it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; run the step that writes it, or name another folder") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}); write it again") from None
+        if not Path(path).is_file():
+            raise DataError(f"{path} is missing; run the step that writes it, or name another folder")
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of more digits than Python reads
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is not valid JSON ({type(error).__name__}: {error}); write it again") from None
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from brainlens.types.recording import Recording
 from brainlens.types.responses import MAX_BAD_UNITS, Responses
 from brainlens.types.spaces import Sensors, Space, Surface, Volume
 from brainlens.types.tables import Features, Result, Stimuli, check_no_leak
+from brainlens.types.texts import as_captions, read_lines, read_text
 
 __all__ = [
     "MAX_BAD_UNITS",
@@ -23,10 +24,13 @@ __all__ = [
     "Stimuli",
     "Surface",
     "Volume",
+    "as_captions",
     "as_ids",
     "check_no_leak",
     "choose",
     "image_key",
     "positions",
+    "read_lines",
+    "read_text",
     "unique_ids",
 ]

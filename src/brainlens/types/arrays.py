@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from brainlens.types.ids import DataError, as_ids
+from brainlens.types.sensor_units import check_size, data_channels, measure_of, typical_size
 from brainlens.types.spaces import Sensors, Volume
 
 TRIAL_COLUMNS = ("split", "subject", "session", "run", "repeat")
-UNITS = {"eeg": ("uV", 1e6), "mag": ("fT", 1e15), "grad": ("fT/cm", 1e13)}  # from V, T and T/m
-PLAUSIBLE = (1e-2, 1e5)  # median |value| of EEG in uV, of MEG in fT or fT/cm: outside, the unit is not the one that it should be
 SAME_GRID = 1e-3  # mm
 
 
@@ -158,34 +157,25 @@ def responses_from_epochs(epochs: Any, stimulus: str | None, trials: Mapping[str
     """The fields of a Responses from mne.Epochs; see `Responses.from_epochs`."""
     if not all(hasattr(epochs, name) for name in ("get_data", "event_id", "get_channel_types")):
         raise DataError(f"epochs should be mne.Epochs, got {type(epochs).__name__}; for arrays use Responses.from_arrays")
-    kinds = sorted(set(epochs.get_channel_types()))
-    if len(kinds) != 1 or kinds[0] not in UNITS:
-        wanted = next((kind for kind in kinds if kind in UNITS), "eeg")
-        raise DataError(
-            f"epochs hold channels of the types {', '.join(kinds)}; responses are of one of {', '.join(UNITS)}: "
-            f"pick one, e.g. epochs.copy().pick({wanted!r})"
-        )
-    bad = list(epochs.info["bads"])
-    if bad:
-        raise DataError(f"epochs mark {len(bad)} channels as bad, first {bad[0]!r}; interpolate or drop them first")
-    measure, factor = UNITS[kinds[0]]
-    data = (epochs.get_data(copy=False) * factor).astype(np.float32)
-    if not len(data):
+    picks, unit = data_channels(epochs.info, epochs.get_channel_types())
+    if not len(epochs.selection):
         raise DataError("epochs hold no trial; all were dropped, see epochs.drop_log")
+    measure, factor = measure_of(unit)
+    data = (epochs.get_data(picks=picks, copy=False) * factor).astype(np.float32)
     refuse_missing(data, "drop these epochs or channels first")
-    typical = float(np.median(np.abs(data)))
-    if not PLAUSIBLE[0] <= typical <= PLAUSIBLE[1]:
-        raise DataError(
-            f"epochs have a median of {typical:.3g} {measure}, which {kinds[0]} channels do not have; MNE keeps volts and tesla: "
-            "scale them, or give other units as they are with Responses.from_arrays(epochs.get_data(), ..., times=epochs.times)"
-        )
+    check_size(
+        typical_size(data), measure,
+        "MNE keeps volts and tesla: scale them, or give other units as they are with "
+        "Responses.from_arrays(epochs.get_data(), ..., times=epochs.times)",
+    )  # fmt: skip
+    names = [epochs.ch_names[i] for i in picks]
     ids, more = _seen(epochs, stimulus)
     table = trial_table(ids, len(data), {**more, **{k: v for k, v in trials.items() if v is not None}})
-    place = np.array([channel["loc"][:3] for channel in epochs.info["chs"]], dtype=float)
+    place = np.array([epochs.info["chs"][i]["loc"][:3] for i in picks], dtype=float)
     known = bool(np.isfinite(place).all() and np.abs(place).sum() > 0)
     axes = {axis: place[:, i] * 1e3 for i, axis in enumerate("xyz")} if known else {}
-    units = pd.DataFrame({"channel": list(epochs.ch_names), **axes})
-    space = Sensors(np.array(epochs.ch_names), place) if known else None
+    units = pd.DataFrame({"channel": names, **axes})
+    space = Sensors(np.array(names), place) if known else None
     return {"data": data, "trials": table, "units": units, "space": space, "times": np.asarray(epochs.times), "measure": measure}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,10 @@ class Recording:
                 f"recording: {len(missing)} of {len(shown)} stimuli of the trials are not among the {len(self.stimuli)} stimuli, "
                 f"first {str(missing[0])!r}; give their images, or keep the other trials with responses.where(stimulus=...)"
             )
+
+    def __iter__(self) -> Iterator[Any]:
+        """`responses, stimuli = recording`."""
+        return iter((self.responses, self.stimuli))
 
     def __repr__(self) -> str:
         return f"Recording({self.responses!r}, {self.stimuli!r}{'' if self.truth is None else ', truth known'})"

@@ -105,7 +105,8 @@ class Responses:
 
         stimulus: the metadata column with the stimulus ids, None for the names of the events. Metadata columns split, subject,
         session, run and repeat are kept; trials: the same by hand, one value a trial or one for all.
-        Raises DataError for channels of several types, channels marked bad, and magnitudes that volts or tesla do not have.
+        Channels that are no data are left out, and those marked bad with a warning that names them.
+        Raises DataError for channels of several types, NaN, and magnitudes that volts or tesla do not have.
         """
         return cls(**arrays.responses_from_epochs(epochs, stimulus, trials))
 

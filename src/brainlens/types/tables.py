@@ -13,6 +13,7 @@ from brainlens.types import arrays
 from brainlens.types.ids import DataError, as_ids, image_key, positions, unique_ids
 from brainlens.types.scores import scores
 from brainlens.types.spaces import Space
+from brainlens.types.texts import as_captions
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Stimuli:
     """Images with their captions.
 
     ids (n,) strings, unique; images[i] -> (h, w, 3) uint8, an array or any lazy sequence;
-    captions: one list of strings per image (may be empty lists); table: one row per image.
+    captions: one list of strings per image (may be empty lists; a text alone is one caption); table: one row per image.
     """
 
     ids: np.ndarray
@@ -38,6 +39,8 @@ class Stimuli:
         for name, size in [("images", len(self.images)), ("captions", len(self.captions)), ("table", len(self.table))]:
             if size != n:
                 raise DataError(f"stimuli: {n} ids but {size} {name}")
+        captions = [as_captions(given, f"stimulus {str(name)!r}") for name, given in zip(self.ids, self.captions, strict=True)]
+        object.__setattr__(self, "captions", captions)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,16 +16,10 @@ import pandas as pd
 
 from brainlens.signals.epochs import check_rate, match_channels
 from brainlens.types import DataError, Features, Responses, as_ids, positions
+from brainlens.types.sensor_units import UNITS, check_size, data_channels, measure_of, typical_size
 
 Epochs = Any  # mne.Epochs, Responses, or an array (trial, channel, time) of numpy or torch
-UNITS = {
-    "V": ("uV", 1e6), "mV": ("uV", 1e3), "uV": ("uV", 1.0), "T": ("fT", 1e15), "fT": ("fT", 1.0),
-    "T/m": ("fT/cm", 1e13), "fT/cm": ("fT/cm", 1.0), "z": ("z", 1.0),
-}  # fmt: skip
-SI = {"eeg": "V", "seeg": "V", "ecog": "V", "dbs": "V", "mag": "T", "grad": "T/m"}  # of MNE's channel types
-LIMITS = {"uV": (1e-3, 3e5), "fT": (1e-2, 1e9), "fT/cm": (1e-2, 1e9), "z": (1e-4, 1e3), "": (1e-3, np.inf)}
 APART = 1e3  # how much larger or smaller than what was fitted a recording may be
-LOOKED_AT = 64  # trials
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,8 @@ def recorded(
     """mne.Epochs, `Responses`, or an array (trial, channel, time) as one table in uV, fT or fT/cm.
 
     mne.Epochs are volts, tesla and tesla per metre and are converted by the type of their channels; channels that are no data
-    (eog, stim, ...) and bad ones are left out, as MNE leaves them out. An array is what `info` says: an mne.Info (so its numbers
+    (eog, stim, ...) and, with a warning, bad ones are left out, as MNE leaves them out.
+    An array is what `info` says: an mne.Info (so its numbers
     are volts or tesla, as in mne.EpochsArray), or a dict with any of ch_names, sfreq and unit, one of V, mV, uV, T, fT, T/m,
     fT/cm, z (whitened or z-scored). Without a unit its numbers are taken as they are. sfreq alone: the window starts at 0 s.
     ids: the image of each row.
@@ -190,10 +185,10 @@ def _is_mne(epochs: Any) -> bool:
 def _from_mne(epochs: Any, info: Mapping[str, Any] | None) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, str, float]:
     if info is not None and set(info) != {"unit"}:
         raise DataError("mne.Epochs carry channels and times of their own; info= may only say {'unit': ...}")
-    picks, unit = _one_type(epochs.info, epochs.get_channel_types())
+    picks, unit = data_channels(epochs.info, epochs.get_channel_types())
     if not len(epochs.selection):
         raise DataError("no epoch is left; look at epochs.drop_log")
-    unit, factor = _unit(info["unit"] if info is not None else unit)
+    unit, factor = measure_of(info["unit"] if info is not None else unit)
     data = epochs.get_data(picks=picks, copy=False)
     return data, tuple(epochs.ch_names[i] for i in picks), np.asarray(epochs.times), unit, factor
 
@@ -212,30 +207,12 @@ def _from_array(epochs: Any, info: Mapping[str, Any] | None) -> tuple[np.ndarray
     if len(set(names)) != len(names):
         raise DataError("info names a channel twice; channels are matched by name")
     if "chs" in info:  # an mne.Info
-        picks, si = _one_type(info, info.get_channel_types())  # type: ignore[attr-defined]
-        unit, factor = _unit(si)
+        picks, si = data_channels(info, info.get_channel_types())  # type: ignore[attr-defined]
+        unit, factor = measure_of(si)
         data, names = data[:, picks], tuple(names[i] for i in picks)
     elif info.get("unit") is not None:
-        unit, factor = _unit(info["unit"])
+        unit, factor = measure_of(info["unit"])
     return data, names, None, unit, factor
-
-
-def _one_type(info: Mapping[str, Any], types: list[str]) -> tuple[list[int], str]:
-    """Numbers of the good data channels, and the SI unit of their one type."""
-    bads = set(info["bads"])
-    picks = [i for i, (kind, name) in enumerate(zip(types, info["ch_names"], strict=True)) if kind in SI and name not in bads]
-    kinds = sorted({types[i] for i in picks})
-    if not picks:
-        raise DataError(f"no good channel of EEG or MEG is there; the types are {sorted(set(types))}, {len(bads)} are bad")
-    if len(kinds) > 1:
-        raise DataError(f"channels of {len(kinds)} types, {kinds}, have no common unit; choose one, epochs.pick({kinds[-1]!r})")
-    return picks, SI[kinds[0]]
-
-
-def _unit(name: Any) -> tuple[str, float]:
-    if name not in UNITS:
-        raise DataError(f"unit {name!r} is not one of {list(UNITS)}")
-    return UNITS[name]
 
 
 def _times(times: Any, sfreq: float | None, info: Mapping[str, Any] | None, samples: int) -> np.ndarray | None:
@@ -276,19 +253,8 @@ def _row_ids(ids: Iterable[str], rows: int) -> np.ndarray:
 
 def _checked(rows: Responses, names: tuple[str, ...], times: np.ndarray | None, unit: str, named: bool) -> Recorded:
     """The recording with its median |x| over some trials, or DataError where a unit cannot have that size."""
-    chosen = np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int))
-    part = np.abs(np.asarray(rows.data[chosen], dtype=np.float64))
-    size = float(np.median(part[np.isfinite(part)])) if np.isfinite(part).any() else np.nan
-    low, high = LIMITS[unit]
-    if not low <= size <= high:
-        found = f"the median absolute value of the recording is {size:.2g} {unit}".rstrip()
-        if not size > 0:
-            raise DataError(f"{found}; it is flat or holds NaN")
-        if not unit:
-            raise DataError(f"{found}, which looks like volts or tesla; say so by info={{'unit': 'V'}}, one of {list(UNITS)}")
-        raise DataError(
-            f"{found}, which no recording has ({low:g} to {high:g}); mne.Epochs are volts and tesla. "
-            f"Say what its numbers are by info={{'unit': ...}}, one of {list(UNITS)}, or multiply them"
-        )
+    listed = f"one of {list(UNITS)}"
+    way = f"mne.Epochs are volts and tesla. Say what its numbers are by info={{'unit': ...}}, {listed}, or multiply them"
+    size = check_size(typical_size(rows.data), unit, way if unit else f"say so by info={{'unit': 'V'}}, {listed}")
     shape = (rows.data.shape[1], rows.data.shape[2])
     return Recorded(rows, Layout(names, times, unit, size, shape), named)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from brainlens.nn.sensor_encoder import TSConv, box_filter, window_moments
-from brainlens.signals.epochs import microvolts
 from brainlens.store import select_rows
 from brainlens.subjects import Protocol
 from brainlens.types import DataError, Responses
+from brainlens.types.sensor_units import check_magnitudes
 
 FLOAT32_LIMIT = 1 << 30  # bytes; a larger training set is kept in half precision, whose rounding is far below the noise
 
@@ -37,8 +37,8 @@ def split_subjects(responses: Responses, protocol: Protocol) -> tuple[Responses,
     """(training rows, test rows) of a protocol; in "across" the tested subject is in no training row.
 
     Rows are not copied: data that lie on disk, or in memory in another order, are read when asked for (`store.LazyRows`).
-    Volts given as microvolts are multiplied by 1e6 with a warning. Raises DataError for an unknown subject, several subjects
-    where one must be named, or an image in both parts.
+    Raises DataError for an unknown subject, several subjects where one must be named, an image in both parts, and magnitudes
+    that the measure cannot have, such as volts given as microvolts.
     """
     trials = responses.trials
     if responses.data.ndim != 3:
@@ -62,7 +62,7 @@ def split_subjects(responses: Responses, protocol: Protocol) -> tuple[Responses,
     shared = np.intersect1d(names[train], names[test])
     if len(shared):
         raise DataError(f"{len(shared)} test images are in the training set, first {shared[0]!r}; fix the column 'split'")
-    responses = microvolts(responses)
+    check_magnitudes(responses.data, subject, responses.measure, "responses are kept in uV and fT: multiply volts by 1e6")
     fitting, tested = (uncopied(responses, np.flatnonzero(keep)) for keep in (train, test))
     repeated = fitting.trials.duplicated([c for c in ("subject", "stimulus") if c in fitting.trials.columns]).any()
     return (fitting.average() if repeated else fitting), tested

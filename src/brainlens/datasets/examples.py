@@ -1,0 +1,77 @@
+"""A small working example in each layout of one's own: drawn scenes and a simulated brain, written as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from brainlens import store
+from brainlens.types import DataError, Responses, Stimuli, Volume
+
+TRAIN, TEST = 160, 40  # scenes
+
+
+def write_example(layout: str, out: str | Path, *, seed: int = 0) -> list[Path]:
+    """Writes the example of a layout into an empty or new folder and returns its files.
+
+    Raises DataError for another layout, and a folder that holds something.
+    """
+    if layout not in LAYOUTS:
+        raise DataError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there and not empty; name a new folder")
+    LAYOUTS[layout](out, seed)
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def next_commands(layout: str, out: str | Path) -> list[str]:
+    """What can be run on the example of a layout."""
+    where = f"--dataset {layout} --data {out} --runs {Path(out).name}-runs"
+    if layout == "epochs":
+        return [f"brainlens check {out}", f"brainlens decode {where} --target domain", f"brainlens align {where}", *_page(out)]
+    first = [f"brainlens check {out}", f"brainlens encode {where}", f"brainlens align {where}"]
+    return [*first, f"brainlens attribute {Path(out).name}-runs/align-*", *_page(out)]
+
+
+def _page(out: str | Path) -> list[str]:
+    return [f"brainlens report {Path(out).name}-runs"]
+
+
+def _folder(out: Path, seed: int) -> None:
+    responses, stimuli = _fmri(seed)
+    assert isinstance(responses.space, Volume)
+    store.save_npy(out / "responses.npy", np.asarray(responses.data, np.float32))
+    store.save_table(out / "trials.csv", responses.trials[["stimulus", "split", "session", "repeat"]])
+    store.save_table(out / "units.csv", responses.units[["roi"]])
+    store.save_nifti(out / "mask.nii.gz", responses.space.mask, responses.space.affine)
+    _pictures(out, stimuli)
+
+
+def _fmri(seed: int) -> tuple[Responses, Stimuli]:
+    """The named regions of the phantom, and its scenes."""
+    from brainlens.datasets import phantom
+
+    recording = phantom.load(n_train=TRAIN, n_test=TEST, seed=seed)
+    responses, stimuli = _renamed(recording.responses, recording.stimuli)
+    return responses.columns((responses.units["roi"] != "none").to_numpy()), stimuli
+
+
+def _renamed(responses: Responses, stimuli: Stimuli) -> tuple[Responses, Stimuli]:
+    """The same with ids scene-001, scene-002, ..."""
+    names = {name: f"scene-{i:03d}" for i, name in enumerate(stimuli.ids, 1)}
+    trials = responses.trials.assign(stimulus=responses.trials["stimulus"].map(names))
+    renamed = Stimuli(np.array(list(names.values())), stimuli.images, stimuli.captions, stimuli.table)
+    return Responses(responses.data, trials, responses.units, responses.space, responses.times, responses.measure), renamed
+
+
+def _pictures(out: Path, stimuli: Stimuli) -> None:
+    for name, image in zip(stimuli.ids, stimuli.images, strict=True):
+        store.save_image(out / "images" / f"{name}.png", np.asarray(image))
+    captions = {str(name): list(several) for name, several in zip(stimuli.ids, stimuli.captions, strict=True)}
+    store.save_json(out / "captions.json", captions)
+
+
+LAYOUTS: dict[str, Callable[[Path, int], None]] = {"folder": _folder}

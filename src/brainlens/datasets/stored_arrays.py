@@ -1,0 +1,120 @@
+"""An array of numbers from the file formats that people keep them in: .npy, .csv, .mat (MATLAB 5 and 7.3), .h5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens.datasets.hdf5 import open_dataset
+from brainlens.store import open_npy
+from brainlens.types import DataError, read_lines
+
+ENDINGS = (".npy", ".csv", ".tsv", ".mat", ".h5", ".hdf5")
+BUDGET = 16e9  # bytes that a file may claim, where it is read whole
+SIGNATURE = b"\x89HDF"
+
+
+def find_array(folder: Path, name: str, endings: tuple[str, ...] = ENDINGS) -> Path | None:
+    """The file `name` with one of the endings in a folder, None where there is none. Raises DataError where there are several."""
+    found = [folder / f"{name}{ending}" for ending in endings if (folder / f"{name}{ending}").is_file()]
+    if len(found) > 1:
+        raise DataError(f"{folder} holds {found[0].name} and {found[1].name}; keep the one that counts")
+    return found[0] if found else None
+
+
+def read_array(path: Path, name: str, *, variable: str | None = None) -> np.ndarray:
+    """The numbers of a file; of several variables (.mat, .h5) the one named `variable`, else `name`, else the only one.
+
+    A .npy stays on disk as a memory map, a .csv may have one line of names before its numbers, arrays of MATLAB 7.3 come with
+    their axes in MATLAB's order. Raises DataError for damaged files, a variable that is not there, and what holds no numbers.
+    """
+    kind = path.suffix.lower()
+    if variable is not None and kind in (".npy", ".csv", ".tsv"):
+        raise DataError(f"option variable={variable!r}: {path.name} holds one array without a name; leave it out")
+    if kind == ".npy":
+        found = open_npy(path)
+    elif kind in (".csv", ".tsv"):
+        found = _csv(path)
+    elif kind == ".mat" and not _is_hdf5(path):
+        found = _matlab(path, name, variable)
+    else:
+        found = _hdf5(path, name, variable, turned=kind == ".mat")
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{path} holds {found.dtype}, numbers are expected")
+    return found
+
+
+def _csv(path: Path) -> np.ndarray:
+    lines = read_lines(path)
+    mark = "\t" if path.suffix.lower() == ".tsv" else ";" if lines and ";" in lines[0] else ","
+    rows = [[cell.strip() for cell in line.split(mark)] for line in lines]
+    if rows and not all(_is_number(cell) for cell in rows[0]):
+        rows = rows[1:]  # names of the units
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1:
+        raise DataError(f"{path}: its lines hold {sorted(lengths)[:3] or 'no'} numbers; every trial has one number a unit")
+    table = pd.DataFrame(rows).apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    wrong = [(i, j) for i, j in np.argwhere(np.isnan(table)) if rows[i][j].lower() not in ("", "nan", "na")]
+    if wrong:
+        line, column = wrong[0]
+        raise DataError(f"{path}: {rows[line][column]!r} of trial {line + 1}, column {column + 1}, is not a number")
+    return table
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return cell == ""
+    return True
+
+
+def _is_hdf5(path: Path) -> bool:
+    with open(path, "rb") as handle:
+        start = handle.read(516)
+    return start.startswith(SIGNATURE) or start[512:516] == SIGNATURE  # MATLAB writes a header of 512 bytes of its own
+
+
+def _matlab(path: Path, name: str, variable: str | None) -> np.ndarray:
+    import scipy.io
+
+    try:
+        there = {
+            str(key): shape for key, shape, kind in scipy.io.whosmat(path) if kind not in ("cell", "struct", "char", "object")
+        }
+        claim = {key: float(np.prod(shape, dtype=float)) * 8 for key, shape in there.items()}
+        chosen = _choose(path, name, variable, [key for key, shape in there.items() if min(shape, default=0) > 1] or list(there))
+        if claim[chosen] > BUDGET:
+            raise DataError(f"{path}: {chosen!r} claims {claim[chosen] / 1e9:.3g} GB, the limit is {BUDGET / 1e9:.3g} GB")
+        return np.asarray(scipy.io.loadmat(path, variable_names=[chosen])[chosen])
+    except DataError:
+        raise
+    except Exception as error:  # the reader raises many kinds for damaged files
+        raise DataError(f"{path} is damaged or not a MATLAB file ({type(error).__name__}: {error}); write it again") from None
+
+
+def _hdf5(path: Path, name: str, variable: str | None, *, turned: bool) -> np.ndarray:
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking="best-effort") as handle:
+            there = [key for key in handle if handle.get(key, getclass=True) is h5py.Dataset and not key.startswith("#")]
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DataError(f"{path} cannot be opened ({str(error).splitlines()[0]}); it is cut short or being written") from None
+    chosen = variable if variable is not None and "/" in variable else _choose(path, name, variable, there)
+    with open_dataset(path, chosen, max_bytes=BUDGET) as data:
+        values: Any = data[()]
+    return np.asarray(values).T if turned else np.asarray(values)
+
+
+def _choose(path: Path, name: str, variable: str | None, there: list[str]) -> str:
+    wanted = variable if variable is not None else name
+    if wanted in there:
+        return wanted
+    if variable is None and len(there) == 1:
+        return there[0]
+    listed = ", ".join(sorted(there)[:20]) or "none"
+    raise DataError(f"{path} has no variable {wanted!r}; it has {listed}: name one by --option variable=NAME (variable=)")
