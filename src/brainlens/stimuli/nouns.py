@@ -192,11 +192,16 @@ def vocabulary(
             f"captions: none of {len(counts)} nouns is in {least} images or more and says what is seen; give more captions, or "
             "least=1"
         )
+    return Vocabulary(nouns, presence(found, nouns), dict(sorted(why.items())), sum(not several for several in found))
+
+
+def presence(found: Sequence[Sequence[str]], nouns: Sequence[str]) -> np.ndarray:
+    """Which image names which noun: (image, noun) bool, from the nouns of each image."""
     number = {noun: i for i, noun in enumerate(nouns)}
     present = np.zeros((len(found), len(nouns)), dtype=bool)
     for row, several in enumerate(found):
         present[row, [number[noun] for noun in several if noun in number]] = True
-    return Vocabulary(nouns, present, dict(sorted(why.items())), sum(not several for several in found))
+    return present
 
 
 def read_concreteness(path: str | Path) -> dict[str, float]:
