@@ -19,7 +19,6 @@ from brainlens.describe.bank import pooled, real_rows
 from brainlens.describe.labelling import label_voxels
 from brainlens.describe.run import TEXT
 from brainlens.metrics.semantic_evidence import concept_maps
-from brainlens.metrics.semantics import top_concepts
 from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
 from brainlens.models.encoding import RidgeCV
 from brainlens.phantom.scenes import KINDS, object_words

@@ -15,8 +15,8 @@ def describe_words(responses: Responses, *, column: str = "stimulus", level: str
     """Which words drive each region: the mean response to each category name, in two halves of the runs.
 
     responses: trials with the name of what was shown in `column`; `run` or `session` gives the halves (odd and even), else
-    trials of a name go to them in turn. Units without `roi` are one region, "all". Table `words` as in
-    `metrics.semantic_evidence.word_ranking`: rank, score and the ceiling of the order; no p, for voxels of a region are correlated.
+    trials of a name go to them in turn. Units without `roi` are one region, "all". Table `words`: rank, score and the ceiling of
+    each region's order, see `metrics.semantic_evidence.word_ranking`; no p, for the voxels of a region are correlated.
     Metrics `describe/words/...`: categories, regions, ceiling_mean.
     Raises DataError for fewer than 3 names, a name that is in one half only, and several subjects.
     """
