@@ -118,3 +118,9 @@ def describe(
     folders, table, made = once("describe", runs, wanted, anew, data=data, again=again)
     show(table, f"describe: {dataset}")
     finished(folders, made)
+    if not words:
+        from brainlens.report.words_page import NAME, build_words
+
+        for folder in folders:
+            page = folder / NAME if (folder / NAME).is_file() else build_words(folder)
+            typer.echo(f"words: {page}")
