@@ -47,16 +47,19 @@ def load(
     subject: int = 1,
     seed: int = 0,
     kappa: float = KAPPA,
+    concepts: str = "domains",
 ) -> Recording:
     """Trials of one simulated subject, every scene three times, and the scenes.
 
     Test scenes show combinations of kind, colour and background that no training scene shows. The scenes depend on the
-    seed and not on the subject, so subjects see the same pictures. cache: folder in which features are kept.
+    seed and not on the subject, so subjects see the same pictures. cache: folder in which features are kept. concepts: what
+    category voxels prefer, "domains" or "kinds" (with columns `kind` and `kind2` in the units).
 
     Raises DataError where the training set is empty, or the miniature CLIP is missing.
     """
     stimuli = scenes(n_train=n_train, n_validation=n_validation, n_test=n_test, seed=seed)
-    known = truth(stimuli, features(stimuli, cache=cache), grid=grid, subject=subject, seed=seed, kappa=kappa)
+    network = features(stimuli, cache=cache)
+    known = truth(stimuli, network, grid=grid, subject=subject, seed=seed, kappa=kappa, concepts=concepts)
     return Recording(simulate(known, make_trials(stimuli, subject=subject, seed=seed)), stimuli, known)
 
 
@@ -92,8 +95,15 @@ def texts(stimuli: Stimuli) -> Features:
 
 
 def truth(
-    stimuli: Stimuli, network: Features | None = None, *, grid: str = "4mm", subject: int = 1, seed: int = 0, kappa: float = KAPPA
+    stimuli: Stimuli,
+    network: Features | None = None,
+    *,
+    grid: str = "4mm",
+    subject: int = 1,
+    seed: int = 0,
+    kappa: float = KAPPA,
+    concepts: str = "domains",
 ) -> PhantomTruth:
     """The generative model behind `load` with the same arguments; network: `features(stimuli)` if it is there already."""
     network = features(stimuli) if network is None else network
-    return phantom_truth(stimuli, network, subject=subject, grid=grid, kappa=kappa, seed=seed)
+    return phantom_truth(stimuli, network, subject=subject, grid=grid, kappa=kappa, seed=seed, concepts=concepts)

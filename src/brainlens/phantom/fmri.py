@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens.phantom.anatomy import anatomy
+from brainlens.phantom.concepts import check_concepts, kind_table, with_kinds
 from brainlens.phantom.noise import (
     KAPPA,
     SESSION_TRIALS,
@@ -92,6 +93,7 @@ def phantom_truth(
     kappa: float = KAPPA,
     private: float = PRIVATE,
     seed: int = 0,
+    concepts: str = "domains",
 ) -> PhantomTruth:
     """The generative model of one subject for these images and features.
 
@@ -99,14 +101,17 @@ def phantom_truth(
     `backbones` names the embedding) is the target of decoding that no voxel reads; without one the last global layer is
     the target. private: the share q of the target's variance that no voxel carries, see `phantom.private`. The truth
     depends on the set of images given, by the means and variances over it, and is a continuous function of the features.
+    concepts: what category voxels prefer, "domains" or "kinds" (columns `kind` and `kind2`, see `phantom.concepts`).
 
     Raises DataError where ids do not match, features are missing or not finite, private is outside [0, 1).
     """
-    read = read_network(stimuli, features, subject=subject, grid=grid, seed=seed)
+    read = read_network(stimuli, features, subject=subject, grid=grid, seed=seed, concepts=concepts)
     return truth_of(read, kappa=kappa, private=private)
 
 
-def read_network(stimuli: Stimuli, features: Features, *, subject: int = 1, grid: str = "4mm", seed: int = 0) -> Reading:
+def read_network(
+    stimuli: Stimuli, features: Features, *, subject: int = 1, grid: str = "4mm", seed: int = 0, concepts: str = "domains"
+) -> Reading:
     """What the voxels of one subject read, the part of `phantom_truth` that depends on neither kappa nor private."""
     features = features if np.array_equal(features.ids, stimuli.ids) else features.take(stimuli.ids)
     features.check_finite()
@@ -114,10 +119,15 @@ def read_network(stimuli: Stimuli, features: Features, *, subject: int = 1, grid
         raise DataError(f"seed {seed} is not in [0, 2**40)")
     if len(features) < 20:
         raise DataError(f"phantom: {len(features)} images are too few to scale its signals; give at least 20")
+    check_concepts(concepts)
     space, units = anatomy(grid, subject=subject, seed=seed)
     domains = domain_table(stimuli)
     units = readout_table(units, features, domains)
-    clean = signals(features, units, domains, subject=subject, seed=seed)
+    kinds = None
+    if concepts == "kinds":
+        kinds, of = kind_table(stimuli)
+        units = with_kinds(units, of, subject=subject, seed=seed)
+    clean = signals(features, units, domains, kinds, subject=subject, seed=seed)
     return Reading(features.ids, clean, _target(features), units, space, subject, seed)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from brainlens.phantom.concepts import preferred
 from brainlens.phantom.noise import smooth_field
 from brainlens.types import DataError, Features, Stimuli
 from brainlens.types.arrays import varies
@@ -135,8 +136,19 @@ def pooling(fields: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return np.einsum("vr,vc->vrc", axes[0], axes[1]).reshape(len(fields), -1)
 
 
-def signals(features: Features, units: pd.DataFrame, domains: pd.DataFrame, *, subject: int, seed: int) -> np.ndarray:
-    """Clean signals (image, informative voxel) float64 of mean 0 and variance 1, as in the module's equations."""
+def signals(
+    features: Features,
+    units: pd.DataFrame,
+    domains: pd.DataFrame,
+    kinds: pd.DataFrame | None = None,
+    *,
+    subject: int,
+    seed: int,
+) -> np.ndarray:
+    """Clean signals (image, informative voxel) float64 of mean 0 and variance 1, as in the module's equations.
+
+    kinds: which kinds each picture holds, where voxels prefer kinds (`phantom.concepts`) and not domains.
+    """
     table = units[units["informative"]].reset_index(drop=True)
     xyz = table[["x", "y", "z"]].to_numpy()
     out = np.empty((len(features), len(table)))
@@ -151,7 +163,9 @@ def signals(features: Features, units: pd.DataFrame, domains: pd.DataFrame, *, s
     out = _standard(out, features)
     for name in sorted(set(table["domain"]) - {""}):
         rows = np.flatnonzero(table["domain"] == name)
-        present = _standard(domains[[name]].to_numpy(dtype=float), features)
+        present = (
+            _standard(domains[[name]].to_numpy(dtype=float), features) if kinds is None else preferred(table.iloc[rows], kinds)
+        )
         out[:, rows] = _standard(np.sqrt(1 - CONCEPT_SHARE) * out[:, rows] + np.sqrt(CONCEPT_SHARE) * present, features)
     return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainlens.report import align, attribute, encode, sensors
+from brainlens.report import align, attribute, describe, encode, sensors
 from brainlens.report.parts import Section
 from brainlens.types import Result
 
@@ -16,6 +16,7 @@ MAKERS = (
     encode.patterns_section,
     encode.networks_section,
     encode.beside_section,
+    describe.words_section,
     attribute.similarity_section,
     sensors.sensor_section,
     sensors.variants_section,

@@ -1,0 +1,126 @@
+"""`brainlens describe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainlens.cli.options import (
+    DATA,
+    Again,
+    Captions,
+    Data,
+    Dataset,
+    Device,
+    Layer,
+    Model,
+    Option,
+    Runs,
+    Seed,
+    Test,
+    Train,
+    check_source,
+    given,
+    parsed,
+    without,
+)  # fmt: skip
+from brainlens.cli.terminal import finished, show, steps
+from brainlens.datasets import DEFAULT
+
+WORDS = "Words"
+PICTURES = (  # what does not apply to category names alone
+    *("model", "layer", "captions", "preset", "top", "pictures", "tagger", "concreteness", "bank", "diffusion", "prompt"),
+    *("drawing_steps", "crops", "captioner", "permutations"),
+)
+DRAWN = ("diffusion", "prompt", "drawing_steps")
+
+
+def describe(
+    context: typer.Context,
+    dataset: Dataset = DEFAULT,
+    data: Data = None,
+    option: Option = None,
+    model: Model = None,
+    layer: Layer = None,
+    captions: Captions = None,
+    words: Annotated[
+        bool,
+        typer.Option("--words", help="Category names alone: words per region from betas, no pictures.", rich_help_panel=WORDS),
+    ] = False,
+    preset: Annotated[str, typer.Option(help="default or paper (as published); see docs.", rich_help_panel=WORDS)] = "default",
+    top: Annotated[
+        int | None, typer.Option(help="Strongest pictures whose captions give candidates.", rich_help_panel=WORDS)
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(help="Pictures of each noun in the bank.", rich_help_panel=WORDS)] = None,
+    tagger: Annotated[str | None, typer.Option(help="lexicon, spacy or spacy:MODEL.", rich_help_panel=WORDS)] = None,
+    concreteness: Annotated[
+        Path | None, typer.Option(help="Table of norms (Word, Conc.M); abstract nouns are dropped.", rich_help_panel=WORDS)
+    ] = None,
+    bank: Annotated[str, typer.Option(help="real (training pictures by noun) or diffusion.", rich_help_panel=WORDS)] = "real",
+    diffusion: Annotated[
+        str | None, typer.Option(help="Stable Diffusion folder or hub name; default: the miniature.", rich_help_panel=WORDS)
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt of the bank with {} for the noun.", rich_help_panel=WORDS)] = None,
+    drawing_steps: Annotated[
+        int | None, typer.Option("--drawing-steps", help="Steps of the diffusion model.", rich_help_panel=WORDS)
+    ] = None,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Add crops of the strongest pictures as candidates.", rich_help_panel=WORDS)
+    ] = False,
+    captioner: Annotated[
+        str | None, typer.Option(help="Network that captions the crops: folder or hub name.", rich_help_panel=WORDS)
+    ] = None,
+    permutations: Annotated[int | None, typer.Option(help="Permutations of the test images.", rich_help_panel=WORDS)] = None,
+    roi: Annotated[list[str] | None, typer.Option(help="Region to describe; repeat for several.", rich_help_panel=DATA)] = None,
+    subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat for several.", rich_help_panel=DATA)] = None,
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
+    again: Again = False,
+) -> None:
+    """What each voxel means, in words."""
+    from dataclasses import asdict, replace
+
+    from brainlens.datasets.runs import once
+    from brainlens.datasets.source import Source
+    from brainlens.describe.run import Asked, run_describe
+    from brainlens.describe.run import preset as settings
+
+    check_source(context, dataset)
+    if words:
+        without(context, PICTURES, "--words reads category names and no pictures")
+    if bank != "diffusion":
+        without(context, DRAWN, "only --bank diffusion draws pictures")
+    if "captioner" in given(context) and not crops:
+        without(context, ("captioner",), "it captions the crops of --crops, which is not given")
+    design = settings(preset)
+    typed = {"top": top, "pictures": pictures, "tagger": tagger, "permutations": permutations}
+    typed["concreteness"] = None if concreteness is None else str(concreteness)
+    design = replace(design, **{name: value for name, value in typed.items() if value is not None})
+    design = replace(design, layers=tuple(layer)) if layer else design
+    asked = Asked(design, bank, diffusion, crops=crops, captioner=captioner, words=words)
+    asked = replace(asked, prompt=prompt) if prompt is not None else asked
+    asked = replace(asked, steps=drawing_steps) if drawing_steps is not None else asked
+    source = Source(
+        dataset, data, model, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()), captions=captions,
+        options=parsed(dataset, option),
+    )  # fmt: skip
+
+    def anew() -> tuple[list[Path], list[dict[str, Any]]]:
+        with steps(shorter="--roi, or fewer --permutations") as tell:
+            return run_describe(source, runs, asked, seed=seed, device=device, tell=tell)
+
+    wanted = {**source.config(), "asked": asdict(asked), "seed": seed, "device": device}
+    folders, table, made = once("describe", runs, wanted, anew, data=data, again=again)
+    show(table, f"describe: {dataset}")
+    finished(folders, made)
+    if not words:
+        from brainlens.report.words_page import NAME, build_words
+
+        for folder in folders:
+            page = folder / NAME if (folder / NAME).is_file() else build_words(folder)
+            typer.echo(f"words: {page}")

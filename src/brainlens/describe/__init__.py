@@ -1,0 +1,262 @@
+"""`describe`: what each voxel means, in words.
+
+An encoding model predicts every voxel from pooled features. A voxel's candidates are the nouns of the captions of its strongest
+pictures; each is scored by how high its pictures rank in a bank that all voxels share; the best is tested on the measured
+responses to test images, which chose nothing. BrainLMM (Gao et al.), Describe-and-Dissect (Bai et al. 2025).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens import store
+from brainlens.describe.bank import Bank, pooled, real_rows
+from brainlens.describe.crops import CropPool
+from brainlens.describe.evidence import Evidence, encoding_scores, evidence_of, halves_agreement
+from brainlens.describe.labelling import Labels, label_voxels
+from brainlens.describe.words import describe_words
+from brainlens.metrics import semantics
+from brainlens.metrics.semantics import top_concepts
+from brainlens.models.encoding import RidgeCV
+from brainlens.models.encoding.tables import EncodingTables, tables
+from brainlens.stimuli.nouns import Vocabulary, presence, tagger, vocabulary
+from brainlens.types import DataError, Features, Responses, Result, Stimuli
+
+__all__ = ["BASELINES", "PAPER", "Describing", "Space", "baseline_scores", "describe", "describe_words", "fit_describe"]
+ALPHAS = tuple(float(a) for a in np.logspace(-8, 10, 37))  # the paper's range
+BASELINES = ("clip_msm", "text_readout", "majority", "brainscuba")
+Tell = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Describing:
+    """How voxels are described.
+
+    layers: pooled layers side by side (None: "image", the network's embedding). alphas: ridge penalties. top: strongest pictures
+    (and crops) whose captions give candidates; pictures: t of each noun in the bank; best: a of eq. 2 (None: half of them);
+    labels kept of each voxel. tagger: "lexicon", "spacy" or "spacy:MODEL"; least: training images that a noun must be in;
+    concreteness: table of norms, nouns below least_concrete go. permutations, resamples of the test images; level of the false
+    discovery rate.
+
+    | setting | paper | default | why |
+    |---|---|---|---|
+    | top | 10 | 40 | captions of whole pictures, where the paper captions crops too |
+    | pictures, best | 10, 5 (code) | 100, half | other things in real pictures average out |
+    """
+
+    layers: tuple[str, ...] | None = None
+    alphas: tuple[float, ...] = ALPHAS
+    top: int = 40
+    pictures: int = 100
+    best: int | None = None
+    labels: int = 4
+    tagger: str = "lexicon"
+    least: int = 5
+    concreteness: str | None = None
+    least_concrete: float = 4.0
+    permutations: int = 2000
+    resamples: int = 2000
+    level: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("top", "pictures", "labels", "least", "permutations", "resamples"):
+            if getattr(self, name) < 1:
+                raise DataError(f"describe: {name}={getattr(self, name)}; it is 1 or more")
+        if not 0 < self.level < 1:
+            raise DataError(f"describe: level={self.level} of the false discovery rate lies between 0 and 1")
+
+
+PAPER = Describing(top=10, pictures=10, best=5)
+
+
+@dataclass(frozen=True)
+class Space:
+    """An image-text space for the baselines: images (image, d) in the order of the features, texts(nouns) -> (noun, d).
+
+    readout: whether the encoding model reads these image embeddings, so that its weights lie in the space of the texts.
+    """
+
+    images: np.ndarray
+    texts: Callable[[tuple[str, ...]], np.ndarray]
+    readout: bool = False
+
+
+def describe(responses: Responses, features: Features, stimuli: Stimuli, **settings: Any) -> Result:
+    """Labels of every voxel with scores, evidence and baselines: the result of `fit_describe`, whose settings it takes."""
+    return fit_describe(responses, features, stimuli, **settings)[0]
+
+
+def fit_describe(
+    responses: Responses,
+    features: Features,
+    stimuli: Stimuli,
+    *,
+    design: Describing | None = None,
+    bank: Bank | None = None,
+    crops: CropPool | None = None,
+    space: Space | None = None,
+    seed: int = 0,
+    tell: Tell | None = None,
+) -> tuple[Result, RidgeCV]:
+    """Describes voxels; returns the result and the encoding model, whose weights read the raw pooled features.
+
+    responses: trials with `stimulus` and `split`, z-scored; features: pooled layers of all images; stimuli: their captions (one
+    list an image). bank: pictures of nouns (None: real training pictures, `bank.real_rows`); crops: a pool of crops beside the
+    whole pictures. space: for the baselines that need texts.
+
+    Arrays over units: label (unit, k) numbers into the table `nouns`, -1 for none; score (eq. 2), weight (softmax), auroc_label
+    (unit, k); auroc (unit, noun); r2, r2_cv, p_r2, q_r2; label_r, label_p, label_q; significant; strongest (unit, 5) rows of the
+    table `stimuli`; baseline/NAME (unit, k). A voxel whose cross-validated R2 is not above 0 has no label and is counted.
+    Raises DataError for images without captions, captions without nouns, layers that are not there, and split mistakes.
+    """
+    chosen, started, say = design or Describing(), time.time(), tell or _silent
+    layers = chosen.layers or ("image",)
+    data = tables(responses, features, seed=seed)
+    rows, y, _ = data.fitting
+    words, present = _words(stimuli.take(features.ids), rows, chosen)
+    say("ridge from pooled features", None)
+    x = pooled(features, layers)
+    model = fit_ridge(x[rows], y, chosen.alphas, seed=seed)
+    scored = encoding_scores(model, x[data.test.rows], data.test.y, resamples=chosen.resamples, seed=seed)
+    if bank is None:
+        chosen_rows, noun = real_rows(words.nouns, present, rows, pictures=chosen.pictures, seed=seed)
+        bank = Bank(x[chosen_rows], noun, words.nouns, "real", chosen_rows)
+    noun = _numbered(bank, words.nouns)
+    pool, pool_present = x[rows], present[rows]
+    if crops is not None:
+        say("crops", None)
+        made = crops.make(model, x, rows, present, words.nouns)
+        pool, pool_present = np.concatenate([pool, made.x]), np.concatenate([pool_present, made.present])
+    say("labels", None)
+    found = _label(model.coef_, pool, pool_present, bank.x, noun, chosen)
+    gated = _gate(found, model.best_score_)
+    say("evidence", None)
+    proof = evidence_of(gated, found.auroc, data.test.y, present[data.test.rows], chosen, seed=seed)
+    halves = halves_agreement(
+        lambda part: _half(x, rows, y, part, pool_present[: len(rows)], bank.x, noun, chosen, seed), len(rows), seed=seed
+    )
+    others = {
+        name: np.where(gated[:, :1] >= 0, top_concepts(scores, chosen.labels), -1)
+        for name, scores in baseline_scores(model, x[rows], found.counts, words.nouns, space, rows).items()
+    }
+    config = {"layers": list(layers), "model": features.model, "bank": bank.source, "design": asdict(chosen), "seed": seed}
+    config |= {"crops": 0 if crops is None else len(made.x)}
+    prints = [store.fingerprint(each) for each in (responses, features)]
+    provenance = store.provenance(seed, "cpu", prints, started)
+    return _result(data, gated, found, words, noun, scored, proof, halves, others, (config, provenance), stimuli, rows), model
+
+
+def fit_ridge(x: np.ndarray, y: np.ndarray, alphas: tuple[float, ...] = ALPHAS, *, seed: int = 0) -> RidgeCV:
+    """RidgeCV on standardised features, its weights turned back so that they read raw ones; folds of random images.
+
+    Constant features get the weight 0. The penalty of a voxel is chosen by cross-validation within the images given.
+    """
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    kept = np.ptp(x, axis=0) > 1e-6 * np.abs(x).max(axis=0)
+    order = np.random.default_rng(seed).permutation(len(x))
+    scale = np.where(kept, 1 / np.where(kept, spread, 1), 0).astype(np.float32)
+    model = RidgeCV(alphas, cv=min(5, len(x))).fit(((x - mean) * scale)[order], y[order])
+    model.coef_ = (model.coef_ * scale).astype(np.float32)
+    model.intercept_ = (model.intercept_ - model.coef_ @ mean).astype(np.float32)
+    return model
+
+
+def _words(stimuli: Stimuli, rows: np.ndarray, design: Describing) -> tuple[Vocabulary, np.ndarray]:
+    """The vocabulary of the training images, and which images of the features name which noun."""
+    if not any(stimuli.captions[i] for i in rows):
+        raise DataError("describe: the training images have no captions; make some with `brainlens captions`, or use --words")
+    found = tagger(design.tagger).nouns(stimuli.captions)
+    norms = None
+    if design.concreteness is not None:
+        from brainlens.stimuli.nouns import read_concreteness
+
+        norms = read_concreteness(design.concreteness)
+    words = vocabulary([found[i] for i in rows], least=design.least, concreteness=norms, least_concrete=design.least_concrete)
+    return words, presence(found, words.nouns)
+
+
+def _numbered(bank: Bank, nouns: tuple[str, ...]) -> np.ndarray:
+    """The noun of each picture of the bank as a number into `nouns`. Raises DataError for a noun that is not among them."""
+    missing = sorted({bank.nouns[c] for c in np.unique(bank.noun)} - set(nouns))
+    if missing:
+        raise DataError(f"describe: the bank shows {missing[0]!r}, which is no noun of the captions; make it for this vocabulary")
+    number = {name: i for i, name in enumerate(nouns)}
+    return np.array([number[bank.nouns[c]] for c in bank.noun])
+
+
+def _label(
+    weights: np.ndarray, pool: np.ndarray, present: np.ndarray, bank: np.ndarray, noun: np.ndarray, design: Describing
+) -> Labels:
+    return label_voxels(
+        lambda part: weights[part] @ pool.T, lambda part: weights[part] @ bank.T, voxels=len(weights), present=present,
+        noun=noun, top=design.top, a=design.best, labels=design.labels,
+    )  # fmt: skip
+
+
+def _gate(found: Labels, score: np.ndarray) -> np.ndarray:
+    """Labels of voxels that the encoding model predicts in cross-validation; test images have no say in it."""
+    return np.where((np.asarray(score) > 0)[:, None], found.number, -1)
+
+
+def _half(
+    x: np.ndarray, rows: np.ndarray, y: np.ndarray, part: np.ndarray, present: np.ndarray, bank: np.ndarray, noun: np.ndarray,
+    design: Describing, seed: int,
+) -> np.ndarray:  # fmt: skip
+    """First labels (unit,) from some of the training images, by number into `rows`; the bank stays the same."""
+    model = fit_ridge(x[rows[part]], y[part], design.alphas, seed=seed)
+    return _gate(_label(model.coef_, x[rows[part]], present[part], bank, noun, design), model.best_score_)[:, 0]
+
+
+def baseline_scores(
+    model: RidgeCV, x: np.ndarray, counts: np.ndarray, nouns: tuple[str, ...], space: Space | None, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Scores (unit, noun) of the baselines that can be computed, from the same encoding model and vocabulary.
+
+    x (image, feature) of the training images, at `rows` among the images of the space; counts (unit, noun) as in `Labels`.
+    """
+    scores = {"majority": semantics.majority(counts)}
+    if space is not None:
+        texts, images = space.texts(nouns), space.images[rows]
+        scores["clip_msm"] = semantics.soft_wpmi(model.coef_ @ x.T, images, texts)
+        if space.readout:
+            moves = np.linalg.norm(model.coef_, axis=1) > 0
+            weights = np.where(moves[:, None], model.coef_, 1.0)
+            scores["text_readout"] = semantics.text_readout(weights, texts)
+            scores["brainscuba"] = semantics.text_readout(semantics.project_weights(weights, images), texts)
+    return {name: scores[name] for name in BASELINES if name in scores}
+
+
+def _result(
+    data: EncodingTables, label: np.ndarray, found: Labels, words: Vocabulary, noun: np.ndarray, scored: Any, proof: Evidence,
+    halves: dict[str, float], others: dict[str, np.ndarray], facts: tuple[dict[str, Any], dict[str, Any]], stimuli: Stimuli,
+    rows: np.ndarray,
+) -> Result:  # fmt: skip
+    """The result of all parts: arrays over units, tables, metrics `describe/...`."""
+    from brainlens.describe.evidence import metrics_of, tables_of
+
+    config, provenance = facts
+    shown = np.where(label >= 0, 1.0, np.nan)
+    arrays = {
+        "label": label.astype(np.int32),
+        "score": found.score * shown,
+        "weight": found.weight * shown,
+        "auroc": found.auroc,
+        "strongest": np.where(found.strongest < len(rows), found.strongest, -1)[:, :5].astype(np.int32),
+        **scored.arrays,
+        **proof.arrays,
+        **{f"baseline/{name}": number.astype(np.int32) for name, number in others.items()},
+    }
+    named = tables_of(data.units, label, found, words, noun, proof)
+    named["pool"] = pd.DataFrame({"stimulus": [str(s) for s in np.concatenate([data.train.ids, data.validation.ids])]})
+    metrics = metrics_of(data, label, words, noun, scored, proof, halves, others)
+    return Result("describe", metrics, arrays, data.units, named, config, provenance, data.space)
+
+
+def _silent(text: str, share: float | None = None) -> None:
+    """No progress is shown."""

@@ -1,0 +1,224 @@
+"""`describe` as the command line runs it: pictures and captions of a recording, the bank, crops, and what the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from brainlens import datasets, miniatures, store
+from brainlens.backbones import captioner, clip, vision
+from brainlens.backbones.places import place_features
+from brainlens.datasets.runs import Rows, keep, table
+from brainlens.datasets.source import Source, Tell, chosen_captions, network_folder, open_recording, standardised
+from brainlens.describe import PAPER, Describing, Space, describe_words, fit_describe
+from brainlens.describe.bank import PROMPT, Bank, bank_of, drawn_bank
+from brainlens.describe.crops import CropPool
+from brainlens.models.generation.text_drawing import load_drawer
+from brainlens.stimuli.nouns import tagger, vocabulary
+from brainlens.types import DataError, Features, Responses, Result, Stimuli
+
+BANKS = ("real", "diffusion")
+TEXT = "a picture of a {}"  # around a noun, for the text encoder of the baselines
+CARDS, SHOWN, THUMB = 3, 5, 96  # cards a region, pictures a card, pixels of a picture
+PRESETS = {"default": Describing(), "paper": PAPER}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks of `describe`.
+
+    bank: "real" (training pictures by noun) or "diffusion" (a folder or hub name, None: the miniature), prompt around its nouns;
+    crops: add crops of the strongest pictures; captioner: a network that captions the crops; words: categories alone.
+    """
+
+    design: Describing = field(default_factory=Describing)
+    bank: str = "real"
+    diffusion: str | None = None
+    prompt: str = PROMPT
+    steps: int = 50
+    crops: bool = False
+    captioner: str | None = None
+    words: bool = False
+
+
+def preset(name: str) -> Describing:
+    """The settings by name. Raises DataError listing the known ones."""
+    if name not in PRESETS:
+        raise DataError(f"describe: preset {name!r} is not one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def run_describe(
+    source: Source, runs: str | Path, asked: Asked | None = None, *, seed: int = 0, device: str = "cpu", tell: Tell
+) -> tuple[list[Path], Rows]:
+    """Describes every subject of a source, each in a run folder of its own; returns the folders and the scores of the last."""
+    asked = asked if asked is not None else Asked()
+    _check(source, asked)
+    each = [replace(source, subjects=(name,)) for name in source.subjects] or [source]
+    if asked.words:
+        found = [_words(one, device, tell) for one in each]
+        folders = [keep(result, runs, one) for one, result in zip(each, found)]
+        return folders, _word_rows(found[-1])
+    folders, rows = [], []
+    for one in each:
+        result, model = _described(one, Path(runs), asked, seed, device, tell)
+        folders.append(keep(result, runs, one, model=model))
+        rows = table(result, "describe/")
+    return folders, rows
+
+
+def _check(source: Source, asked: Asked) -> None:
+    datasets.module(source.dataset)
+    if asked.bank not in BANKS:
+        raise DataError(f"describe: bank {asked.bank!r} is not one of {', '.join(BANKS)}")
+    if not asked.words and not datasets.offers(source.dataset, "pictures"):
+        raise DataError(f"describe: {source.dataset} has no pictures; --words ranks the names of what was shown, by region")
+
+
+def _words(source: Source, device: str, tell: Tell) -> Result:
+    """Categories alone: the names of what was shown, from the trials or from the table of stimuli."""
+    recording = open_recording(source, embeddings=False, device=device, tell=tell)
+    responses = standardised(recording.responses)
+    names = recording.stimuli.table
+    column = next((c for c in ("category", "label", "kind", "domain") if c in names.columns), None)
+    if column is None:
+        return describe_words(responses)
+    of = dict(zip(recording.stimuli.ids.tolist(), names[column].astype(str)))
+    trials = responses.trials.assign(category=[of[str(s)] for s in responses.trials["stimulus"]])
+    return describe_words(replace(responses, trials=trials), column="category")
+
+
+def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str, tell: Tell) -> tuple[Result, Any]:
+    """The result of one subject with what the page shows beside it, and its encoding model."""
+    recording = open_recording(source, embeddings=False, device=device, tell=tell)
+    stimuli = recording.stimuli
+    if source.captions is not None and source.dataset != "phantom":
+        stimuli = chosen_captions(stimuli, source.captions)
+    responses = standardised(recording.responses)
+    network = vision.load(network_folder(source), device=device)
+    layers = asked.design.layers or ("image",)
+    tell("pooled features", None)
+    features = recording.layers if recording.layers is not None else None
+    if features is None or any(name not in features.data for name in layers):
+        features = vision.extract(network, stimuli, list(layers), cache=runs / "features")
+    features = Features({name: features.data[name] for name in features.data}, features.ids, features.model)
+    space = _space(network, source, stimuli, features, layers, device)
+
+    def pooled_of(pictures: Stimuli) -> Features:
+        return vision.extract(network, pictures, list(layers))
+
+    bank = _bank(asked, stimuli, responses, pooled_of, runs, device, tell, seed) if asked.bank == "diffusion" else None
+    crops = None
+    if asked.crops:
+        if tuple(layers) != ("image",):
+            raise DataError(f"describe: crops need places of the layer 'image', got layers {list(layers)}; leave --layer out")
+        tell("places of the pictures", None)
+        caption = _captioner(asked.captioner, device) if asked.captioner is not None else None
+        places = place_features(network, stimuli.take(features.ids))
+        crops = CropPool(stimuli.take(features.ids), places, pooled_of, ("image",), caption=caption, tagger=asked.design.tagger)
+    result, model = fit_describe(
+        responses, features, stimuli, design=asked.design, bank=bank, crops=crops, space=space, seed=seed, tell=tell
+    )
+    nouns = tuple(result.tables["nouns"]["noun"])
+    arrays = dict(result.arrays) | cards(result, stimuli)
+    if space is not None:
+        arrays["noun_embedding"] = space.texts(nouns).astype(np.float32)
+    return replace(result, arrays=arrays), model
+
+
+def _space(
+    network: vision.Backbone, source: Source, stimuli: Stimuli, features: Features, layers: tuple[str, ...], device: str
+) -> Space | None:
+    """The image-text space of the network, if it is a CLIP."""
+    if str(network.model.config.model_type) != "clip":
+        return None
+    reader = clip.load_clip(network_folder(source), device=device)
+    images = features.data["image"] if "image" in features.data else vision.extract(network, stimuli, ["image"]).data["image"]
+
+    def texts(nouns: tuple[str, ...]) -> np.ndarray:
+        several = [[TEXT.format(noun)] for noun in nouns]
+        return clip.embed_texts(reader, several, [str(i) for i in range(len(nouns))])["text"]
+
+    return Space(np.asarray(images, np.float32), texts, readout=tuple(layers) == ("image",))
+
+
+def _bank(
+    asked: Asked, stimuli: Stimuli, responses: Responses, pooled_of: Callable[[Stimuli], Features], runs: Path, device: str,
+    tell: Tell, seed: int,
+) -> Bank:  # fmt: skip
+    """The drawn bank of the training captions' nouns; nouns that the text encoder cannot hold are left out."""
+    place = asked.diffusion if asked.diffusion is not None else _miniature()
+    if "split" not in responses.trials.columns:
+        raise DataError("describe: trials have no column 'split'; add one with values train and test")
+    drawer = load_drawer(place, steps=asked.steps, device=device)
+    fitted = responses.where(split=[s for s in responses.trials["split"].unique() if s != "test"])
+    shown = set(fitted.trials["stimulus"].astype(str))
+    found = tagger(asked.design.tagger).nouns(stimuli.captions)
+    rows = [i for i, name in enumerate(stimuli.ids) if str(name) in shown]
+    words = vocabulary([found[i] for i in rows], least=asked.design.least)
+    nouns = [noun for noun in words.nouns if drawer.fits(asked.prompt.format(noun))]
+    if not nouns:
+        raise DataError(f"describe: the text encoder of {place} holds none of {len(words.nouns)} nouns under {asked.prompt!r}")
+    key = drawer.key
+    folder = runs / "bank" / store.ids_hash([key, asked.prompt, str(seed)])[:16]
+    drawn = drawn_bank(
+        nouns, drawer.draw, folder, pictures=asked.design.pictures, seed=seed, key=key, prompt=asked.prompt, tell=tell
+    )
+    return bank_of(pooled_of(drawn), drawn, asked.design.layers or ("image",))
+
+
+def _miniature() -> str:
+    try:
+        return str(miniatures.folder("diffusion"))
+    except DataError:
+        raise DataError(
+            "describe: no diffusion model is shipped; give the folder of one with --diffusion, or use --bank real, which "
+            "takes training pictures by noun"
+        ) from None
+
+
+def _captioner(name: str, device: str) -> Callable[[Stimuli], list[list[str]]]:
+    model = captioner.load_captioner(name, device=device)
+    return lambda pictures: [[text] if text else [] for text in captioner.caption_images(model, pictures)]
+
+
+def cards(result: Result, stimuli: Stimuli) -> dict[str, np.ndarray]:
+    """Arrays of the voxels that get a card: cards/unit (card,) and cards/images (card, 5, side, side, 3), the strongest first.
+
+    Of each region the significant voxels whose labels are best borne out by the test images.
+    """
+    arrays, units = result.arrays, result.units
+    assert units is not None
+    roi = units["roi"].astype(str).to_numpy() if "roi" in units.columns else np.full(len(units), "all")
+    value = np.where(arrays["significant"], arrays["label_r"], -np.inf)
+    chosen: list[int] = []
+    for name in np.unique(roi):
+        rows = np.flatnonzero((roi == name) & np.isfinite(value))
+        chosen += [int(v) for v in rows[np.argsort(-value[rows], kind="stable")][:CARDS]]
+    if not chosen:
+        return {}
+    pool = result.tables["pool"]["stimulus"].astype(str).to_numpy()
+    number = {str(name): i for i, name in enumerate(stimuli.ids)}
+    pictures = np.zeros((len(chosen), SHOWN, THUMB, THUMB, 3), np.uint8)
+    for card, unit in enumerate(chosen):
+        rows = [row for row in arrays["strongest"][unit] if row >= 0][:SHOWN]
+        for place, row in enumerate(rows):
+            image = Image.fromarray(np.asarray(stimuli.images[number[pool[row]]]))
+            pictures[card, place] = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BILINEAR))
+    return {"cards/unit": np.array(chosen, np.int32), "cards/images": pictures}
+
+
+def _word_rows(result: Result) -> Rows:
+    """The first three words of each region, with the ceiling of its order."""
+    words = result.tables["words"]
+    rows: Rows = []
+    for name, part in words.groupby("roi", sort=True):
+        first = ", ".join(f"{w} ({s:.2f})" for w, s in part.head(3)[["label", "score"]].itertuples(index=False))
+        ceiling = part["ceiling"].iloc[0]
+        rows.append({"region": str(name), "words": first, "ceiling": "" if np.isnan(ceiling) else f"{ceiling:.2f}"})
+    return rows

@@ -1,0 +1,144 @@
+"""Words on the cortex: labels coloured by meaning, maps of single concepts, histograms of regions, cards of voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from brainlens.plots import cortex, mesh, style
+from brainlens.types import DataError, Result
+
+LEGEND = 24  # words in the legend, the most frequent ones
+ROW = (("lateral", "left"), ("ventral", "right"), ("ventral", "left"), ("lateral", "right"))
+MOST_CARDS = 12
+
+
+def word_colours(result: Result) -> np.ndarray:
+    """A colour (noun, 3) in [0, 1] for every noun: the first three principal components of its embedding, each by rank.
+
+    Embeddings are those of the text encoder (`noun_embedding`), else the nouns' profiles over voxels (`auroc`). Ranks spread the
+    colours evenly, where a few outlying words would otherwise take most of the range. The paper uses UMAP (Fig. 4).
+    Raises DataError for a result without both.
+    """
+    values = result.arrays.get("noun_embedding")
+    if values is None:
+        (auroc,) = style.need(result, "auroc")
+        values = np.where(np.isfinite(auroc), auroc, 0.5).T
+    centred = np.asarray(values, dtype=np.float64) - np.mean(values, axis=0)
+    left, size, _ = np.linalg.svd(centred, full_matrices=False)
+    parts = np.zeros((len(centred), 3))
+    k = min(3, left.shape[1])
+    parts[:, :k] = left[:, :k] * size[:k]
+    # of a component and its negative neither is the component: the largest entry is made positive
+    parts *= np.sign(parts[np.abs(parts).argmax(axis=0), range(3)] + 1e-300)
+    ranks = parts.argsort(axis=0, kind="stable").argsort(axis=0)
+    return 0.1 + 0.85 * ranks / max(1, len(parts) - 1)
+
+
+def word_map(result: Result, *, significant: bool = True, title: str = "First label of each voxel") -> Figure:
+    """The first label of every (significant) voxel in the colour of its meaning, with the most frequent words as legend."""
+    label, proven = style.need(result, "label", "significant")
+    first = np.where(proven.astype(bool), label[:, 0], -1) if significant else label[:, 0]
+    if not (first >= 0).any():
+        raise DataError("word map: no voxel has a significant label; draw all labels, or fit with more images")
+    colours = word_colours(result)
+    shown = first >= 0
+    figure, _ = cortex.colour_map(result, colours[np.maximum(first, 0)], shown.astype(float), nearest=True)
+    names = result.tables["nouns"]["noun"].astype(str).tolist()
+    counts = np.bincount(first[shown], minlength=len(names))
+    order = [k for k in np.argsort(-counts, kind="stable")[:LEGEND] if counts[k]]
+    handles = [Patch(color=colours[k], label=f"{style.printable(names[k])} ({counts[k]:,})") for k in order]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8.5, frameon=False)
+    return style.head(figure, f"{title}  ·  n = {int(shown.sum()):,} {cortex.noun(result)}", result)
+
+
+def concept_rows(result: Result, nouns: Sequence[str], *, title: str = "Where a word's pictures rank high") -> Figure:
+    """Maps of some words, one a row: the area under the ROC curve of the word's pictures against the whole bank, less .5.
+
+    Raises DataError for a word that is not in the vocabulary, naming those that are near it.
+    """
+    (auroc,) = style.need(result, "auroc")
+    numbers = [noun_number(result, noun) for noun in nouns]
+    values = np.asarray(auroc, dtype=np.float64)[:, numbers] - 0.5
+    scale, colours = cortex.scale_of(values.ravel(), (-0.35, 0.35))
+    figure, axes = style.canvas(2.5 * len(ROW), 2.0 * len(nouns) + 1.1, nrows=len(nouns), ncols=len(ROW))
+    for row, (noun, number) in enumerate(zip(nouns, range(len(numbers)), strict=True)):
+        surface = mesh.on_surface(values[:, number], result.space)
+        for ax, (side, hemisphere) in zip(axes[row], ROW, strict=True):
+            cortex.draw(ax, surface[hemisphere], side, hemisphere=hemisphere, scale=scale, colours=colours, threshold=None)
+            if row:
+                ax.set_title("")
+        where = {"transform": axes[row, 0].transAxes, "rotation": 90, "va": "center", "ha": "right", "fontsize": 9.5}
+        axes[row, 0].text(-0.04, 0.5, style.printable(noun), **where)
+    bar = figure.colorbar(
+        matplotlib.cm.ScalarMappable(scale, colours), ax=list(axes.ravel()), location="bottom", shrink=0.4, aspect=30, pad=0.02
+    )
+    bar.set_label("AUROC of the word's pictures - .5", fontsize=9)
+    return style.head(figure, f"{title}  ·  n = {len(values):,} {cortex.noun(result)}", result)
+
+
+def noun_number(result: Result, noun: str) -> int:
+    """The number of a noun in the vocabulary. Raises DataError that lists some nouns."""
+    names = result.tables["nouns"]["noun"].astype(str).tolist()
+    if noun not in names:
+        near = [name for name in names if noun[:2] == name[:2]] or names
+        raise DataError(f"word {noun!r} is not in the vocabulary of {len(names)} nouns; there are {', '.join(near[:8])}")
+    return names.index(noun)
+
+
+def word_histograms(result: Result, *, most: int = 12) -> Figure:
+    """The most frequent first labels of each region, as numbers of voxels with a significant label (Fig. 3 of the paper)."""
+    table = result.tables.get("histogram", pd.DataFrame())
+    if not len(table):
+        raise DataError("word histograms: no region has a significant label")
+    sizes = table.groupby("roi")["voxels"].sum().sort_values(ascending=False)
+    regions = [name for name in sizes.index if name != "none"][:most] or list(sizes.index[:1])
+    columns = min(4, len(regions))
+    rows = -(-len(regions) // columns)
+    figure, axes = style.canvas(2.6 * columns, 2.15 * rows + 0.5, nrows=rows, ncols=columns)
+    for ax, region in zip(axes.ravel(), regions):
+        part = table[table["roi"] == region].iloc[::-1]
+        ax.barh(np.arange(len(part)), part["voxels"], color=style.BLUE, height=0.7)
+        ax.set_yticks(np.arange(len(part)), [style.printable(str(name)) for name in part["label"]], fontsize=8)
+        style.label(ax, title=str(region), x="voxels")
+    for ax in axes.ravel()[len(regions) :]:
+        ax.set_axis_off()
+    return style.head(figure, "Labels of each region", result)
+
+
+def voxel_cards(result: Result, *, most: int = MOST_CARDS) -> Figure:
+    """Cards of voxels, one a row: region, labels with their weights, the test of the first, and the strongest pictures.
+
+    Raises DataError where no voxel got a card.
+    """
+    units, images = style.need(result, "cards/unit", "cards/images")
+    label, weight, r, q = style.need(result, "label", "weight", "label_r", "label_q")
+    names = result.tables["nouns"]["noun"].astype(str).tolist()
+    chosen = np.linspace(0, len(units) - 1, min(most, len(units))).round().astype(int)
+    columns = images.shape[1] + 1
+    figure, axes = style.canvas(1.15 * columns + 2.2, 1.18 * len(chosen) + 0.6, nrows=len(chosen), ncols=columns)
+    for row, card in enumerate(chosen):
+        unit = int(units[card])
+        said = [f"{names[k]} {w:.2f}" for k, w in zip(label[unit], weight[unit]) if k >= 0]
+        roi = str(result.units["roi"].iloc[unit]) if result.units is not None and "roi" in result.units.columns else ""
+        text = f"{roi} · voxel {unit}\n" + "\n".join(said) + f"\nr = {r[unit]:.2f}, q = {q[unit]:.3f}"
+        ax = axes[row, 0]
+        ax.set_axis_off()
+        ax.text(
+            1.0,
+            0.5,
+            "\n".join(style.printable(line) for line in text.split("\n")),
+            transform=ax.transAxes,
+            va="center",
+            ha="right",
+            fontsize=8.5,
+        )
+        for ax, picture in zip(axes[row, 1:], images[card]):
+            ax.imshow(picture)
+            ax.set_axis_off()
+    return style.head(figure, "Voxels, their words and their strongest pictures", result)
