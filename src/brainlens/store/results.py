@@ -37,6 +37,7 @@ TASKS = {
     "epochs": 2,
     "captions": 2,
     "compare": 2,
+    "reconstruct": 1,
 }  # raised when numbers change
 VERSIONS = ("numpy", "pandas", "scipy", "torch", "transformers", "diffusers", "scikit-learn", "nibabel", "nilearn", "mne")
 
