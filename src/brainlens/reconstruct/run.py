@@ -15,7 +15,7 @@ from brainlens.backbones import clip, vision
 from brainlens.backbones.diffusion import Diffusion, decode, is_diffusion
 from brainlens.datasets.pictures import gallery_table
 from brainlens.datasets.runs import Rows, keep, table
-from brainlens.datasets.source import Source, Tell, network_folder, open_recording
+from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording
 from brainlens.models.generation.adapter_tables import SHIPPED, open_pipeline
 from brainlens.models.generation.adapter_training import DEFAULT, PAPER
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
@@ -98,11 +98,29 @@ def run_reconstruct(
     What is finished is kept in `runs/unfinished` until the run is stored: the same call after a stop goes on from it.
     Raises DataError for a recording without pictures or split, and where the diffusion model is missing.
     """
-    asked, started = asked if asked is not None else Asked(), time.time()
+    asked = asked if asked is not None else Asked()
     _check(source)
     diffusion = open_pipeline(asked.place, device)  # what is missing is said before anything is simulated
     layers = asked.candidates > 1 or asked.start == "predicted"
     recording = open_recording(source, layers=layers, device=device, tell=tell)
+    folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=device, tell=tell)
+    shown = table(store.load_result(folder), "reconstruct/")
+    return folder, [row for row in shown if "ssim" not in row["metric"]]
+
+
+def reconstruct_opened(
+    recording: Opened,
+    source: Source,
+    runs: str | Path,
+    asked: Asked,
+    *,
+    diffusion: Diffusion,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> Path:
+    """The same on a recording that is open already: the folder of the run."""
+    started = time.time()
     tell("parcels", None)
     wanted = asked.regions if asked.regions is not None else {"paper": 200}.get(asked.preset, 100)
     given = material(recording, asked.parcels, wanted, asked.regions is not None, trials=asked.trials, size=_side(diffusion))
@@ -113,13 +131,15 @@ def run_reconstruct(
         made = Reconstruction(given, asked, source, diffusion, place, seed, device, tell)
         result, model, chooser = made.result()
     counts = {f"data/{name}": float(v) for name, v in given.counts.items()}
+    counts |= {"data/train_images": float(len(given.train_stimuli)), "data/test_images": float(len(given.seen))}
+    counts |= {"data/parcels": float(len(given.parcels)), "data/parcel_units": float(len(given.columns))}
     provenance = store.provenance(seed, device, data, started)
     result = replace(result, metrics=result.metrics | counts, config=config | result.config, provenance=provenance)
     folder = keep(result, runs, source, model=model)
     if chooser is not None:
         chooser.model.save(folder / "chooser")
     shutil.rmtree(place, ignore_errors=True)
-    return folder, [row for row in table(result, "reconstruct/") if "ssim" not in row["metric"]]
+    return folder
 
 
 @dataclass
