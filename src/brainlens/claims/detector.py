@@ -30,7 +30,8 @@ class Detector:
         folder = miniatures.folder("kinds")
         facts = store.read_json(folder / "config.json")
         network = KindDetectorNetwork(len(facts["kinds"]), tuple(facts["widths"]))
-        network.load_state_dict({name: value.float() for name, value in store.load_weights(folder, "model").items()})
+        weights = store.load_weights(folder, "model")
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
         if sorted(facts["kinds"]) != sorted(KINDS):
             raise DataError("the detector knows other kinds than the phantom draws; train it by tools/train_detector.py")
         return cls(network.eval().requires_grad_(False), tuple(facts["kinds"]))
