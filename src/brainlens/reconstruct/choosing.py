@@ -65,7 +65,7 @@ class Chooser:
     def predict(self, pictures: np.ndarray) -> np.ndarray:
         """Responses (picture, unit) in the units of the recording."""
         ids = np.array([f"{i:06d}" for i in range(len(pictures))])
-        layers = [self.training.layer[-1]] if isinstance(self.model, ParcelPredictor) else list(self.training.layer)
+        layers = [_last(self.training)] if isinstance(self.model, ParcelPredictor) else list(self.training.layer)
         found = vision.extract(self.network, Stimuli(ids, pictures, [[] for _ in ids]), layers)
         return self._read(found)
 
@@ -112,5 +112,9 @@ def fit_chooser(
 
 def _tokens(features: Features) -> np.ndarray:
     """Tokens (image, token, channel) of the last layer that has them."""
-    name = [layer for layer in features.layer if layer in features.tokens][-1]
-    return np.asarray(features.tokens[name], dtype=np.float32)
+    return np.asarray(features.tokens[_last(features)], dtype=np.float32)
+
+
+def _last(features: Features) -> str:
+    """The last layer with tokens."""
+    return [layer for layer in features.layer if layer in features.tokens][-1]
