@@ -59,7 +59,9 @@ def explained(
     for name in sets:
         arrays[f"maps/{name}"] = found.maps[name].astype(np.float32)
         arrays[f"other_maps/{name}"] = found.other_maps[name].astype(np.float32)
-    table = pd.DataFrame({"parcel": given.parcels.names, "units": given.parcels.sizes, "snr": given.snr})
+    table = pd.DataFrame(
+        {"parcel": given.parcels.names, "number": np.arange(len(given.parcels)), "units": given.parcels.sizes, "snr": given.snr}
+    )
     for kind in KINDS[:3]:
         table[kind] = each[kind].mean(axis=(0, 1))
     metrics: dict[str, float] = {}

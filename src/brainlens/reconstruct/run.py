@@ -24,7 +24,7 @@ from brainlens.reconstruct.choosing import CHOOSERS, Choice, Chooser, choose_pic
 from brainlens.reconstruct.explaining import explained
 from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.prompts import PromptAxes
-from brainlens.reconstruct.regions import Partition
+from brainlens.reconstruct.regions import Partition, named_sets
 from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
 from brainlens.reconstruct.starting import STARTS, fit_predicted, new_scenes, recipe, trained_attention
 from brainlens.solvers.ridge import ridge_cv, ridge_predict
@@ -124,6 +124,7 @@ def reconstruct_opened(
     tell("parcels", None)
     wanted = asked.regions if asked.regions is not None else {"paper": 200}.get(asked.preset, 100)
     given = material(recording, asked.parcels, wanted, asked.regions is not None, trials=asked.trials, size=_side(diffusion))
+    named_sets(given.parcels, asked.lesions)  # a name that no kept parcel has is said before the training
     config = {**_config(asked), "seed": seed, "pipeline_files": diffusion.files}
     data = [store.fingerprint(given.train), store.fingerprint(given.test)]
     place = store.run_folder(Path(runs) / "unfinished", "reconstruct", {**source.config(), **config}, data)
