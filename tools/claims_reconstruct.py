@@ -26,8 +26,8 @@ PARTS = ("main", "truth", "shuffled_training", *ABLATIONS)
 FIRST = ("main", "truth", "shuffled_training", "no_dropout", "no_min_snr", "low_level", "start_ridge", "paper",
          "parcels/50", "parcels/200")  # fmt: skip
 SIZES = {  # training scenes, test scenes, what is asked of the main run, training steps of an ablation
-    "full": (9000, 1000, Asked(pretrain=12000, pretrain_steps=1000, steps=2000, trials=200, explain=16), 600),
-    "half": (3000, 300, Asked(pretrain=6000, pretrain_steps=700, steps=1200, trials=100, explain=16), 400),
+    "full": (9000, 1000, Asked(steps=2000, trials=200, explain=16), 600),
+    "half": (3000, 300, Asked(steps=1200, trials=100, explain=16), 400),
     "small": (300, 60, Asked(pretrain=200, pretrain_steps=8, steps=8, trials=12, explain=4, candidates=2, sampling_steps=4), 4),
 }
 TARGETS = {

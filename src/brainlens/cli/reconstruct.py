@@ -54,9 +54,12 @@ def reconstruct(
         ),
     ] = None,
     pretrain: Annotated[
-        int, typer.Option(help="Other pictures, phantom: scenes that are drawn for it.", rich_help_panel=TRAINING)
-    ] = 4000,
-    pretrain_steps: Annotated[int, typer.Option(help="Training steps on other pictures.", rich_help_panel=TRAINING)] = 1500,
+        int | None,
+        typer.Option(help="Other pictures to train on first. Default: none where attention ships.", rich_help_panel=TRAINING),
+    ] = None,
+    pretrain_steps: Annotated[
+        int | None, typer.Option(help="Training steps on other pictures.", rich_help_panel=TRAINING)
+    ] = None,
     training_steps: Annotated[
         int | None,
         typer.Option("--steps", help="Training steps on the recording. Default: the preset's.", rich_help_panel=TRAINING),

@@ -78,20 +78,20 @@ def contribution_curves(result: Result, *, kind: str = "value_contribution") -> 
     mean = {name: values[:, :, numbers].mean(axis=2) * parcels for name, numbers in groups.items()}
     order = sorted(mean, key=lambda name: -float(mean[name].mean()))
     best = order[:MOST_LINES]
-    figure, axes = style.canvas(6.4, 3.7)
+    figure, axes = style.canvas(7.6, 3.8)
     ax = axes[0, 0]
     x = np.arange(1, steps + 1)
     for number, name in enumerate(best):
         line, tone = mean[name], style.PALETTE[number % len(style.PALETTE)]
         spread = 1.96 * line.std(axis=0, ddof=1) / np.sqrt(trials) if trials > 1 else 0
-        ax.plot(x, line.mean(axis=0), color=tone, lw=1.8, label=f"{style.printable(name)} ({len(groups[name])})")
+        ax.plot(x, line.mean(axis=0), color=tone, lw=1.8, label=f"{style.printable(name)}, {len(groups[name])} parcels")
         ax.fill_between(x, line.mean(axis=0) - spread, line.mean(axis=0) + spread, color=tone, alpha=0.15, lw=0)
     ax.axhline(1.0, label="an even share", **style.CHANCE)
     ax.set_xlim(1, max(steps, 2))
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5, frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
     style.label(ax, x="step of denoising, from noise to picture", y="contribution of a parcel / even share")
     more = f", {len(order) - len(best)} regions not shown" if len(order) > len(best) else ""
-    return style.head(figure, f"Contributions by {KINDS.get(kind, kind)}, {trials} images (parcels){more}", result)
+    return style.head(figure, f"Contributions by {KINDS.get(kind, kind)}, n = {trials} images{more}", result)
 
 
 def contribution_strip(result: Result, *, kind: str = "value_contribution") -> Figure:

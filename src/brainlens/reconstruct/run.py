@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import Partition, named_sets
 from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
-from brainlens.reconstruct.starting import STARTS, fit_predicted, new_scenes, recipe, trained_attention
+from brainlens.reconstruct.starting import STARTS, fit_predicted, new_scenes, recipe, shipped_attention, trained_attention
 from brainlens.solvers.ridge import ridge_cv, ridge_predict
 from brainlens.types import DataError, Result, Stimuli
 
 MINIATURE = f"{SHIPPED}diffusion"
 PRESETS = ("default", "paper")
+PRETRAIN, PRETRAIN_STEPS = 4000, 1500  # other pictures, and steps on them, where no attention ships
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Asked:
 
     pipeline: a Stable Diffusion folder or name (None: the miniature). parcels: how units are cut; regions: how many are kept
     (None: the preset's, or all where no image is repeated). start: what tokens and attention begin with, over `pretrain` other
-    pictures in `pretrain_steps`; steps: of training on the recording. trials: test images that are drawn (None: all).
-    explain: of so many of them contributions, maps and lesions are drawn; lesions: sets of regions that are removed.
+    pictures in `pretrain_steps` (None: attention that ships with the miniature, else 4,000 in 1,500); steps: of training on the
+    recording. trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are
+    drawn; lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
     """
 
     preset: str = "default"
@@ -49,8 +52,8 @@ class Asked:
     parcels: Partition = field(default_factory=Partition)
     regions: int | None = None
     start: str = "attention"
-    pretrain: int = 4000
-    pretrain_steps: int = 1500
+    pretrain: int | None = None
+    pretrain_steps: int | None = None
     steps: int | None = None
     low_level: float | None = None
     candidates: int = 4
@@ -203,7 +206,7 @@ class Reconstruction:
         model, given = self.new_model(), self.given
         before = self.before(model)
         prompts = self.prompts(given.train_embedding) if model.start == "ridge" else None
-        self.tell("training the adapter", None)
+        self.tell("latents of the training images", None)
         model.fit(
             given.train.data, given.train_stimuli, given.parcels, pipeline=self.asked.place, ids=given.train_names,
             prompts=prompts, before=before, folder=self.place / "fit", progress=self.share("training the adapter"),
@@ -216,11 +219,13 @@ class Reconstruction:
         asked = self.asked
         if asked.start not in ("attention", "predicted"):
             return None
+        if self.shipped is not None:
+            return self.shipped[0]
         pictures = self.other_pictures()
-        training = recipe(replace(DEFAULT, **dict(asked.changes.get("training", {}))), asked.pretrain_steps)
+        training = recipe(replace(DEFAULT, **dict(asked.changes.get("training", {}))), asked.pretrain_steps or PRETRAIN_STEPS)
         where = self.place / asked.start
         if asked.start == "attention":
-            self.tell("training the attention on other pictures", None)
+            self.tell("embeddings and latents of other pictures", None)
             prompts = self.prompts(self.embed()(np.asarray(pictures.images)))
             return trained_attention(
                 asked.place, np.asarray(pictures.images), prompts, training=training, seed=self.seed, device=self.device,
@@ -241,10 +246,20 @@ class Reconstruction:
     def other_pictures(self) -> Stimuli:
         """Pictures without responses: scenes for the phantom, the training pictures of a recording."""
         if self.source.dataset in datasets.SIMULATED:
-            return new_scenes(self.asked.pretrain, seed=self.source.seed)
+            return new_scenes(self.asked.pretrain or PRETRAIN, seed=self.source.seed)
         return replace(self.given.train_stimuli, images=self.given.train_pictures)
 
+    @cached_property
+    def shipped(self) -> tuple[dict[str, Any], PromptAxes] | None:
+        """The attention that ships, where it fits: the miniatures, and no training of another one asked for."""
+        asked = self.asked
+        own = self.source.model in (None, "miniature") and asked.pretrain is None and asked.pretrain_steps is None
+        return shipped_attention(self.diffusion.files) if own and asked.start == "attention" else None
+
     def prompts(self, embedding: np.ndarray) -> np.ndarray:
+        """Embeddings in the width that the network reads, by axes of the training images or those that ship."""
+        if self.shipped is not None:
+            return self.shipped[1](embedding)
         width = int(self.diffusion.prompt.shape[-1])
         return PromptAxes.fit(self.given.train_embedding, width, seed=self.seed)(embedding)
 

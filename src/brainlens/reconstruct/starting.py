@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from brainlens import store
+from brainlens import miniatures, store
 from brainlens.models.generation.adapter_training import AdapterTraining
 from brainlens.models.generation.neuro_adapter import NeuroAdapter, pretrain_attention
 from brainlens.parcels import Parcels
 from brainlens.phantom.scenes import make_scenes
-from brainlens.types import Stimuli
+from brainlens.reconstruct.prompts import PromptAxes
+from brainlens.types import DataError, Stimuli
 
 STARTS = ("attention", "predicted", "ridge", "random")
 OTHER_SCENES = 7_000_003  # added to a seed for scenes that no recording shows
@@ -47,6 +48,20 @@ def trained_attention(
     )
     store.save_weights(folder, "attention", found)
     return found
+
+
+def shipped_attention(files: str) -> tuple[dict[str, Tensor], PromptAxes] | None:
+    """Attention that was trained on drawn scenes for the shipped diffusion model, and the axes of its prompts; None for another
+    pipeline (by the hash of its files), or where none ships."""
+    try:
+        place = miniatures.folder("attention")
+    except DataError:
+        return None
+    if store.read_json(place / "config.json").get("pipeline") != files:
+        return None
+    weights = {name: value.float() for name, value in store.load_weights(place, "attention").items()}
+    axes = {name: value.numpy() for name, value in store.load_weights(place, "axes").items()}
+    return weights, PromptAxes(axes["mean"], axes["turn"])
 
 
 def predicted_responses(predicted: np.ndarray, residual: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
