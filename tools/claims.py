@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+import claims_reconstruct
 from brainlens import store
 from brainlens.align import Alignment, one_result
 from brainlens.claims.align import ideal_claims
@@ -51,6 +52,10 @@ WORK = CLAIMS / "work"
 SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}
 BASELINES = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
 FIRST = ("ridge", "ridge_whitened", "ridge_projected", "volume")  # of the alignment, before those that take long
+ORDER = (
+    *("align", "attribute", "pointing", "encode", "recipes", "describe", "haxby2001", "images92", "eeg"),
+    *("diffusion", "reconstruct", "digits69"),
+)
 TARGETS = {
     "align/volume/retrieval/brain->image/top1": "highest below ideal",
     "align/shuffled/retrieval/brain->image/top1": "at chance",
@@ -82,6 +87,7 @@ TARGETS = {
     "images92/rsa/best_layer": "above pixels",
     "eeg/neuroalign/within/top1": "highest",
     "eeg/topography_correlation": ">= .7",
+    **claims_reconstruct.TARGETS,
 }
 
 
@@ -282,6 +288,26 @@ def describe_group(scale: str) -> dict[str, float]:
     return metrics
 
 
+def diffusion_group(scale: str) -> dict[str, float]:
+    """What the diffusion miniature draws from captions."""
+    return claims_reconstruct.diffusion_group(scale, WORK, tell)
+
+
+def reconstruct_group(scale: str, parts: tuple[str, ...] = claims_reconstruct.FIRST) -> dict[str, float]:
+    """Pictures from the phantom's brain; parts that are asked for singly join the figures of the others."""
+    before = earlier("reconstruct")
+
+    def done(metrics: dict[str, float]) -> None:
+        store.save_json(CLAIMS / "reconstruct.json", record(before | metrics, scale))
+
+    return before | claims_reconstruct.reconstruct_group(scale, WORK, tell, parts=parts, done=done)
+
+
+def digits69_group(scale: str) -> dict[str, float]:
+    """Pictures from real fMRI."""
+    return claims_reconstruct.digits_group(scale, WORK, tell)
+
+
 GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
     "haxby2001": haxby2001_group,
     "images92": images92_group,
@@ -292,6 +318,9 @@ GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
     "eeg": eeg_group,
     "pointing": pointing_group,
     "describe": describe_group,
+    "diffusion": diffusion_group,
+    "reconstruct": reconstruct_group,
+    "digits69": digits69_group,
 }
 
 
@@ -317,7 +346,7 @@ def merge() -> None:
     ]
     lines[-1] += "writes this page. A miss stays here with its value. Intervals are 95 % bootstrap intervals. The last column "
     lines[-1] += "has the figures on the phantom and the miniature before both were rebuilt on 2026-11-28.\n"
-    for name in ("align", "attribute", "pointing", "encode", "recipes", "describe", "haxby2001", "images92", "eeg"):
+    for name in ORDER:
         file = CLAIMS / f"{name}.json"
         if not file.exists():
             lines.append(f"\n## {name}\n\nNot run yet.\n")
@@ -345,7 +374,7 @@ def merge() -> None:
 
 def shown(key: str) -> bool:
     """The table shows scores and chance, not every rank statistic; of curves and ablations the first hit alone."""
-    hidden = ("nway", "median_rank", "/n", "/gallery", "chance5", "chance10", "_trial_mean", "/chosen/")
+    hidden = ("nway", "median_rank", ".n", ".chance", "/n", "/gallery", "chance5", "chance10", "_trial_mean", "/chosen/")
     if key.startswith(("align/curve/", "align/volume/visual_only/", "align/volume/image_only/", "align/volume/text_only/")):
         return key.endswith(("/top1", "/images"))
     return not any(part in key for part in hidden)
@@ -360,7 +389,10 @@ def main() -> None:
     parser.add_argument("--scale", choices=list(SIZES), default="full")
     parser.add_argument("--encoders", nargs="+", default=None, help="align: only these; the others keep their last figures")
     parser.add_argument("--minutes", type=float, default=60.0, help="eeg: no fit is begun after so long")
+    parser.add_argument("--parts", nargs="+", default=None, help="reconstruct: only these parts, such as main or no_dropout")
     chosen = parser.parse_args()
+    if chosen.parts:
+        GROUPS["reconstruct"] = partial(reconstruct_group, parts=tuple(chosen.parts))
     GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))

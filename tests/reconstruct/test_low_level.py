@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import StratifiedKFold
-from torch import Tensor, nn
 
+from brainlens.backbones.tiny_autoencoder import grey_functions
 from brainlens.datasets import digits69
 from brainlens.metrics.picture_protocols import resize
 from brainlens.metrics.reconstruction import pixel_correlation, two_way
@@ -158,56 +156,6 @@ def digits(test_data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return recording.responses.data, pictures, recording.stimuli.table["category"].to_numpy()
 
 
-class Block(nn.Module):
-    def __init__(self, pooled: bool = False) -> None:
-        super().__init__()
-        conv = [nn.Conv2d(64, 64, 3, padding=1) for _ in range(3)]
-        self.conv = nn.Sequential(conv[0], nn.ReLU(), conv[1], nn.ReLU(), conv[2])
-        if pooled:
-            widen, narrow = nn.Conv2d(64, 256, 1, bias=False), nn.Conv2d(256, 64, 1, bias=False)
-            self.pool = nn.Sequential(widen, nn.GroupNorm(4, 256), nn.ReLU(), narrow)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.pool(x) if hasattr(self, "pool") else x
-        return torch.relu(self.conv(x) + x)
-
-
-class Clamp(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return 3 * torch.tanh(x / 3)
-
-
-def tiny_autoencoder(folder: Path) -> Autoencoder:
-    """A small published autoencoder: grey pictures of 64 x 64 to 32 x 8 x 8 numbers and back."""
-
-    def plain(**options: int) -> nn.Conv2d:
-        return nn.Conv2d(64, 64, 3, padding=1, bias=False, **options)
-
-    def pieces(count: int, pooled: bool = False) -> list[nn.Module]:
-        return [Block(pooled) for _ in range(count)]
-
-    def up() -> list[nn.Module]:
-        return [nn.Upsample(scale_factor=2), plain()]
-
-    down = [nn.Conv2d(3, 64, 3, padding=1), *pieces(1), plain(stride=2), *pieces(3), plain(stride=2), *pieces(3), plain(stride=2)]
-    encoder = nn.Sequential(*down, *pieces(3, True), nn.Conv2d(64, 32, 3, padding=1))
-    first = [Clamp(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), *pieces(3, True)]
-    rest = [*up(), *pieces(3), *up(), *pieces(3), *up(), *pieces(1)]
-    decoder = nn.Sequential(*first, *rest, nn.Conv2d(64, 3, 3, padding=1))
-    for network, name in ((encoder, "encoder"), (decoder, "decoder")):
-        network.load_state_dict({key: value.float() for key, value in load_file(folder / f"{name}.safetensors").items()})
-
-    @torch.inference_mode()
-    def encode(pictures: np.ndarray) -> np.ndarray:
-        return encoder(torch.from_numpy(pictures)[:, None].expand(-1, 3, -1, -1)).numpy()
-
-    @torch.inference_mode()
-    def decode(latents: np.ndarray) -> np.ndarray:
-        return decoder(torch.from_numpy(latents.astype(np.float32))).mean(dim=1).numpy()
-
-    return Autoencoder(encode, decode)
-
-
 @pytest.mark.realdata
 def test_real_fmri_gives_the_reference_figures(digits, test_data) -> None:
     """References: pixels .897 among all pictures and .823 among those of one digit, latents .915 and .856.
@@ -219,7 +167,9 @@ def test_real_fmri_gives_the_reference_figures(digits, test_data) -> None:
     fold = stratified(digit)
     pixels = identified(pictures, low_level(x, pictures, fold=fold), digit)
     axes = identified(pictures, low_level(x, pictures, space=PictureAxes(20), fold=fold), digit)
-    latents = identified(pictures, low_level(x, pictures, space=tiny_autoencoder(test_data / "taef2"), fold=fold), digit)
+    latents = identified(
+        pictures, low_level(x, pictures, space=Autoencoder(*grey_functions(test_data / "taef2")), fold=fold), digit
+    )
     assert pixels == pytest.approx((0.897, 0.823), abs=0.03)
     assert axes == pytest.approx((0.911, 0.846), abs=0.03)
     assert latents == pytest.approx((0.915, 0.856), abs=0.03)

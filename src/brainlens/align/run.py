@@ -9,11 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from brainlens import store
 from brainlens.align import Alignment, align
+from brainlens.datasets.pictures import gallery_table, thumbnails
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
 from brainlens.metrics.retrieval import summary_over_subjects
@@ -22,9 +21,8 @@ from brainlens.models.volume.model import Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.processes import is_first, joined
 from brainlens.models.volume.stored import run_aligner, save_models
-from brainlens.types import DataError, Result, Stimuli
+from brainlens.types import DataError, Result
 
-THUMBNAIL = 96  # pixels of a picture in the gallery of a report
 SHOWN = ("top1", "top5", "chance1")
 
 
@@ -165,28 +163,6 @@ def _keep(found: Alignment, recording: Opened, source: Source, runs: str | Path)
     folder = keep(result, runs, source, arrays=arrays)
     save_models(folder, found.models)
     return folder
-
-
-def thumbnails(stimuli: Stimuli, size: int = THUMBNAIL) -> np.ndarray | None:
-    """The pictures at one small size (image, size, size, 3), edges cut to a square; None where they cannot be opened."""
-    out = np.empty((len(stimuli), size, size, 3), dtype=np.uint8)
-    try:
-        for i in range(len(stimuli)):
-            picture = np.asarray(stimuli.images[i])
-            edge = min(picture.shape[:2])
-            top, left = ((n - edge) // 2 for n in picture.shape[:2])
-            square = Image.fromarray(picture[top : top + edge, left : left + edge])
-            out[i] = np.asarray(square if edge == size else square.resize((size, size), Image.Resampling.BICUBIC))[..., :3]
-    except DataError:
-        return None
-    return out
-
-
-def gallery_table(stimuli: Stimuli) -> pd.DataFrame:
-    """Ids, the first caption and, where it is known, domain or category of stimuli, for the report."""
-    rows = {"stimulus": stimuli.ids, "caption": [(c[0] if c else "") for c in stimuli.captions]}
-    rows |= {c: stimuli.table[c].astype(str).to_numpy() for c in ("domain", "category") if c in stimuli.table.columns}
-    return pd.DataFrame(rows)
 
 
 def _mean_result(results: list[Result], subjects: Sequence[str], *, seed: int) -> Result:

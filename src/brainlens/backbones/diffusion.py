@@ -142,12 +142,24 @@ def _check_widths(unet: Any, vae: Any, text: Any, folder: str | Path) -> None:
         raise DataError(f"diffusion folder {str(folder)!r}: {have} {text.config.hidden_size}; they belong to different models")
 
 
+def caption_states(folder: str | Path, texts: Sequence[str], *, batch: int = 64) -> torch.Tensor:
+    """States (n, token, channel) float32 of captions under the pipeline's own text tower, padded as the pipeline pads."""
+    place = model_folder(folder, holding="model_index.json")
+    text = load_weights(library().CLIPTextModel, place / "text_encoder").float()
+    return torch.cat([_states(place, text, list(texts[i : i + batch])) for i in range(0, len(texts), batch)])
+
+
 def _empty_prompt(place: Path, text: Any) -> torch.Tensor:
-    """States (1, token, channel) of the empty text, padded to the length that the pipeline pads to."""
+    """States (1, token, channel) of the empty text."""
+    return _states(place, text, [""])
+
+
+def _states(place: Path, text: Any, texts: list[str]) -> torch.Tensor:
+    """States (n, token, channel) of texts, padded to the length that the pipeline pads to."""
     tokenizer = load_tokenizer(place / "tokenizer", vocabulary=int(text.config.vocab_size))
     limit = min(int(text.config.max_position_embeddings), int(tokenizer.model_max_length))
     with torch.inference_mode():
-        numbers = tokenizer([""], padding="max_length", max_length=limit, truncation=True, return_tensors="pt")["input_ids"]
+        numbers = tokenizer(texts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")["input_ids"]
         state = text(numbers).last_hidden_state
     return state.clone()
 

@@ -14,7 +14,15 @@ from brainlens.claims.align import align_claims
 from brainlens.claims.attribute import attribute_claims
 from brainlens.claims.encode import Plan, encode_claims
 from brainlens.datasets.source import Opened, Source, Tell, open_recording
+from brainlens.models.generation.adapter_tables import open_pipeline
+from brainlens.reconstruct.run import Asked, reconstruct_opened
+from brainlens.reconstruct.starting import shipped_attention
+from brainlens.types import DataError
 
+DRAWN = Asked(  # about two minutes: 40 steps of training, 24 images, two candidates of eight steps
+    steps=40, trials=24, candidates=2, sampling_steps=8, explain=4, lesions=("V1+V2V3",), regions=100,
+    changes={"training": {"draws": 64}},
+)  # fmt: skip
 SHOWN = (
     ("align/ideal/retrieval/brain->image", "ideal observer"),
     ("align/volume/retrieval/brain->image", "volume transformer"),
@@ -45,6 +53,7 @@ def run_demo(
     metrics |= found
     metrics |= attribute_claims(alignment, recording, source, out / "runs", checks=False, seed=seed, device=device, tell=tell)
     metrics |= encode_claims(recording, source, out / "runs", plan=Plan(seed=seed), device=device, tell=tell)
+    metrics |= _reconstruct(recording, source, out / "runs", seed=seed, device=device, tell=tell)
     tell("report", None)
     _pictures(recording, out / "pictures")
     made = sorted(f.parent for f in (out / "runs").glob("*/result.json") if f.stat().st_mtime >= started - 1)
@@ -53,6 +62,19 @@ def run_demo(
     content = {"task": "demo", "metrics": metrics, "config": source.config(), "provenance": provenance, "arrays": {}}
     store.save_json(out / "result.json", content)
     return report, short_table(metrics)
+
+
+def _reconstruct(recording: Opened, source: Source, runs: Path, *, seed: int, device: str, tell: Tell) -> dict[str, float]:
+    """Pictures of a few test responses, from the attention that ships and a short training; nothing where the miniature is not
+    there, which is said in one line."""
+    try:
+        diffusion = open_pipeline(DRAWN.place, device)
+    except DataError as error:
+        tell(f"reconstruct is left out: {error}", None)
+        return {}
+    asked = DRAWN if shipped_attention(diffusion.files) is not None else replace(DRAWN, start="ridge")
+    folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=device, tell=tell)
+    return {key: value for key, value in store.load_result(folder).metrics.items() if key.startswith("reconstruct/")}
 
 
 def _pictures(recording: Opened, folder: Path) -> None:
@@ -105,6 +127,10 @@ def short_table(metrics: dict[str, float]) -> list[dict[str, Any]]:
             rows.append(
                 {"what": f"informative voxels found, AUROC, {key.split('/')[1]}", "value": _range(metrics, key), "top 5": ""}
             )
+    for name, row in (("chosen", ""), ("nearest training picture", "retrieval/"), ("shuffled brain (control)", "shuffled/")):
+        key = f"reconstruct/{row}two_way_clip"
+        if key in metrics:
+            rows.append({"what": f"pictures, two-way identification, {name}", "value": _range(metrics, key), "top 5": ""})
     for key in ("encode/factortopy/r2_mean", "encode/ridge/r2_mean", "encode/factortopy/truth/layer_spearman"):
         if key in metrics:
             rows.append({"what": key, "value": _range(metrics, key), "top 5": ""})

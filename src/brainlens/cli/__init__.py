@@ -19,11 +19,12 @@ from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
 from brainlens.cli.options import Device, Seed, Test, Train
 from brainlens.cli.own import check, example
+from brainlens.cli.reconstruct import reconstruct
 from brainlens.cli.terminal import show, steps
 
 app = typer.Typer(
     name="brainlens",
-    help="What a brain and a deep network see in each other: encode, align, attribute, and a report of it all.",
+    help="What a brain and a deep network see in each other: encode, align, attribute, reconstruct, and a report of it all.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -62,7 +63,22 @@ def demo(
         typer.echo(f"  {command}")
 
 
-for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute, describe, example, check):
+for each in (
+    datasets,
+    features,
+    convert,
+    captions,
+    epochs,
+    encode,
+    predict,
+    align,
+    embed,
+    attribute,
+    reconstruct,
+    describe,
+    example,
+    check,
+):
     app.command()(each)
 
 

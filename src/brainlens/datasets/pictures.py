@@ -1,4 +1,4 @@
-"""Images opened only when they are asked for, and the honest stand-in where a dataset has none."""
+"""Images opened only when they are asked for, the honest stand-in where a dataset has none, and pictures as a page shows them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 
 from brainlens.backbones.preprocess import as_rgb
-from brainlens.types import DataError
+from brainlens.types import DataError, Stimuli
 
 MAX_PIXELS = 64_000_000
+THUMBNAIL = 96  # pixels of a picture in the gallery of a report
 
 
 class NoImages(Sequence[np.ndarray]):
@@ -60,8 +63,6 @@ class ImageFiles(Sequence[np.ndarray]):
 
 def read_image(path: str | Path) -> np.ndarray:
     """One image file as (h, w, 3) uint8."""
-    from PIL import Image
-
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -73,3 +74,25 @@ def read_image(path: str | Path) -> np.ndarray:
         raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
     except Exception as error:  # PIL raises many kinds for damaged files
         raise DataError(f"{path} cannot be opened as an image ({type(error).__name__}: {error})") from None
+
+
+def thumbnails(stimuli: Stimuli, size: int = THUMBNAIL) -> np.ndarray | None:
+    """The pictures at one small size (image, size, size, 3), edges cut to a square; None where they cannot be opened."""
+    out = np.empty((len(stimuli), size, size, 3), dtype=np.uint8)
+    try:
+        for i in range(len(stimuli)):
+            picture = np.asarray(stimuli.images[i])
+            edge = min(picture.shape[:2])
+            top, left = ((n - edge) // 2 for n in picture.shape[:2])
+            square = Image.fromarray(picture[top : top + edge, left : left + edge])
+            out[i] = np.asarray(square if edge == size else square.resize((size, size), Image.Resampling.BICUBIC))[..., :3]
+    except DataError:
+        return None
+    return out
+
+
+def gallery_table(stimuli: Stimuli) -> pd.DataFrame:
+    """Ids, the first caption and, where it is known, domain or category of stimuli, for the report."""
+    rows = {"stimulus": stimuli.ids, "caption": [(c[0] if c else "") for c in stimuli.captions]}
+    rows |= {c: stimuli.table[c].astype(str).to_numpy() for c in ("domain", "category") if c in stimuli.table.columns}
+    return pd.DataFrame(rows)

@@ -41,8 +41,8 @@ def pixel_maps(
     figure, axes = style.canvas(1.7 * len(images) + 0.9, 4.2, nrows=2, ncols=len(images))
     colours = matplotlib.colormaps[style.SEQUENTIAL]
     for i, (image, heat) in enumerate(zip(images, maps, strict=True)):
-        overlay = _overlay(image, heat)
-        for ax, picture in ((axes[0, i], image), (axes[1, i], overlay)):
+        covered = overlay(image, heat)
+        for ax, picture in ((axes[0, i], image), (axes[1, i], covered)):
             ax.imshow(picture, interpolation="antialiased")
             ax.set_axis_off()
         if masks is not None:
@@ -54,7 +54,7 @@ def pixel_maps(
     return style.head(figure, f"What in the picture the brain response supports, n = {len(images)}", result)
 
 
-def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """The picture under its heat map, scaled to its own largest value and enlarged bilinearly."""
     hot = np.clip(heat, 0, None) / (heat.max() if heat.max() > 0 else 1.0)
     scale = (image.shape[0] / heat.shape[0], image.shape[1] / heat.shape[1])
@@ -83,7 +83,7 @@ def stimulus_rows(
     grid.set_width_ratios([1, 1, 4.6])
     for i, (row, text, weight) in enumerate(zip(axes, words, weights, strict=True)):
         image, heat = np.asarray(images[i]), np.asarray(maps[i], dtype=np.float64)
-        for ax, picture in ((row[0], image), (row[1], _overlay(image, heat))):
+        for ax, picture in ((row[0], image), (row[1], overlay(image, heat))):
             ax.imshow(picture, interpolation="antialiased")
         for ax in row:
             ax.set_axis_off()

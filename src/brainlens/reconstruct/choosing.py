@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from brainlens.backbones import vision
+from brainlens.models.encoding.ridge import LayerwiseRidge
+from brainlens.models.generation.parcel_predictor import ParcelPredictor
 from brainlens.nn.parcel_predictor import choice_table, choose
-from brainlens.types import DataError
+from brainlens.parcels import Parcels
+from brainlens.types import DataError, Features, Stimuli
 
-__all__ = ["Choice", "choice_table", "choose_pictures"]
+__all__ = ["CHOOSERS", "Choice", "Chooser", "choice_table", "choose_pictures", "fit_chooser"]
+CHOOSERS = ("ridge", "predictor")
 
 
 @dataclass(frozen=True)
@@ -41,3 +46,75 @@ def choose_pictures(pictures: np.ndarray, Y: Any, predict: Callable[[np.ndarray]
         raise DataError(f"predict gave {predicted.shape} for {len(flat)} pictures, Y has {y.shape[1]} units; they should agree")
     chosen, correlation = choose(predicted.reshape(trials, candidates, -1), y)
     return Choice(pictures[np.arange(trials), chosen], chosen, correlation)
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """An encoding model of the kept units, fitted to training images: what it predicts for pictures, and on which scale.
+
+    mean, spread (unit,) of the training images' responses; used: numbers of the units that are compared.
+    """
+
+    model: LayerwiseRidge | ParcelPredictor
+    network: vision.Backbone
+    mean: np.ndarray
+    spread: np.ndarray
+    used: np.ndarray
+    training: Any
+
+    def predict(self, pictures: np.ndarray) -> np.ndarray:
+        """Responses (picture, unit) in the units of the recording."""
+        ids = np.array([f"{i:06d}" for i in range(len(pictures))])
+        layers = [_last(self.training)] if isinstance(self.model, ParcelPredictor) else list(self.training.layer)
+        found = vision.extract(self.network, Stimuli(ids, pictures, [[] for _ in ids]), layers)
+        return self._read(found)
+
+    def predict_training(self) -> np.ndarray:
+        """The same for the training images, whose layers are there."""
+        return self._read(self.training)
+
+    def scaled(self, Y: Any) -> np.ndarray:
+        """Responses (n, unit) z-scored by the training images, of the compared units."""
+        return np.asarray(((np.asarray(Y, dtype=np.float32) - self.mean) / self.spread)[:, self.used])
+
+    def predicted(self, pictures: np.ndarray) -> np.ndarray:
+        """What `choose_pictures` asks for."""
+        return self.scaled(self.predict(pictures))
+
+    def _read(self, features: Features) -> np.ndarray:
+        if isinstance(self.model, ParcelPredictor):
+            return self.model.predict(_tokens(features))
+        return self.model.predict(features)
+
+
+def fit_chooser(
+    kind: str, network: vision.Backbone, layers: Features, Y: np.ndarray, parcels: Parcels, *, seed: int = 0
+) -> Chooser:
+    """kind "ridge": `LayerwiseRidge`, of which only units that it predicts in cross-validation are compared; "predictor": the
+    transformer with a query a parcel on the tokens of the last layer, as published.
+
+    layers: of the training images; Y (image, unit) their mean responses. Raises DataError for other kinds.
+    """
+    if kind not in CHOOSERS:
+        raise DataError(f"choosing: {kind!r} is not one of {', '.join(CHOOSERS)}")
+    spread = Y.std(axis=0)
+    scale = Y.mean(axis=0), np.where(spread > 0, spread, 1).astype(np.float32)
+    if kind == "predictor":
+        tokens = [name for name in layers.layer if name in layers.tokens]
+        if not tokens:
+            raise DataError(f"{layers.model} has no layer with tokens, which the predictor reads; choose by 'ridge'")
+        fitted = ParcelPredictor(seed=seed).fit(_tokens(layers), Y, parcels)
+        return Chooser(fitted, network, *scale, fitted.units_, layers)
+    ridge = LayerwiseRidge(seed=seed).fit(layers, Y)
+    used = np.flatnonzero(ridge.best_score_ > 0)
+    return Chooser(ridge, network, *scale, used if len(used) > 1 else np.arange(Y.shape[1]), layers)
+
+
+def _tokens(features: Features) -> np.ndarray:
+    """Tokens (image, token, channel) of the last layer that has them."""
+    return np.asarray(features.tokens[_last(features)], dtype=np.float32)
+
+
+def _last(features: Features) -> str:
+    """The last layer with tokens."""
+    return [layer for layer in features.layer if layer in features.tokens][-1]

@@ -10,7 +10,7 @@ import numpy as np
 
 from brainlens.types.scores import SHARE, SIDES, chance, is_difference, is_score, join
 
-SILENT = ("retrieval", "encoding", "attribution", "align", "attribute", "encode")  # groups that the heading names already
+SILENT = ("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct")  # named by the heading
 NAMES = {
     "truth_auroc": "area under the ROC curve against the truth",
     "r2_mean": "mean R²",
@@ -33,6 +33,9 @@ NAMES = {
     "mean_rank": "mean rank (0 = best)",
     "median_rank": "median rank (0 = best)",
     "two_way_clip": "two-way identification",
+    "pixcorr": "pixel correlation",
+    "ssim": "SSIM",
+    "change": "mean change of the picture (grey levels)",
     "two_way_max": "two-way accuracy at the best time",
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",

@@ -37,7 +37,7 @@ THUMB = 112  # pixels of a thumbnail
 TABLE_ROWS = 60
 TABLES = (  # shown as they are
     *("ablation", "prompts", "regions", "cost", "sensitivity", "randomisation"),
-    *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "words"),
+    *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "parcels", "words"),
 )
 
 

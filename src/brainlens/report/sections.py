@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainlens.report import align, attribute, describe, encode, sensors
+from brainlens.report import align, attribute, describe, encode, reconstruct, sensors
 from brainlens.report.parts import Section
 from brainlens.types import Result
 
@@ -21,6 +21,8 @@ MAKERS = (
     sensors.sensor_section,
     sensors.variants_section,
     sensors.saliency_section,
+    reconstruct.reconstruction_section,
+    reconstruct.regions_section,
     align.embedding_section,
     align.training_section,
 )

@@ -78,6 +78,12 @@ def _did(result: Result) -> str:
         how = f" with {', '.join(method or encoders)}" if method or encoders else ""
         source = f" from {target}" if target else ""
         return f"Each unit's response was predicted{source}{how}, and scored on responses that were not used for fitting."
+    if result.task == "reconstruct":
+        how = ", ".join(method) or "An adapter"
+        return (
+            f"{how} drew the pictures of test responses, {config.get('candidates', 1)} candidates each, with a diffusion model "
+            f"that reads one token a parcel{of_target and f'; pictures are compared by embeddings{of_target}'}."
+        )
     if result.task == "epochs":
         return f"The recording was cut into epochs around the onset of each picture and averaged; values are in {_unit(config)}."
     if result.task == "compare":

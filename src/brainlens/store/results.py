@@ -38,6 +38,7 @@ TASKS = {
     "captions": 2,
     "compare": 2,
     "describe": 1,
+    "reconstruct": 1,
 }  # raised when numbers change
 VERSIONS = ("numpy", "pandas", "scipy", "torch", "transformers", "diffusers", "scikit-learn", "nibabel", "nilearn", "mne")
 

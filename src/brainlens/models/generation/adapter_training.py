@@ -22,7 +22,7 @@ from brainlens.models.generation.noise import add_noise, loss_weights, target
 from brainlens.nn.region_adapter import Pair, RegionAdapter, RegionPrompt, drop_regions, text_keys
 from brainlens.types import DataError
 
-Progress = Callable[[int, dict[str, float]], None]
+Progress = Callable[[float], None]  # the share that is done
 PromptOf = Callable[[Tensor, Tensor | None], RegionPrompt]  # rows, keep -> the prompt of these training images
 
 
@@ -94,8 +94,11 @@ def train_adapter(
     regions: int,
     seed: int = 0,
     folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, float]]:
     """Trains `adapter` in place and leaves its best state in it; returns one record for each evaluation.
+
+    progress: called with the share of the steps that are done.
 
     validation: loss of held-back images with their regions; validation_text: with none, which no training changes where regions
     are masked. With a folder a checkpoint follows every evaluation, and a run that was killed goes on from it to the same bits.
@@ -133,6 +136,8 @@ def train_adapter(
         for step in range(start, total):
             loss = _loss(diffusion, table, prompt_of, training, weights, (regions, draw))
             recent.append(_step(optimiser, loss, training, step, total))
+            if progress is not None:
+                progress((step + 1) / total)
             if (step + 1) % training.evaluate_every == 0 or step + 1 == total:
                 evaluate(step + 1, sum(recent) / len(recent))
                 recent = []

@@ -28,6 +28,7 @@ from brainlens.models.generation.adapter_training import (
     PAPER,
     AdapterTable,
     AdapterTraining,
+    Progress,
     embedding_prompts,
     empty_text,
     response_prompts,
@@ -111,6 +112,7 @@ class NeuroAdapter(Model):
         prompts: Any = None,
         before: NeuroAdapter | Mapping[str, Tensor] | None = None,
         folder: str | Path | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Fits on training responses Y (row, unit) to images; a tenth of the images is held back to choose the best state.
 
@@ -118,7 +120,8 @@ class NeuroAdapter(Model):
         the images of the rows; rows of one name are repeats. pipeline: a Stable Diffusion folder or name, "miniatures/diffusion"
         for the one that ships. prompts: for start="ridge", an embedding of each image in the width of the network's text.
         before: a fitted NeuroAdapter to go on from, whose choice of parcels and weights of voxels are kept (it was fitted to
-        predicted responses, for example), or what `pretrain_attention` gave. folder: checkpoints.
+        predicted responses, for example), or what `pretrain_attention` gave. folder: checkpoints. progress: called with the
+        share of the training that is done.
         Raises DataError for NaN, parcels of other units, fewer parcels than `regions`, and no repeats to rank them by.
         """
         check_device(self.device)
@@ -151,6 +154,7 @@ class NeuroAdapter(Model):
             regions=len(responses.parcels),
             seed=self.seed,
             folder=None if folder is None else Path(folder),
+            progress=progress,
         )
         self.parcels_, self.units_, self.members_ = responses.parcels, responses.units, responses.members
         self.mean_, self.gain_, self.snr_ = responses.mean, responses.gain, responses.snr
@@ -171,6 +175,7 @@ class NeuroAdapter(Model):
         without: Sequence[str] = (),
         watch: Watcher | None = None,
         folder: str | Path | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Pictures (row, candidates, h, w, 3) uint8 of new responses Y (row, unit), averaged over repeats.
 
@@ -183,7 +188,7 @@ class NeuroAdapter(Model):
         sampling = Sampling(candidates, guidance, steps, seed, strength)
         prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without))
         diffusion, adapter = self._ready()
-        return draw_pictures(diffusion, adapter, prompts, sampling, watch=watch, folder=folder)
+        return draw_pictures(diffusion, adapter, prompts, sampling, watch=watch, folder=folder, progress=progress)
 
     def region_gradients(
         self, Y: Any, *, guidance: float = 4.0, steps: int = 20, seed: int = 0, without: Sequence[str] = ()
@@ -342,6 +347,7 @@ def pretrain_attention(
     seed: int = 0,
     device: str = "cpu",
     folder: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """The attention to tokens, trained on prompts that need no brain, for `NeuroAdapter.fit(before=...)`.
 
@@ -364,5 +370,7 @@ def pretrain_attention(
     adapter.tokens.requires_grad_(False)
     prompt_of = embedding_prompts(adapter, torch.from_numpy(given), empty_text(diffusion))
     place = None if folder is None else Path(folder)
-    train_adapter(diffusion, adapter, table, prompt_of, training=training, regions=tokens, seed=seed, folder=place)
+    train_adapter(
+        diffusion, adapter, table, prompt_of, training=training, regions=tokens, seed=seed, folder=place, progress=progress
+    )
     return {name: value.detach().cpu() for name, value in adapter.layers.state_dict().items()}

@@ -73,11 +73,13 @@ def draw_pictures(
     *,
     watch: Watcher | None = None,
     folder: str | Path | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> np.ndarray:
     """Pictures (n, candidates, h, w, 3) uint8.
 
     Keys and values of text and regions are computed once for a batch and serve all steps. watch: sees the attention of the
     conditional pass. folder: every batch is kept there, and a run that was killed goes on behind the last.
+    progress: called with the share of the trials that are drawn.
     Raises DataError for a folder that holds other pictures, and for watching together with a folder.
     """
     if watch is not None and folder is not None:
@@ -97,6 +99,8 @@ def draw_pictures(
         if folder is not None:
             store.save_array(folder, name, pictures)
         done.append(pictures)
+        if progress is not None:
+            progress((int(rows[-1]) + 1) / prompts.n)
     return np.concatenate(done)
 
 

@@ -1,0 +1,191 @@
+"""The claims of `reconstruct` on the phantom: identification, kinds, colours and places beside baselines; whether contributions,
+maps and lesions find the truth; and the parts taken out one at a time. Each part is kept as soon as it is finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainlens import store
+from brainlens.claims.encode import mispaired
+from brainlens.claims.judging import Judges, shares
+from brainlens.claims.reconstruct_truth import contribution_claims, field_claims, lesion_claims
+from brainlens.datasets.runs import MODEL
+from brainlens.datasets.source import Opened, Source, Tell
+from brainlens.models.generation.adapter_tables import open_pipeline
+from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.reconstruct.material import Material, material
+from brainlens.reconstruct.run import Asked, preset, reconstruct_opened
+from brainlens.types import DataError, Result, Stimuli
+
+JUDGED = ("color", "place", "kind_detector", "pick50")
+ROWS = {"first": "first", "retrieval": "retrieval_baseline", "random_picture": "random_picture", "low_level": "low_level_alone",
+        "shuffled": "shuffled"}  # fmt: skip
+PARCELS = (25, 50, 100, 200, 400)
+ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
+    "paper": {**preset("paper"), "steps": None},
+    "no_dropout": {"changes": {"training": {"dropout": False}}},
+    "no_min_snr": {"changes": {"training": {"weighting": "none"}}},
+    "no_reliability": {"changes": {"reliability": False}},
+    "start_ridge": {"start": "ridge"},
+    "start_random": {"start": "random"},
+    "start_predicted": {"start": "predicted"},
+    "low_level": {"low_level": 0.7},
+    **{f"parcels/{p}": {"regions": p} for p in PARCELS},
+}
+
+
+@dataclass
+class ReconstructStudy:
+    """One recording of the phantom, what is asked of the main run, and a folder with a file for every part that is finished.
+
+    A second study on the same folder reads what is there and goes on. short: training steps of every ablation (None: those of
+    the main run; the paper's form has its own recipe and needs this number).
+    """
+
+    recording: Opened
+    source: Source
+    folder: Path
+    asked: Asked
+    short: int | None = None
+    scenes: int = 48
+    seed: int = 0
+    device: str = "cpu"
+    tell: Tell = lambda text, share=None: None
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def main(self) -> dict[str, float]:
+        """`reconstruct/...` of the main run: every row of its table under every judge."""
+        return self._kept("main", lambda: self._judged(self._run("main", self.asked), ""))
+
+    def truth(self) -> dict[str, float]:
+        """`reconstruct/contribution_auroc`, `field_correlation`, `lesion/...` of the main run's model."""
+        return self._kept("truth", self._truth)
+
+    def shuffled(self) -> dict[str, float]:
+        """`reconstruct/shuffled_training/...`: the same recipe on training responses of other images."""
+
+        def run() -> dict[str, float]:
+            other = replace(self.recording, responses=mispaired(self.recording.responses, self.seed))
+            return self._judged(self._run("shuffled_training", self._shorter(self.asked), other), "shuffled_training/")
+
+        return self._kept("shuffled_training", run)
+
+    def ablation(self, name: str) -> dict[str, float]:
+        """`reconstruct/<name>/...` with one thing changed, see ABLATIONS. Raises DataError for other names."""
+        if name not in ABLATIONS:
+            raise DataError(f"reconstruct: ablation {name!r} is not one of {', '.join(ABLATIONS)}")
+        changed = self._shorter(replace(self.asked, **ABLATIONS[name]))
+        if changed.preset == "paper" and changed.steps is None:
+            changed = replace(changed, steps=self.asked.steps)
+        key = name.replace("/", "-")
+        return self._kept(key, lambda: self._judged(self._run(key, replace(changed, explain=0)), f"{name}/"))
+
+    def all(self, ablations: tuple[str, ...] = tuple(ABLATIONS)) -> dict[str, float]:
+        """Everything, in the order of what matters."""
+        metrics = self.main() | self.truth() | self.shuffled()
+        for name in ablations:
+            metrics |= self.ablation(name)
+        return metrics
+
+    def _shorter(self, asked: Asked) -> Asked:
+        return asked if self.short is None else replace(asked, steps=self.short)
+
+    def _kept(self, name: str, make: Any) -> dict[str, float]:
+        file = self.folder / f"{name}.json"
+        if file.exists():
+            return dict(store.read_json(file))
+        found = make()
+        store.save_json(file, found)
+        return found
+
+    def _run(self, name: str, asked: Asked, recording: Opened | None = None) -> Path:
+        """The folder of the run, made where it is not there."""
+        note = self.folder / f"{name}-run.json"
+        if note.exists() and (Path(store.read_json(note)["folder"]) / "result.json").exists():
+            return Path(store.read_json(note)["folder"])
+        diffusion = open_pipeline(asked.place, self.device)
+        folder = reconstruct_opened(
+            recording or self.recording, self.source, self.folder / "runs", asked, diffusion=diffusion, seed=self.seed,
+            device=self.device, tell=lambda text, share=None: self.tell(f"{name}: {text}", share),
+        )  # fmt: skip
+        store.save_json(note, {"folder": str(folder)})
+        return folder
+
+    def _judged(self, folder: Path, group: str) -> dict[str, float]:
+        """Metrics of a run under the names of the claims, with the judges' shares; group: "" or "ablation/"."""
+        result = store.load_result(folder)
+        rows = {"": chosen_pictures(result)}
+        if not group:
+            rows |= {f"{name}/": self._row(result, row) for row, name in ROWS.items()}
+            rows["real/"] = np.asarray(result.arrays["pictures/seen"])
+        judges = self._judges(result.arrays["ids"])
+        out: dict[str, float] = {}
+        for key, value in result.metrics.items():
+            if key.startswith("reconstruct/") and "/lesion/" not in key:
+                part = key.removeprefix("reconstruct/")
+                row, _, score = part.rpartition("/") if "/" in part else ("", "", part)
+                if row in ("", "mean", "best", *ROWS) and (not group or row in ("", "first")):
+                    name = f"{ROWS.get(row, row)}/" if row else ""
+                    out[f"reconstruct/{group}{name}{score}"] = value
+        for row, pictures in rows.items():
+            found = shares(f"reconstruct/{group}{row}".rstrip("/"), {k: v for k, v in judges(pictures).items() if k in JUDGED})
+            kinds = {k.replace("kind_detector", "kind_top1"): v for k, v in found.items() if "kind_detector" in k}
+            out |= found | kinds
+        return out
+
+    def _row(self, result: Result, row: str) -> np.ndarray:
+        """The pictures of a row of the table."""
+        arrays = result.arrays
+        if row == "first":
+            return np.asarray(arrays["pictures/candidates"])[:, 0]
+        if row == "shuffled":
+            return chosen_pictures(result)[np.asarray(arrays["rows/shuffled"])]
+        return np.asarray(arrays[f"pictures/{row}"])
+
+    def _judges(self, ids: np.ndarray) -> Judges:
+        if "judges" not in self.known:
+            names = [str(name) for name in ids]
+            self.known["judges"] = Judges.of(self.recording.stimuli.take(names), device=self.device)
+        return self.known["judges"]
+
+    def _truth(self) -> dict[str, float]:
+        folder = self._run("main", self.asked)
+        result, model = store.load_result(folder), NeuroAdapter.load(folder / MODEL)
+        given = self._material(model)
+        units = given.all_units.iloc[given.columns].reset_index(drop=True)
+        metrics = contribution_claims(result, given.parcels, units)
+        sampling = {"guidance": self.asked.guidance, "steps": self.asked.sampling_steps, "seed": self.seed}
+        self.tell("maps of retinotopic parcels", None)
+        metrics |= field_claims(model, given.test.data[: self.scenes], given.parcels, units, **sampling)
+        self.tell("lesions of faces and places", None)
+        return metrics | lesion_claims(model, given, self._detector(), scenes=self.scenes, **sampling)
+
+    def _detector(self) -> Any:
+        from brainlens.claims.detector import Detector
+
+        return Detector.shipped()
+
+    def _material(self, model: NeuroAdapter) -> Material:
+        """The main run's material again, with all test images."""
+        wanted = self.asked.regions if self.asked.regions is not None else 100
+        diffusion = open_pipeline(self.asked.place, self.device)
+        return material(
+            self.recording, self.asked.parcels, wanted, self.asked.regions is not None, trials=None,
+            size=int(diffusion.preprocess.crop[0] if diffusion.preprocess.crop else 64),
+        )  # fmt: skip
+
+
+def chosen_pictures(result: Result) -> np.ndarray:
+    """The chosen candidate of each image (n, h, w, 3)."""
+    pictures, at = np.asarray(result.arrays["pictures/candidates"]), np.asarray(result.arrays["chosen"])
+    return pictures[np.arange(len(at)), at]
+
+
+def scene_table(stimuli: Stimuli) -> pd.DataFrame:
+    """The phantom's table of its scenes, in their order."""
+    return stimuli.table.reset_index(drop=True)

@@ -1,0 +1,155 @@
+"""`brainlens reconstruct`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainlens.cli.options import (
+    DATA,
+    MODEL,
+    TRAINING,
+    Again,
+    Data,
+    Dataset,
+    Device,
+    Model,
+    Option,
+    Regions,
+    Runs,
+    Seed,
+    Test,
+    Train,
+    check_source,
+    parsed,
+    without,
+)  # fmt: skip
+from brainlens.cli.terminal import finished, show, steps
+from brainlens.datasets import DEFAULT
+
+DRAWING, PARCELS = "Drawing", "Parcels"
+SHORTER = "--steps N, --trials N, --candidates N or --start ridge"
+EXPLAINED = ("lesion",)
+
+
+def reconstruct(
+    context: typer.Context,
+    dataset: Dataset = DEFAULT,
+    data: Data = None,
+    option: Option = None,
+    model: Model = None,
+    pipeline: Annotated[
+        str | None, typer.Option(help="Stable Diffusion: folder or hub name. Default: the miniature.", rich_help_panel=MODEL)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="default, or paper (as published, with its training).", rich_help_panel=TRAINING)
+    ] = "default",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="What training begins with: attention (to other pictures), predicted (responses), ridge or random.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    pretrain: Annotated[
+        int | None,
+        typer.Option(help="Other pictures to train on first. Default: none where attention ships.", rich_help_panel=TRAINING),
+    ] = None,
+    pretrain_steps: Annotated[
+        int | None, typer.Option(help="Training steps on other pictures.", rich_help_panel=TRAINING)
+    ] = None,
+    training_steps: Annotated[
+        int | None,
+        typer.Option("--steps", help="Training steps on the recording. Default: the preset's.", rich_help_panel=TRAINING),
+    ] = None,
+    low_level: Annotated[
+        float | None,
+        typer.Option(help="Share of noise over latents that a ridge decodes, where drawing starts.", rich_help_panel=DRAWING),
+    ] = None,
+    candidates: Annotated[int | None, typer.Option(help="Pictures drawn for each image.", rich_help_panel=DRAWING)] = None,
+    chooser: Annotated[
+        str | None,
+        typer.Option(help="Encoding model that chooses: ridge or predictor (a transformer).", rich_help_panel=DRAWING),
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Guidance by the brain; 1 is without.", rich_help_panel=DRAWING)] = 4.0,
+    sampling_steps: Annotated[int | None, typer.Option(help="Steps of denoising.", rich_help_panel=DRAWING)] = None,
+    trials: Annotated[int | None, typer.Option(help="Test images that are drawn. Default: all.", rich_help_panel=DRAWING)] = None,
+    explain: Annotated[
+        int, typer.Option(help="Of so many test images: contributions, maps, lesions; 0 for none.", rich_help_panel=DRAWING)
+    ] = 8,
+    lesion: Annotated[
+        list[str] | None, typer.Option(help="Regions removed in a lesion, FFA or V1+V2V3; repeat.", rich_help_panel=DRAWING)
+    ] = None,
+    parcels: Annotated[
+        str,
+        typer.Option(
+            help="patches, regions, blocks, schaefer, or the file of an atlas. Default: by the recording.",
+            rich_help_panel=PARCELS,
+        ),
+    ] = "auto",
+    atlas_table: Annotated[
+        Path | None, typer.Option(help="Names of an atlas's labels: lines of 'value name'.", rich_help_panel=PARCELS)
+    ] = None,
+    edge: Annotated[
+        int | None, typer.Option(help="Edge of patches in voxels (3), or units of a block (30).", rich_help_panel=PARCELS)
+    ] = None,
+    regions: Annotated[
+        int | None,
+        typer.Option(help="Parcels kept, the best by signal-to-noise. Default: 100; paper: 200.", rich_help_panel=PARCELS),
+    ] = None,
+    region: Regions = None,
+    subject: Annotated[str | None, typer.Option(help="Subject.", rich_help_panel=DATA)] = None,
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "cpu",
+    train: Train = 1200,
+    test: Test = 200,
+    again: Again = False,
+) -> None:
+    """What the picture looked like: drawn by a diffusion model from the tokens of brain regions, and which region drew what."""
+    from dataclasses import asdict
+
+    from brainlens.datasets.runs import once
+    from brainlens.datasets.source import Source
+    from brainlens.reconstruct.regions import KINDS, Partition
+    from brainlens.reconstruct.run import Asked, run_reconstruct
+    from brainlens.reconstruct.run import preset as configuration
+
+    check_source(context, dataset)
+    chosen: dict[str, Any] = configuration(preset)
+    typed = {"start": start, "candidates": candidates, "chooser": chooser, "sampling_steps": sampling_steps}
+    chosen |= {name: value for name, value in typed.items() if value is not None}
+    if parcels in KINDS:
+        without(context, ("atlas_table",), f"it names the labels of an atlas, and parcels are {parcels}")
+        if parcels in ("regions", "schaefer"):
+            without(context, ("edge",), f"{parcels} have no edge")
+    else:
+        without(context, ("edge",), "parcels are those of an atlas")
+    if chosen.get("start", "attention") in ("ridge", "random"):
+        why = f"{'the paper trains' if preset == 'paper' and start is None else 'start ' + chosen['start'] + ' trains'}"
+        without(context, ("pretrain", "pretrain_steps"), f"{why} on the recording alone")
+    if chosen.get("candidates", 4) == 1:
+        without(context, ("chooser",), "there is one candidate to choose from")
+    if explain == 0:
+        without(context, EXPLAINED, "lesions are drawn of the images that are explained, and --explain is 0")
+    table = None if atlas_table is None else str(atlas_table)
+    how = Partition(parcels, table, edge)
+    asked = Asked(
+        pipeline=pipeline, parcels=how, regions=regions, pretrain=pretrain, pretrain_steps=pretrain_steps, steps=training_steps,
+        low_level=low_level, guidance=guidance, trials=trials, explain=explain, lesions=tuple(lesion or ()), **chosen,
+    )  # fmt: skip
+    source = Source(
+        dataset, data, model, train, test, seed, subjects=() if subject is None else (subject,), regions=tuple(region or ()),
+        options=parsed(dataset, option),
+    )  # fmt: skip
+
+    def anew() -> Any:
+        with steps(shorter=SHORTER) as tell:
+            return run_reconstruct(source, runs, asked, seed=seed, device=device, tell=tell)
+
+    wanted = {**source.config(), "asked": asdict(asked), "seed": seed, "device": device}
+    folders, rows, made = once("reconstruct", runs, wanted, anew, data=data, again=again)
+    show(rows, f"reconstruct: {dataset}")
+    finished(folders, made)

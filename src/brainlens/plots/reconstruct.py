@@ -1,0 +1,192 @@
+"""Reconstructed pictures beside those that were seen, and which region drew what: curves, the cortex, maps, lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from brainlens.plots import cortex, mesh, style
+from brainlens.plots.attribution import overlay
+from brainlens.types import DataError, Result
+
+STRIP = (("ventral", "right"), ("ventral", "left"), ("lateral", "left"), ("medial", "left"))
+KINDS = {"value_contribution": "attention x size of values", "contribution": "attention alone", "gradient": "gradient"}
+MOST_LINES = 8
+
+
+def shown_rows(result: Result, *, good: int = 3, middle: int = 3, bad: int = 2) -> np.ndarray:
+    """Images for a figure by score alone: the best, those around the median, and the worst by two-way identification."""
+    score = style.need(result, "each/chosen/two_way_clip")[0]
+    order, n = np.argsort(-score, kind="stable"), len(score)
+    if n <= good + middle + bad:
+        return order
+    start = max(good, n // 2 - middle // 2)
+    return np.concatenate([order[:good], order[start : start + middle], order[n - bad :]])
+
+
+def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
+    """One line an image: seen, every candidate with the chosen one framed, the nearest training picture, and decoded latents.
+
+    rows: numbers of images (None: `shown_rows`). Raises DataError for rows that do not exist.
+    """
+    seen, drawn, at, retrieved, low, score = style.need(
+        result, "pictures/seen", "pictures/candidates", "chosen", "pictures/retrieval", "pictures/low_level",
+        "each/chosen/two_way_clip",
+    )  # fmt: skip
+    lines = shown_rows(result) if rows is None else np.asarray(rows)
+    if not len(lines) or lines.min() < 0 or lines.max() >= len(seen):
+        raise DataError(f"candidates: rows must lie in 0..{len(seen) - 1}, got {lines.tolist()[:5]}")
+    heads = ["seen", *(f"candidate {c + 1}" for c in range(drawn.shape[1])), "nearest\ntraining picture", "latents\nby ridge"]
+    figure, axes = style.canvas(1.15 * len(heads) + 1.0, 1.22 * len(lines) + 1.0, nrows=len(lines), ncols=len(heads))
+    for line, row in zip(axes, lines, strict=True):
+        for ax, image in zip(line, [seen[row], *drawn[row], retrieved[row], low[row]], strict=True):
+            _picture(ax, image)
+        _frame(line[1 + int(at[row])])
+        line[0].set_ylabel(f"two-way\n{score[row]:.0%}", rotation=0, ha="right", va="center", fontsize=8.5, color=style.INK)
+    for ax, text in zip(axes[0], heads, strict=True):
+        ax.set_title(text, fontsize=8.5, color=style.INK)
+    mean = float(np.mean(score))
+    title = f"Reconstructions: two-way identification {mean:.1%}, chance 50 %, n = {len(seen):,}; the chosen ones framed"
+    return style.head(figure, title, result)
+
+
+def groups_of(result: Result) -> dict[str, np.ndarray]:
+    """Numbers of the parcels of each region (patches are named "REGION patchN"), else of each parcel; as the arrays have them."""
+    names = _names(result)
+    out: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        region, _, patch = name.rpartition(" ")
+        out.setdefault(region if region and patch.startswith("patch") else "no region" if patch.startswith("patch") else name,
+                       []).append(number)  # fmt: skip
+    return {name: np.array(numbers) for name, numbers in out.items()}
+
+
+def contribution_curves(result: Result, *, kind: str = "value_contribution") -> Figure:
+    """Share of a parcel of each region along denoising, in units of an even share (1 / parcels); shading: 95 % over trials.
+
+    The regions with the highest shares, at most eight. Raises DataError for another kind.
+    """
+    values = style.need(result, f"{kind}/parcels")[0]
+    trials, steps, parcels = values.shape
+    groups = groups_of(result)
+    mean = {name: values[:, :, numbers].mean(axis=2) * parcels for name, numbers in groups.items()}
+    order = sorted(mean, key=lambda name: -float(mean[name].mean()))
+    best = order[:MOST_LINES]
+    figure, axes = style.canvas(7.6, 3.8)
+    ax = axes[0, 0]
+    x = np.arange(1, steps + 1)
+    for number, name in enumerate(best):
+        line, tone = mean[name], style.PALETTE[number % len(style.PALETTE)]
+        spread = 1.96 * line.std(axis=0, ddof=1) / np.sqrt(trials) if trials > 1 else 0
+        ax.plot(x, line.mean(axis=0), color=tone, lw=1.8, label=f"{style.printable(name)}, {len(groups[name])} parcels")
+        ax.fill_between(x, line.mean(axis=0) - spread, line.mean(axis=0) + spread, color=tone, alpha=0.15, lw=0)
+    ax.axhline(1.0, label="an even share", **style.CHANCE)
+    ax.set_xlim(1, max(steps, 2))
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
+    style.label(ax, x="step of denoising, from noise to picture", y="contribution of a parcel / even share")
+    more = f", {len(order) - len(best)} regions not shown" if len(order) > len(best) else ""
+    return style.head(figure, f"Contributions by {KINDS.get(kind, kind)}, n = {trials} images{more}", result)
+
+
+def contribution_strip(result: Result, *, kind: str = "value_contribution") -> Figure:
+    """The same on the cortex, one row a stretch of denoising, all on one scale in units of an even share.
+
+    Raises DataError for a result without a spatial layout or without such maps.
+    """
+    count = len(_names(result))
+    names = sorted(name for name in result.arrays if name.startswith(f"map/{kind}_") and name[-1].isdigit())
+    if not names:
+        style.need(result, f"map/{kind}_0")
+    maps = [np.asarray(result.arrays[name], dtype=np.float64) * count for name in names]
+    scale, colours = cortex.scale_of(np.concatenate(maps), None)
+    figure, axes = style.canvas(2.2 * len(STRIP) + 0.8, 1.75 * len(maps) + 0.9, nrows=len(maps), ncols=len(STRIP))
+    for k, (line, values) in enumerate(zip(axes, maps, strict=True)):
+        surface = mesh.on_surface(values, result.space)
+        for ax, (side, hemisphere) in zip(line, STRIP, strict=True):
+            cortex.draw(ax, surface[hemisphere], side, hemisphere=hemisphere, scale=scale, colours=colours, titled=k == 0)
+        text = "from noise" if k == 0 else "to picture" if k == len(maps) - 1 else ""
+        line[0].text(-0.06, 0.5, f"part {k + 1}\n{text}", transform=line[0].transAxes, ha="right", va="center", fontsize=8.5,
+                     color=style.INK)  # fmt: skip
+    bar = figure.colorbar(
+        ScalarMappable(scale, colours), ax=list(axes.ravel()), location="bottom", shrink=0.34, aspect=32, pad=0.03
+    )
+    bar.set_label("contribution of a parcel / even share", fontsize=9)
+    return style.head(figure, f"Contributions along denoising, {count} parcels", result)
+
+
+def map_sets(result: Result) -> list[str]:
+    """Names of the sets of regions that have image-guided maps."""
+    return [name.removeprefix("maps/") for name in result.arrays if name.startswith("maps/") and name != "maps/pictures"]
+
+
+def region_map_grid(result: Result, *, most: int = 4, sets: Sequence[str] | None = None) -> Figure:
+    """Image-guided maps: the drawn picture, and over it where each set of regions is looked up more than all sets are on average.
+
+    Only what a set has above the mean of all is shown, since all follow the picture. Last line: the same with the brain of
+    another image, averaged over images. Raises DataError without maps.
+    """
+    names = list(map_sets(result) if sets is None else sets)
+    if not names:
+        style.need(result, "maps/pictures", "maps/V1")
+    pictures = style.need(result, "maps/pictures")[0][:most]
+    own = np.stack([style.need(result, f"maps/{name}")[0].mean(axis=1) for name in names])
+    other = np.stack([style.need(result, f"other_maps/{name}")[0].mean(axis=1) for name in names]).mean(axis=1)
+    above = np.clip(own - own.mean(axis=0), 0, None)[:, : len(pictures)]
+    figure, axes = style.canvas(1.15 * (len(names) + 1) + 1.0, 1.22 * (len(pictures) + 1) + 0.9, nrows=len(pictures) + 1,
+                                ncols=len(names) + 1)  # fmt: skip
+    for i, picture in enumerate(pictures):
+        _picture(axes[i, 0], picture)
+        for ax, heat in zip(axes[i, 1:], above[:, i], strict=True):
+            _picture(ax, overlay(picture, heat))
+    blank = np.full_like(pictures[0], 40)
+    _picture(axes[-1, 0], blank)
+    axes[-1, 0].set_ylabel("another\nbrain", rotation=0, ha="right", va="center", fontsize=8.5, color=style.INK)
+    for ax, heat in zip(axes[-1, 1:], np.clip(other - other.mean(axis=0), 0, None), strict=True):
+        _picture(ax, overlay(blank, heat))
+    for ax, text in zip(axes[0], ["drawn", *names], strict=True):
+        ax.set_title(style.printable(text), fontsize=8.5, color=style.INK, parse_math=False)
+    return style.head(figure, "Where in the picture regions are looked up more than others, mean over denoising", result)
+
+
+def lesion_grid(result: Result, *, most: int = 6) -> Figure:
+    """Seen, drawn with the whole brain, and without each set of regions at the same noise. Raises DataError without lesions."""
+    names = [name.removeprefix("lesion/") for name in result.arrays if name.startswith("lesion/") and name != "lesion/whole"]
+    whole = style.need(result, "lesion/whole")[0][:most]
+    seen = style.need(result, "pictures/seen")[0]
+    columns = [
+        ("seen", seen),
+        ("whole brain", whole),
+        *((f"without\n{n}", np.asarray(result.arrays[f"lesion/{n}"])) for n in names),
+    ]
+    figure, axes = style.canvas(1.15 * len(columns) + 0.8, 1.22 * len(whole) + 1.0, nrows=len(whole), ncols=len(columns))
+    for k, (text, pictures) in enumerate(columns):
+        for ax, image in zip(axes[:, k], pictures, strict=False):
+            _picture(ax, image)
+        axes[0, k].set_title(style.printable(text) if "\n" not in text else text, fontsize=8.5, color=style.INK, parse_math=False)
+    return style.head(figure, f"Lesions: regions removed from the attention, the same noise, {len(whole)} images", result)
+
+
+def _names(result: Result) -> list[str]:
+    """Names of the kept parcels in the order of the arrays."""
+    table = result.tables.get("parcels")
+    if table is None or not isinstance(table, pd.DataFrame) or not {"parcel", "number"} <= set(table.columns):
+        raise DataError("this result has no table 'parcels' with the names of its parcels; run it with --explain 2 or more")
+    return [str(name) for name in table.sort_values("number")["parcel"]]
+
+
+def _picture(ax: Axes, image: np.ndarray) -> None:
+    ax.imshow(image, interpolation="nearest" if image.shape[0] <= 64 else "antialiased")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _frame(ax: Axes) -> None:
+    ax.add_patch(Rectangle((0.0, 0.0), 1, 1, transform=ax.transAxes, fill=False, lw=4, ec=style.GREEN, clip_on=False))

@@ -1,0 +1,134 @@
+"""Which parcels a recording is cut into, which of them are kept, and which of those a name means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from brainlens.metrics.encoding import noise_ceiling
+from brainlens.parcels import (
+    Parcels,
+    atlas_parcels,
+    cubic_patches,
+    region_parcels,
+    schaefer_parcels,
+)
+from brainlens.types import DataError, Responses, Volume
+
+KINDS = ("auto", "patches", "regions", "blocks", "schaefer")
+EDGE = 3  # voxels of a cubic patch: 12 mm at 4 mm, about the volume of a parcel of Schaefer's 1,000
+BLOCK = 30  # units of a block where nothing is known of their places
+LEAST = 4  # voxels that a piece of a patch needs to be a parcel
+COLUMNS = 4000  # units whose repeats are compared at a time
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How units become parcels: kind is one of KINDS or the file of an atlas with its lookup `table`; edge: of a patch in voxels,
+    or units of a block (None: 3 and 30)."""
+
+    kind: str = "auto"
+    table: str | None = None
+    edge: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.edge is not None and self.edge < 1:
+            raise DataError(f"reconstruct: patches of {self.edge} voxels; an edge is 1 or more")
+        if self.kind not in KINDS and not Path(self.kind).is_file():
+            raise DataError(f"reconstruct: parcels {self.kind!r} are neither one of {', '.join(KINDS)} nor the file of an atlas")
+        if self.kind not in KINDS and self.table is None:
+            raise DataError(
+                f"atlas {Path(self.kind).name} needs its lookup table, a text file of 'value name' lines: --atlas-table"
+            )
+
+
+def partition(responses: Responses, how: Partition) -> Parcels:
+    """The parcels of a recording; "auto": cubic patches in a volume, else named regions, else blocks of neighbouring units.
+
+    Patches do not cross the borders of named regions (column `roi`), pieces below 4 voxels are in none.
+    Raises DataError where the recording does not know what is needed.
+    """
+    space, kind = responses.space, how.kind
+    named = "roi" in responses.units.columns
+    if kind == "auto":
+        kind = "patches" if isinstance(space, Volume) else "regions" if named else "blocks"
+    if kind == "blocks":
+        return block_parcels(len(responses.units), BLOCK if how.edge is None else how.edge)
+    if kind == "regions":
+        return region_parcels(responses)
+    if not isinstance(space, Volume):
+        raise DataError(f"reconstruct: {kind} need voxels with coordinates, this recording has none; use 'regions' or 'blocks'")
+    if kind == "patches":
+        regions = responses.units["roi"].astype(str).to_numpy() if named else None
+        return patch_parcels(space, EDGE if how.edge is None else how.edge, regions)
+    if kind == "schaefer":
+        return schaefer_parcels(space)
+    assert how.table is not None
+    return atlas_parcels(space, kind, how.table)
+
+
+def patch_parcels(space: Volume, edge: int, regions: np.ndarray | None = None) -> Parcels:
+    """Cubic patches of `edge` voxels, cut at the borders of regions (unit,): "V1 patch0042", or "patch0042" outside of any."""
+    group, _ = cubic_patches(space.mask, edge)
+    where = np.full(len(group), "") if regions is None else np.where(np.isin(regions, ["none", "", "nan"]), "", regions)
+    text = np.array([f"{a} patch{b:04d}".strip() for a, b in zip(where.tolist(), group.tolist(), strict=True)])
+    names, label, count = np.unique(text, return_inverse=True, return_counts=True)
+    kept = np.flatnonzero(count >= min(LEAST, edge**3))
+    place = np.full(len(names), -1)
+    place[kept] = np.arange(len(kept))
+    return Parcels(tuple(str(name) for name in names[kept]), place[label], f"patches of {edge} voxels")
+
+
+def block_parcels(units: int, size: int) -> Parcels:
+    """Blocks of `size` units in the order in which they are stored; the last one takes what is left over."""
+    number = np.minimum(np.arange(units) // size, max(0, units // size - 1))
+    names = tuple(f"units {np.flatnonzero(number == k)[0]} to {np.flatnonzero(number == k)[-1]}" for k in range(number[-1] + 1))
+    return Parcels(names, number, f"blocks of {size} units")
+
+
+def repeat_snr(responses: Responses, standard: bool) -> np.ndarray:
+    """Signal-to-noise ratio (unit,) of training trials, a few thousand units at a time; NaN where no image is repeated.
+
+    standard: z-score by session first, as the fit does.
+    """
+    parts = []
+    for start in range(0, len(responses.units), COLUMNS):
+        part = responses.columns(np.arange(start, min(start + COLUMNS, len(responses.units))))
+        part = part.zscore() if standard else part
+        train = part.where(split="train")
+        parts.append(noise_ceiling(train.data, train.trials["stimulus"].to_numpy(dtype=str)).ncsnr)
+    return np.concatenate(parts)
+
+
+def named_sets(parcels: Parcels, asked: Sequence[str]) -> dict[str, list[str]]:
+    """{name: parcels} of sets of regions: "FFA", or several as "V1+V2V3". A parcel is meant by its own name, by the region that
+    its patch lies in, or by any part of its name.
+
+    Raises DataError for a name that means no parcel.
+    """
+    found: dict[str, list[str]] = {}
+    for text in asked:
+        members: list[str] = []
+        for name in text.split("+"):
+            own = [p for p in parcels.names if p == name or p.split(" ")[0] == name]
+            own = own or [p for p in parcels.names if name and name.lower() in p.lower()]
+            if not own:
+                listed = sorted({p.split(" ")[0] for p in parcels.names})
+                raise DataError(f"no kept parcel is called {name!r}; there are {', '.join(listed[:20])}")
+            members += [p for p in own if p not in members]
+        found[text] = members
+    return found
+
+
+def region_sets(parcels: Parcels, most: int = 8) -> dict[str, list[str]]:
+    """The kept parcels by the region that their patches lie in, in the order of the best; single parcels where there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in parcels.names:
+        region, _, patch = name.rpartition(" ")
+        if region and patch.startswith("patch"):
+            groups.setdefault(region, []).append(name)
+    groups = groups or {name: [name] for name in parcels.names}
+    return dict(list(groups.items())[:most])

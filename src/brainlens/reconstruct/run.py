@@ -1,0 +1,342 @@
+"""`reconstruct` as the command line runs it: pictures of test responses, chosen, scored and explained, in one run folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainlens import datasets, store
+from brainlens.backbones import clip, vision
+from brainlens.backbones.diffusion import Diffusion, decode, is_diffusion
+from brainlens.datasets.pictures import gallery_table
+from brainlens.datasets.runs import Rows, keep, table
+from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording
+from brainlens.models.generation.adapter_tables import SHIPPED, open_pipeline
+from brainlens.models.generation.adapter_training import DEFAULT, PAPER
+from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.sampling import Sampling
+from brainlens.reconstruct.choosing import CHOOSERS, Choice, Chooser, choose_pictures, fit_chooser
+from brainlens.reconstruct.explaining import explained
+from brainlens.reconstruct.material import Material, material
+from brainlens.reconstruct.prompts import PromptAxes
+from brainlens.reconstruct.regions import Partition, named_sets
+from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
+from brainlens.reconstruct.starting import STARTS, fit_predicted, new_scenes, recipe, shipped_attention, trained_attention
+from brainlens.solvers.ridge import ridge_cv, ridge_predict
+from brainlens.types import DataError, Result, Stimuli
+
+MINIATURE = f"{SHIPPED}diffusion"
+PRESETS = ("default", "paper")
+PRETRAIN, PRETRAIN_STEPS = 4000, 1500  # other pictures, and steps on them, where no attention ships
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks of `reconstruct`.
+
+    pipeline: a Stable Diffusion folder or name (None: the miniature). parcels: how units are cut; regions: how many are kept
+    (None: the preset's, or all where no image is repeated). start: what tokens and attention begin with, over `pretrain` other
+    pictures in `pretrain_steps` (None: attention that ships with the miniature, else 4,000 in 1,500); steps: of training on the
+    recording. trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are
+    drawn; lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
+    """
+
+    preset: str = "default"
+    pipeline: str | None = None
+    parcels: Partition = field(default_factory=Partition)
+    regions: int | None = None
+    start: str = "attention"
+    pretrain: int | None = None
+    pretrain_steps: int | None = None
+    steps: int | None = None
+    low_level: float | None = None
+    candidates: int = 4
+    guidance: float = 4.0
+    sampling_steps: int = 20
+    trials: int | None = None
+    chooser: str = "ridge"
+    explain: int = 8
+    lesions: tuple[str, ...] = ()
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, known in (("preset", PRESETS), ("start", STARTS), ("chooser", CHOOSERS)):
+            if getattr(self, name) not in known:
+                raise DataError(f"reconstruct: {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        for name, least in (("pretrain", 20), ("pretrain_steps", 1), ("steps", 1), ("trials", 2), ("explain", 0), ("regions", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise DataError(f"reconstruct: {name} {value} is too few; {least} or more")
+        if self.low_level is not None and not 0 < self.low_level <= 1:
+            raise DataError(f"reconstruct: low-level {self.low_level} is a share of noise above 0 and up to 1")
+        if self.lesions and self.explain < 2:
+            raise DataError("reconstruct: lesions are drawn of the trials that are explained; ask for 2 or more")
+        Sampling(self.candidates, self.guidance, self.sampling_steps)  # refuses what cannot be drawn
+
+    @property
+    def place(self) -> str:
+        return MINIATURE if self.pipeline is None else self.pipeline
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The fields of `Asked` that a preset sets: "paper" trains from the start, draws eight candidates in fifty steps, and lets a
+    transformer choose. Raises DataError listing the known ones."""
+    if name not in PRESETS:
+        raise DataError(f"reconstruct: preset {name!r} is not one of {', '.join(PRESETS)}")
+    paper = {"preset": "paper", "start": "random", "candidates": 8, "sampling_steps": 50, "chooser": "predictor"}
+    return paper if name == "paper" else {}
+
+
+def run_reconstruct(
+    source: Source, runs: str | Path, asked: Asked | None = None, *, seed: int = 0, device: str = "cpu", tell: Tell
+) -> tuple[Path, Rows]:
+    """Fits a NeuroAdapter to the training images, draws the test images, chooses, scores and explains; returns the run's folder.
+
+    What is finished is kept in `runs/unfinished` until the run is stored: the same call after a stop goes on from it.
+    Raises DataError for a recording without pictures or split, and where the diffusion model is missing.
+    """
+    asked = asked if asked is not None else Asked()
+    _check(source)
+    diffusion = open_pipeline(asked.place, device)  # what is missing is said before anything is simulated
+    layers = asked.candidates > 1 or asked.start == "predicted"
+    recording = open_recording(source, layers=layers, device=device, tell=tell)
+    folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=device, tell=tell)
+    shown = table(store.load_result(folder), "reconstruct/")
+    return folder, [row for row in shown if "ssim" not in row["metric"]]
+
+
+def reconstruct_opened(
+    recording: Opened,
+    source: Source,
+    runs: str | Path,
+    asked: Asked,
+    *,
+    diffusion: Diffusion,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> Path:
+    """The same on a recording that is open already: the folder of the run."""
+    started = time.time()
+    tell("parcels", None)
+    wanted = asked.regions if asked.regions is not None else {"paper": 200}.get(asked.preset, 100)
+    given = material(recording, asked.parcels, wanted, asked.regions is not None, trials=asked.trials, size=_side(diffusion))
+    named_sets(given.parcels, asked.lesions)  # a name that no kept parcel has is said before the training
+    config = {**_config(asked), "seed": seed, "pipeline_files": diffusion.files}
+    data = [store.fingerprint(given.train), store.fingerprint(given.test)]
+    place = store.run_folder(Path(runs) / "unfinished", "reconstruct", {**source.config(), **config}, data)
+    with store.lock(place):
+        made = Reconstruction(given, asked, source, diffusion, place, seed, device, tell)
+        result, model, chooser = made.result()
+    counts = {f"data/{name}": float(v) for name, v in given.counts.items()}
+    counts |= {"data/train_images": float(len(given.train_stimuli)), "data/test_images": float(len(given.seen))}
+    counts |= {"data/parcels": float(len(given.parcels)), "data/parcel_units": float(len(given.columns))}
+    provenance = store.provenance(seed, device, data, started)
+    result = replace(result, metrics=result.metrics | counts, config=config | result.config, provenance=provenance)
+    folder = keep(result, runs, source, model=model)
+    if chooser is not None:
+        chooser.model.save(folder / "chooser")
+    shutil.rmtree(place, ignore_errors=True)
+    return folder
+
+
+@dataclass
+class Reconstruction:
+    """One recording's material, and the steps from it to a result; what a step leaves in `place` is not made again."""
+
+    given: Material
+    asked: Asked
+    source: Source
+    diffusion: Diffusion
+    place: Path
+    seed: int
+    device: str
+    tell: Tell
+
+    def result(self) -> tuple[Result, NeuroAdapter, Chooser | None]:
+        """The whole of it: pictures, scores beside baselines and controls, contributions, maps and lesions."""
+        model = self.model()
+        pictures = self.pictures(model)
+        chooser, choice = self.choice(model, pictures)
+        embed = self.embed()
+        self.tell("scores", None)
+        scorer = Scorer.of(self.given.seen, embed)
+        others, rows_of = self.baselines(model)
+        others["shuffled"] = choice.pictures[exchanged(len(pictures), self.seed)]
+        rows = score_rows(scorer, pictures, choice.chosen, others)
+        metrics = metrics_of(rows, seed=self.seed)
+        arrays = {
+            "pictures/seen": self.given.seen, "pictures/candidates": pictures, "pictures/retrieval": others["retrieval"],
+            "pictures/low_level": others["low_level"], "chosen": choice.chosen, "choice/correlation": choice.correlation,
+            "columns": self.given.columns, "ids": self.given.test_ids,
+        }  # fmt: skip
+        arrays |= {f"each/{row}/{name}": v for row, scores in rows.items() for name, v in scores.items()} | rows_of
+        found, more, tables = explained(self.given, model, self.asked, seed=self.seed, tell=self.tell)
+        tables |= {"comparison": comparison(metrics), "gallery": gallery_table(self.given.test_stimuli)}
+        tables["log"] = _log(model)
+        result = Result(
+            "reconstruct", metrics | found, arrays | more, self.given.all_units, tables,
+            {"method": f"NeuroAdapter ({self.asked.preset})", "model": self.source.model}, {}, self.given.space,
+        )  # fmt: skip
+        return result, model, chooser
+
+    def new_model(self) -> NeuroAdapter:
+        """The estimator of the preset, before the fit."""
+        asked = self.asked
+        base = PAPER if asked.preset == "paper" else DEFAULT
+        training = {**asdict(recipe(base, asked.steps)), **dict(asked.changes.get("training", {}))}
+        common: dict[str, Any] = {"low_level": asked.low_level, "seed": self.seed, "device": self.device, "training": training}
+        common |= {name: value for name, value in asked.changes.items() if name != "training"}
+        if asked.preset == "paper":
+            return NeuroAdapter.paper(regions=None, **common)
+        start = "ridge" if asked.start in ("attention", "ridge") else "random"
+        return NeuroAdapter(None, **{"start": start, "reliability": self.given.repeated} | common)
+
+    def model(self) -> NeuroAdapter:
+        """The fitted adapter, read where it was finished before."""
+        kept = self.place / "model"
+        if kept.is_dir():
+            return NeuroAdapter.load(kept)
+        model, given = self.new_model(), self.given
+        before = self.before(model)
+        prompts = self.prompts(given.train_embedding) if model.start == "ridge" else None
+        self.tell("latents of the training images", None)
+        model.fit(
+            given.train.data, given.train_stimuli, given.parcels, pipeline=self.asked.place, ids=given.train_names,
+            prompts=prompts, before=before, folder=self.place / "fit", progress=self.share("training the adapter"),
+        )  # fmt: skip
+        model.save(kept)
+        return model
+
+    def before(self, model: NeuroAdapter) -> Any:
+        """What the fit begins with, see `STARTS`."""
+        asked = self.asked
+        if asked.start not in ("attention", "predicted"):
+            return None
+        if self.shipped is not None:
+            return self.shipped[0]
+        pictures = self.other_pictures()
+        training = recipe(replace(DEFAULT, **dict(asked.changes.get("training", {}))), asked.pretrain_steps or PRETRAIN_STEPS)
+        where = self.place / asked.start
+        if asked.start == "attention":
+            self.tell("embeddings and latents of other pictures", None)
+            prompts = self.prompts(self.embed()(np.asarray(pictures.images)))
+            return trained_attention(
+                asked.place, np.asarray(pictures.images), prompts, training=training, seed=self.seed, device=self.device,
+                folder=where, progress=self.share("training the attention on other pictures"),
+            )  # fmt: skip
+        if not self.given.repeated:
+            raise DataError("reconstruct: start 'predicted' draws noise from repeats, and no training image is repeated here")
+        self.tell("predicting responses to other pictures", None)
+        fitted = self.chooser("ridge")
+        single = self.given.train.data - fitted.predict_training()[self.given.train_rows]
+        predicted = fitted.predict(np.asarray(pictures.images))
+        text = "training on predicted responses"
+        return fit_predicted(
+            model, pictures, predicted, single, self.given.parcels, training=asdict(training), pipeline=asked.place,
+            folder=where, progress=self.share(text),
+        )  # fmt: skip
+
+    def other_pictures(self) -> Stimuli:
+        """Pictures without responses: scenes for the phantom, the training pictures of a recording."""
+        if self.source.dataset in datasets.SIMULATED:
+            return new_scenes(self.asked.pretrain or PRETRAIN, seed=self.source.seed)
+        return replace(self.given.train_stimuli, images=self.given.train_pictures)
+
+    @cached_property
+    def shipped(self) -> tuple[dict[str, Any], PromptAxes] | None:
+        """The attention that ships, where it fits: the miniatures, and no training of another one asked for."""
+        asked = self.asked
+        own = self.source.model in (None, "miniature") and asked.pretrain is None and asked.pretrain_steps is None
+        return shipped_attention(self.diffusion.files) if own and asked.start == "attention" else None
+
+    def prompts(self, embedding: np.ndarray) -> np.ndarray:
+        """Embeddings in the width that the network reads, by axes of the training images or those that ship."""
+        if self.shipped is not None:
+            return self.shipped[1](embedding)
+        width = int(self.diffusion.prompt.shape[-1])
+        return PromptAxes.fit(self.given.train_embedding, width, seed=self.seed)(embedding)
+
+    def pictures(self, model: NeuroAdapter) -> np.ndarray:
+        asked, text = self.asked, f"drawing {len(self.given.seen)} x {self.asked.candidates} pictures"
+        self.tell(text, None)
+        return model.reconstruct(
+            self.given.test.data, asked.candidates, guidance=asked.guidance, steps=asked.sampling_steps, seed=self.seed,
+            folder=self.place / "pictures", progress=self.share(text),
+        )  # fmt: skip
+
+    def choice(self, model: NeuroAdapter, pictures: np.ndarray) -> tuple[Chooser | None, Choice]:
+        """The candidate whose predicted response fits best; the only one where there is one."""
+        n = len(pictures)
+        if self.asked.candidates == 1:
+            return None, Choice(pictures[:, 0], np.zeros(n, np.int64), np.zeros((n, 1)))
+        self.tell(f"choosing by {self.asked.chooser}", None)
+        chooser = self.chooser(self.asked.chooser)
+        return chooser, choose_pictures(pictures, chooser.scaled(self.given.test.data), chooser.predicted)
+
+    def chooser(self, kind: str) -> Chooser:
+        """An encoding model of the kept units, fitted to the training images alone."""
+        given = self.given
+        assert given.train_layers is not None
+        network = vision.load(network_folder(self.source), device=self.device)
+        return fit_chooser(kind, network, given.train_layers, given.mean_responses(), given.parcels, seed=self.seed)
+
+    def baselines(self, model: NeuroAdapter) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Pictures that a method must beat: the nearest training picture, a random one, and decoded latents; and their rows."""
+        given = self.given
+        x, new = model.inputs(given.mean_responses()), model.inputs(given.test.data)
+        rows = retrieved(x, given.train_embedding, new)
+        drawn = np.random.default_rng([self.seed, 73]).integers(len(x), size=len(new))
+        latents = given.latents(self.diffusion)
+        fit = ridge_cv(x, latents.flatten(1).numpy(), np.logspace(0, 6, 13))
+        low = ridge_predict(fit, new).reshape(-1, *latents.shape[1:])
+        pictures = {"retrieval": given.train_pictures[rows], "random_picture": given.train_pictures[drawn]}
+        return pictures | {"low_level": decode(self.diffusion, low)}, {"rows/retrieval": rows}
+
+    def embed(self) -> Embed:
+        """Embeddings of pictures by the network of the source."""
+        model = clip.load_clip(network_folder(self.source), device=self.device)
+
+        def embed(pictures: np.ndarray) -> np.ndarray:
+            ids = np.array([f"{i:06d}" for i in range(len(pictures))])
+            return clip.embed_images(model, Stimuli(ids, pictures, [[] for _ in ids]))["image"]
+
+        return embed
+
+    def share(self, text: str) -> Any:
+        return lambda done: self.tell(text, done)
+
+
+def _check(source: Source) -> None:
+    """What can be known before anything is read."""
+    facts = datasets.facts(source.dataset)
+    if facts["kind"] != "fMRI":
+        raise DataError(
+            f"reconstruct: {source.dataset} is {facts['kind']}; the command is for fMRI, in Python NeuroAdapter takes "
+            "parcels.window_parcels of epochs"
+        )
+    if not datasets.offers(source.dataset, "pictures"):
+        raise DataError(f"reconstruct: {source.dataset} comes without its pictures, so there is nothing to train on")
+    if source.model is not None and is_diffusion(source.model):
+        raise DataError(f"reconstruct: --model {source.model} is a diffusion model; give it as --pipeline, and a CLIP as --model")
+
+
+def _side(diffusion: Diffusion) -> int:
+    return int(diffusion.preprocess.crop[0])
+
+
+def _config(asked: Asked) -> dict[str, Any]:
+    """What a run folder remembers of what was asked."""
+    return {**asdict(asked), "lesions": list(asked.lesions), "pipeline": asked.place}
+
+
+def _log(model: NeuroAdapter) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(model.history_)

@@ -1,0 +1,303 @@
+"""The verb from end to end on a pipeline of the size of a thumb, and its parts against plain computations."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainlens import store
+from brainlens.backbones.diffusion import load_diffusion
+from brainlens.datasets.source import Opened, Source, open_recording
+from brainlens.metrics.reconstruction import pixel_correlation, two_way
+from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.reconstruct.prompts import PromptAxes
+from brainlens.reconstruct.regions import Partition, block_parcels, named_sets, partition, patch_parcels, region_sets
+from brainlens.reconstruct.run import Asked, reconstruct_opened, run_reconstruct
+from brainlens.reconstruct.scoring import Scorer, exchanged, metrics_of, score_rows
+from brainlens.reconstruct.starting import predicted_responses
+from brainlens.types import DataError, Volume
+
+SMALL = Source(n_train=40, n_test=6)
+QUICK = {
+    "pretrain": 24, "pretrain_steps": 4, "steps": 6, "candidates": 2, "sampling_steps": 3, "regions": 20, "explain": 3,
+    "changes": {"training": {"batch": 8, "draws": 8}},
+}  # fmt: skip
+
+
+def silent(text: str, share: float | None = None) -> None:
+    """No progress."""
+
+
+@pytest.fixture(scope="module")
+def pipeline(made_pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_pipeline.build_pipeline(tmp_path_factory.mktemp("sd") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def recording() -> Opened:
+    return open_recording(SMALL, layers=True)
+
+
+@pytest.fixture(scope="module")
+def run(pipeline: Path, recording: Opened, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run with everything that is asked for."""
+    asked = Asked(pipeline=str(pipeline), lesions=("V1+V2V3",), low_level=0.8, **QUICK)
+    return drawn(recording, asked, tmp_path_factory.mktemp("runs"))
+
+
+def drawn(recording: Opened, asked: Asked, runs: Path, tell=silent) -> Path:
+    return reconstruct_opened(recording, SMALL, runs, asked, diffusion=load_diffusion(asked.place), tell=tell)
+
+
+def test_a_run_holds_pictures_scores_baselines_and_what_explains_them(run: Path, recording: Opened) -> None:
+    result = store.load_result(run)
+    assert result.task == "reconstruct"
+    assert result.arrays["pictures/seen"].shape == (6, 16, 16, 3)
+    assert result.arrays["pictures/candidates"].shape == (6, 2, 16, 16, 3)
+    assert result.arrays["value_contribution/parcels"].shape == (3, 3, 20)
+    np.testing.assert_allclose(result.arrays["contribution/parcels"].sum(axis=2), 1, rtol=1e-5)
+    rows = set(result.tables["comparison"]["pictures"])
+    assert rows == {"chosen", "first", "mean", "best", "retrieval", "random picture", "low level", "shuffled"}
+    assert len(result.units) == len(recording.responses.units)
+    shown = np.isfinite(result.arrays["map/value_contribution"])
+    assert shown.sum() == len(result.arrays["columns"])
+    assert result.metrics["reconstruct/lesion/V1+V2V3/change"] > 0
+    assert result.metrics["reconstruct/best/two_way_clip"] >= result.metrics["reconstruct/two_way_clip"]
+    assert not (run.parent / "unfinished" / run.name).exists()
+    assert result.provenance["data"]
+    seen = set(result.arrays["ids"])
+    assert not seen & set(recording.responses.where(split="train").trials["stimulus"])
+
+
+def test_the_kept_model_draws_the_kept_pictures(run: Path, recording: Opened) -> None:
+    """The run's columns and model are all that new responses of the same brain need."""
+    result, model = store.load_result(run), NeuroAdapter.load(run / "model")
+    test = recording.responses.columns(result.arrays["columns"]).zscore().where(split="test").average()
+    pictures = model.reconstruct(test.data, 2, guidance=4.0, steps=3)
+    np.testing.assert_array_equal(pictures, result.arrays["pictures/candidates"])
+
+
+def test_scores_of_a_run_are_those_of_its_pictures(run: Path) -> None:
+    result = store.load_result(run)
+    at = np.arange(6), result.arrays["chosen"]
+    found = pixel_correlation(result.arrays["pictures/seen"], result.arrays["pictures/candidates"][at])
+    assert result.metrics["reconstruct/pixcorr"] == pytest.approx(found.mean(), abs=1e-6)
+    np.testing.assert_array_equal(result.arrays["choice/correlation"].argmax(axis=1), result.arrays["chosen"])
+
+
+def test_a_stopped_run_goes_on_to_the_same_pictures(run: Path, recording: Opened, pipeline: Path, tmp_path: Path) -> None:
+    """Stopped while pictures are drawn: what was trained is not trained again, and the result is that of one go."""
+    asked = Asked(pipeline=str(pipeline), lesions=("V1+V2V3",), low_level=0.8, **QUICK)
+
+    def stop(text: str, share: float | None = None) -> None:
+        if text == "scores":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(recording, asked, tmp_path, stop)
+    said: list[str] = []
+    again = drawn(recording, asked, tmp_path, lambda text, share=None: said.append(text))
+    assert "training the adapter" not in said
+    assert again.name == run.name
+    first, second = (store.load_result(folder) for folder in (run, again))
+    np.testing.assert_array_equal(first.arrays["pictures/candidates"], second.arrays["pictures/candidates"])
+    assert first.metrics == second.metrics
+
+
+def test_test_responses_shape_nothing_that_is_fitted(run: Path, recording: Opened, pipeline: Path, tmp_path: Path) -> None:
+    data = recording.responses.data.copy()
+    test = (recording.responses.trials["split"] == "test").to_numpy()
+    data[test] = np.random.default_rng(0).normal(size=data[test].shape).astype(data.dtype)
+    asked = Asked(pipeline=str(pipeline), low_level=0.8, **{**QUICK, "explain": 0, "candidates": 1})
+    other = drawn(replace(recording, responses=replace(recording.responses, data=data)), asked, tmp_path)
+    models = [NeuroAdapter.load(folder / "model") for folder in (run, other)]
+    for name, value in models[0].adapter_.items():
+        np.testing.assert_array_equal(value.numpy(), models[1].adapter_[name].numpy())
+
+
+@pytest.mark.parametrize(
+    "start, chooser, preset", [("predicted", "predictor", "default"), ("random", "ridge", "paper"), ("ridge", "ridge", "default")]
+)
+def test_other_starts_choosers_and_the_paper_run(
+    start: str, chooser: str, preset: str, recording: Opened, pipeline: Path, tmp_path: Path
+) -> None:
+    asked = Asked(pipeline=str(pipeline), start=start, chooser=chooser, preset=preset, **{**QUICK, "explain": 0, "trials": 4})
+    folder = drawn(recording, asked, tmp_path)
+    result, model = store.load_result(folder), NeuroAdapter.load(folder / "model")
+    assert len(result.arrays["pictures/seen"]) == 4
+    assert model.removal == ("zero" if preset == "paper" else "mask")
+    assert (folder / "chooser").is_dir()
+
+
+@pytest.mark.realdata
+def test_a_recording_without_repeats_or_places_runs(test_data: Path, pipeline: Path, tmp_path: Path) -> None:
+    source = Source("digits69", test_data / "digits69")
+    asked = Asked(pipeline=str(pipeline), parcels=Partition(edge=100), **{**QUICK, "regions": None})
+    folder, rows = run_reconstruct(source, tmp_path, asked, tell=silent)
+    result = store.load_result(folder)
+    assert len(result.arrays["pictures/seen"]) == 10
+    assert result.metrics["data/parcels"] == 30
+    assert rows[0]["metric"] == "reconstruct/two_way_clip"
+    with pytest.raises(DataError, match="no training image is repeated, so parcels cannot be ranked"):
+        run_reconstruct(source, tmp_path, replace(asked, regions=5), tell=silent)
+
+
+BAD_PIPELINES = {
+    "safety_checker": "has a safety checker",
+    "unet": "has no unet",
+    "text_encoder": "has no text_encoder",
+}
+
+
+@pytest.mark.parametrize("part", BAD_PIPELINES)
+def test_pipelines_that_cannot_draw_are_refused_first(part: str, pipeline: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(pipeline, bad)
+    if part == "safety_checker":
+        (bad / part).mkdir()
+    else:
+        shutil.rmtree(bad / part)
+    with pytest.raises(DataError, match=BAD_PIPELINES[part]):
+        run_reconstruct(SMALL, tmp_path, Asked(pipeline=str(bad)), tell=silent)
+
+
+def test_recordings_that_cannot_be_reconstructed_are_refused(recording: Opened, pipeline: Path, tmp_path: Path) -> None:
+    asked = Asked(pipeline=str(pipeline), **QUICK)
+
+    def refused(match: str, changed: Opened = recording, how: Asked = asked) -> None:
+        with pytest.raises(DataError, match=match) as error:
+            drawn(changed, how, tmp_path)
+        assert "\n" not in str(error.value)
+
+    responses = recording.responses
+    refused("9999 parcels are asked for", how=replace(asked, regions=9999))
+    refused(
+        "no split into train and test",
+        replace(recording, responses=replace(responses, trials=responses.trials.drop(columns="split"))),
+    )
+    two = responses.trials.assign(subject=np.where(np.arange(len(responses)) % 2, "1", "2"))
+    refused("one subject at a time", replace(recording, responses=replace(responses, trials=two)))
+    empty = responses.data.copy()
+    empty[3, ::2] = np.nan
+    refused("units hold NaN", replace(recording, responses=replace(responses, data=empty)))
+    refused("no kept parcel is called 'EAR'", how=replace(asked, lesions=("EAR",)))
+    with pytest.raises(DataError, match="give 2 or more"):
+        exchanged(1)
+
+
+def test_a_half_written_checkpoint_is_refused(recording: Opened, pipeline: Path, tmp_path: Path) -> None:
+    asked = Asked(pipeline=str(pipeline), **{**QUICK, "start": "random", "explain": 0})
+
+    def stop(text: str, share: float | None = None) -> None:
+        if text == "training the adapter" and share is not None and share > 0.6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(recording, asked, tmp_path, stop)
+    kept = sorted((tmp_path / "unfinished").rglob("*.safetensors"))
+    assert kept
+    for file in kept:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="is not used"), pytest.raises(DataError, match="checkpoints is whole") as error:
+        drawn(recording, asked, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_patches_stay_inside_their_region_and_their_cube() -> None:
+    mask = np.zeros((6, 6, 6), bool)
+    mask[:, :, :3] = True
+    space = Volume(mask, np.diag([4.0, 4, 4, 1]))
+    regions = np.where(space.coordinates()[:, 0] < 8, "V1", "none")
+    found = patch_parcels(space, 3, regions)
+    xyz = space.coordinates() / 4
+    for name, members in zip(found.names, found.members, strict=True):
+        assert len(np.unique(xyz[members] // 3, axis=0)) == 1
+        assert set(regions[members]) == ({"V1"} if name.startswith("V1") else {"none"})
+    assert set(np.flatnonzero(found.label < 0)) == set()  # cubes of 27, of which V1 takes 18: none is below four
+    assert region_sets(found).keys() == {"V1"}
+    assert named_sets(found, ["V1+patch0003"])["V1+patch0003"] == [
+        n for n in found.names if n.startswith("V1") or n == "patch0003"
+    ]
+
+
+def test_blocks_hold_every_unit_once() -> None:
+    found = block_parcels(64, 10)
+    assert found.sizes.tolist() == [10, 10, 10, 10, 10, 14]
+    assert found.names[-1] == "units 50 to 63"
+
+
+def test_kinds_of_parcels_that_a_recording_cannot_have_are_refused(recording: Opened) -> None:
+    bare = replace(recording.responses, space=None, units=recording.responses.units[["x"]])
+    assert len(partition(bare, Partition())) == len(bare.units) // 30
+    for kind, match in (("patches", "need voxels with coordinates"), ("regions", "no column 'roi'")):
+        with pytest.raises(DataError, match=match):
+            partition(bare, Partition(kind))
+    assert set(partition(recording.responses, Partition("regions")).names) >= {"V1", "FFA", "PPA"}
+
+
+def test_prompts_keep_distances_where_there_is_room() -> None:
+    rng = np.random.default_rng(0)
+    e = rng.normal(size=(30, 6)) * [3, 2, 1, 1, 0.5, 0.1] + 5
+    wide = PromptAxes.fit(e, 16)(e)
+    assert wide.shape == (30, 16)
+    assert np.square(wide).mean() == pytest.approx(1, rel=1e-4)
+    before, after = (np.linalg.norm(x[:, None] - x[None], axis=2) for x in (e, wide))
+    np.testing.assert_allclose(after[before > 0] / before[before > 0], (after / before.clip(1e-9)).max(), rtol=1e-4)
+    assert PromptAxes.fit(e, 4)(e[:2]).shape == (2, 4)
+    with pytest.raises(DataError, match="all embeddings are the same"):
+        PromptAxes.fit(np.ones((5, 3)), 4)
+
+
+def test_rows_of_the_table_are_what_their_names_say() -> None:
+    rng = np.random.default_rng(1)
+    seen = rng.integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
+    noise = [np.clip(seen + rng.normal(scale=s, size=seen.shape), 0, 255).astype(np.uint8) for s in (200, 20)]
+    candidates = np.stack(noise, axis=1)
+    embed = lambda p: p.reshape(len(p), -1).astype(np.float32)  # noqa: E731
+    rows = score_rows(Scorer.of(seen, embed), candidates, np.array([1, 1, 0, 1, 0]), {"shuffled": seen[exchanged(5)]})
+    each = np.stack([pixel_correlation(seen, n) for n in noise], axis=1)
+    np.testing.assert_allclose(rows["chosen"]["pixcorr"], each[np.arange(5), [1, 1, 0, 1, 0]], atol=1e-6)
+    np.testing.assert_allclose(rows["first"]["pixcorr"], each[:, 0], atol=1e-6)
+    np.testing.assert_allclose(rows["mean"]["pixcorr"], each.mean(1), atol=1e-6)
+    np.testing.assert_allclose(rows["best"]["pixcorr"], each.max(1), atol=1e-6)
+    np.testing.assert_allclose(rows["first"]["two_way_clip"], two_way(embed(seen), embed(noise[0])))
+    assert rows["shuffled"]["two_way_clip"].max() < 1  # each shows another image perfectly
+    metrics = metrics_of(rows)
+    assert metrics["reconstruct/two_way_clip.chance"] == 0.5
+    assert metrics["reconstruct/first/pixcorr"] == pytest.approx(each[:, 0].mean(), abs=1e-6)
+    flat = Scorer.of(seen, lambda p: embed(p) + np.arange(432))(np.full_like(seen, 7))
+    np.testing.assert_array_equal(flat["pixcorr"], 0)  # a picture of one value counts as unlike
+
+
+def test_no_image_stays_in_an_exchange() -> None:
+    for n in (2, 3, 17):
+        order = exchanged(n)
+        assert sorted(order) == list(range(n))
+        assert (order != np.arange(n)).all()
+
+
+def test_predicted_trials_carry_the_noise_of_the_recording() -> None:
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(3, 3))
+    residual = rng.normal(size=(4000, 3)) @ root
+    signal = rng.normal(size=(3000, 3)) * 5
+    y, group = predicted_responses(signal, residual, seed=0)
+    assert np.bincount(group).tolist() == [2] * 3000
+    noise = y - signal[group]
+    np.testing.assert_allclose(np.cov(noise.T), np.cov(residual.T), atol=0.15 * np.abs(np.cov(residual.T)).max())
+    assert abs(np.corrcoef(noise[::2, 0], noise[1::2, 0])[0, 1]) < 0.1  # repeats share the signal alone
+
+
+def test_an_adapter_of_another_brain_is_refused(run: Path, recording: Opened) -> None:
+    model = NeuroAdapter.load(run / "model")
+    with pytest.raises(DataError, match="the model was fitted on"):
+        model.reconstruct(np.zeros((2, 7), np.float32))
+    with pytest.raises(DataError, match="no parcel is called"):
+        model.reconstruct(np.zeros((2, model.n_units_), np.float32), without=["V9"])
+    note = json.loads((run / "result.json").read_text())
+    assert note["config"]["method"] == "NeuroAdapter (default)"
