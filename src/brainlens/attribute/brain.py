@@ -37,8 +37,8 @@ class Options:
 
     refine: "product" multiplies a patch's value by |input x gradient| of each of its voxels, "weight" spreads it over them by
     |input x gradient|, keeping the patch's mean (both ours; the first was chosen by insertion and deletion on validation
-    images, docs/attribute.md), "signed" is "product" with the sign of input x gradient, so that voxels which help and hurt by
-    chance cancel in a mean over trials, "none" gives every voxel its patch's value (the paper's).
+    images, docs/attribute.md), "signed" is "product" with the sign of input x gradient, so that voxels which help and hurt
+    cancel in a mean over trials, "none" gives every voxel its patch's value (the paper's).
     normalise: "reference" measures the bottleneck's noise in units of the features' own mean and variance (ours), "none" takes
     features as they are and the prior N(0, variance), as the paper and M2IB do: then the size of the features decides.
     reference: responses that these statistics come from; None: the attributed ones.
@@ -72,9 +72,9 @@ class Options:
             raise DataError(f"attribute: normalise={self.normalise!r} is not one of {NORMALISATIONS}")
         if self.rise_by not in ("cells", "regions"):
             raise DataError(f"attribute: rise_by={self.rise_by!r} is not one of ('cells', 'regions')")
-        for name in ("masks", "cells", "path", "draws", "flips", "batch"):
-            if getattr(self, name) < 1:
-                raise DataError(f"attribute: {name}={getattr(self, name)} must be at least 1")
+        low = [name for name in ("masks", "cells", "path", "draws", "flips", "batch") if getattr(self, name) < 1]
+        if low:
+            raise DataError(f"attribute: {low[0]}={getattr(self, low[0])} must be at least 1")
         if not 0 < self.area <= 1:
             raise DataError(f"attribute: area={self.area} must be in (0, 1]")
 
@@ -127,8 +127,8 @@ def attribute(
     numbers |= _truth(found, responses.units)
     config = {"method": method, "target": target, "layer": where, **asdict(replace(options, reference=None))}
     config |= warn_of_empty(empty, method)
-    used = 0 if options.normalise == "none" else len(options.reference if options.reference is not None else responses)
-    config["reference_trials"] = used
+    reference = responses if options.reference is None else options.reference
+    config["reference_trials"] = len(reference) if options.normalise == "reference" else 0
     return Result(
         "attribute",
         numbers,
@@ -207,10 +207,9 @@ def _patch_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, l
     if method in ("chefer", "gradcam"):
         return _smoothed(model, x, targets, method, layer, options)[:, 1 if method == "chefer" else skip :]
     tokens, rest = features(model, x, layer), tail(model, layer)
-    reference = None
-    if options.normalise == "reference":
-        base = x if options.reference is None else _data(model, options.reference).to(x)
-        reference = statistics(features(model, part, layer) for part in base.split(64))
+    base = x if options.reference is None else _data(model, options.reference).to(x)
+    seen = (features(model, part, layer) for part in base.split(64))
+    reference = statistics(seen) if options.normalise == "reference" else None
     maps = bottleneck(tokens, rest, targets, reference=reference, settings=options.bottleneck, batch=options.batch)
     return maps[:, skip:].clamp_min(0)
 
@@ -392,9 +391,8 @@ def _regions(maps: np.ndarray, responses: Responses) -> pd.DataFrame:
     if "roi" not in responses.units.columns:
         return pd.DataFrame()
     roi = responses.units["roi"].fillna("").astype(str)
-    subject = (
-        responses.trials["subject"].astype(str) if "subject" in responses.trials.columns else pd.Series("", range(len(maps)))
-    )
+    known = "subject" in responses.trials.columns
+    subject = responses.trials["subject"].astype(str) if known else pd.Series("", range(len(maps)))
     parts = []
     for who in pd.unique(subject):
         mean = pd.Series(maps[(subject == who).to_numpy()].mean(0))

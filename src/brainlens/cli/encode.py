@@ -135,7 +135,7 @@ def encode(
         use=selectors_without(without_ or []),
         topological=not per_voxel,
     )
-    chosen = {"refit": refit, "standardise": standardise, "single_trials": single_trials}
+    chosen: dict[str, Any] = {"refit": refit, "standardise": standardise, "single_trials": single_trials}
     design = replace(design, **{name: value for name, value in chosen.items() if value is not None})
     asked = Asked(
         method, design, training, models=tuple(model or ()), seeds=seeds, curve=tuple(curve or ()), one_layer=one_layer,
