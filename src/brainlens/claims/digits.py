@@ -21,10 +21,12 @@ FOLDS = 10
 SIDE = 64
 
 
-def digit_claims(folder: Path, spaces: Mapping[str, Space], *, seed: int = 0) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def digit_claims(
+    folder: Path, spaces: Mapping[str, Space], *, folds: int = FOLDS, seed: int = 0
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """`digits69/reconstruct/two_way` over all pairs and `two_way_within` over pairs of the same digit; and the pictures.
 
-    Ten folds with as many of both digits; the space of each fold is the one that does best among its training images.
+    Folds with as many of both digits; the space of each fold is the one that does best among its training images.
     `digits69/reconstruct/SPACE/...`: each space alone. Identification is of pixels, reconstruction->image; intervals over images.
     """
     recording = digits69.load(folder, standardise=False)
@@ -32,7 +34,7 @@ def digit_claims(folder: Path, spaces: Mapping[str, Space], *, seed: int = 0) ->
     digit = recording.stimuli.table["category"].to_numpy(dtype=str)
     x = np.asarray(recording.responses.data, dtype=np.float64)
     fold = np.zeros(len(x), dtype=int)
-    for k, (_, held) in enumerate(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(x, digit)):
+    for k, (_, held) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, digit)):
         fold[held] = k
     known = {"pixels": Pixels(), "axes20": PictureAxes(20), **spaces}
     chosen = low_level_chosen(x, seen, known, fold=fold, seed=seed)

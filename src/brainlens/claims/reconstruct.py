@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from brainlens import store
 from brainlens.claims.encode import mispaired
@@ -20,7 +19,7 @@ from brainlens.models.generation.adapter_tables import open_pipeline
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.run import Asked, preset, reconstruct_opened
-from brainlens.types import DataError, Result, Stimuli
+from brainlens.types import DataError, Result
 
 JUDGED = ("color", "place", "kind_detector", "pick50")
 ROWS = {"first": "first", "retrieval": "retrieval_baseline", "random_picture": "random_picture", "low_level": "low_level_alone",
@@ -79,7 +78,7 @@ class ReconstructStudy:
         """`reconstruct/<name>/...` with one thing changed, see ABLATIONS. Raises DataError for other names."""
         if name not in ABLATIONS:
             raise DataError(f"reconstruct: ablation {name!r} is not one of {', '.join(ABLATIONS)}")
-        changed = self._shorter(replace(self.asked, **ABLATIONS[name]))
+        changed = self._shorter(replace(self.asked, **joined(self.asked.changes, ABLATIONS[name])))
         if changed.preset == "paper" and changed.steps is None:
             changed = replace(changed, steps=self.asked.steps)
         key = name.replace("/", "-")
@@ -180,12 +179,16 @@ class ReconstructStudy:
         )  # fmt: skip
 
 
+def joined(changes: dict[str, Any], ablation: dict[str, Any]) -> dict[str, Any]:
+    """An ablation whose changes of the estimator join those that the main run makes already."""
+    if "changes" not in ablation:
+        return ablation
+    own = ablation["changes"]
+    training = {**changes.get("training", {}), **own.get("training", {})}
+    return {**ablation, "changes": {**changes, **own, **({"training": training} if training else {})}}
+
+
 def chosen_pictures(result: Result) -> np.ndarray:
     """The chosen candidate of each image (n, h, w, 3)."""
     pictures, at = np.asarray(result.arrays["pictures/candidates"]), np.asarray(result.arrays["chosen"])
     return pictures[np.arange(len(at)), at]
-
-
-def scene_table(stimuli: Stimuli) -> pd.DataFrame:
-    """The phantom's table of its scenes, in their order."""
-    return stimuli.table.reset_index(drop=True)

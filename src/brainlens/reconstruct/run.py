@@ -168,14 +168,13 @@ class Reconstruction:
         self.tell("scores", None)
         scorer = Scorer.of(self.given.seen, embed)
         others, rows_of = self.baselines(model)
-        others["shuffled"] = choice.pictures[exchanged(len(pictures), self.seed)]
+        rows_of["rows/shuffled"] = exchanged(len(pictures), self.seed)
+        others["shuffled"] = choice.pictures[rows_of["rows/shuffled"]]
         rows = score_rows(scorer, pictures, choice.chosen, others)
         metrics = metrics_of(rows, seed=self.seed)
-        arrays = {
-            "pictures/seen": self.given.seen, "pictures/candidates": pictures, "pictures/retrieval": others["retrieval"],
-            "pictures/low_level": others["low_level"], "chosen": choice.chosen, "choice/correlation": choice.correlation,
-            "columns": self.given.columns, "ids": self.given.test_ids,
-        }  # fmt: skip
+        arrays = {"pictures/seen": self.given.seen, "pictures/candidates": pictures, "columns": self.given.columns}
+        arrays |= {"chosen": choice.chosen, "choice/correlation": choice.correlation, "ids": self.given.test_ids}
+        arrays |= {f"pictures/{name}": others[name] for name in ("retrieval", "random_picture", "low_level")}
         arrays |= {f"each/{row}/{name}": v for row, scores in rows.items() for name, v in scores.items()} | rows_of
         found, more, tables = explained(self.given, model, self.asked, seed=self.seed, tell=self.tell)
         tables |= {"comparison": comparison(metrics), "gallery": gallery_table(self.given.test_stimuli)}
