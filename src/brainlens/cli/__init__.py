@@ -14,6 +14,7 @@ from brainlens import __version__
 from brainlens.cli.align import align
 from brainlens.cli.attribute import attribute
 from brainlens.cli.data import captions, convert, datasets, epochs, features
+from brainlens.cli.decode import decode
 from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
 from brainlens.cli.options import Device, Seed, Test, Train
@@ -61,7 +62,7 @@ def demo(
         typer.echo(f"  {command}")
 
 
-for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute, example, check):
+for each in (datasets, features, convert, captions, epochs, encode, predict, align, embed, attribute, decode, example, check):
     app.command()(each)
 
 

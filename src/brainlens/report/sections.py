@@ -17,6 +17,7 @@ MAKERS = (
     encode.networks_section,
     encode.beside_section,
     attribute.similarity_section,
+    sensors.decoding_section,
     sensors.sensor_section,
     sensors.variants_section,
     sensors.saliency_section,
