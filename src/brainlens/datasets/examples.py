@@ -68,11 +68,34 @@ def _renamed(responses: Responses, stimuli: Stimuli) -> tuple[Responses, Stimuli
     return Responses(responses.data, trials, responses.units, responses.space, responses.times, responses.measure), renamed
 
 
-def _pictures(out: Path, stimuli: Stimuli) -> None:
+def _pictures(out: Path, stimuli: Stimuli, place: str = "images") -> None:
     for name, image in zip(stimuli.ids, stimuli.images, strict=True):
-        store.save_image(out / "images" / f"{name}.png", np.asarray(image))
+        store.save_image(out / place / f"{name}.png", np.asarray(image))
     captions = {str(name): list(several) for name, several in zip(stimuli.ids, stimuli.captions, strict=True)}
     store.save_json(out / "captions.json", captions)
+
+
+def _bids(out: Path, seed: int) -> None:
+    """Betas in derivatives, two sessions, with events that name the pictures."""
+    responses, stimuli = _fmri(seed)
+    space = responses.space
+    assert isinstance(space, Volume)
+    store.save_json(out / "dataset_description.json", {"Name": "brainlens example (a simulation)", "BIDSVersion": "1.9.0"})
+    derived = out / "derivatives" / "betas"
+    store.save_json(derived / "dataset_description.json", {"Name": "betas", "BIDSVersion": "1.9.0", "DatasetType": "derivative"})
+    for session, rows in enumerate(np.array_split(np.arange(len(responses)), 2), 1):
+        stem = f"sub-01/ses-{session:02d}/func/sub-01_ses-{session:02d}_task-view_run-1"
+        trials = responses.trials.iloc[rows]
+        events = pd.DataFrame({"onset": 4.0 * np.arange(len(rows)), "duration": 3.0})
+        events["stim_file"] = [f"{name}.png" for name in trials["stimulus"]]
+        events["split"] = trials["split"].to_numpy()
+        store.save_table(out / f"{stem}_events.tsv", events)
+        values = np.zeros((*space.mask.shape, len(rows)), np.float32)
+        values[space.mask] = np.asarray(responses.data[rows], np.float32).T
+        store.save_nifti(derived / f"{stem}_space-MNI152_betas.nii.gz", values, space.affine)
+    name = "sub-01/anat/sub-01_space-MNI152_desc-brain_mask.nii.gz"
+    store.save_nifti(derived / name, space.mask, space.affine)
+    _pictures(out, stimuli, "stimuli")
 
 
 def _epochs(out: Path, seed: int) -> None:
@@ -110,4 +133,4 @@ def _standard_montage() -> object:
     return mne.channels.make_standard_montage("colin27_1020" if "colin27_1020" in known else "standard_1020")
 
 
-LAYOUTS: dict[str, Callable[[Path, int], None]] = {"folder": _folder, "epochs": _epochs}
+LAYOUTS: dict[str, Callable[[Path, int], None]] = {"folder": _folder, "epochs": _epochs, "bids": _bids}
