@@ -14,6 +14,7 @@ from brainlens import __version__
 from brainlens.cli.align import align
 from brainlens.cli.attribute import attribute
 from brainlens.cli.data import captions, convert, datasets, epochs, features
+from brainlens.cli.decode import decode
 from brainlens.cli.describe import describe
 from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
@@ -63,22 +64,8 @@ def demo(
         typer.echo(f"  {command}")
 
 
-for each in (
-    datasets,
-    features,
-    convert,
-    captions,
-    epochs,
-    encode,
-    predict,
-    align,
-    embed,
-    attribute,
-    reconstruct,
-    describe,
-    example,
-    check,
-):
+VERBS = (encode, predict, align, embed, attribute, reconstruct, describe, decode)
+for each in (datasets, example, check, features, convert, captions, epochs, *VERBS):
     app.command()(each)
 
 

@@ -32,6 +32,9 @@ DATASETS = (
     "eeglab_visual",
     "digits69",
     "folder",
+    "epochs",
+    "bids",
+    "mosaic",
 )
 SIMULATED = ("phantom", "phantom_eeg")  # these need no folder
 DEFAULT = "phantom"  # what a command opens where no recording is named

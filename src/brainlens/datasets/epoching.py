@@ -19,7 +19,7 @@ from brainlens.store import release
 from brainlens.types import DataError, Responses, Result, Sensors
 
 SINGLE = ("eeglab_visual",)  # of one subject
-EPOCH_DATASETS = ("eeglab_visual", "things_eeg2", "things_meg")
+EPOCH_DATASETS = ("eeglab_visual", "things_eeg2", "things_meg", "epochs")
 STEP = 0.1  # s of a scalp map
 MOST = 12  # conditions that get an evoked response of their own
 SAMPLED = 2000  # epochs from which the interval of the peak comes
@@ -34,12 +34,8 @@ def run_epochs(source: Source, runs: str | Path, *, subject: str | None = None, 
     Raises DataError for another dataset, and what its reader finds wrong.
     """
     started = time.time()
-    if source.dataset not in EPOCH_DATASETS:
-        raise DataError(f"epochs: dataset {source.dataset!r} is not one to cut; choose one of {', '.join(EPOCH_DATASETS)}")
-    if source.folder is None or not source.folder.is_dir():
-        raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
     tell("cutting epochs", None)
-    responses = _read(source, subject, Path(runs) / "prepared")
+    responses = read_epochs_of(source, subject, Path(runs) / "prepared")
     tell("evoked responses", None)
     result = evoked_result(responses, seed=seed)
     provenance = store.provenance(seed, "cpu", [store.fingerprint(responses)], started)
@@ -102,7 +98,12 @@ def _maps(mean: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, pd.DataFrame
     return np.stack([mean[:, mask].mean(axis=1) for mask in masks]), pd.DataFrame({"map": "evoked_by_time", "title": titles})
 
 
-def _read(source: Source, subject: str | None, cache: Path) -> Responses:
+def read_epochs_of(source: Source, subject: str | None, cache: Path) -> Responses:
+    """The epochs of one subject (None: the first). Raises DataError for another dataset, and what its reader finds wrong."""
+    if source.dataset not in EPOCH_DATASETS:
+        raise DataError(f"epochs: dataset {source.dataset!r} is not one to cut; choose one of {', '.join(EPOCH_DATASETS)}")
+    if source.folder is None or not source.folder.is_dir():
+        raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
     if source.dataset == "eeglab_visual":
         return datasets.load(source.dataset, source.folder, **source.options).responses
     there = subjects_in(source)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from brainlens import store
 from brainlens.types import DataError, Responses, Stimuli, Volume
@@ -67,11 +68,69 @@ def _renamed(responses: Responses, stimuli: Stimuli) -> tuple[Responses, Stimuli
     return Responses(responses.data, trials, responses.units, responses.space, responses.times, responses.measure), renamed
 
 
-def _pictures(out: Path, stimuli: Stimuli) -> None:
+def _pictures(out: Path, stimuli: Stimuli, place: str = "images") -> None:
     for name, image in zip(stimuli.ids, stimuli.images, strict=True):
-        store.save_image(out / "images" / f"{name}.png", np.asarray(image))
+        store.save_image(out / place / f"{name}.png", np.asarray(image))
     captions = {str(name): list(several) for name, several in zip(stimuli.ids, stimuli.captions, strict=True)}
     store.save_json(out / "captions.json", captions)
 
 
-LAYOUTS: dict[str, Callable[[Path, int], None]] = {"folder": _folder}
+def _bids(out: Path, seed: int) -> None:
+    """Betas in derivatives, two sessions, with events that name the pictures."""
+    responses, stimuli = _fmri(seed)
+    space = responses.space
+    assert isinstance(space, Volume)
+    store.save_json(out / "dataset_description.json", {"Name": "brainlens example (a simulation)", "BIDSVersion": "1.9.0"})
+    derived = out / "derivatives" / "betas"
+    store.save_json(derived / "dataset_description.json", {"Name": "betas", "BIDSVersion": "1.9.0", "DatasetType": "derivative"})
+    for session, rows in enumerate(np.array_split(np.arange(len(responses)), 2), 1):
+        stem = f"sub-01/ses-{session:02d}/func/sub-01_ses-{session:02d}_task-view_run-1"
+        trials = responses.trials.iloc[rows]
+        events = pd.DataFrame({"onset": 4.0 * np.arange(len(rows)), "duration": 3.0})
+        events["stim_file"] = [f"{name}.png" for name in trials["stimulus"]]
+        events["split"] = trials["split"].to_numpy()
+        store.save_table(out / f"{stem}_events.tsv", events)
+        values = np.zeros((*space.mask.shape, len(rows)), np.float32)
+        values[space.mask] = np.asarray(responses.data[rows], np.float32).T
+        store.save_nifti(derived / f"{stem}_space-MNI152_betas.nii.gz", values, space.affine)
+    name = "sub-01/anat/sub-01_space-MNI152_desc-brain_mask.nii.gz"
+    store.save_nifti(derived / name, space.mask, space.affine)
+    _pictures(out, stimuli, "stimuli")
+
+
+def _epochs(out: Path, seed: int) -> None:
+    """A continuous .fif with an annotation for each picture: single trials of the EEG phantom, one after the other."""
+    import mne
+
+    from brainlens.datasets import phantom_eeg
+
+    seen = phantom_eeg.shown(n_train=TRAIN, n_test=TEST, seed=seed)
+    recorded = phantom_eeg.record(seen, repeats=(2, 8), rows=(2, 8), whiten=False, seed=seed)
+    responses, stimuli = _renamed(recorded, seen.stimuli)
+    order = np.random.default_rng([seed, 71]).permutation(len(responses))
+    data, (channels, samples) = np.asarray(responses.data, np.float32)[order], responses.data.shape[1:]
+    gap, rate = samples // 4, 1 / float(np.median(np.diff(np.asarray(responses.times))))
+    rng = np.random.default_rng([seed, 73])
+    signal = rng.normal(0, data.std(), (channels, len(data) * (samples + gap) + gap)).astype(np.float64)
+    starts = gap + np.arange(len(data)) * (samples + gap)
+    for start, trial in zip(starts, data, strict=True):
+        signal[:, start : start + samples] = trial
+    info = mne.create_info(list(responses.units["channel"]), rate, "eeg")
+    raw = mne.io.RawArray(signal * 1e-6, info, verbose="error")
+    raw.set_montage(_standard_montage(), verbose="error")
+    trials = responses.trials.iloc[order].reset_index(drop=True)
+    table = pd.DataFrame({"onset": np.round(starts / rate, 4), "stimulus": trials["stimulus"], "split": trials["split"]})
+    table["domain"] = trials["stimulus"].map(dict(zip(stimuli.ids, stimuli.table["domain"], strict=True)))
+    store.save_recording(out / "recording_raw.fif", raw)
+    store.save_table(out / "events.csv", table)
+    _pictures(out, stimuli)
+
+
+def _standard_montage() -> object:
+    import mne
+
+    known = mne.channels.get_builtin_montages()
+    return mne.channels.make_standard_montage("colin27_1020" if "colin27_1020" in known else "standard_1020")
+
+
+LAYOUTS: dict[str, Callable[[Path, int], None]] = {"folder": _folder, "epochs": _epochs, "bids": _bids}

@@ -20,7 +20,7 @@ from brainlens.types import DataError, Recording, Responses, Space, Surface, Vol
 
 IMAGES = (".nii.gz", ".nii")
 NUMBERS = ("x", "y", "z", "ncsnr", "vertex")  # columns of units that are numbers
-MESHES = {"fsaverage5": 10_242, "fsaverage6": 40_962, "fsaverage": 163_842, "fsLR": 32_492}
+MESHES = {"fsaverage5": 10_242, "fsaverage6": 40_962, "fsaverage": 163_842, "fs_LR_32k": 32_492}
 
 FACTS = {
     "name": "folder",

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.pictures import ImageFiles, NoImages
-from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, read_lines
+from brainlens.datasets.surface_files import read_cifti
+from brainlens.types import DataError, Recording, Responses, Stimuli, read_lines
 
 SIDES = (("CIFTI_STRUCTURE_CORTEX_LEFT", "left"), ("CIFTI_STRUCTURE_CORTEX_RIGHT", "right"))
 
@@ -58,7 +59,7 @@ def load(folder: str | Path, *, subject: int = 1, sessions: tuple[str, ...] | No
         session, run = _names(path)
         if sessions is not None and session not in sessions:
             continue
-        betas, here = _cifti(path)
+        betas, here = read_cifti(path)
         if space is not None and not np.array_equal(here.vertex, space.vertex):
             raise DataError(f"{path} has other vertices than the runs before")
         space = here
@@ -103,32 +104,6 @@ def _labels(path: Path) -> list[str]:
     if len(candidates) != 1:
         raise DataError(f"{beside} is missing; it names the picture of each beta")
     return [line.strip() for line in read_lines(candidates[0])]
-
-
-def _cifti(path: Path) -> tuple[np.ndarray, Surface]:
-    """Betas (map, vertex) float32 of the two cortical surfaces."""
-    import nibabel as nib
-
-    try:
-        image = nib.load(path)
-        if not isinstance(image, nib.cifti2.Cifti2Image):
-            raise DataError(f"{path} is not a CIFTI file")
-        if int(np.prod(image.shape, dtype=object)) * 4 > 8e9:
-            raise DataError(f"{path} claims {image.shape}, more than 8 GB")
-        axis = image.header.get_axis(1)
-        values = np.asarray(image.dataobj, dtype=np.float32)
-        parts, hemisphere, vertex = [], [], []
-        structures = {name: (where, model) for name, where, model in axis.iter_structures()}
-        for name, side in SIDES:
-            where, model = structures[name]
-            parts.append(values[:, where])
-            vertex.append(np.asarray(model.vertex))
-            hemisphere.append(np.full(len(model.vertex), side))
-    except DataError:
-        raise
-    except Exception as error:  # the reader raises many kinds for damaged files
-        raise DataError(f"{path} is damaged or holds no cortical surfaces ({type(error).__name__}: {error})") from None
-    return np.concatenate(parts, axis=1), Surface("fs_LR_32k", np.concatenate(hemisphere), np.concatenate(vertex))
 
 
 def _standard(betas: np.ndarray) -> np.ndarray:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ import pandas as pd
 from brainlens.datasets.hdf5 import Hdf5Images, open_dataset
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import NoImages
+from brainlens.datasets.surface_files import read_mgh
 from brainlens.datasets.text_tables import read_table
 from brainlens.datasets.volumes import coordinates_table, read_header, read_masked, read_volume
 from brainlens.store import ArrayWriter, open_array
@@ -167,17 +165,20 @@ def _surface_plan(folder: Path, subject: int, betas: str, mask: str) -> _Plan:
     atlases = sorted(p.name.removeprefix("lh.").removesuffix(".mgz") for p in labels.glob("lh.*.mgz"))
     if mask not in atlases:
         raise DataError(f"{labels} has no roi {mask!r}; it has {atlases}")
-    inside = np.concatenate([_mgh(labels / f"{h}.{mask}.mgz")[:, 0] for h in ("lh", "rh")]) > 0
+    inside = np.concatenate([read_mgh(labels / f"{h}.{mask}.mgz", VERTICES)[:, 0] for h in ("lh", "rh")]) > 0
     hemisphere = np.repeat(["left", "right"], VERTICES)[inside]
     space = Surface("fsaverage", hemisphere, np.tile(np.arange(VERTICES), 2)[inside])
     units = pd.DataFrame({"hemisphere": hemisphere, "vertex": space.vertex})
     for name in atlases:
         if (labels / f"rh.{name}.mgz").exists():
-            values = np.concatenate([_mgh(labels / f"{h}.{name}.mgz")[:, 0] for h in ("lh", "rh")])[inside]
+            values = np.concatenate([read_mgh(labels / f"{h}.{name}.mgz", VERTICES)[:, 0] for h in ("lh", "rh")])[inside]
             units[name] = _names(values, labels / f"{name}.mgz.ctab")
     source = folder / "nsddata_betas" / "ppdata" / f"subj{subject:02d}" / "fsaverage" / betas
     if (source / "lh.ncsnr.mgh").exists():
-        units["ncsnr"] = np.concatenate([_mgh(source / f"{h}.ncsnr.mgh")[:, 0] for h in ("lh", "rh")])[inside].astype(float)
+        both = [read_mgh(source / f"{h}.ncsnr.mgh", VERTICES)[:, 0] for h in ("lh", "rh")]
+        units["ncsnr"] = np.concatenate(both)[inside].astype(float)
+            inside
+        ].astype(float)
     units["roi"] = _roi_column(units, atlases)
     return _Plan(source, space, units)
 
@@ -221,7 +222,7 @@ def _sessions(plan: _Plan, count: int) -> Iterator[np.ndarray]:
         if isinstance(plan.space, Surface):
             parts = []
             for path, side in zip(_session_files(plan, session), ("left", "right")):
-                values = _mgh(path)
+                values = read_mgh(path, VERTICES)
                 parts.append(values[plan.space.vertex[plan.space.hemisphere == side]].T)
             block, where = np.concatenate(parts, axis=1).astype(np.float32), plan.betas
         else:
@@ -256,38 +257,6 @@ def _hdf5(path: Path, space: Volume) -> np.ndarray:
             x, y = np.nonzero(space.mask[:, :, z])
             out[:, number[x, y, z]] = slab[:, y, x]
     return out
-
-
-MGH_TYPES = {0: "u1", 1: ">i4", 3: ">f4", 4: ">i2"}
-MGH_HEADER = 284
-
-
-def _mgh(path: Path) -> np.ndarray:
-    """A surface file as (vertex, frame); `.mgh` is mapped and not read, `.mgz` is unpacked up to its checksum."""
-    if not path.exists():
-        raise DataError(f"{path} is missing")
-    packed = path.suffix == ".mgz"
-    try:
-        with gzip.open(path, "rb") if packed else open(path, "rb") as handle:
-            version, vertices, *other, frames, kind = struct.unpack(">6i", handle.read(24))
-            if version != 1 or kind not in MGH_TYPES or other != [1, 1] or frames < 1:
-                raise DataError(f"{path} is not a surface file (version {version}, {vertices} x {other} x {frames})")
-            if vertices != VERTICES:
-                raise DataError(f"{path} has {vertices} vertices, fsaverage has {VERTICES}")
-            size = vertices * frames * np.dtype(MGH_TYPES[kind]).itemsize
-            if not packed:
-                if path.stat().st_size < MGH_HEADER + size:
-                    raise DataError(f"{path} is cut short: {MGH_HEADER + size} bytes claimed, {path.stat().st_size} there")
-                return np.memmap(path, MGH_TYPES[kind], "r", MGH_HEADER, (vertices, frames), order="F")
-            if size > 4e9:
-                raise DataError(f"{path} claims {size / 1e9:.3g} GB, the limit is 4 GB")
-            content = handle.read(MGH_HEADER - 24 + size + (1 << 20))  # some tags follow the values
-            values = np.frombuffer(content, MGH_TYPES[kind], vertices * frames, MGH_HEADER - 24)
-            return values.reshape(vertices, frames, order="F")
-    except (EOFError, gzip.BadGzipFile, zlib.error, struct.error, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again") from None
 
 
 def _gather(plan: _Plan, trials: pd.DataFrame, count: int, zscore: str, cache: str | Path | None) -> np.ndarray:

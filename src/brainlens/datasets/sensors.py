@@ -13,7 +13,7 @@ import pandas as pd
 
 from brainlens import datasets
 from brainlens.backbones import clip
-from brainlens.datasets import phantom_eeg, things_eeg2, things_meg
+from brainlens.datasets import epochs, phantom_eeg, things_eeg2, things_meg
 from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
@@ -24,7 +24,7 @@ from brainlens.subjects import WITHIN, Protocol, join_stimuli
 from brainlens.types import DataError, Features, Recording, Responses, Stimuli
 from brainlens.types.sensor_units import check_magnitudes
 
-SENSOR_DATASETS = ("phantom_eeg", "things_eeg2", "things_meg")
+SENSOR_DATASETS = ("phantom_eeg", "things_eeg2", "things_meg", "epochs")
 PROMPTS = ("label", "A", "B", "C")
 CENTRES = "center_clip.npy"
 
@@ -89,7 +89,7 @@ def open_sensors(
 
 
 def read_subject(source: Source, subject: int, cache: Path) -> Recording:
-    """One subject of a THINGS recording, from the epochs released or, where only they are there, from the continuous files."""
+    """One subject of a recording; of THINGS-EEG2 from released epochs or, where only they are there, continuous files."""
     assert source.folder is not None
     if source.dataset == "things_eeg2" and subject not in things_eeg2.released_subjects(source.folder):
         chosen = datasets.check_options(source.dataset, source.options)
@@ -99,12 +99,17 @@ def read_subject(source: Source, subject: int, cache: Path) -> Recording:
                 f"option {wrong[0]!r} is of released epochs; of subject {subject} only the continuous files are there"
             )
         return things_eeg2.prepare_subject(source.folder, cache, subject=subject, **chosen)
+    if source.dataset == "epochs":
+        found = datasets.load(source.dataset, source.folder, **source.options)
+        return replace(found, responses=found.responses.where(subject=str(subject)))
     return datasets.load(source.dataset, source.folder, subject=subject, **{"cache": cache, **source.options})
 
 
 def subjects_in(source: Source) -> list[int]:
-    """Numbers of the subjects whose files lie in the folder of a THINGS recording. Raises DataError where there is none."""
+    """Numbers of the subjects whose files lie in the folder of a recording. Raises DataError where there is none."""
     assert source.folder is not None
+    if source.dataset == "epochs":
+        return epochs.subjects(source.folder, **source.options)
     if source.dataset == "things_eeg2":
         released, raw = things_eeg2.released_subjects(source.folder), things_eeg2.raw_subjects(source.folder)
         found, expected = sorted({*released, *raw}), "sub-01/preprocessed_eeg_training.npy"

@@ -40,6 +40,10 @@ NAMES = {
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
     "nearest_share": "nearest other image is of the same category",
+    "peak_auc": "largest area under the ROC curve over time",
+    "peak_p": "its p, corrected for all times",
+    "peak_time": "time of the largest area (s)",
+    "onset": "first time with p < .05, corrected (s)",
     "peak_ms": "time of the largest deflection (ms)",
     "peak": "largest deflection of a channel",
     "baseline_ratio": "field power, peak / baseline",
@@ -48,7 +52,7 @@ KEY = re.compile(  # what a reader looks for first
     r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|rf_error_median"
     r"|r2_weighted|units_significant|same_layer_share|nearest_share"
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
-    r"|map_area)$"
+    r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean)$"
 )
 LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|undefined|left_out|duplicate)")
 

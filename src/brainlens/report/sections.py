@@ -18,6 +18,7 @@ MAKERS = (
     encode.beside_section,
     describe.words_section,
     attribute.similarity_section,
+    sensors.decoding_section,
     sensors.sensor_section,
     sensors.variants_section,
     sensors.saliency_section,

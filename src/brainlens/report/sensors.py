@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from brainlens.plots import sensor_scores, sensors
+from brainlens.plots import decoding, sensor_scores, sensors
 from brainlens.report.numbers import interval, number
 from brainlens.report.parts import Section, capital
 from brainlens.types import Result, Sensors
@@ -36,6 +36,20 @@ def sensor_section(result: Result, dpi: int) -> Section:
         caption += ", with the model without semantic guidance between" if "embedding_without_guidance" in result.arrays else ""
         caption += f".{_shares(result)} Distances between groups in such maps mean little."
         section.draw(partial(sensor_scores.categories, result), caption, "Maps of test images, coloured by category.")
+    return section
+
+
+def decoding_section(result: Result, dpi: int) -> Section:
+    """The time course of what can be told apart."""
+    section = Section("Decoding over time", dpi)
+    course = result.tables.get("timecourse")
+    if result.task == "decode" and course is not None:
+        names = [str(name) for name in result.config.get("categories", ())]
+        caption = (
+            f"{', '.join(names)} told apart by a linear discriminant at each time, on trials that were left out of its fit "
+            f"({result.config.get('left_out', 'folds')}). Squares: times that stand after correction for all of them."
+        )
+        section.draw(partial(decoding.over_time, course, result=result), caption, "Area under the ROC curve over time.")
     return section
 
 

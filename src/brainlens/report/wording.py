@@ -86,6 +86,8 @@ def _did(result: Result) -> str:
         )
     if result.task == "epochs":
         return f"The recording was cut into epochs around the onset of each picture and averaged; values are in {_unit(config)}."
+    if result.task == "decode" and config.get("target"):
+        return f"Trials were told apart by {config['target']} at each time, by a classifier that had not seen them."
     if result.task == "compare":
         models = ", ".join(_listed(config.get("models")))
         return f"The same units were predicted from each of {models}{' with ' + ', '.join(method) if method else ''}."

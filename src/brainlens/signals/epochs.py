@@ -80,8 +80,10 @@ def make_epochs(
     trials["repeat"] = trials.groupby("stimulus").cumcount() + 1
     trials["event"] = order[epochs.selection]  # which of the events given, as some are left out
     place = np.array([channel["loc"][:3] for channel in epochs.info["chs"]])
-    space = Sensors(np.array(epochs.ch_names), place)
-    units = pd.DataFrame({"channel": epochs.ch_names, **{axis: place[:, i] * 1e3 for i, axis in enumerate("xyz")}})
+    known = bool(np.isfinite(place).all() and place.any())
+    space = Sensors(np.array(epochs.ch_names), place) if known else None
+    axes = {axis: place[:, i] * 1e3 for i, axis in enumerate("xyz")} if known else {}
+    units = pd.DataFrame({"channel": epochs.ch_names, **axes})
     data = (epochs.get_data(copy=False) * factor).astype(np.float32)
     check_size(typical_size(data), measure, "MNE keeps volts and tesla: scale the recording, e.g. raw.apply_function(...)")
     return Responses(data, trials, units, space, np.asarray(epochs.times), measure)

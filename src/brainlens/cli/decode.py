@@ -1,0 +1,59 @@
+"""`brainlens decode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainlens.cli.options import DATA, MODEL, Again, Data, Option, Runs, Seed, check_named, parsed
+from brainlens.cli.terminal import finished, show, steps
+from brainlens.datasets import DEFAULT_EPOCHS
+
+
+def decode(
+    context: typer.Context,
+    dataset: Annotated[
+        str, typer.Option(help="A recording of EEG or MEG that can be cut.", rich_help_panel=DATA)
+    ] = DEFAULT_EPOCHS,
+    data: Data = None,
+    option: Option = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="A channel by another name, OLD=NEW; repeat for several.", rich_help_panel=DATA)
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Subject; default: the first.", rich_help_panel=DATA)] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Column that is told apart. Default: condition, category or stimulus.", rich_help_panel=MODEL),
+    ] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Seconds that are averaged. Default: every sample alone.", rich_help_panel=MODEL)
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Stratified folds where trials have no run.", rich_help_panel=MODEL)] = 5,
+    permutations: Annotated[int, typer.Option(help="Shuffles of the labels.", rich_help_panel=MODEL)] = 1000,
+    runs: Runs = Path("runs"),
+    seed: Seed = 0,
+    again: Again = False,
+) -> None:
+    """Which condition was it, and when: cross-validated AUC at every time with chance, interval and permutation p, EEG or MEG."""
+    from dataclasses import asdict
+
+    from brainlens.datasets.runs import once
+    from brainlens.datasets.source import Source
+    from brainlens.encode.run_decode import run_decode
+    from brainlens.encode.time_decoding import OverTime
+
+    check_named(context)
+    texts = [*(option or []), *([f"rename={','.join(rename)}"] if rename else [])]
+    source = Source(dataset, data, options=parsed(dataset, texts))
+    how = OverTime(window=window, folds=folds, permutations=permutations)
+
+    def anew() -> Any:
+        with steps(shorter="fewer --permutations, or a --window") as tell:
+            return run_decode(source, runs, target=target, subject=subject, options=how, seed=seed, tell=tell)
+
+    wanted = {**source.config(), "target": target, "subject": subject, "how": asdict(how), "seed": seed}
+    folders, table, made = once("decode", runs, wanted, anew, data=data, again=again)
+    show(table, f"decode: {dataset}")
+    finished(folders, made)

@@ -1,0 +1,37 @@
+"""What can be told from a recording over time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from brainlens.plots import style
+from brainlens.types import DataError, Result
+
+LEVEL = 0.05
+
+
+def over_time(table: pd.DataFrame, *, result: Result | None = None) -> Figure:
+    """Area under the ROC curve against time, with its interval, chance, and the times that stand after family-wise correction.
+
+    table: `timecourse` of a decode run (time in s, auc, low, high, p_fwe). Raises DataError for missing columns.
+    """
+    missing = [name for name in ("time", "auc", "low", "high", "p_fwe") if name not in table.columns]
+    if missing:
+        raise DataError(f"time course has no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}")
+    figure, axes = style.canvas(6.4, 3.6)
+    ax = axes[0, 0]
+    time = 1000 * table["time"].to_numpy(dtype=float)
+    ax.fill_between(time, table["low"], table["high"], color=style.PALETTE[0], alpha=0.2, lw=0, label="95 % interval")
+    ax.plot(time, table["auc"], color=style.PALETTE[0], lw=1.6, label="area under the ROC curve")
+    ax.axhline(0.5, label="chance", **style.CHANCE)
+    sure = np.flatnonzero(table["p_fwe"].to_numpy(dtype=float) < LEVEL)
+    if len(sure):
+        low = float(np.nanmin(table["low"].to_numpy(dtype=float))) - 0.02
+        ax.plot(time[sure], np.full(len(sure), low), "s", color=style.INK, ms=3, label="p < .05, family-wise")
+    if time.min() < 0 < time.max():
+        ax.axvline(0, color=style.INK, lw=0.6)
+    ax.legend(fontsize=8, frameon=False)
+    style.label(ax, x="time (ms)", y="area under the ROC curve")
+    return style.head(figure, "Decoding over time", result)
