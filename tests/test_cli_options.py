@@ -111,6 +111,23 @@ REFUSED = [
     (("reconstruct", "--dataset", "phantom_eeg"), "window_parcels"),
     (("reconstruct", "--dataset", "haxby2001", "--data", "empty"), "without its pictures"),
     (("reconstruct", "--dataset", "nsd", "--data", "empty", "--train", "9"), "--train"),
+    # describe
+    *[(("describe", "--words", "--dataset", "haxby2001", "--data", "empty", *option), option[0]) for option in (
+        ("--model", "x"), ("--layer", "image"), ("--captions", "own"), ("--preset", "paper"), ("--top", "9"), ("--pictures", "9"),
+        ("--tagger", "spacy"), ("--concreteness", "x"), ("--bank", "diffusion"), ("--crops",), ("--captioner", "x"),
+        ("--sentences", "x"), ("--permutations", "9"),
+    )],
+    *[(("describe", *option), option[0]) for option in (
+        ("--diffusion", "x"), ("--prompt", "a {}"), ("--drawing-steps", "9"), ("--captioner", "x"), ("--sentences", "x"),
+        ("--option", "colour=red"), ("--data", "empty"),
+    )],
+    (("describe", "--bank", "dreams"), "real, diffusion"),
+    (("describe", "--bank", "diffusion", "--diffusion", "nowhere/at/all"), "nowhere"),
+    (("describe", "--preset", "nonsense"), "default, paper"),
+    (("describe", "--top", "0"), "top=0"),
+    (("describe", "--dataset", "phantom_eeg"), "EEG channels"),
+    (("describe", "--dataset", "images92", "--data", "empty"), "patterns without voxels"),
+    (("describe", "--dataset", "haxby2001", "--data", "empty"), "--words"),
     # features, captions
     (("features", "miniature", "--timestep", "3"), "--timestep"),
     (("features", "miniature", "--no-inversion"), "--no-inversion"),
@@ -194,6 +211,7 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
     "embed": {"dataset", "subject", "runs", "device", "again"},
     "predict": {"out", "device"},
     "reconstruct": {"dataset", "model", "region", "subject", "runs", "seed", "device", "test", "again", "explain"},
+    "describe": {"dataset", "words", "roi", "subject", "runs", "seed", "device", "test", "again"},
     "attribute": {"of", "target", "method", "layer", "trials", "runs", "seed", "device", "again", "masks"},
 }
 

@@ -27,7 +27,7 @@ _FROM = {
     "SensorRidge": "brainlens.models.sensors.closed_form",
     **dict.fromkeys(("bottleneck", "gradcam", "integrated_gradients", "rise"), "brainlens.attribution.modules"),
 }
-_ROOMS = ("align", "attribute", "datasets", "encode", "reconstruct", "report")
+_ROOMS = ("align", "attribute", "datasets", "describe", "encode", "reconstruct", "report")
 
 __all__ = ["__version__", *_FROM, *_ROOMS]
 

@@ -9,6 +9,7 @@ import typer
 
 from brainlens.cli.options import (
     DATA,
+    MODEL,
     Again,
     Captions,
     Data,
@@ -32,7 +33,7 @@ from brainlens.datasets import DEFAULT
 WORDS = "Words"
 PICTURES = (  # what does not apply to category names alone
     *("model", "layer", "captions", "preset", "top", "pictures", "tagger", "concreteness", "bank", "diffusion", "prompt"),
-    *("drawing_steps", "crops", "captioner", "permutations"),
+    *("drawing_steps", "crops", "captioner", "sentences", "permutations"),
 )
 DRAWN = ("diffusion", "prompt", "drawing_steps")
 
@@ -72,6 +73,10 @@ def describe(
     captioner: Annotated[
         str | None, typer.Option(help="Network that captions the crops: folder or hub name.", rich_help_panel=WORDS)
     ] = None,
+    sentences: Annotated[
+        str | None,
+        typer.Option(help="Sentence encoder: the classes of --model become a space for baselines.", rich_help_panel=MODEL),
+    ] = None,
     permutations: Annotated[int | None, typer.Option(help="Permutations of the test images.", rich_help_panel=WORDS)] = None,
     roi: Annotated[list[str] | None, typer.Option(help="Region to describe; repeat for several.", rich_help_panel=DATA)] = None,
     subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat for several.", rich_help_panel=DATA)] = None,
@@ -97,12 +102,14 @@ def describe(
         without(context, DRAWN, "only --bank diffusion draws pictures")
     if "captioner" in given(context) and not crops:
         without(context, ("captioner",), "it captions the crops of --crops, which is not given")
+    if "sentences" in given(context) and model in (None, "miniature"):
+        without(context, ("sentences",), "the miniature is a CLIP and has texts of its own; it belongs to a classifier (--model)")
     design = settings(preset)
     typed = {"top": top, "pictures": pictures, "tagger": tagger, "permutations": permutations}
     typed["concreteness"] = None if concreteness is None else str(concreteness)
     design = replace(design, **{name: value for name, value in typed.items() if value is not None})
     design = replace(design, layers=tuple(layer)) if layer else design
-    asked = Asked(design, bank, diffusion, crops=crops, captioner=captioner, words=words)
+    asked = Asked(design, bank, diffusion, crops=crops, captioner=captioner, sentences=sentences, words=words)
     asked = replace(asked, prompt=prompt) if prompt is not None else asked
     asked = replace(asked, steps=drawing_steps) if drawing_steps is not None else asked
     source = Source(

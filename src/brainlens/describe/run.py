@@ -12,6 +12,7 @@ from PIL import Image
 
 from brainlens import datasets, miniatures, store
 from brainlens.backbones import captioner, clip, vision
+from brainlens.backbones.class_words import load_class_space
 from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Source, Tell, chosen_captions, network_folder, open_recording, standardised
@@ -33,7 +34,8 @@ class Asked:
     """What the command line asks of `describe`.
 
     bank: "real" (training pictures by noun) or "diffusion" (a folder or hub name, None: the miniature), prompt around its nouns;
-    crops: add crops of the strongest pictures; captioner: a network that captions the crops; words: categories alone.
+    crops: add crops of the strongest pictures; captioner: a network that captions the crops; sentences: a sentence encoder that
+    makes an image-text space of a classifier's class names (`backbones.class_words`); words: categories alone.
     """
 
     design: Describing = field(default_factory=Describing)
@@ -43,6 +45,7 @@ class Asked:
     steps: int = 50
     crops: bool = False
     captioner: str | None = None
+    sentences: str | None = None
     words: bool = False
 
 
@@ -76,6 +79,10 @@ def _check(source: Source, asked: Asked) -> None:
     datasets.module(source.dataset)
     if asked.bank not in BANKS:
         raise DataError(f"describe: bank {asked.bank!r} is not one of {', '.join(BANKS)}")
+    kind = str(datasets.module(source.dataset).FACTS["kind"])
+    if kind != "fMRI" or datasets.offers(source.dataset, "dissimilarities"):
+        what = "patterns without voxels" if kind == "fMRI" else f"{kind} channels"
+        raise DataError(f"describe: {source.dataset} holds {what}; it describes voxels of an fMRI recording")
     if not asked.words and not datasets.offers(source.dataset, "pictures"):
         raise DataError(f"describe: {source.dataset} has no pictures; --words ranks the names of what was shown, by region")
 
@@ -107,7 +114,7 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
     if features is None or any(name not in features.data for name in layers):
         features = vision.extract(network, stimuli, list(layers), cache=runs / "features")
     features = Features({name: features.data[name] for name in features.data}, features.ids, features.model)
-    space = _space(network, source, stimuli, features, layers, device)
+    space = _space(network, source, stimuli, features, layers, asked.sentences, device)
 
     def pooled_of(pictures: Stimuli) -> Features:
         return vision.extract(network, pictures, list(layers))
@@ -132,9 +139,13 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
 
 
 def _space(
-    network: vision.Backbone, source: Source, stimuli: Stimuli, features: Features, layers: tuple[str, ...], device: str
-) -> Space | None:
-    """The image-text space of the network, if it is a CLIP."""
+    network: vision.Backbone, source: Source, stimuli: Stimuli, features: Features, layers: tuple[str, ...],
+    sentences: str | None, device: str,
+) -> Space | None:  # fmt: skip
+    """The image-text space of the network: that of a CLIP, or a classifier's class names read by a sentence encoder."""
+    if sentences is not None:
+        words = load_class_space(network_folder(source), sentences)
+        return Space(words.images(stimuli.take(features.ids)).data["image"], words.texts)
     if str(network.model.config.model_type) != "clip":
         return None
     reader = clip.load_clip(network_folder(source), device=device)

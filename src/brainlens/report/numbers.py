@@ -10,7 +10,9 @@ import numpy as np
 
 from brainlens.types.scores import SHARE, SIDES, chance, is_difference, is_score, join
 
-SILENT = ("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct")  # named by the heading
+SILENT = (  # groups that the heading names already
+    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe"),
+)
 NAMES = {
     "truth_auroc": "area under the ROC curve against the truth",
     "r2_mean": "mean R²",
@@ -36,6 +38,12 @@ NAMES = {
     "pixcorr": "pixel correlation",
     "ssim": "SSIM",
     "change": "mean change of the picture (grey levels)",
+    "significant_share": "share of voxels whose first word is significant",
+    "r2_share_significant": "share of voxels with significant R²",
+    "split_half_share": "same first word from two halves of the images",
+    "same_label_share": "same first word as ours",
+    "map_correlation": "words' predicted and measured maps, correlation over voxels",
+    "ceiling_mean": "ceiling of the words' order, mean over regions",
     "two_way_max": "two-way accuracy at the best time",
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
@@ -52,7 +60,7 @@ KEY = re.compile(  # what a reader looks for first
     r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|rf_error_median"
     r"|r2_weighted|units_significant|same_layer_share|nearest_share"
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
-    r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean)$"
+    r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean|significant_share|split_half_share)$"
 )
 LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|undefined|left_out|duplicate)")
 

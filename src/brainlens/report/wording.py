@@ -74,6 +74,11 @@ def _did(result: Result) -> str:
     if result.task == "captions":
         sources = _listed(config.get("sources"))
         return f"Pictures and captions ({', '.join(sources)}) were embedded by {_named(config.get('clip'))} and looked up."
+    if result.task == "describe" and config.get("method") == "words":
+        return "The names of what was shown were ranked by the mean response of each region."
+    if result.task == "describe":
+        pictures = "drawn pictures" if config.get("bank") == "diffusion" else "training pictures"
+        return f"Voxels got words from captions, ranked by predicted responses{of_target} to a bank of {pictures}."
     if result.task == "encode":
         how = f" with {', '.join(method or encoders)}" if method or encoders else ""
         source = f" from {target}" if target else ""

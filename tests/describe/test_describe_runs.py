@@ -1,0 +1,188 @@
+"""The command as a user runs it: the phantom with kinds, a localiser by names, real pictures, and the pages of both."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from brainlens import miniatures, report, store
+from brainlens.backbones import vision
+from brainlens.backbones.class_words import ClassSpace, load_class_space
+from brainlens.backbones.places import place_features
+from brainlens.datasets.source import Source, picture_folder
+from brainlens.describe import Describing
+from brainlens.describe.bank import real_rows
+from brainlens.describe.labelling import label_voxels
+from brainlens.describe.run import Asked, run_describe
+from brainlens.metrics.retrieval import ranks
+from brainlens.phantom.scenes import make_scenes
+from brainlens.plots import words
+from brainlens.report.words_page import build_words, page_data, render_words
+from brainlens.stimuli.nouns import LexiconTagger, read_concreteness, vocabulary
+from brainlens.types import DataError, Result
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUICK = Describing(top=20, pictures=20, least=3, permutations=200, resamples=100, alphas=tuple(np.logspace(0, 5, 6)))
+
+
+def tell(text: str, share: float | None = None) -> None:
+    """Nothing is shown."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """Two regions of the phantom with kinds, with crops."""
+    source = Source(n_train=200, n_test=60, options={"concepts": "kinds"}, regions=("FFA", "PPA"))
+    folders, rows = run_describe(source, tmp_path_factory.mktemp("runs"), Asked(QUICK, crops=True), tell=tell)
+    assert rows
+    return folders[0], store.load_result(folders[0])
+
+
+def test_a_run_keeps_model_labels_and_cards(run) -> None:
+    folder, result = run
+    assert (folder / "model").is_dir()
+    assert {"label", "auroc", "noun_embedding", "cards/images", "baseline/clip_msm", "baseline/brainscuba"} <= set(result.arrays)
+    assert result.config["crops"] > 50
+    assert result.config["dataset_options"] == {"concepts": "kinds"}
+    units = result.units
+    assert units is not None
+    assert (units["kind"] != "").all()
+
+
+def test_figures_are_drawn_from_a_run(run) -> None:
+    _, result = run
+    for make in (words.word_map, words.word_histograms, words.voxel_cards):
+        assert make(result).axes
+    nouns = result.tables["nouns"]["noun"].tolist()[:2]
+    assert words.concept_rows(result, nouns).axes
+    colours = words.word_colours(result)
+    assert colours.shape == (len(result.tables["nouns"]), 3)
+    assert 0 <= colours.min() <= colours.max() <= 1
+    with pytest.raises(DataError, match="'zebra' is not in the vocabulary"):
+        words.concept_rows(result, ["zebra"])
+
+
+def test_the_report_shows_words(run, tmp_path: Path) -> None:
+    folder, _ = run
+    text = report.build(folder, tmp_path / "report.html").read_text()
+    assert "Words of voxels" in text
+    assert "Not drawn" not in text
+
+
+def test_the_page_of_words_holds_every_voxel_and_nothing_from_outside(run) -> None:
+    folder, result = run
+    text = build_words(folder).read_text()
+    assert "simulation" in text
+    assert not re.search(r"(src|href)=|https?://|@import|url\(", text)
+    data = page_data(result)
+    assert len(data["label"]) == len(data["xyz"]) == len(result.arrays["label"])
+    names = result.tables["nouns"]
+    strange = {**result.tables, "nouns": names.assign(noun=["</script><b>x", *names["noun"].tolist()[1:]])}
+    assert "</script><b>" not in render_words(replace(result, tables=strange))
+    with pytest.raises(DataError, match="without labels"):
+        render_words(Result("encode", {}))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser")
+def test_ten_thousand_rows_are_virtual_and_quiet_in_a_browser(run, tmp_path: Path) -> None:
+    _, result = run
+    times = -(-10_000 // len(result.arrays["label"]))
+    units = pd.concat([result.units] * times, ignore_index=True).iloc[:10_000]
+    many = {
+        name: np.concatenate([array] * times)[:10_000]
+        for name, array in result.arrays.items()
+        if len(array) == len(result.arrays["label"]) and not name.startswith("cards")
+    }
+    page = tmp_path / "words.html"
+    page.write_text(render_words(replace(result, arrays=many, units=units, space=None)))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr", "--dump-dom"]
+    command = [BROWSER, *flags, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=True)
+    assert "10,000 of 10,000 voxels" in done.stdout
+    assert 10 < done.stdout.count('class="row') < 100  # what is in view, not all
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.realdata
+def test_words_of_a_real_recording_by_name(test_data: Path, tmp_path: Path) -> None:
+    source = Source("haxby2001", test_data / "haxby2001")
+    folders, rows = run_describe(source, tmp_path, Asked(words=True), tell=tell)
+    result = store.load_result(folders[0])
+    table = result.tables["words"]
+    assert result.metrics["describe/words/categories"] == 8
+    assert set(table["label"]) >= {"face", "house", "cat"}
+    assert table["ceiling"].notna().all()
+    assert rows
+    assert report.build(folders[0], tmp_path / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def photographs(test_data: Path):
+    return picture_folder(test_data / "coco_captions")
+
+
+@pytest.fixture(scope="module")
+def classes(test_data: Path, photographs) -> tuple[ClassSpace, np.ndarray]:
+    """MobileNetV2's classes under MiniLM, and the photographs there."""
+    space = load_class_space(test_data / "mobilenet_v2_1.0_224", test_data / "minilm_l6")
+    return space, space.images(photographs).data["image"]
+
+
+@pytest.mark.realdata
+def test_a_classifier_and_a_sentence_encoder_make_a_space(photographs, classes) -> None:
+    """51 photographs, image -> captions: .45 for the mean of five captions, .33 for the first alone; chance is .02."""
+    space, images = classes
+    captions = [text for several in photographs.captions for text in several]
+    owner = np.repeat(np.arange(len(photographs)), [len(several) for several in photographs.captions])
+    texts = space.texts(captions)
+    mean = np.stack([texts[owner == i].mean(axis=0) for i in range(len(photographs))])
+    assert (ranks(images, mean) == 0).mean() > 0.37
+    assert (ranks(images, texts[np.searchsorted(owner, np.arange(len(photographs)))]) == 0).mean() > 0.25
+
+
+@pytest.mark.realdata
+def test_voxels_that_read_a_word_are_given_it_from_human_captions(test_data: Path, photographs, classes) -> None:
+    """In-silico voxels, each the similarity of a photograph's classes to one of 23 nouns: the noun is among the first three
+    labels of .65 of them, where chance is .13."""
+    space, images = classes
+    norms = read_concreteness(test_data / "concreteness" / "brysbaert_concreteness.csv.gz")
+    nouns = LexiconTagger().nouns(photographs.captions)
+    found = vocabulary(nouns, least=3, concreteness=norms, least_concrete=4.8)
+    responses = space.texts(found.nouns) @ images.T
+    rows, noun = real_rows(found.nouns, found.present, np.arange(len(photographs)), pictures=10)
+    labels = label_voxels(
+        lambda part: responses[part], lambda part: responses[part][:, rows], voxels=len(responses), present=found.present,
+        noun=noun, top=10, labels=4,
+    )  # fmt: skip
+    assert len(found.nouns) > 15
+    assert np.mean([voxel in labels.number[voxel, :3] for voxel in range(len(responses))]) > 0.4
+
+
+@pytest.mark.realdata
+def test_places_of_a_convolutional_network_average_to_its_embedding(test_data: Path, photographs) -> None:
+    some = photographs.take(photographs.ids[:3])
+    found = place_features(vision.load(test_data / "mobilenet_v2_1.0_224"), some)
+    np.testing.assert_allclose(found.tokens["image"].mean(axis=1), found.data["image"], rtol=1e-4, atol=1e-5)
+    dino = place_features(vision.load(test_data / "dinov2_vits14_11blocks"), some)
+    assert dino.tokens["image"].shape[2] == dino.data["image"].shape[1]
+
+
+def test_places_of_clip_lie_in_the_space_of_its_embedding() -> None:
+    """Patches of the miniature through the layers that its class token goes through, against the network's own modules."""
+    network = vision.load(miniatures.folder("clip"))
+    stimuli = make_scenes(2)
+    found = place_features(network, stimuli)
+    with torch.inference_mode():
+        pixels = torch.from_numpy(network.preprocess.batch(list(stimuli.images)))
+        states = network.model.vision_model(pixel_values=pixels).last_hidden_state
+        own = network.model.visual_projection(network.model.vision_model.post_layernorm(states))
+    np.testing.assert_allclose(found.tokens["image"], own[:, 1:].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.data["image"], own[:, 0].numpy(), atol=1e-5)
