@@ -138,6 +138,8 @@ def compare(
         "max_rel_error": relative_error(out, peer_out),
     }
     row |= {key: value(chosen.device) if callable(value) else value for key, value in more.items()}
+    if "pictures" in row:
+        row["pictures_per_s"] = row["pictures"] / time_s
     print(f"{name} on {chosen.device}: ours against {peer_name}")
     print(f"{'':10}{'time [s]':>12}{'peak [MB]':>12}")
     print(f"{'ours':10}{time_s:12.4f}{peak:12.1f}")

@@ -14,11 +14,17 @@ from brainlens.backbones import clip
 from brainlens.claims.detector import Detector
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.phantom.captions import PLACES
-from brainlens.phantom.scenes import COLORS, Scene, caption, scene_at
+from brainlens.phantom.scenes import COLORS, KINDS, Scene, caption, scene_at
 from brainlens.types import DataError, Stimuli
 
 AMONG = 50  # captions that a picture is looked up in
-CHANCE = {"pick50": 1 / AMONG, "color": 1 / len(COLORS), "place": 1 / len(PLACES), "kind_detector": 1 / 30, "kind_top1": 1 / 30}
+CHANCE = {
+    "pick50": 1 / AMONG,
+    "color": 1 / len(COLORS),
+    "place": 1 / len(PLACES),
+    "kind_detector": 1 / len(KINDS),
+    "kind_top1": 1 / len(KINDS),
+}
 
 
 def scenes_of(ids: Sequence[str] | np.ndarray) -> list[Scene]:
