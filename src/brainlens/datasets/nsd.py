@@ -177,8 +177,6 @@ def _surface_plan(folder: Path, subject: int, betas: str, mask: str) -> _Plan:
     if (source / "lh.ncsnr.mgh").exists():
         both = [read_mgh(source / f"{h}.ncsnr.mgh", VERTICES)[:, 0] for h in ("lh", "rh")]
         units["ncsnr"] = np.concatenate(both)[inside].astype(float)
-            inside
-        ].astype(float)
     units["roi"] = _roi_column(units, atlases)
     return _Plan(source, space, units)
 
