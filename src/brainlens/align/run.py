@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from brainlens import store
+from brainlens import datasets, store
 from brainlens.align import Alignment, align
+from brainlens.align.headline import headlined, suited
 from brainlens.datasets.pictures import gallery_table, thumbnails
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
@@ -40,9 +41,11 @@ def run_align(
 ) -> tuple[Path, Rows]:
     """Aligns and stores the result with the model of the main encoder, and that of the volume encoder where one was trained.
 
-    configuration: a preset, "default" unless given. start_from: the folder of an align run whose model is trained further; it
-    brings its design, and its encoder is the one that is trained where none is named. Checkpoints are kept in
-    `runs/unfinished` until the run is stored; the same call after a stop goes on from them. Started by `torchrun`, the
+    configuration: a preset, "default" unless given; on a recording of few images the volume encoder then stays at its linear
+    start, and where no encoder is named the headline is the one that is best on validation images (see `headline`).
+    start_from: the folder of an align run whose model is trained further; it brings its design, and its encoder is the one that
+    is trained where none is named. Checkpoints are kept in `runs/unfinished` until the run is stored; the same call after a stop
+    goes on from them. Started by `torchrun`, the
     processes share every batch and the first one writes.
     """
     chosen = (configuration or preset("default")).changed(training={"steps": training_steps})
@@ -55,9 +58,12 @@ def run_align(
     if unknown:
         raise DataError(f"encoder {unknown[0]!r} is not one of {list(ENCODERS)}")
     check_device(device)
+    own = encoders is None and before is None and not datasets.simulated(source.dataset)  # the recording chooses
     with joined(device) as here:
         say: Tell = tell if is_first() else _silent
         recording = open_recording(source, device=here, tell=say)
+        if own and chosen == preset("default"):
+            chosen = suited(chosen, recording.responses)
         config = {**source.config(), "encoders": names, "training": asdict(chosen.training), "linear": asdict(chosen.linear)}
         config |= {"design": asdict(chosen.design), "seed": seed}
         config |= {} if start_from is None else {"from": Path(start_from).resolve().name}
@@ -70,6 +76,8 @@ def run_align(
             )  # fmt: skip
             if start_from is not None:
                 found = _begun_at(found, start_from)
+            if own and is_first():
+                found = headlined(found, seed=seed)
             if not is_first():
                 return checkpoints, []
             folder = _keep(found, recording, source, runs)

@@ -51,7 +51,7 @@ def load(
     window: tuple[float, float] = (-0.2, 0.8),
     band: tuple[float, float] | None = None,
     rate: float | None = None,
-    rename: tuple[str, ...] = (),
+    rename: tuple[str, ...] | None = None,
     unit: str | None = None,
     stimulus: str = "stimulus",
     test: float = 0.2,
@@ -66,6 +66,7 @@ def load(
     """
     folder = Path(folder)
     kind, path = _found(folder)
+    rename = rename or ()
     if kind != "array" and kind != "csv" and unit is not None:
         raise DataError(f"option unit={unit!r}: {path.name} holds volts or tesla by its format; leave it out")
     if kind == "array":

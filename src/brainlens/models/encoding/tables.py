@@ -9,14 +9,18 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
-from brainlens.metrics.encoding import noise_ceiling
+from brainlens.metrics.encoding import noise_ceiling, pearson
+from brainlens.metrics.statistics import fdr
 from brainlens.nn.factortopy import resize_tokens
 from brainlens.subjects import held_out
 from brainlens.types import DataError, Features, Responses, as_ids, positions
 from brainlens.types.arrays import varies
 
+LEAST_PAIRS = 10  # images shown twice, from which reliability is estimated
+RELIABLE = 0.05  # false discovery rate
 HELD_BACK = 0.1  # share of the training images that validate when the recording names none (the paper splits 8:1:1)
 
 
@@ -52,7 +56,8 @@ class HeldBack:
 class EncodingTables:
     """Parts train, validation, test, with responses as they were given; a model standardises them itself.
 
-    ncsnr, ceiling (unit,) for the test part's repeats, NaN with ceiling_defined False when nothing was repeated.
+    ncsnr, ceiling (unit,) for the test part's repeats, NaN with ceiling_defined False when nothing was repeated. reliable (unit,)
+    where training images were shown twice at most, else None; see `split_half`.
     """
 
     train: EncodingPart
@@ -64,9 +69,16 @@ class EncodingTables:
     ncsnr: np.ndarray
     ceiling: np.ndarray
     ceiling_defined: bool
+    reliable: np.ndarray | None = None
 
     def scored(self, least: float) -> np.ndarray:
-        """Units whose mean is reported: signal to noise above `least` as given with the units, else as estimated, else all."""
+        """Units whose mean is reported: signal to noise above `least` as given with the units, else as estimated, else all.
+
+        Where images were shown twice and no signal to noise is given, the units that are reliable over the two halves: two
+        repeats estimate a variance too badly, and units of noise pass a threshold on it.
+        """
+        if "ncsnr" not in self.units.columns and self.reliable is not None:
+            return self.reliable if self.reliable.any() else np.ones(len(self.units), bool)
         snr = self.units["ncsnr"].to_numpy(float) if "ncsnr" in self.units.columns else self.ncsnr
         if not np.isfinite(snr).any():
             return np.ones(len(self.units), bool)
@@ -117,6 +129,8 @@ def tables(responses: Responses, features: Features, *, seed: int = 0, single_tr
     inverse = float((1 / made["test"].repeats).mean())
     top = ceiling.ncsnr**2 / (ceiling.ncsnr**2 + inverse)
     counts |= {f"images_{name}": len(np.unique(p.ids)) for name, p in made.items()}
+    reliable = split_half(responses.rows(part != "test"))
+    counts |= {} if reliable is None else {"units_reliable": int(reliable.sum())}
     return EncodingTables(
         made["train"],
         made["validation"],
@@ -127,7 +141,24 @@ def tables(responses: Responses, features: Features, *, seed: int = 0, single_tr
         ceiling.ncsnr,
         top,
         ceiling.defined,
+        reliable,
     )
+
+
+def split_half(responses: Responses) -> np.ndarray | None:
+    """Which units (bool) answer alike to the two repeats of images at a false discovery rate of .05; None if not twice.
+
+    Correlation over images of the first with the second repeat, one-sided t test with n - 2 degrees of freedom, Benjamini and
+    Hochberg over units. It holds for images shown at most twice, at least 10 of them twice.
+    """
+    shown = responses.trials.groupby("stimulus", sort=False).indices
+    pairs = np.array([rows for rows in shown.values() if len(rows) == 2])
+    if len(pairs) < LEAST_PAIRS or max(len(rows) for rows in shown.values()) > 2:
+        return None
+    first, second = (np.asarray(responses.data[pairs[:, k]], dtype=np.float64) for k in (0, 1))
+    r = np.clip(pearson(first, second), -1 + 1e-12, 1 - 1e-12)
+    p = student.sf(r * np.sqrt((len(pairs) - 2) / (1 - r**2)), len(pairs) - 2)
+    return np.asarray(fdr(np.where(np.isfinite(p), p, 1.0)) < RELIABLE)
 
 
 def _region_names(units: pd.DataFrame) -> set[str]:
