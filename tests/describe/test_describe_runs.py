@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from brainlens import miniatures, report, store
 from brainlens.backbones import vision
@@ -23,6 +24,7 @@ from brainlens.describe.bank import real_rows
 from brainlens.describe.labelling import label_voxels
 from brainlens.describe.run import Asked, run_describe
 from brainlens.metrics.retrieval import ranks
+from brainlens.models.generation.text_drawing import TextDrawer
 from brainlens.phantom.scenes import make_scenes
 from brainlens.plots import words
 from brainlens.report.words_page import build_words, page_data, render_words
@@ -55,6 +57,35 @@ def test_a_run_keeps_model_labels_and_cards(run) -> None:
     units = result.units
     assert units is not None
     assert (units["kind"] != "").all()
+
+
+def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, monkeypatch) -> None:
+    """A random pipeline that reads the phantom's words: nouns x pictures are drawn, whatever the voxels, and kept."""
+    folder = made_pipeline.build_pipeline(tmp_path / "tiny")
+    words_folder = miniatures.folder("clip")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(words_folder)
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(folder / "tokenizer")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    numbers = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = transformers.CLIPTextConfig(
+        **small, **numbers, vocab_size=len(tokenizer), max_position_embeddings=16, pad_token_id=tokenizer.pad_token_id
+    )
+    transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    asked = Asked(replace(QUICK, pictures=2), "diffusion", str(folder), prompt="a picture of a {}", steps=2)
+    source = Source(n_train=120, n_test=40, regions=("FFA",))
+    drawn: list[int] = []
+    draw = TextDrawer.draw
+    monkeypatch.setattr(TextDrawer, "draw", lambda self, prompts, seeds: drawn.append(len(prompts)) or draw(self, prompts, seeds))
+    first = store.load_result(run_describe(source, tmp_path / "runs", asked, tell=tell)[0][0])
+    assert sum(drawn) == 2 * first.metrics["describe/nouns"] == first.metrics["describe/bank_pictures"]
+    assert first.config["bank"] == "diffusion"
+    again = store.load_result(run_describe(replace(source, regions=("PPA",)), tmp_path / "runs", asked, tell=tell)[0][0])
+    assert sum(drawn) == first.metrics["describe/bank_pictures"]  # other voxels, the same pictures
+    assert again.metrics["describe/bank_pictures"] == first.metrics["describe/bank_pictures"]
+    with pytest.raises(DataError, match="holds none of"):
+        run_describe(source, tmp_path / "runs", replace(asked, prompt="an unspeakable {}"), tell=tell)
 
 
 def test_figures_are_drawn_from_a_run(run) -> None:
