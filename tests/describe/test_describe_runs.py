@@ -20,16 +20,16 @@ from brainlens.backbones.class_words import ClassSpace, load_class_space
 from brainlens.backbones.places import place_features
 from brainlens.datasets.source import Source, picture_folder
 from brainlens.describe import Describing
-from brainlens.describe.bank import real_rows
+from brainlens.describe.bank import Bank, real_rows
 from brainlens.describe.labelling import label_voxels
-from brainlens.describe.run import Asked, run_describe
+from brainlens.describe.run import Asked, _bank, run_describe
 from brainlens.metrics.retrieval import ranks
 from brainlens.models.generation.text_drawing import TextDrawer
 from brainlens.phantom.scenes import make_scenes
 from brainlens.plots import words
 from brainlens.report.words_page import build_words, page_data, render_words
 from brainlens.stimuli.nouns import LexiconTagger, read_concreteness, vocabulary
-from brainlens.types import DataError, Result
+from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUICK = Describing(top=20, pictures=20, least=3, permutations=200, resamples=100, alphas=tuple(np.logspace(0, 5, 6)))
@@ -74,18 +74,29 @@ def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, mon
     )
     transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
     asked = Asked(replace(QUICK, pictures=2), "diffusion", str(folder), prompt="a picture of a {}", steps=2)
-    source = Source(n_train=120, n_test=40, regions=("FFA",))
+    stimuli = make_scenes(60, size=16)
+    split = np.where(np.arange(60) < 45, "train", "test")
+    trials = pd.DataFrame({"stimulus": stimuli.ids, "split": split})
+    responses = Responses(np.zeros((60, 3), np.float32), trials, pd.DataFrame(index=range(3)))
     drawn: list[int] = []
     draw = TextDrawer.draw
     monkeypatch.setattr(TextDrawer, "draw", lambda self, prompts, seeds: drawn.append(len(prompts)) or draw(self, prompts, seeds))
-    first = store.load_result(run_describe(source, tmp_path / "runs", asked, tell=tell)[0][0])
-    assert sum(drawn) == 2 * first.metrics["describe/nouns"] == first.metrics["describe/bank_pictures"]
-    assert first.config["bank"] == "diffusion"
-    again = store.load_result(run_describe(replace(source, regions=("PPA",)), tmp_path / "runs", asked, tell=tell)[0][0])
-    assert sum(drawn) == first.metrics["describe/bank_pictures"]  # other voxels, the same pictures
-    assert again.metrics["describe/bank_pictures"] == first.metrics["describe/bank_pictures"]
+
+    def pooled_of(pictures: Stimuli) -> Features:
+        return Features({"image": np.stack([image.mean(axis=(0, 1)) for image in pictures.images])}, pictures.ids, "mean")
+
+    def bank(asked: Asked) -> Bank:
+        return _bank(asked, stimuli, responses, pooled_of, tmp_path, "cpu", tell, 0)
+
+    first = bank(asked)
+    nouns = vocabulary(LexiconTagger().nouns(stimuli.captions[:45]), least=3).nouns
+    assert first.nouns == nouns
+    assert sum(drawn) == 2 * len(nouns) == len(first)
+    again = bank(asked)
+    assert sum(drawn) == len(first)  # nothing is drawn twice
+    np.testing.assert_array_equal(again.x, first.x)
     with pytest.raises(DataError, match="holds none of"):
-        run_describe(source, tmp_path / "runs", replace(asked, prompt="an unspeakable {}"), tell=tell)
+        bank(replace(asked, prompt="an unspeakable {}"))
 
 
 def test_figures_are_drawn_from_a_run(run) -> None:
