@@ -40,8 +40,8 @@ def error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 FMRI, EEG = ("align",), ("align", "--dataset", "phantom_eeg")
 REFUSED = [
     *[((*command, "--option", "colour=red"), "has no option 'colour'; options are") for command in (
-        ("encode",), ("align",), ("align", "--dataset", "phantom_eeg"), ("features", "miniature"), ("captions", "--score"),
-        ("epochs",),
+        ("encode",), ("describe",), ("align",), ("align", "--dataset", "phantom_eeg"), ("features", "miniature"),
+        ("captions", "--score"), ("epochs",),
     )],
     (("encode", "--option", "seed=1"), "--seed"),
     (("align", "--option", "kappa"), "not name=value"),
@@ -119,7 +119,7 @@ REFUSED = [
     )],
     *[(("describe", *option), option[0]) for option in (
         ("--diffusion", "x"), ("--prompt", "a {}"), ("--drawing-steps", "9"), ("--captioner", "x"), ("--sentences", "x"),
-        ("--option", "colour=red"), ("--data", "empty"),
+        ("--data", "empty"),
     )],
     (("describe", "--bank", "dreams"), "real, diffusion"),
     (("describe", "--bank", "diffusion", "--diffusion", "nowhere/at/all"), "nowhere"),

@@ -46,7 +46,6 @@ BEFORE = CLAIMS / "before"  # the figures on the phantom and the miniature befor
 REBUILT = "2026-11-28"
 EARLIER = {
     "eeg": "Measured on the phantom and the miniature before their rebuild; to be run anew with the published recipes.\n",
-    "pointing": "Measured with the miniature before it was trained further.\n",
 }
 WORK = CLAIMS / "work"
 SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}

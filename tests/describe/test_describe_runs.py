@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from brainlens import miniatures, report, store
 from brainlens.backbones import vision
@@ -19,15 +20,16 @@ from brainlens.backbones.class_words import ClassSpace, load_class_space
 from brainlens.backbones.places import place_features
 from brainlens.datasets.source import Source, picture_folder
 from brainlens.describe import Describing
-from brainlens.describe.bank import real_rows
+from brainlens.describe.bank import Bank, real_rows
 from brainlens.describe.labelling import label_voxels
-from brainlens.describe.run import Asked, run_describe
+from brainlens.describe.run import Asked, _bank, run_describe
 from brainlens.metrics.retrieval import ranks
+from brainlens.models.generation.text_drawing import TextDrawer
 from brainlens.phantom.scenes import make_scenes
 from brainlens.plots import words
 from brainlens.report.words_page import build_words, page_data, render_words
 from brainlens.stimuli.nouns import LexiconTagger, read_concreteness, vocabulary
-from brainlens.types import DataError, Result
+from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUICK = Describing(top=20, pictures=20, least=3, permutations=200, resamples=100, alphas=tuple(np.logspace(0, 5, 6)))
@@ -55,6 +57,46 @@ def test_a_run_keeps_model_labels_and_cards(run) -> None:
     units = result.units
     assert units is not None
     assert (units["kind"] != "").all()
+
+
+def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, monkeypatch) -> None:
+    """A random pipeline that reads the phantom's words: nouns x pictures are drawn, whatever the voxels, and kept."""
+    folder = made_pipeline.build_pipeline(tmp_path / "tiny")
+    words_folder = miniatures.folder("clip")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(words_folder)
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(folder / "tokenizer")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    numbers = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = transformers.CLIPTextConfig(
+        **small, **numbers, vocab_size=len(tokenizer), max_position_embeddings=16, pad_token_id=tokenizer.pad_token_id
+    )
+    transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    asked = Asked(replace(QUICK, pictures=2), "diffusion", str(folder), prompt="a picture of a {}", steps=2)
+    stimuli = make_scenes(60, size=16)
+    split = np.where(np.arange(60) < 45, "train", "test")
+    trials = pd.DataFrame({"stimulus": stimuli.ids, "split": split})
+    responses = Responses(np.zeros((60, 3), np.float32), trials, pd.DataFrame(index=range(3)))
+    drawn: list[int] = []
+    draw = TextDrawer.draw
+    monkeypatch.setattr(TextDrawer, "draw", lambda self, prompts, seeds: drawn.append(len(prompts)) or draw(self, prompts, seeds))
+
+    def pooled_of(pictures: Stimuli) -> Features:
+        return Features({"image": np.stack([image.mean(axis=(0, 1)) for image in pictures.images])}, pictures.ids, "mean")
+
+    def bank(asked: Asked) -> Bank:
+        return _bank(asked, stimuli, responses, pooled_of, tmp_path, "cpu", tell, 0)
+
+    first = bank(asked)
+    nouns = vocabulary(LexiconTagger().nouns(stimuli.captions[:45]), least=3).nouns
+    assert first.nouns == nouns
+    assert sum(drawn) == 2 * len(nouns) == len(first)
+    again = bank(asked)
+    assert sum(drawn) == len(first)  # nothing is drawn twice
+    np.testing.assert_array_equal(again.x, first.x)
+    with pytest.raises(DataError, match="holds none of"):
+        bank(replace(asked, prompt="an unspeakable {}"))
 
 
 def test_figures_are_drawn_from_a_run(run) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from brainlens import store
 from brainlens.claims.align import align_claims
 from brainlens.claims.attribute import attribute_claims
+from brainlens.claims.describe import describe_demo
 from brainlens.claims.encode import Plan, encode_claims
 from brainlens.datasets.source import Opened, Source, Tell, open_recording
 from brainlens.models.generation.adapter_tables import open_pipeline
@@ -33,11 +34,14 @@ SHOWN = (
     ("align/shuffled/retrieval/brain->image", "shuffled pairs (control)"),
 )
 
+ENCODE = ("encode/factortopy/r2_mean", "encode/ridge/r2_mean", "encode/factortopy/truth/layer_spearman")
+DESCRIBE = ("describe/domain_top1", "describe/majority/domain_top1", "describe/clip_msm/domain_top1")
+
 
 def run_demo(
     out: str | Path, *, n_train: int = 1200, n_test: int = 200, seed: int = 0, device: str = "cpu", tell: Tell
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """Aligns, attributes, encodes and reports on the phantom; returns the report and a short table.
+    """Aligns, attributes, encodes, describes and reports on the phantom; returns the report and a short table.
 
     `out/result.json` holds the metrics under the names that the claims use, at this smaller size.
     """
@@ -54,6 +58,7 @@ def run_demo(
     metrics |= attribute_claims(alignment, recording, source, out / "runs", checks=False, seed=seed, device=device, tell=tell)
     metrics |= encode_claims(recording, source, out / "runs", plan=Plan(seed=seed), device=device, tell=tell)
     metrics |= _reconstruct(recording, source, out / "runs", seed=seed, device=device, tell=tell)
+    metrics |= describe_demo(recording, source, out / "runs", seed=seed, tell=tell)
     tell("report", None)
     _pictures(recording, out / "pictures")
     made = sorted(f.parent for f in (out / "runs").glob("*/result.json") if f.stat().st_mtime >= started - 1)
@@ -131,7 +136,7 @@ def short_table(metrics: dict[str, float]) -> list[dict[str, Any]]:
         key = f"reconstruct/{row}two_way_clip"
         if key in metrics:
             rows.append({"what": f"pictures, two-way identification, {name}", "value": _range(metrics, key), "top 5": ""})
-    for key in ("encode/factortopy/r2_mean", "encode/ridge/r2_mean", "encode/factortopy/truth/layer_spearman"):
+    for key in (*ENCODE, *DESCRIBE):
         if key in metrics:
             rows.append({"what": key, "value": _range(metrics, key), "top 5": ""})
     return rows

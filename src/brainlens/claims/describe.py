@@ -7,17 +7,19 @@ significant on test images, which none of the labelling methods had a part in.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from brainlens import miniatures
 from brainlens.backbones import clip
-from brainlens.datasets.source import Opened, Tell
-from brainlens.describe import PAPER, Describing, Space, baseline_scores, fit_describe
+from brainlens.datasets.runs import keep
+from brainlens.datasets.source import Opened, Source, Tell
+from brainlens.describe import BASELINES, PAPER, Describing, Space, baseline_scores, fit_describe
 from brainlens.describe.bank import pooled, real_rows
 from brainlens.describe.labelling import label_voxels
-from brainlens.describe.run import TEXT
+from brainlens.describe.run import TEXT, cards
 from brainlens.metrics.semantic_evidence import concept_maps
 from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
 from brainlens.models.encoding import RidgeCV
@@ -27,6 +29,7 @@ from brainlens.types import Responses, Result
 
 LAYERS = ("vision.4", "vision.5", "vision.6", "image")  # the last third of the miniature and its embedding
 OPTIONS = {"concepts": "kinds"}
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,34 @@ def describe_claims(recording: Opened, *, plan: DescribePlan | None = None, tell
     return metrics, first
 
 
+def describe_demo(
+    recording: Opened, source: Source, runs: Path, *, noise: int = 300, seed: int = 0, tell: Tell
+) -> dict[str, float]:
+    """The verb on a phantom that is opened with its layers and z-scored, at the size of the demo; the run is kept.
+
+    The demo's voxels prefer domains, so that the first label's domain is what is scored.
+    """
+    tell("describe", None)
+    assert recording.layers is not None
+    responses = recording.responses.columns(chosen_voxels(recording.responses.units, noise, seed))
+    space = _space(np.asarray(recording.layers.data["image"], np.float32))
+    result, model = fit_describe(
+        responses, recording.layers, recording.stimuli, design=Describing(layers=LAYERS), space=space, seed=seed
+    )
+    nouns = tuple(result.tables["nouns"]["noun"].astype(str))
+    more = cards(result, recording.stimuli) | {"noun_embedding": space.texts(nouns).astype(np.float32)}
+    keep(replace(result, arrays=result.arrays | more), runs, source, model=model)
+    units, q = responses.units, result.arrays["q_r2"]
+    scored = (units["domain"] != "").to_numpy() & (np.where(np.isfinite(q), q, 1.0) <= SIGNIFICANT)
+    metrics = truth_scores(result.arrays["label"], result, scored, "describe")
+    for name in BASELINES:
+        if f"baseline/{name}" in result.arrays:
+            metrics |= truth_scores(result.arrays[f"baseline/{name}"], result, scored, f"describe/{name}")
+    outside = ~units["informative"].to_numpy(dtype=bool)
+    metrics["describe/noise_significant"] = float(result.arrays["significant"][outside].mean())
+    return metrics | {"describe/noise_significant.n": int(outside.sum())}
+
+
 def chosen_voxels(units: pd.DataFrame, noise: int, seed: int) -> np.ndarray:
     """All informative voxels and some of the others, in their order."""
     informative = units["informative"].to_numpy(dtype=bool)
@@ -96,7 +127,7 @@ def truth_scores(label: np.ndarray, result: Result, scored: np.ndarray, prefix: 
 
     domain_top1: the first label names a kind of the voxel's domain (of either kind's domain where a voxel has two);
     domain_top1_own: of the region's own domain; kind_top3: the voxel's first kind is among three labels; two_kinds_top4: both
-    kinds are among four. A voxel without a label counts as wrong.
+    kinds are among four. A voxel without a label counts as wrong. Where voxels prefer domains alone, only domains are scored.
     """
     units, nouns = result.units, result.tables["nouns"]["noun"].astype(str).tolist()
     assert units is not None
@@ -107,14 +138,17 @@ def truth_scores(label: np.ndarray, result: Result, scored: np.ndarray, prefix: 
             domains.setdefault(part, set()).add(domain)
     hits: dict[str, list[float]] = {name: [] for name in ("domain_top1", "domain_top1_own", "kind_top3", "two_kinds_top4")}
     chance: dict[str, list[float]] = {name: [] for name in ("domain_top1", "domain_top1_own")}
+    fine = "kind" in units.columns  # else voxels prefer domains and nothing finer
     for unit in np.flatnonzero(scored):
-        kind, second, own = (str(units[column].iloc[unit]) for column in ("kind", "kind2", "domain"))
+        own = str(units["domain"].iloc[unit])
+        kind, second = (str(units[column].iloc[unit]) if fine else "" for column in ("kind", "kind2"))
         true = {own} | ({KINDS[second]} if second else set())
         said = [nouns[number] for number in label[unit] if number >= 0]
         top = domains[said[0]] if said else set()
         hits["domain_top1"].append(float(bool(top & true)))
         hits["domain_top1_own"].append(float(own in top))
-        hits["kind_top3"].append(float(word[kind] in said[:3]))
+        if kind:
+            hits["kind_top3"].append(float(word[kind] in said[:3]))
         chance["domain_top1"].append(float(np.mean([bool(domains[noun] & true) for noun in nouns])))
         chance["domain_top1_own"].append(float(np.mean([own in domains[noun] for noun in nouns])))
         if second:
@@ -129,9 +163,8 @@ def truth_scores(label: np.ndarray, result: Result, scored: np.ndarray, prefix: 
         if name in chance:
             out[f"{key}.chance"] = float(np.mean(chance[name]))
     n = len(nouns)
-    out[f"{prefix}/kind_top3.chance"] = 3 / n
-    out[f"{prefix}/two_kinds_top4.chance"] = 4 * 3 / (n * (n - 1))
-    return out
+    by_chance = {"kind_top3": 3 / n, "two_kinds_top4": 4 * 3 / (n * (n - 1))}
+    return out | {f"{prefix}/{name}.chance": value for name, value in by_chance.items() if f"{prefix}/{name}" in out}
 
 
 def _first(result: Result, units: pd.DataFrame, category: np.ndarray, scored: np.ndarray) -> dict[str, float]:

@@ -53,7 +53,7 @@ def demo(
     train: Train = 1200,
     test: Test = 200,
 ) -> None:
-    """The whole chain on the built-in phantom: align, attribute, encode, report."""
+    """The whole chain on the built-in phantom: align, attribute, encode, describe, report."""
     from brainlens.claims.demo import next_commands, run_demo
 
     with steps(shorter="fewer scenes with --train N --test N") as tell:

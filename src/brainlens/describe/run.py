@@ -13,6 +13,7 @@ from PIL import Image
 from brainlens import datasets, miniatures, store
 from brainlens.backbones import captioner, clip, vision
 from brainlens.backbones.class_words import load_class_space
+from brainlens.backbones.folder import model_folder
 from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Source, Tell, chosen_captions, network_folder, open_recording, standardised
@@ -20,7 +21,7 @@ from brainlens.describe import PAPER, Describing, Space, describe_words, fit_des
 from brainlens.describe.bank import PROMPT, Bank, bank_of, drawn_bank
 from brainlens.describe.crops import CropPool
 from brainlens.models.generation.text_drawing import load_drawer
-from brainlens.stimuli.nouns import tagger, vocabulary
+from brainlens.stimuli.nouns import read_concreteness, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 BANKS = ("real", "diffusion")
@@ -79,6 +80,11 @@ def _check(source: Source, asked: Asked) -> None:
     datasets.module(source.dataset)
     if asked.bank not in BANKS:
         raise DataError(f"describe: bank {asked.bank!r} is not one of {', '.join(BANKS)}")
+    if asked.bank == "diffusion":  # before anything is read
+        model_folder(asked.diffusion if asked.diffusion is not None else _miniature(), holding="model_index.json")
+    if asked.design.concreteness is not None:
+        read_concreteness(asked.design.concreteness)
+    tagger(asked.design.tagger)
     kind = str(datasets.module(source.dataset).FACTS["kind"])
     if kind != "fMRI" or datasets.offers(source.dataset, "dissimilarities"):
         what = "patterns without voxels" if kind == "fMRI" else f"{kind} channels"
