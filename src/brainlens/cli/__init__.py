@@ -25,7 +25,7 @@ from brainlens.cli.terminal import show, steps
 
 app = typer.Typer(
     name="brainlens",
-    help="What a brain and a deep network see in each other: encode, align, attribute, reconstruct, and a report of it all.",
+    help="What a brain and a deep network see in each other: encode, align, attribute, reconstruct, describe, and a report.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
