@@ -37,7 +37,7 @@ def ours(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndar
     some = round(VOXELS * SHARE)
 
     def run() -> None:
-        own, whole = readout_scores(weights, bank, noun, candidates, a=5)
+        own, whole = readout_scores(weights, bank, noun, candidates=candidates, a=5)
         found.update(own=np.where(np.isfinite(own), own, 0)[:some], whole=whole[:some])
 
     return run, lambda: found

@@ -85,7 +85,9 @@ def test_crops_are_where_the_readout_is_and_are_shared(pool) -> None:
     weights[:3, 0] = [1, 2, 3]  # three voxels of one direction ask for the same crops
     weights[3:, 1] = 1
     present = np.array([[i % 2 == 0, i % 2 == 1] for i in range(12)])
-    made = pool.make(SimpleNamespace(coef_=weights), pool.tokens.data["image"], np.arange(12), present, ["boat", "cat"])
+    made = pool.make(
+        SimpleNamespace(coef_=weights), pool.tokens.data["image"], np.arange(12), present=present, nouns=["boat", "cat"]
+    )
     assert made.wanted == len(made.x) <= 6
     assert {box[1] < STEP // 2 for box in made.boxes} == {True, False}
     for box in made.boxes:
@@ -107,7 +109,11 @@ def test_captions_of_crops_replace_those_of_the_picture(pool) -> None:
     said = replace(pool, caption=lambda pictures: [["a cat"] for _ in pictures.ids])
     weights = np.array([[1.0, 0, 0, 0]], np.float32)
     made = said.make(
-        SimpleNamespace(coef_=weights), pool.tokens.data["image"], np.arange(12), np.zeros((12, 2), bool), ["boat", "cat"]
+        SimpleNamespace(coef_=weights),
+        pool.tokens.data["image"],
+        np.arange(12),
+        present=np.zeros((12, 2), bool),
+        nouns=["boat", "cat"],
     )
     assert made.present[:, 1].all()
     assert not made.present[:, 0].any()
@@ -116,8 +122,14 @@ def test_captions_of_crops_replace_those_of_the_picture(pool) -> None:
 def test_crops_need_places_of_the_same_layers(pool) -> None:
     with pytest.raises(DataError, match="channels"):
         pool.make(
-            SimpleNamespace(coef_=np.ones((1, 6))), np.ones((12, 6), np.float32), np.arange(12), np.ones((12, 1), bool), ["cat"]
+            SimpleNamespace(coef_=np.ones((1, 6))),
+            np.ones((12, 6), np.float32),
+            np.arange(12),
+            present=np.ones((12, 1), bool),
+            nouns=["cat"],
         )
     flat = np.zeros((1, 4), np.float32)
-    made = pool.make(SimpleNamespace(coef_=flat), pool.tokens.data["image"], np.arange(12), np.ones((12, 1), bool), ["cat"])
+    made = pool.make(
+        SimpleNamespace(coef_=flat), pool.tokens.data["image"], np.arange(12), present=np.ones((12, 1), bool), nouns=["cat"]
+    )
     assert len(made.x) == 0  # equal maps give no crops

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from brainlens import store
-from brainlens.describe import Describing, Space, describe, fit_describe, fit_ridge
+from brainlens.describe import Beside, Describing, Space, describe, fit_describe, fit_ridge
 from brainlens.describe.bank import Bank
 from brainlens.describe.words import describe_words
 from brainlens.models.encoding import RidgeCV
@@ -58,7 +58,7 @@ def planted() -> Planted:
 
 @pytest.fixture(scope="module")
 def fitted(planted: Planted) -> tuple[Any, RidgeCV]:
-    return fit_describe(planted.responses, planted.features, planted.stimuli, design=QUICK, space=planted.space)
+    return fit_describe(planted.responses, planted.features, planted.stimuli, design=QUICK, beside=Beside(space=planted.space))
 
 
 def test_planted_meanings_are_found(planted, fitted) -> None:

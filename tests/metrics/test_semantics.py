@@ -72,7 +72,7 @@ def test_readouts_give_the_scores_of_their_responses(bank) -> None:
     _, concept, _ = bank
     rng = np.random.default_rng(1)
     w, x, candidates = rng.standard_normal((300, 5)), rng.standard_normal((60, 5)), rng.random((300, 9)) < 0.5
-    own, whole = semantics.readout_scores(w, x, concept, candidates, a=2)
+    own, whole = semantics.readout_scores(w, x, concept, candidates=candidates, a=2)
     np.testing.assert_allclose(own, semantics.own_candidate_scores(w @ x.T, concept, candidates, a=2))
     np.testing.assert_allclose(whole, semantics.bank_scores(w @ x.T, concept, 9))
 
@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused(bank) -> None:
         lambda: semantics.own_candidate_scores(g, concept, np.ones((12, 11), bool)),
         lambda: semantics.own_candidate_scores(np.where(g > 2, np.nan, g), concept, candidates),
         lambda: semantics.bank_scores(g, concept.astype(float), 9),
-        lambda: semantics.readout_scores(g, g[:, :5], concept, candidates),
+        lambda: semantics.readout_scores(g, g[:, :5], concept, candidates=candidates),
         lambda: semantics.multi_semantic(g, temperature=0.0),
         lambda: semantics.soft_wpmi(g, g, g),
         lambda: semantics.text_readout(g, g[:, :5]),

@@ -16,7 +16,7 @@ from brainlens import miniatures
 from brainlens.backbones import clip
 from brainlens.datasets.runs import keep
 from brainlens.datasets.source import Opened, Source, Tell
-from brainlens.describe import BASELINES, PAPER, Describing, Space, baseline_scores, fit_describe
+from brainlens.describe import BASELINES, PAPER, Beside, Describing, Space, baseline_scores, fit_describe
 from brainlens.describe.bank import pooled, real_rows
 from brainlens.describe.labelling import label_voxels
 from brainlens.describe.run import TEXT, cards
@@ -65,7 +65,12 @@ def describe_claims(recording: Opened, *, plan: DescribePlan | None = None, tell
         tell(f"describe, {name or 'claim'}", None)
         readout = design.layers == ("image",)
         result, model = fit_describe(
-            responses, layers, recording.stimuli, design=design, space=replace(space, readout=readout), seed=plan.seed
+            responses,
+            layers,
+            recording.stimuli,
+            design=design,
+            beside=Beside(space=replace(space, readout=readout)),
+            seed=plan.seed,
         )
         prefix = f"describe/{name}".rstrip("/")
         if first is None:
@@ -74,14 +79,14 @@ def describe_claims(recording: Opened, *, plan: DescribePlan | None = None, tell
             scored = category & (np.where(np.isfinite(result.arrays["q_r2"]), result.arrays["q_r2"], 1.0) <= plan.level)
             metrics |= _first(result, responses.units, category, scored)
             tell("the ideal describer", None)
-            metrics |= truth_scores(_ideal(recording, result, design, chosen, plan.seed), result, scored, "describe/ideal")
+            metrics |= truth_scores(_ideal(recording, result, design, chosen, plan.seed), result, scored, prefix="describe/ideal")
             metrics |= _maps(recording, responses, result, model, space, design, plan.seed)
-        metrics |= truth_scores(result.arrays["label"], result, scored, prefix)
+        metrics |= truth_scores(result.arrays["label"], result, scored, prefix=prefix)
         others = {key: value for key, value in result.arrays.items() if key.startswith("baseline/")}
         for key, number in others.items():
             other = key.removeprefix("baseline/")
             if f"describe/{other}/domain_top1" not in metrics:
-                metrics |= truth_scores(number, result, scored, f"describe/{other}")
+                metrics |= truth_scores(number, result, scored, prefix=f"describe/{other}")
     assert first is not None
     return metrics, first
 
@@ -98,17 +103,17 @@ def describe_demo(
     responses = recording.responses.columns(chosen_voxels(recording.responses.units, noise, seed))
     space = _space(np.asarray(recording.layers.data["image"], np.float32))
     result, model = fit_describe(
-        responses, recording.layers, recording.stimuli, design=Describing(layers=LAYERS), space=space, seed=seed
+        responses, recording.layers, recording.stimuli, design=Describing(layers=LAYERS), beside=Beside(space=space), seed=seed
     )
     nouns = tuple(result.tables["nouns"]["noun"].astype(str))
     more = cards(result, recording.stimuli) | {"noun_embedding": space.texts(nouns).astype(np.float32)}
     keep(replace(result, arrays=result.arrays | more), runs, source, model=model)
     units, q = responses.units, result.arrays["q_r2"]
     scored = (units["domain"] != "").to_numpy() & (np.where(np.isfinite(q), q, 1.0) <= SIGNIFICANT)
-    metrics = truth_scores(result.arrays["label"], result, scored, "describe")
+    metrics = truth_scores(result.arrays["label"], result, scored, prefix="describe")
     for name in BASELINES:
         if f"baseline/{name}" in result.arrays:
-            metrics |= truth_scores(result.arrays[f"baseline/{name}"], result, scored, f"describe/{name}")
+            metrics |= truth_scores(result.arrays[f"baseline/{name}"], result, scored, prefix=f"describe/{name}")
     outside = ~units["informative"].to_numpy(dtype=bool)
     metrics["describe/noise_significant"] = float(result.arrays["significant"][outside].mean())
     return metrics | {"describe/noise_significant.n": int(outside.sum())}
@@ -122,7 +127,7 @@ def chosen_voxels(units: pd.DataFrame, noise: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate([np.flatnonzero(informative), some]))
 
 
-def truth_scores(label: np.ndarray, result: Result, scored: np.ndarray, prefix: str) -> dict[str, float]:
+def truth_scores(label: np.ndarray, result: Result, scored: np.ndarray, *, prefix: str) -> dict[str, float]:
     """domain_top1, kind_top3 and two_kinds_top4 of labels (unit, k) with intervals over voxels, chance and n.
 
     domain_top1: the first label names a kind of the voxel's domain (of either kind's domain where a voxel has two);
@@ -182,7 +187,7 @@ def _first(result: Result, units: pd.DataFrame, category: np.ndarray, scored: np
     }  # fmt: skip
     kept = ("split_half_share", "split_half_share.chance", "map_correlation", "map_correlation.low", "map_correlation.high")
     metrics |= {f"describe/{name}": result.metrics[f"describe/{name}"] for name in kept}
-    return metrics | truth_scores(result.arrays["label"], result, category & significant, "describe/significant")
+    return metrics | truth_scores(result.arrays["label"], result, category & significant, prefix="describe/significant")
 
 
 def _ideal(recording: Opened, result: Result, design: Describing, chosen: np.ndarray, seed: int) -> np.ndarray:
@@ -214,7 +219,7 @@ def _maps(
     fitted = np.array([number[str(name)] for name in result.tables["pool"]["stimulus"]])
     x = pooled(recording.layers, design.layers or ("image",), fitted)
     counts = np.ones((len(model.coef_), len(nouns)))
-    scores = baseline_scores(model, x, counts, nouns, replace(space, readout=False), fitted)["clip_msm"]
+    scores = baseline_scores(model, x, counts, nouns=nouns, space=replace(space, readout=False), rows=fitted)["clip_msm"]
     ours = result.tables["nouns"]["map_r"].to_numpy()
     shown = np.flatnonzero(np.isfinite(ours))
     mean = responses.where(split="test").average()

@@ -105,7 +105,7 @@ def describe(
     if "sentences" in given(context) and model in (None, "miniature"):
         without(context, ("sentences",), "the miniature is a CLIP and has texts of its own; it belongs to a classifier (--model)")
     design = settings(preset)
-    typed = {"top": top, "pictures": pictures, "tagger": tagger, "permutations": permutations}
+    typed: dict[str, Any] = {"top": top, "pictures": pictures, "tagger": tagger, "permutations": permutations}
     typed["concreteness"] = None if concreteness is None else str(concreteness)
     design = replace(design, **{name: value for name, value in typed.items() if value is not None})
     design = replace(design, layers=tuple(layer)) if layer else design

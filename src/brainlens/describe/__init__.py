@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from brainlens import store
 from brainlens.describe.bank import Bank, pooled, real_rows
 from brainlens.describe.crops import CropPool
-from brainlens.describe.evidence import Evidence, encoding_scores, evidence_of, halves_agreement
+from brainlens.describe.evidence import Described, encoding_scores, evidence_of, halves_agreement
 from brainlens.describe.labelling import Labels, label_voxels
 from brainlens.describe.words import describe_words
 from brainlens.metrics import semantics
 from brainlens.metrics.semantics import top_concepts
 from brainlens.models.encoding import RidgeCV
-from brainlens.models.encoding.tables import EncodingTables, tables
+from brainlens.models.encoding.tables import tables
 from brainlens.stimuli.nouns import Vocabulary, presence, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
-__all__ = ["BASELINES", "PAPER", "Describing", "Space", "baseline_scores", "describe", "describe_words", "fit_describe"]
+__all__ = ["BASELINES", "PAPER", "Beside", "Describing", "Space", "baseline_scores", "describe", "describe_words", "fit_describe"]
 ALPHAS = tuple(float(a) for a in np.logspace(-8, 10, 37))  # the paper's range
 BASELINES = ("clip_msm", "text_readout", "majority", "brainscuba")
 Tell = Callable[[str, float | None], None]
@@ -87,12 +85,17 @@ class Space:
     readout: bool = False
 
 
-def describe(responses: Responses, features: Features, stimuli: Stimuli, **settings: Any) -> Result:
-    """Labels of every voxel with scores, evidence and baselines: the result of `fit_describe`, whose settings it takes."""
-    return fit_describe(responses, features, stimuli, **settings)[0]
+@dataclass(frozen=True)
+class Beside:
+    """What is given beside the recording: bank: pictures of nouns (None: real training pictures, `bank.real_rows`); crops: a pool
+    of crops beside the whole pictures; space: for the baselines that need texts."""
+
+    bank: Bank | None = None
+    crops: CropPool | None = None
+    space: Space | None = None
 
 
-def fit_describe(
+def describe(
     responses: Responses,
     features: Features,
     stimuli: Stimuli,
@@ -102,20 +105,32 @@ def fit_describe(
     crops: CropPool | None = None,
     space: Space | None = None,
     seed: int = 0,
+) -> Result:
+    """Labels of every voxel with scores, evidence and baselines: the result of `fit_describe`."""
+    return fit_describe(responses, features, stimuli, design=design, beside=Beside(bank, crops, space), seed=seed)[0]
+
+
+def fit_describe(
+    responses: Responses,
+    features: Features,
+    stimuli: Stimuli,
+    *,
+    design: Describing | None = None,
+    beside: Beside | None = None,
+    seed: int = 0,
     tell: Tell | None = None,
 ) -> tuple[Result, RidgeCV]:
     """Describes voxels; returns the result and the encoding model, whose weights read the raw pooled features.
 
     responses: trials with `stimulus` and `split`, z-scored; features: pooled layers of all images; stimuli: their captions (one
-    list an image). bank: pictures of nouns (None: real training pictures, `bank.real_rows`); crops: a pool of crops beside the
-    whole pictures. space: for the baselines that need texts.
+    list an image).
 
     Arrays over units: label (unit, k) numbers into the table `nouns`, -1 for none; score (eq. 2), weight (softmax), auroc_label
     (unit, k); auroc (unit, noun); r2, r2_cv, p_r2, q_r2; label_r, label_p, label_q; significant; strongest (unit, 5) rows of the
-    table `stimuli`; baseline/NAME (unit, k). A voxel whose cross-validated R2 is not above 0 has no label and is counted.
+    table `pool`; baseline/NAME (unit, k). A voxel whose cross-validated R2 is not above 0 has no label and is counted.
     Raises DataError for images without captions, captions without nouns, layers that are not there, and split mistakes.
     """
-    chosen, started, say = design or Describing(), time.time(), tell or _silent
+    chosen, given, started, say = design or Describing(), beside or Beside(), time.time(), tell or _silent
     layers = chosen.layers or ("image",)
     data = tables(responses, features, seed=seed)
     rows, y, _ = data.fitting
@@ -124,32 +139,60 @@ def fit_describe(
     x = pooled(features, layers)
     model = fit_ridge(x[rows], y, chosen.alphas, seed=seed)
     scored = encoding_scores(model, x[data.test.rows], data.test.y, resamples=chosen.resamples, seed=seed)
+    bank = given.bank
     if bank is None:
-        chosen_rows, noun = real_rows(words.nouns, present, rows, pictures=chosen.pictures, seed=seed)
-        bank = Bank(x[chosen_rows], noun, words.nouns, "real", chosen_rows)
-    noun = _numbered(bank, words.nouns)
-    pool, pool_present = x[rows], present[rows]
-    if crops is not None:
+        chosen_rows, numbers = real_rows(words.nouns, present, rows, pictures=chosen.pictures, seed=seed)
+        bank = Bank(x[chosen_rows], numbers, words.nouns, "real", chosen_rows)
+    problem = _Problem(x[rows], y, present[rows], bank.x, _numbered(bank, words.nouns), chosen, seed)
+    pool, pool_present, crops = x[rows], present[rows], 0
+    if given.crops is not None:
         say("crops", None)
-        made = crops.make(model, x, rows, present, words.nouns)
-        pool, pool_present = np.concatenate([pool, made.x]), np.concatenate([pool_present, made.present])
+        made = given.crops.make(model, x, rows, present=present, nouns=words.nouns)
+        pool, pool_present, crops = np.concatenate([pool, made.x]), np.concatenate([pool_present, made.present]), len(made.x)
     say("labels", None)
-    found = _label(model.coef_, pool, pool_present, bank.x, noun, chosen)
-    gated = _gate(found, model.best_score_)
+    found = problem.label(model.coef_, pool, pool_present)
+    label = gate(found, model.best_score_)
     say("evidence", None)
-    proof = evidence_of(gated, found.auroc, data.test.y, present[data.test.rows], chosen, seed=seed)
-    halves = halves_agreement(
-        lambda part: _half(x, rows, y, part, pool_present[: len(rows)], bank.x, noun, chosen, seed), len(rows), seed=seed
-    )
-    others = {
-        name: np.where(gated[:, :1] >= 0, top_concepts(scores, chosen.labels), -1)
-        for name, scores in baseline_scores(model, x[rows], found.counts, words.nouns, space, rows).items()
-    }
+    proof = evidence_of(label, found.auroc, data.test.y, present=present[data.test.rows], design=chosen, seed=seed)
+    halves = halves_agreement(problem.first_of, len(rows), seed=seed)
+    scores = baseline_scores(model, x[rows], found.counts, nouns=words.nouns, space=given.space, rows=rows)
+    others = {name: np.where(label[:, :1] >= 0, top_concepts(each, chosen.labels), -1) for name, each in scores.items()}
     config = {"layers": list(layers), "model": features.model, "bank": bank.source, "design": asdict(chosen), "seed": seed}
-    config |= {"crops": 0 if crops is None else len(made.x)}
     prints = [store.fingerprint(each) for each in (responses, features)]
     provenance = store.provenance(seed, "cpu", prints, started)
-    return _result(data, gated, found, words, noun, scored, proof, halves, others, (config, provenance), stimuli, rows), model
+    parts = Described(data, label, found, words, problem.noun, scored, proof, halves, others)
+    result = Result("describe", parts.metrics(), parts.arrays(), data.units, parts.tables(), config | {"crops": crops})
+    return replace(result, provenance=provenance, space=data.space), model
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Training images (x, y, present), the bank and the settings: what labels are made from, for all images or some of them."""
+
+    x: np.ndarray
+    y: np.ndarray
+    present: np.ndarray
+    bank: np.ndarray
+    noun: np.ndarray
+    design: Describing
+    seed: int
+
+    def label(self, weights: np.ndarray, pool: np.ndarray, present: np.ndarray) -> Labels:
+        """Labels of readouts, their candidates from a pool of pictures."""
+        return label_voxels(
+            lambda part: weights[part] @ pool.T, lambda part: weights[part] @ self.bank.T, voxels=len(weights), present=present,
+            noun=self.noun, top=self.design.top, a=self.design.best, labels=self.design.labels,
+        )  # fmt: skip
+
+    def first_of(self, part: np.ndarray) -> np.ndarray:
+        """First labels (unit,) from some of the training images, by number; the bank stays the same."""
+        model = fit_ridge(self.x[part], self.y[part], self.design.alphas, seed=self.seed)
+        return gate(self.label(model.coef_, self.x[part], self.present[part]), model.best_score_)[:, 0]
+
+
+def gate(found: Labels, score: np.ndarray) -> np.ndarray:
+    """Labels of voxels that the encoding model predicts in cross-validation; test images have no say in it."""
+    return np.where((np.asarray(score) > 0)[:, None], found.number, -1)
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, alphas: tuple[float, ...] = ALPHAS, *, seed: int = 0) -> RidgeCV:
@@ -190,31 +233,8 @@ def _numbered(bank: Bank, nouns: tuple[str, ...]) -> np.ndarray:
     return np.array([number[bank.nouns[c]] for c in bank.noun])
 
 
-def _label(
-    weights: np.ndarray, pool: np.ndarray, present: np.ndarray, bank: np.ndarray, noun: np.ndarray, design: Describing
-) -> Labels:
-    return label_voxels(
-        lambda part: weights[part] @ pool.T, lambda part: weights[part] @ bank.T, voxels=len(weights), present=present,
-        noun=noun, top=design.top, a=design.best, labels=design.labels,
-    )  # fmt: skip
-
-
-def _gate(found: Labels, score: np.ndarray) -> np.ndarray:
-    """Labels of voxels that the encoding model predicts in cross-validation; test images have no say in it."""
-    return np.where((np.asarray(score) > 0)[:, None], found.number, -1)
-
-
-def _half(
-    x: np.ndarray, rows: np.ndarray, y: np.ndarray, part: np.ndarray, present: np.ndarray, bank: np.ndarray, noun: np.ndarray,
-    design: Describing, seed: int,
-) -> np.ndarray:  # fmt: skip
-    """First labels (unit,) from some of the training images, by number into `rows`; the bank stays the same."""
-    model = fit_ridge(x[rows[part]], y[part], design.alphas, seed=seed)
-    return _gate(_label(model.coef_, x[rows[part]], present[part], bank, noun, design), model.best_score_)[:, 0]
-
-
 def baseline_scores(
-    model: RidgeCV, x: np.ndarray, counts: np.ndarray, nouns: tuple[str, ...], space: Space | None, rows: np.ndarray
+    model: RidgeCV, x: np.ndarray, counts: np.ndarray, *, nouns: tuple[str, ...], space: Space | None, rows: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Scores (unit, noun) of the baselines that can be computed, from the same encoding model and vocabulary.
 
@@ -230,32 +250,6 @@ def baseline_scores(
             scores["text_readout"] = semantics.text_readout(weights, texts)
             scores["brainscuba"] = semantics.text_readout(semantics.project_weights(weights, images), texts)
     return {name: scores[name] for name in BASELINES if name in scores}
-
-
-def _result(
-    data: EncodingTables, label: np.ndarray, found: Labels, words: Vocabulary, noun: np.ndarray, scored: Any, proof: Evidence,
-    halves: dict[str, float], others: dict[str, np.ndarray], facts: tuple[dict[str, Any], dict[str, Any]], stimuli: Stimuli,
-    rows: np.ndarray,
-) -> Result:  # fmt: skip
-    """The result of all parts: arrays over units, tables, metrics `describe/...`."""
-    from brainlens.describe.evidence import metrics_of, tables_of
-
-    config, provenance = facts
-    shown = np.where(label >= 0, 1.0, np.nan)
-    arrays = {
-        "label": label.astype(np.int32),
-        "score": found.score * shown,
-        "weight": found.weight * shown,
-        "auroc": found.auroc,
-        "strongest": np.where(found.strongest < len(rows), found.strongest, -1)[:, :5].astype(np.int32),
-        **scored.arrays,
-        **proof.arrays,
-        **{f"baseline/{name}": number.astype(np.int32) for name, number in others.items()},
-    }
-    named = tables_of(data.units, label, found, words, noun, proof)
-    named["pool"] = pd.DataFrame({"stimulus": [str(s) for s in np.concatenate([data.train.ids, data.validation.ids])]})
-    metrics = metrics_of(data, label, words, noun, scored, proof, halves, others)
-    return Result("describe", metrics, arrays, data.units, named, config, provenance, data.space)
 
 
 def _silent(text: str, share: float | None = None) -> None:

@@ -66,7 +66,7 @@ class CropPool:
     caption: Callable[[Stimuli], list[list[str]]] | None = None
     tagger: str = "lexicon"
 
-    def make(self, model: Reader, x: np.ndarray, rows: np.ndarray, present: np.ndarray, nouns: Sequence[str]) -> Crops:
+    def make(self, model: Reader, x: np.ndarray, rows: np.ndarray, *, present: np.ndarray, nouns: Sequence[str]) -> Crops:
         """The crops that the voxels of a model ask for. x (image, feature), rows: the pictures that may be cut, present
         (image, noun). Raises DataError for tokens that do not fit the model's features."""
         weights = _by_layer(model.coef_, x, self.tokens, self.layers)

@@ -45,7 +45,7 @@ def encoding_scores(model: RidgeCV, x: np.ndarray, y: np.ndarray, *, resamples: 
     return Scored({"r2": value, "r2_cv": np.asarray(model.best_score_, np.float32), "p_r2": p, "q_r2": fdr(p)})
 
 
-def evidence_of(label: np.ndarray, auroc: np.ndarray, y: np.ndarray, present: np.ndarray, design: Any, *, seed: int) -> Evidence:
+def evidence_of(label: np.ndarray, auroc: np.ndarray, y: np.ndarray, *, present: np.ndarray, design: Any, seed: int) -> Evidence:
     """The test of first labels on measured test responses y (image, unit), and each noun's predicted against its measured map."""
     r, p, q = label_test(y, present, label[:, 0], permutations=design.permutations, seed=seed)
     arrays = {"label_r": r, "label_p": p, "label_q": q, "significant": np.where(np.isfinite(q), q, 1.0) <= design.level}
@@ -63,70 +63,87 @@ def halves_agreement(label: Callable[[np.ndarray], np.ndarray], n: int, *, seed:
     return split_half(label(np.sort(order[: n // 2])), label(np.sort(order[n // 2 :])))
 
 
-def tables_of(
-    units: pd.DataFrame, label: np.ndarray, found: Labels, words: Vocabulary, noun: np.ndarray, proof: Evidence
-) -> dict[str, pd.DataFrame]:
-    """Tables `nouns`, `dropped`, `labels` (one row a unit, in words) and, where the units have regions, `histogram`."""
-    counts = np.bincount(noun, minlength=len(words.nouns))
-    table = pd.DataFrame({"noun": words.nouns, "images": words.present.sum(axis=0), "bank": counts})
-    table["voxels"] = np.bincount(label[label[:, 0] >= 0, 0], minlength=len(words.nouns))
-    table["map_r"] = np.nan
-    table.loc[proof.maps["number"], "map_r"] = proof.maps["map_r"].to_numpy()
-    names = np.array([*words.nouns, ""], dtype=object)
-    rows = pd.DataFrame({f"label{k + 1}": names[label[:, k]] for k in range(label.shape[1])})
-    for key in ("label_r", "label_p", "label_q"):
-        rows[key] = proof.arrays[key]
-    if "roi" in units.columns:
-        rows.insert(0, "roi", units["roi"].astype(str).to_numpy())
-    out = {"nouns": table, "labels": rows}
-    if words.dropped:
-        out["dropped"] = pd.DataFrame({"noun": list(words.dropped), "why": list(words.dropped.values())})
-    if "roi" in units.columns:
-        first = np.where(proof.arrays["significant"], label[:, 0], -1)
-        out["histogram"] = histogram(first, words.nouns, units["roi"].astype(str).to_numpy())
-    return out
+@dataclass(frozen=True)
+class Described:
+    """All parts of a description: tables of the recording, labels (unit, k) after the gate, what they were found from, the
+    vocabulary, the noun of each picture of the bank, scores, evidence, agreement of halves, labels of baselines by name."""
 
+    data: EncodingTables
+    label: np.ndarray
+    found: Labels
+    words: Vocabulary
+    noun: np.ndarray
+    scored: Scored
+    proof: Evidence
+    halves: dict[str, float]
+    others: dict[str, np.ndarray]
 
-def metrics_of(
-    data: EncodingTables,
-    label: np.ndarray,
-    words: Vocabulary,
-    noun: np.ndarray,
-    scored: Scored,
-    proof: Evidence,
-    halves: dict[str, float],
-    others: dict[str, np.ndarray],
-) -> dict[str, float]:
-    """Metrics `describe/...`: counts, encoding, evidence, halves, maps, and how often baselines give the same first label."""
-    labelled = label[:, 0] >= 0
-    significant = proof.arrays["significant"]
-    tested = np.isfinite(proof.arrays["label_p"])
-    q = np.where(np.isfinite(scored.arrays["q_r2"]), scored.arrays["q_r2"], 1.0)
-    metrics: dict[str, float] = {
-        "describe/voxels": len(label),
-        "describe/labelled": int(labelled.sum()),
-        "describe/unlabelled": int((~labelled).sum()),
-        "describe/tested": int(tested.sum()),
-        "describe/significant": int(significant.sum()),
-        "describe/significant_share": float(significant.mean()),
-        "describe/r2_share_significant": float((q <= proof.level).mean()),
-        "describe/nouns": len(words.nouns),
-        "describe/nouns_in_bank": int((np.bincount(noun, minlength=len(words.nouns)) > 0).sum()),
-        "describe/bank_pictures": len(noun),
-        "describe/images_without_noun": words.without,
-        "describe/split_half_share": halves["agreement"],
-        "describe/split_half_share.chance": halves["chance"],
-        "describe/split_half_share.n": halves["n"],
-    }  # fmt: skip
-    metrics |= {f"describe/{name}": float(count) for name, count in data.counts.items()}
-    maps = proof.maps["map_r"].to_numpy()
-    maps = maps[np.isfinite(maps)]
-    if len(maps) > 1:
-        mean, low, high = bootstrap_mean(maps, seed=0)
-        metrics |= {"describe/map_correlation": mean, "describe/map_correlation.low": low, "describe/map_correlation.high": high}
-        metrics["describe/map_correlation.n"] = len(maps)
-    for name, number in others.items():
-        same = labelled & (number[:, 0] >= 0)
-        if same.any():
-            metrics[f"describe/{name}/same_label_share"] = float((number[same, 0] == label[same, 0]).mean())
-    return metrics
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays over units, as `fit_describe` says."""
+        shown = np.where(self.label >= 0, 1.0, np.nan)
+        pictures = len(self.data.train.rows) + len(self.data.validation.rows)  # numbers behind them are crops
+        return {
+            "label": self.label.astype(np.int32),
+            "score": self.found.score * shown,
+            "weight": self.found.weight * shown,
+            "auroc": self.found.auroc,
+            "strongest": np.where(self.found.strongest < pictures, self.found.strongest, -1)[:, :5].astype(np.int32),
+            **self.scored.arrays,
+            **self.proof.arrays,
+            **{f"baseline/{name}": number.astype(np.int32) for name, number in self.others.items()},
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Tables `nouns`, `dropped`, `labels` (one row a unit, in words), `pool` and, where units have regions, `histogram`."""
+        label, words, units = self.label, self.words, self.data.units
+        table = pd.DataFrame({"noun": words.nouns, "images": words.present.sum(axis=0)})
+        table["bank"] = np.bincount(self.noun, minlength=len(words.nouns))
+        table["voxels"] = np.bincount(label[label[:, 0] >= 0, 0], minlength=len(words.nouns))
+        table["map_r"] = np.nan
+        table.loc[self.proof.maps["number"], "map_r"] = self.proof.maps["map_r"].to_numpy()
+        names = np.array([*words.nouns, ""], dtype=object)
+        rows = pd.DataFrame({f"label{k + 1}": names[label[:, k]] for k in range(label.shape[1])})
+        for key in ("label_r", "label_p", "label_q"):
+            rows[key] = self.proof.arrays[key]
+        fitted = [str(name) for name in np.concatenate([self.data.train.ids, self.data.validation.ids])]
+        out = {"nouns": table, "labels": rows, "pool": pd.DataFrame({"stimulus": fitted})}
+        if words.dropped:
+            out["dropped"] = pd.DataFrame({"noun": list(words.dropped), "why": list(words.dropped.values())})
+        if "roi" in units.columns:
+            roi = units["roi"].astype(str).to_numpy()
+            rows.insert(0, "roi", roi)
+            out["histogram"] = histogram(np.where(self.proof.arrays["significant"], label[:, 0], -1), words.nouns, roi)
+        return out
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics `describe/...`: counts, encoding, evidence, halves, maps, and how often baselines give the same first label."""
+        labelled, significant = self.label[:, 0] >= 0, self.proof.arrays["significant"]
+        q = np.where(np.isfinite(self.scored.arrays["q_r2"]), self.scored.arrays["q_r2"], 1.0)
+        metrics: dict[str, float] = {
+            "describe/voxels": len(self.label),
+            "describe/labelled": int(labelled.sum()),
+            "describe/unlabelled": int((~labelled).sum()),
+            "describe/tested": int(np.isfinite(self.proof.arrays["label_p"]).sum()),
+            "describe/significant": int(significant.sum()),
+            "describe/significant_share": float(significant.mean()),
+            "describe/r2_share_significant": float((q <= self.proof.level).mean()),
+            "describe/nouns": len(self.words.nouns),
+            "describe/nouns_in_bank": len(np.unique(self.noun)),
+            "describe/bank_pictures": len(self.noun),
+            "describe/images_without_noun": self.words.without,
+            "describe/split_half_share": self.halves["agreement"],
+            "describe/split_half_share.chance": self.halves["chance"],
+            "describe/split_half_share.n": self.halves["n"],
+        }
+        metrics |= {f"describe/{name}": float(count) for name, count in self.data.counts.items()}
+        maps = self.proof.maps["map_r"].to_numpy()
+        maps = maps[np.isfinite(maps)]
+        if len(maps) > 1:
+            key = "describe/map_correlation"
+            metrics[key], metrics[f"{key}.low"], metrics[f"{key}.high"] = bootstrap_mean(maps, seed=0)
+            metrics[f"{key}.n"] = len(maps)
+        for name, number in self.others.items():
+            same = labelled & (number[:, 0] >= 0)
+            if same.any():
+                metrics[f"describe/{name}/same_label_share"] = float((number[same, 0] == self.label[same, 0]).mean())
+        return metrics

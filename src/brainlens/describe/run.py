@@ -17,7 +17,7 @@ from brainlens.backbones.folder import model_folder
 from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Source, Tell, chosen_captions, network_folder, open_recording, standardised
-from brainlens.describe import PAPER, Describing, Space, describe_words, fit_describe
+from brainlens.describe import PAPER, Beside, Describing, Space, describe_words, fit_describe
 from brainlens.describe.bank import PROMPT, Bank, bank_of, drawn_bank
 from brainlens.describe.crops import CropPool
 from brainlens.models.generation.text_drawing import load_drawer
@@ -135,7 +135,7 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
         places = place_features(network, stimuli.take(features.ids))
         crops = CropPool(stimuli.take(features.ids), places, pooled_of, ("image",), caption=caption, tagger=asked.design.tagger)
     result, model = fit_describe(
-        responses, features, stimuli, design=asked.design, bank=bank, crops=crops, space=space, seed=seed, tell=tell
+        responses, features, stimuli, design=asked.design, beside=Beside(bank, crops, space), seed=seed, tell=tell
     )
     nouns = tuple(result.tables["nouns"]["noun"])
     arrays = dict(result.arrays) | cards(result, stimuli)
@@ -223,8 +223,8 @@ def cards(result: Result, stimuli: Stimuli) -> dict[str, np.ndarray]:
     number = {str(name): i for i, name in enumerate(stimuli.ids)}
     pictures = np.zeros((len(chosen), SHOWN, THUMB, THUMB, 3), np.uint8)
     for card, unit in enumerate(chosen):
-        rows = [row for row in arrays["strongest"][unit] if row >= 0][:SHOWN]
-        for place, row in enumerate(rows):
+        strongest = [row for row in arrays["strongest"][unit] if row >= 0][:SHOWN]
+        for place, row in enumerate(strongest):
             image = Image.fromarray(np.asarray(stimuli.images[number[pool[row]]]))
             pictures[card, place] = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BILINEAR))
     return {"cards/unit": np.array(chosen, np.int32), "cards/images": pictures}

@@ -75,7 +75,7 @@ def bank_scores(responses: np.ndarray, concept: np.ndarray, n_concepts: int) -> 
 
 
 def readout_scores(
-    weights: np.ndarray, bank: np.ndarray, concept: np.ndarray, candidates: np.ndarray, *, a: int | None = None
+    weights: np.ndarray, bank: np.ndarray, concept: np.ndarray, *, candidates: np.ndarray, a: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(`own_candidate_scores`, `bank_scores`) of linear readouts g = W X', without all responses in memory at once.
 

@@ -103,7 +103,9 @@ def page_data(result: Result) -> dict[str, Any]:
 def _rounded(values: np.ndarray, digits: int) -> list[Any]:
     """Rounded numbers as nested lists, None for NaN."""
     found = np.round(np.asarray(values, dtype=np.float64), digits)
-    out: list[Any] = np.where(np.isfinite(found), found, None).tolist()
+    shown = found.astype(object)
+    shown[~np.isfinite(found)] = None
+    out: list[Any] = shown.tolist()
     return out
 
 
