@@ -38,6 +38,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
 }
 
 
+def silent(text: str, share: float | None = None) -> None:
+    """No progress is shown."""
+
+
 @dataclass
 class ReconstructStudy:
     """One recording of the phantom, what is asked of the main run, and a folder with a file for every part that is finished.
@@ -54,7 +58,7 @@ class ReconstructStudy:
     scenes: int = 48
     seed: int = 0
     device: str = "cpu"
-    tell: Tell = lambda text, share=None: None
+    tell: Tell = silent
     known: dict[str, Any] = field(default_factory=dict)
 
     def main(self) -> dict[str, float]:
@@ -108,9 +112,13 @@ class ReconstructStudy:
         if note.exists() and (Path(store.read_json(note)["folder"]) / "result.json").exists():
             return Path(store.read_json(note)["folder"])
         diffusion = open_pipeline(asked.place, self.device)
+
+        def named(text: str, share: float | None = None) -> None:
+            self.tell(f"{name}: {text}", share)
+
         folder = reconstruct_opened(
             recording or self.recording, self.source, self.folder / "runs", asked, diffusion=diffusion, seed=self.seed,
-            device=self.device, tell=lambda text, share=None: self.tell(f"{name}: {text}", share),
+            device=self.device, tell=named,
         )  # fmt: skip
         store.save_json(note, {"folder": str(folder)})
         return folder
@@ -158,7 +166,7 @@ class ReconstructStudy:
         given = self._material(model)
         units = given.all_units.iloc[given.columns].reset_index(drop=True)
         metrics = contribution_claims(result, given.parcels, units)
-        sampling = {"guidance": self.asked.guidance, "steps": self.asked.sampling_steps, "seed": self.seed}
+        sampling: dict[str, Any] = {"guidance": self.asked.guidance, "steps": self.asked.sampling_steps, "seed": self.seed}
         self.tell("maps of retinotopic parcels", None)
         metrics |= field_claims(model, given.test.data[: self.scenes], given.parcels, units, **sampling)
         self.tell("lesions of faces and places", None)
