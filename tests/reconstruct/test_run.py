@@ -17,12 +17,14 @@ from brainlens.datasets.source import Opened, Source, open_recording
 from brainlens.metrics.reconstruction import pixel_correlation, two_way
 from brainlens.models.generation.adapter_training import AdapterTraining
 from brainlens.models.generation.neuro_adapter import NeuroAdapter, pretrain_attention
+from brainlens.plots import reconstruct as figures
 from brainlens.reconstruct import starting
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import Partition, block_parcels, named_sets, partition, patch_parcels, region_sets
 from brainlens.reconstruct.run import Asked, reconstruct_opened, run_reconstruct
 from brainlens.reconstruct.scoring import Scorer, exchanged, metrics_of, score_rows
 from brainlens.reconstruct.starting import predicted_responses
+from brainlens.report.sections import sections
 from brainlens.types import DataError, Volume
 
 SHIPPED = miniatures.folder
@@ -337,3 +339,25 @@ def test_attention_that_ships_is_used_for_its_own_pipeline_alone(
 
         drawn(recording, Asked(pipeline=str(pipeline), **plain, **more), tmp_path, hear)
         assert ("training the attention on other pictures" in said) == trained
+
+
+def test_the_page_draws_everything_that_a_run_holds(run: Path) -> None:
+    """Every figure is drawn (a note says why one is not), and curves stand at the shares that the arrays hold."""
+    result = store.load_result(run)
+    made = {section.title: section for section in sections(result, dpi=40)}
+    assert len(made["Reconstructed pictures"].pictures) == 1
+    assert len(made["Which region drew what"].pictures) == 4  # curves, cortex, maps, lesions
+    notes = [picture.note for section in made.values() for picture in section.pictures if picture.note]
+    assert not notes
+    groups = figures.groups_of(result)
+    assert sum(map(len, groups.values())) == 20
+    lines = {line.get_label().split(",")[0]: line for line in figures.contribution_curves(result).axes[0].lines}
+    shown = set(lines) & set(groups)
+    assert shown
+    for name in shown:
+        share = result.arrays["value_contribution/parcels"][:, :, groups[name]].mean(axis=(0, 2)) * 20
+        np.testing.assert_allclose(lines[name].get_ydata(), share, rtol=1e-4)
+    with pytest.raises(DataError, match="rows must lie in"):
+        figures.candidate_grid(result, rows=np.array([99]))
+    with pytest.raises(DataError, match="no array"):
+        figures.lesion_grid(replace(result, arrays={"pictures/seen": result.arrays["pictures/seen"]}))
