@@ -27,6 +27,7 @@ ROWS = {"first": "first", "retrieval": "retrieval_baseline", "random_picture": "
 PARCELS = (25, 50, 100, 200, 400)
 RANKED = 200  # parcels of the run whose contributions are ranked
 ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
+    "reference": {},  # nothing but the number of steps, which the others share: they are to be compared with this one
     "paper": {**preset("paper"), "steps": None},
     "no_dropout": {"changes": {"training": {"dropout": False}}},
     "no_min_snr": {"changes": {"training": {"weighting": "none"}}},
