@@ -23,8 +23,10 @@ from brainlens.reconstruct.run import Asked
 from brainlens.types import DataError
 
 PARTS = ("main", "truth", "contributions", "shuffled_training", *ABLATIONS)
-FIRST = ("main", "truth", "contributions", "shuffled_training", "reference", "no_dropout", "no_min_snr", "low_level", "start_ridge", "paper",
-         "parcels/50", "parcels/200")  # fmt: skip
+FIRST = (
+    *("main", "truth", "contributions", "shuffled_training", "reference", "no_dropout", "no_min_snr", "low_level"),
+    *("start_ridge", "paper", "parcels/50", "parcels/200"),
+)
 SIZES = {  # training scenes, test scenes, what is asked of the main run, training steps of an ablation
     "full": (9000, 1000, Asked(steps=2000, trials=200, explain=16), 600),
     "half": (3000, 300, Asked(steps=1200, trials=100, explain=16), 400),
