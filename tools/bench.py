@@ -22,7 +22,7 @@ from brainlens import store
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (
     *("ridge", "store", "factortopy", "bottleneck", "volume_encoder", "sensor_encoder"),
-    *("sensor_training", "mvnn", "preparation", "sampling", "voxel_bank", "conversion", "retrieval"),
+    *("sensor_training", "mvnn", "preparation", "sampling", "adapter_training", "voxel_bank", "conversion", "retrieval"),
 )
 
 

@@ -22,9 +22,11 @@ from brainlens.datasets.source import Source, open_recording
 from brainlens.reconstruct.run import Asked
 from brainlens.types import DataError
 
-PARTS = ("main", "truth", "shuffled_training", *ABLATIONS)
-FIRST = ("main", "truth", "shuffled_training", "no_dropout", "no_min_snr", "low_level", "start_ridge", "paper",
-         "parcels/50", "parcels/200")  # fmt: skip
+PARTS = ("main", "truth", "contributions", "shuffled_training", *ABLATIONS)
+FIRST = (
+    *("main", "truth", "contributions", "shuffled_training", "reference", "no_dropout", "no_min_snr", "low_level"),
+    *("start_ridge", "paper", "parcels/50", "parcels/200"),
+)
 SIZES = {  # training scenes, test scenes, what is asked of the main run, training steps of an ablation
     "full": (9000, 1000, Asked(steps=2000, trials=200, explain=16), 600),
     "half": (3000, 300, Asked(steps=1200, trials=100, explain=16), 400),
@@ -79,7 +81,7 @@ def reconstruct_group(
         replace(recording, responses=half), source, work / f"reconstruct-{scale}", asked, short=short, tell=tell,
         scenes={"full": 48, "half": 24, "small": 4}[scale],
     )  # fmt: skip
-    made = {"main": study.main, "truth": study.truth, "shuffled_training": study.shuffled}
+    made = {"main": study.main, "truth": study.truth, "contributions": study.contributions, "shuffled_training": study.shuffled}
     metrics: dict[str, float] = {}
     for name in parts:
         metrics |= made[name]() if name in made else study.ablation(name)

@@ -141,8 +141,11 @@ def test_a_study_names_its_claims_and_keeps_them(study: ReconstructStudy, monkey
         assert f"reconstruct/{row}two_way_clip.low" in metrics
     assert metrics["reconstruct/kind_top1"] == metrics["reconstruct/kind_detector"]
     assert metrics["reconstruct/real/kind_detector"] > 0.9
-    assert metrics["reconstruct/parcels_informative"] + metrics["reconstruct/parcels_noise"] == 40
     assert metrics["reconstruct/lesion/places/parcels"] >= 1
+    ranked = study.contributions()
+    assert ranked["reconstruct/parcels_informative"] + ranked["reconstruct/parcels_noise"] == 200
+    assert min(ranked["reconstruct/parcels_informative"], ranked["reconstruct/parcels_noise"]) > 10
+    assert 0 <= ranked["reconstruct/contribution_auroc"] <= 1
     one = study.ablation("no_dropout")
     assert {key.split("/")[1] for key in one} == {"no_dropout"}
     assert "reconstruct/no_dropout/two_way_clip" in one

@@ -9,19 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from brainlens import store
+from brainlens import miniatures, store
 from brainlens.backbones.diffusion import load_diffusion
 from brainlens.datasets.source import Opened, Source, open_recording
 from brainlens.metrics.reconstruction import pixel_correlation, two_way
-from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.adapter_training import AdapterTraining
+from brainlens.models.generation.neuro_adapter import NeuroAdapter, pretrain_attention
+from brainlens.plots import reconstruct as figures
+from brainlens.reconstruct import starting
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import Partition, block_parcels, named_sets, partition, patch_parcels, region_sets
 from brainlens.reconstruct.run import Asked, reconstruct_opened, run_reconstruct
 from brainlens.reconstruct.scoring import Scorer, exchanged, metrics_of, score_rows
 from brainlens.reconstruct.starting import predicted_responses
+from brainlens.report.sections import sections
 from brainlens.types import DataError, Volume
 
+SHIPPED = miniatures.folder
 SMALL = Source(n_train=40, n_test=6)
 QUICK = {
     "pretrain": 24, "pretrain_steps": 4, "steps": 6, "candidates": 2, "sampling_steps": 3, "regions": 20, "explain": 3,
@@ -301,3 +307,57 @@ def test_an_adapter_of_another_brain_is_refused(run: Path, recording: Opened) ->
         model.reconstruct(np.zeros((2, model.n_units_), np.float32), without=["V9"])
     note = json.loads((run / "result.json").read_text())
     assert note["config"]["method"] == "NeuroAdapter (default)"
+
+
+def test_attention_that_ships_is_used_for_its_own_pipeline_alone(
+    recording: Opened, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run begins with what ships and trains no other; of another pipeline, or where training is asked for, it is not used."""
+    diffusion = load_diffusion(pipeline)
+    place = tmp_path / "attention"
+    place.mkdir()
+    attention = pretrain_attention(
+        pipeline, np.zeros((20, 16, 16, 3), np.uint8), np.eye(20, 16, dtype=np.float32),
+        training=AdapterTraining(steps=1, batch=4, draws=4),
+    )  # fmt: skip
+    axes = PromptAxes.fit(np.random.default_rng(0).normal(size=(30, 192)), 16)
+    store.save_weights(place, "attention", {name: value.half() for name, value in attention.items()})
+    store.save_weights(place, "axes", {"mean": torch.from_numpy(axes.mean), "turn": torch.from_numpy(axes.turn)})
+    store.save_json(place / "config.json", {"pipeline": diffusion.files})
+    monkeypatch.setattr(starting.miniatures, "folder", lambda name: place if name == "attention" else SHIPPED(name))
+    found = starting.shipped_attention(diffusion.files)
+    assert found is not None
+    assert {name: value.shape for name, value in found[0].items()} == {name: value.shape for name, value in attention.items()}
+    np.testing.assert_array_equal(found[1].turn, axes.turn)
+    assert starting.shipped_attention("another") is None
+    plain = {name: value for name, value in QUICK.items() if not name.startswith("pretrain")} | {"explain": 0, "candidates": 1}
+    for more, trained in (({}, False), ({"pretrain": 24, "pretrain_steps": 2}, True)):
+        said: list[str] = []
+
+        def hear(text: str, share: float | None = None, heard: list[str] = said) -> None:
+            heard.append(text)
+
+        drawn(recording, Asked(pipeline=str(pipeline), **plain, **more), tmp_path, hear)
+        assert ("training the attention on other pictures" in said) == trained
+
+
+def test_the_page_draws_everything_that_a_run_holds(run: Path) -> None:
+    """Every figure is drawn (a note says why one is not), and curves stand at the shares that the arrays hold."""
+    result = store.load_result(run)
+    made = {section.title: section for section in sections(result, dpi=40)}
+    assert len(made["Reconstructed pictures"].pictures) == 1
+    assert len(made["Which region drew what"].pictures) == 4  # curves, cortex, maps, lesions
+    notes = [picture.note for section in made.values() for picture in section.pictures if picture.note]
+    assert not notes
+    groups = figures.groups_of(result)
+    assert sum(map(len, groups.values())) == 20
+    lines = {line.get_label().split(",")[0]: line for line in figures.contribution_curves(result).axes[0].lines}
+    shown = set(lines) & set(groups)
+    assert shown
+    for name in shown:
+        share = result.arrays["value_contribution/parcels"][:, :, groups[name]].mean(axis=(0, 2)) * 20
+        np.testing.assert_allclose(lines[name].get_ydata(), share, rtol=1e-4)
+    with pytest.raises(DataError, match="rows must lie in"):
+        figures.candidate_grid(result, rows=np.array([99]))
+    with pytest.raises(DataError, match="no array"):
+        figures.lesion_grid(replace(result, arrays={"pictures/seen": result.arrays["pictures/seen"]}))

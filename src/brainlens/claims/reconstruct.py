@@ -25,7 +25,9 @@ JUDGED = ("color", "place", "kind_detector", "pick50")
 ROWS = {"first": "first", "retrieval": "retrieval_baseline", "random_picture": "random_picture", "low_level": "low_level_alone",
         "shuffled": "shuffled"}  # fmt: skip
 PARCELS = (25, 50, 100, 200, 400)
+RANKED = 200  # parcels of the run whose contributions are ranked
 ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
+    "reference": {},  # nothing but the number of steps, which the others share: they are to be compared with this one
     "paper": {**preset("paper"), "steps": None},
     "no_dropout": {"changes": {"training": {"dropout": False}}},
     "no_min_snr": {"changes": {"training": {"weighting": "none"}}},
@@ -36,6 +38,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
     "low_level": {"low_level": 0.7},
     **{f"parcels/{p}": {"regions": p} for p in PARCELS},
 }
+
+
+def silent(text: str, share: float | None = None) -> None:
+    """No progress is shown."""
 
 
 @dataclass
@@ -54,7 +60,7 @@ class ReconstructStudy:
     scenes: int = 48
     seed: int = 0
     device: str = "cpu"
-    tell: Tell = lambda text, share=None: None
+    tell: Tell = silent
     known: dict[str, Any] = field(default_factory=dict)
 
     def main(self) -> dict[str, float]:
@@ -62,8 +68,21 @@ class ReconstructStudy:
         return self._kept("main", lambda: self._judged(self._run("main", self.asked), ""))
 
     def truth(self) -> dict[str, float]:
-        """`reconstruct/contribution_auroc`, `field_correlation`, `lesion/...` of the main run's model."""
+        """`reconstruct/field_correlation`, `lesion/...` of the main run's model."""
         return self._kept("truth", self._truth)
+
+    def contributions(self) -> dict[str, float]:
+        """`reconstruct/contribution_auroc` on the run with `RANKED` parcels: among fewer all lie in regions that know something,
+        so that there is nothing to rank."""
+
+        def run() -> dict[str, float]:
+            asked = self._shorter(replace(self.asked, regions=RANKED))
+            folder = self._run(f"parcels-{RANKED}", asked)
+            result = store.load_result(folder)
+            units = result.units.iloc[np.asarray(result.arrays["columns"])].reset_index(drop=True)  # type: ignore[union-attr]
+            return contribution_claims(result, NeuroAdapter.load(folder / MODEL).parcels_, units)
+
+        return self._kept("contributions", run)
 
     def shuffled(self) -> dict[str, float]:
         """`reconstruct/shuffled_training/...`: the same recipe on training responses of other images."""
@@ -81,12 +100,13 @@ class ReconstructStudy:
         changed = self._shorter(replace(self.asked, **joined(self.asked.changes, ABLATIONS[name])))
         if changed.preset == "paper" and changed.steps is None:
             changed = replace(changed, steps=self.asked.steps)
+        changed = changed if name == f"parcels/{RANKED}" else replace(changed, explain=0)  # that run's contributions are ranked
         key = name.replace("/", "-")
-        return self._kept(key, lambda: self._judged(self._run(key, replace(changed, explain=0)), f"{name}/"))
+        return self._kept(key, lambda: self._judged(self._run(key, changed), f"{name}/"))
 
     def all(self, ablations: tuple[str, ...] = tuple(ABLATIONS)) -> dict[str, float]:
         """Everything, in the order of what matters."""
-        metrics = self.main() | self.truth() | self.shuffled()
+        metrics = self.main() | self.truth() | self.contributions() | self.shuffled()
         for name in ablations:
             metrics |= self.ablation(name)
         return metrics
@@ -108,9 +128,13 @@ class ReconstructStudy:
         if note.exists() and (Path(store.read_json(note)["folder"]) / "result.json").exists():
             return Path(store.read_json(note)["folder"])
         diffusion = open_pipeline(asked.place, self.device)
+
+        def named(text: str, share: float | None = None) -> None:
+            self.tell(f"{name}: {text}", share)
+
         folder = reconstruct_opened(
             recording or self.recording, self.source, self.folder / "runs", asked, diffusion=diffusion, seed=self.seed,
-            device=self.device, tell=lambda text, share=None: self.tell(f"{name}: {text}", share),
+            device=self.device, tell=named,
         )  # fmt: skip
         store.save_json(note, {"folder": str(folder)})
         return folder
@@ -154,13 +178,12 @@ class ReconstructStudy:
 
     def _truth(self) -> dict[str, float]:
         folder = self._run("main", self.asked)
-        result, model = store.load_result(folder), NeuroAdapter.load(folder / MODEL)
-        given = self._material(model)
+        model = NeuroAdapter.load(folder / MODEL)
+        given = self._material()
         units = given.all_units.iloc[given.columns].reset_index(drop=True)
-        metrics = contribution_claims(result, given.parcels, units)
-        sampling = {"guidance": self.asked.guidance, "steps": self.asked.sampling_steps, "seed": self.seed}
+        sampling: dict[str, Any] = {"guidance": self.asked.guidance, "steps": self.asked.sampling_steps, "seed": self.seed}
         self.tell("maps of retinotopic parcels", None)
-        metrics |= field_claims(model, given.test.data[: self.scenes], given.parcels, units, **sampling)
+        metrics = field_claims(model, given.test.data[: self.scenes], given.parcels, units, **sampling)
         self.tell("lesions of faces and places", None)
         return metrics | lesion_claims(model, given, self._detector(), scenes=self.scenes, **sampling)
 
@@ -169,7 +192,7 @@ class ReconstructStudy:
 
         return Detector.shipped()
 
-    def _material(self, model: NeuroAdapter) -> Material:
+    def _material(self) -> Material:
         """The main run's material again, with all test images."""
         wanted = self.asked.regions if self.asked.regions is not None else 100
         diffusion = open_pipeline(self.asked.place, self.device)

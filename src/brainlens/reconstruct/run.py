@@ -195,7 +195,8 @@ class Reconstruction:
         if asked.preset == "paper":
             return NeuroAdapter.paper(regions=None, **common)
         start = "ridge" if asked.start in ("attention", "ridge") else "random"
-        return NeuroAdapter(None, **{"start": start, "reliability": self.given.repeated} | common)
+        settings: dict[str, Any] = {"start": start, "reliability": self.given.repeated} | common
+        return NeuroAdapter(None, **settings)
 
     def model(self) -> NeuroAdapter:
         """The fitted adapter, read where it was finished before."""
@@ -327,6 +328,7 @@ def _check(source: Source) -> None:
 
 
 def _side(diffusion: Diffusion) -> int:
+    assert diffusion.preprocess.crop is not None  # `load_diffusion` sets it
     return int(diffusion.preprocess.crop[0])
 
 
