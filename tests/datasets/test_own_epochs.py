@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from brainlens import datasets, store
+from brainlens.align.run_sensors import DEFAULT, QUICK, SensorOptions, suited
 from brainlens.datasets.source import Source
 from brainlens.encode.run_decode import first_target, one_row_an_image, run_decode
 from brainlens.encode.time_decoding import OverTime
@@ -267,3 +268,23 @@ def test_the_column_that_is_told_apart() -> None:
     assert first_target(responses) == "stimulus"
     with pytest.raises(DataError, match=r"name one by --target: stimulus \(20 values\)"):
         first_target(made(["a"] * 20, [str(i) for i in range(20)]))
+
+
+@pytest.mark.parametrize(
+    ("images", "change", "dataset", "expected"),
+    [
+        (20, {}, "epochs", QUICK),
+        (1000, {}, "epochs", DEFAULT),
+        (20, {}, "phantom_eeg", DEFAULT),
+        (20, {"epochs": 3}, "epochs", DEFAULT),
+        (20, {"preset": "paper"}, "epochs", DEFAULT),
+        (20, {"encoders": ("nice",)}, "epochs", ("nice",)),
+        (20, {"repeats": 2}, "epochs", QUICK),
+    ],
+)
+def test_small_recordings_are_aligned_by_what_is_solved(
+    images: int, change: dict[str, object], dataset: str, expected: tuple[str, ...]
+) -> None:
+    ids = [f"{i:04d}" for i in range(images)]
+    responses = Responses.from_arrays(np.ones((images, 1, 1)), ids, times=[0.0], split="train")
+    assert suited(SensorOptions(**change), Source(dataset, Path()), responses).encoders == expected

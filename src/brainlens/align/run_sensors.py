@@ -33,6 +33,8 @@ PARTS = ("saliency", "guidance", "adjustment")
 TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first without saliency extraction
 DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
 PRESETS = ("default", "paper")
+FEW = 1000  # training images, below which networks are not trained unless asked for
+QUICK = ("canonical", "ridge")  # encoders that are solved in seconds; the last is the main one
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,19 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
     return chosen
 
 
+def suited(options: SensorOptions, source: Source, responses: Responses) -> SensorOptions:
+    """The options with encoders that are solved in place of trained ones, where nothing else was asked of a small recording.
+
+    Published networks were trained on 16,540 images; on a few hundred they take long and learn little.
+    """
+    trials = responses.trials
+    images = trials.loc[trials["split"] == "train", "stimulus"].nunique()
+    untouched = options == SensorOptions(protocol=options.protocol, repeats=options.repeats)
+    if datasets.simulated(source.dataset) or not untouched or images >= FEW:
+        return options
+    return replace(options, encoders=QUICK)
+
+
 def align_sensor_command(
     source: Source, runs: str | Path, chosen: dict[str, Any], *, seed: int = 0, device: str = "cpu", tell: Tell
 ) -> tuple[Path, Rows]:
@@ -132,6 +147,7 @@ def run_align_sensors(
     recording = open_sensors(
         source, protocol=protocol, repeats=options.repeats, amplitude=options.amplitude, cache=cache, device=device, tell=tell
     )
+    options = suited(options, source, recording.responses)
     people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
     protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
     data = [store.fingerprint(recording.responses)]

@@ -110,7 +110,7 @@ def _pictures(recording: Recording) -> list[Finding]:
 def _values(responses: Responses) -> list[Finding]:
     axes = (0, 2) if responses.data.ndim == 3 else (0,)
     data = np.asarray(responses.data, dtype=np.float32)
-    bad = ~np.isfinite(data).all(axis=axes)
+    bad = np.atleast_1d(~np.isfinite(data).all(axis=axes))
     flat = ~bad & (np.ptp(data, axis=axes) == 0)
     level = "error" if bad.mean() > MAX_BAD_UNITS else "note" if bad.any() else "ok"
     found = [Finding(level, "missing values", f"{int(bad.sum()):,} of {len(bad):,} units hold NaN or infinity")]
@@ -139,7 +139,7 @@ def _order(responses: Responses, seed: int) -> Finding:
     rng = np.random.default_rng([seed, 67])
     null = np.array([np.mean(alike[np.arange(len(rows)), rng.permutation(len(rows))]) for _ in range(SHUFFLES)])
     value = float(np.mean(np.diag(alike)))
-    p = float(permutation_p(np.array([value]), null[:, None])[0])
+    p = float(np.ravel(permutation_p(np.array([value]), null[:, None]))[0])
     text = (
         f"two trials of one stimulus correlate by {value:.3f}, of others by {null.mean():.3f} (p = {p:.3f}, {len(rows)} stimuli)"
     )

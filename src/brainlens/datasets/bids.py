@@ -12,6 +12,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -171,7 +172,6 @@ def _fits(mask: Path, image: Path) -> bool:
 
 def _surface(run: _Run) -> tuple[np.ndarray, Surface]:
     """(rows, vertex) float32 of a run on the surface: a CIFTI file, or a GIfTI or MGH file for each hemisphere."""
-    import nibabel
 
     if run.files[0].name.endswith(".dscalar.nii"):
         return read_cifti(run.files[0])
@@ -183,7 +183,7 @@ def _surface(run: _Run) -> tuple[np.ndarray, Surface]:
         path = sides[side]
         try:
             mgh = path.suffix in (".mgh", ".mgz")
-            values = np.asarray(read_mgh(path)).T if mgh else np.stack([a.data for a in nibabel.load(path).darrays])
+            values = np.asarray(read_mgh(path)).T if mgh else np.stack([a.data for a in _opened(path).darrays])
         except DataError:
             raise
         except Exception as error:  # the readers raise many kinds for damaged files
@@ -239,13 +239,18 @@ def _peaks(run: _Run, place: Space | None, mask: Volume | None, delay: tuple[flo
     return out
 
 
+def _opened(path: Path) -> Any:
+    import nibabel
+
+    return nibabel.load(path)
+
+
 def _repetition(path: Path) -> float:
     """Seconds between volumes: RepetitionTime of the .json beside the file, else what the header says."""
-    import nibabel
 
     beside = path.with_name(path.name.split(".")[0] + ".json")
     said = store.read_json(beside).get("RepetitionTime") if beside.is_file() else None
-    step = float(said) if said is not None else float(nibabel.load(path).header.get_zooms()[3])
+    step = float(said) if said is not None else float(_opened(path).header.get_zooms()[3])
     if not 0.1 < step < 20:
         raise DataError(f"{path}: {step:g} s between volumes; give RepetitionTime in seconds in {beside.name}")
     return step

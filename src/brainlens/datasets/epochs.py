@@ -117,7 +117,8 @@ def _read_raw(path: Path) -> Any:
             raw = mne.io.read_raw(path, preload=True, verbose="error")
     except Exception as error:  # the readers raise many kinds for damaged files
         raise DataError(f"{path} cannot be read by MNE ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from None
-    events = mne.find_events(raw, verbose="error", initial_event=True) if not len(raw.annotations) and "stim" in raw else []
+    triggers = not len(raw.annotations) and "stim" in raw
+    events: Any = mne.find_events(raw, verbose="error", initial_event=True) if triggers else []
     if len(events):  # triggers become annotations by their number
         names = {int(code): str(code) for code in np.unique(events[:, 2])}
         rate, first, date = raw.info["sfreq"], raw.first_samp, raw.info["meas_date"]

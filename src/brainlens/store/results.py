@@ -29,10 +29,10 @@ from brainlens.types import DataError, Features, Responses, Result, Sensors, Spa
 FORMAT = 1
 SPACE = "space/"  # array names under which a space is stored
 TASKS = {
-    "align": 3,
+    "align": 4,
     "attribute": 2,
     "embed": 1,
-    "encode": 3,
+    "encode": 4,
     "decode": 2,
     "epochs": 2,
     "captions": 2,
