@@ -118,7 +118,7 @@ def test_a_file_of_epochs_is_embedded_row_by_row(stored: tuple[Path, list], tmp_
     mne.EpochsArray(data * 1e-6, info, events, tmin=model.times_[0], verbose=False).save(
         tmp_path / "volts-epo.fif", verbose=False
     )
-    with pytest.raises(DataError, match="which no recording has"):
+    with pytest.raises(DataError, match="looks like volts or tesla"):
         embed_sensor_run(stored[0], tmp_path, source=Source("phantom_eeg", tmp_path / "volts-epo.fif"), tell=silent)
     (tmp_path / "none-epo.fif").write_bytes(b"nothing")
     with pytest.raises(DataError, match="no file of epochs"):

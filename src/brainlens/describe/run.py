@@ -110,7 +110,7 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
     """The result of one subject with what the page shows beside it, and its encoding model."""
     recording = open_recording(source, embeddings=False, device=device, tell=tell)
     stimuli = recording.stimuli
-    if source.captions is not None and source.dataset != "phantom":
+    if source.captions is not None and not datasets.simulated(source.dataset):
         stimuli = chosen_captions(stimuli, source.captions)
     responses = standardised(recording.responses)
     network = vision.load(network_folder(source), device=device)
