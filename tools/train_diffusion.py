@@ -3,6 +3,7 @@
     python tools/train_diffusion.py autoencoder --work WORK --minutes 15
     python tools/train_diffusion.py unet --work WORK --out src/brainlens/miniatures/diffusion --images 1000000 --minutes 120
     python tools/train_diffusion.py export --work WORK --out src/brainlens/miniatures/diffusion
+    python tools/train_diffusion.py samples --work WORK --out docs/gallery/diffusion_miniature.png
 
 Two stages, one thread each, resumable: a killed run goes on from its last checkpoint, and `--minutes` ends one sitting.
 
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
@@ -263,11 +265,40 @@ def export(work: Path, out: Path) -> None:
     (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+@torch.no_grad()
+def samples(work: Path, file: Path, *, steps: int = 20, guidance: float = 2.0, columns: int = 10) -> None:
+    """Validation scenes, and under each what the model draws from its caption; 20 of them, the first of their seed."""
+    kept = torch.load(work / "unet.pt", weights_only=True)
+    unet = build_unet()
+    unet.load_state_dict(kept["mean"])
+    autoencoder, read = ready_autoencoder(work), Captions()
+    scheduler = DDIMScheduler(**SCHEDULE)
+    scheduler.set_timesteps(steps)
+    held = draw(991, 0, 2 * columns, "validation")
+    said, empty = read([scenes.caption(s, 0) for s in held]), read([""]).expand(len(held), -1, -1)
+    z = torch.randn(len(held), LATENT, 16, 16, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        with_text, without = (unet(z, t, encoder_hidden_states=states, return_dict=False)[0] for states in (said, empty))
+        z = scheduler.step(without + guidance * (with_text - without), t, z).prev_sample
+    drawn = ((autoencoder.decode(z / autoencoder.config.scaling_factor).sample.clamp(-1, 1) + 1) * 127.5).byte()
+    pictures = drawn.permute(0, 2, 3, 1).numpy()
+    seen = np.stack([scenes.render(s) for s in held])
+    gap = np.full((4, columns * 66, 3), 255, np.uint8)
+    rows: list[np.ndarray] = []
+    for start in (0, columns):
+        for part in (seen, pictures):
+            edged = np.pad(part[start : start + columns], ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+            rows.append(np.concatenate(list(edged), axis=1))
+        rows.append(gap)
+    sheet = Image.fromarray(np.concatenate(rows[:-1]))
+    sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("stage", choices=("autoencoder", "unet", "export"))
+    parser.add_argument("stage", choices=("autoencoder", "unet", "export", "samples"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
-    parser.add_argument("--out", type=Path, help="folder of the exported pipeline")
+    parser.add_argument("--out", type=Path, help="folder of the exported pipeline, or the PNG of samples")
     parser.add_argument("--minutes", type=float, default=60.0, help="processor minutes of this sitting")
     parser.add_argument("--total", type=float, default=15.0, help="processor minutes of the autoencoder over all sittings")
     parser.add_argument("--images", type=int, default=1_000_000, help="images that the denoising network sees in all")
@@ -285,8 +316,8 @@ def main() -> None:
         train_unet(a.work, a.out, a=a)
     else:
         if a.out is None:
-            parser.error("export needs --out")
-        export(a.work, a.out)
+            parser.error(f"{a.stage} needs --out")
+        {"export": export, "samples": samples}[a.stage](a.work, a.out)
 
 
 if __name__ == "__main__":
