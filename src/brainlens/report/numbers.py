@@ -38,7 +38,7 @@ NAMES = {
     "pixcorr": "pixel correlation",
     "ssim": "SSIM",
     "change": "mean change of the picture (grey levels)",
-    "significant_share": "share of voxels whose first word is significant",
+    "significant_share": "share of voxels that are significant, q = .05",
     "r2_share_significant": "share of voxels with significant R²",
     "split_half_share": "same first word from two halves of the images",
     "same_label_share": "same first word as ours",
