@@ -16,8 +16,11 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 matplotlib.use("Agg")
+settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's, not the code's
+settings.load_profile("any machine")
 torch.set_num_threads(int(THREADS))
 
 
