@@ -207,9 +207,10 @@ def _patch_maps(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, l
     if method in ("chefer", "gradcam"):
         return _smoothed(model, x, targets, method, layer, options)[:, 1 if method == "chefer" else skip :]
     tokens, rest = features(model, x, layer), tail(model, layer)
-    base = x if options.reference is None else _data(model, options.reference).to(x)
-    seen = (features(model, part, layer) for part in base.split(64))
-    reference = statistics(seen) if options.normalise == "reference" else None
+    reference = None
+    if options.normalise == "reference":
+        base = x if options.reference is None else _data(model, options.reference).to(x)
+        reference = statistics(features(model, part, layer) for part in base.split(64))
     maps = bottleneck(tokens, rest, targets, reference=reference, settings=options.bottleneck, batch=options.batch)
     return maps[:, skip:].clamp_min(0)
 

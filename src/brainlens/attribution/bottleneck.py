@@ -43,8 +43,8 @@ class Bottleneck:
     """Settings of the optimisation; beta, rate, steps, copies and start are the paper's.
 
     variance: of the noise in units of the features' own variance (the paper's .1 is never used by the code that it cites).
-    read: "before" takes the map before the last
-    update, as M2IB does, so that the last update never needs to be computed; "after" uses every step.
+    read: "before" takes the map before the last update, as M2IB does, so that the last update never needs to be computed;
+    "after" uses every step.
     antithetic: copies come in pairs of opposite noise.
     """
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from brainlens.cli.options import DATA, MODEL, Again, Data, Option, Runs, Seed, check_named, parsed
-from brainlens.cli.terminal import finished, show, steps
+from brainlens.cli.terminal import carry_out
 from brainlens.datasets import DEFAULT_EPOCHS
 
 
@@ -39,7 +39,6 @@ def decode(
     """Which condition was it, and when: cross-validated AUC at every time with chance, interval and permutation p, EEG or MEG."""
     from dataclasses import asdict
 
-    from brainlens.datasets.runs import once
     from brainlens.datasets.source import Source
     from brainlens.encode.run_decode import run_decode
     from brainlens.encode.time_decoding import OverTime
@@ -49,11 +48,8 @@ def decode(
     source = Source(dataset, data, options=parsed(dataset, texts))
     how = OverTime(window=window, folds=folds, permutations=permutations)
 
-    def anew() -> Any:
-        with steps(shorter="fewer --permutations, or a --window") as tell:
-            return run_decode(source, runs, target=target, subject=subject, options=how, seed=seed, tell=tell)
-
-    wanted = {**source.config(), "target": target, "subject": subject, "how": asdict(how), "seed": seed}
-    folders, table, made = once("decode", runs, wanted, anew, data=data, again=again)
-    show(table, f"decode: {dataset}")
-    finished(folders, made)
+    carry_out(
+        "decode", runs, {**source.config(), "target": target, "subject": subject, "how": asdict(how), "seed": seed},
+        lambda tell: run_decode(source, runs, target=target, subject=subject, options=how, seed=seed, tell=tell),
+        title=f"decode: {dataset}", shorter="fewer --permutations, or a --window", data=data, again=again,
+    )  # fmt: skip

@@ -27,7 +27,7 @@ from brainlens.cli.options import (
     parsed,
     without,
 )  # fmt: skip
-from brainlens.cli.terminal import finished, show, steps
+from brainlens.cli.terminal import carry_out
 from brainlens.datasets import DEFAULT
 
 WORDS = "Words"
@@ -90,7 +90,6 @@ def describe(
     """What each voxel means, in words."""
     from dataclasses import asdict, replace
 
-    from brainlens.datasets.runs import once
     from brainlens.datasets.source import Source
     from brainlens.describe.run import Asked, run_describe
     from brainlens.describe.run import preset as settings
@@ -117,14 +116,11 @@ def describe(
         options=parsed(dataset, option),
     )  # fmt: skip
 
-    def anew() -> tuple[list[Path], list[dict[str, Any]]]:
-        with steps(shorter="--roi, or fewer --permutations") as tell:
-            return run_describe(source, runs, asked, seed=seed, device=device, tell=tell)
-
-    wanted = {**source.config(), "asked": asdict(asked), "seed": seed, "device": device}
-    folders, table, made = once("describe", runs, wanted, anew, data=data, again=again)
-    show(table, f"describe: {dataset}")
-    finished(folders, made)
+    folders = carry_out(
+        "describe", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
+        lambda tell: run_describe(source, runs, asked, seed=seed, device=device, tell=tell),
+        title=f"describe: {dataset}", shorter="--roi, or fewer --permutations", data=data, again=again,
+    )  # fmt: skip
     if not words:
         from brainlens.report.words_page import NAME, build_words
 

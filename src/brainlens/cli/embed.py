@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from brainlens.cli.attribute import note_of
 from brainlens.cli.options import DATA, Again, Data, Device, Runs, Subjects, check_named
-from brainlens.cli.terminal import finished, show, steps
+from brainlens.cli.terminal import carry_out
 
 
 def embed(
@@ -30,7 +30,7 @@ def embed(
     from brainlens.align.embed import embed_volume_run
     from brainlens.align.embed_sensors import embed_sensor_run
     from brainlens.attribute.run_sensors import is_sensor_run
-    from brainlens.datasets.runs import once, source_of
+    from brainlens.datasets.runs import source_of
     from brainlens.datasets.source import Source
 
     check_named(context)
@@ -41,12 +41,9 @@ def embed(
     if subject:
         source = replace(source, subjects=tuple(subject))
 
-    def anew() -> Any:
-        with steps() as tell:
-            embed_run = embed_sensor_run if is_sensor_run(run) else embed_volume_run
-            return embed_run(run, runs, source=source, device=device, tell=tell)
-
-    asked = {**source.config(), "device": device, "run": note_of(run)}
-    folders, table, made = once("embed", runs, asked, anew, data=source.folder, again=again)
-    show(table, f"embed: {source.dataset}")
-    finished(folders, made)
+    embed_run = embed_sensor_run if is_sensor_run(run) else embed_volume_run
+    carry_out(
+        "embed", runs, {**source.config(), "device": device, "run": note_of(run)},
+        lambda tell: embed_run(run, runs, source=source, device=device, tell=tell),
+        title=f"embed: {source.dataset}", data=source.folder, again=again,
+    )  # fmt: skip

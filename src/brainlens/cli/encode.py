@@ -30,7 +30,7 @@ from brainlens.cli.options import (
     steps_of,
     without,
 )  # fmt: skip
-from brainlens.cli.terminal import finished, show, steps
+from brainlens.cli.terminal import carry_out, show, steps
 from brainlens.datasets import DEFAULT
 
 SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer")
@@ -114,7 +114,6 @@ def encode(
     """Which part of a network predicts which part of the brain."""
     from dataclasses import asdict, replace
 
-    from brainlens.datasets.runs import once
     from brainlens.datasets.source import Source
     from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
     from brainlens.encode.run import preset as configuration
@@ -146,14 +145,11 @@ def encode(
         options=parsed(dataset, option),
     )  # fmt: skip
 
-    def anew() -> tuple[Path | list[Path], list[dict[str, Any]]]:
-        with steps(shorter=SHORTER) as tell:
-            return run_encode(source, runs, asked, seed=seed, device=device, tell=tell)
-
-    wanted = {**source.config(), "asked": asdict(asked), "seed": seed, "device": device}
-    folders, table, made = once("encode", runs, wanted, anew, data=data, again=again)
-    show(table, f"encode: {dataset}")
-    finished(folders, made)
+    carry_out(
+        "encode", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
+        lambda tell: run_encode(source, runs, asked, seed=seed, device=device, tell=tell),
+        title=f"encode: {dataset}", shorter=SHORTER, data=data, again=again,
+    )  # fmt: skip
 
 
 def predict(

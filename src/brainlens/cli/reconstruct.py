@@ -26,7 +26,7 @@ from brainlens.cli.options import (
     parsed,
     without,
 )  # fmt: skip
-from brainlens.cli.terminal import finished, show, steps
+from brainlens.cli.terminal import carry_out
 from brainlens.datasets import DEFAULT
 
 DRAWING, PARCELS = "Drawing", "Parcels"
@@ -111,7 +111,6 @@ def reconstruct(
     """What the picture looked like: drawn by a diffusion model from the tokens of brain regions, and which region drew what."""
     from dataclasses import asdict
 
-    from brainlens.datasets.runs import once
     from brainlens.datasets.source import Source
     from brainlens.reconstruct.regions import KINDS, Partition
     from brainlens.reconstruct.run import Asked, run_reconstruct
@@ -128,8 +127,8 @@ def reconstruct(
     else:
         without(context, ("edge",), "parcels are those of an atlas")
     if chosen.get("start", "attention") in ("ridge", "random"):
-        why = f"{'the paper trains' if preset == 'paper' and start is None else 'start ' + chosen['start'] + ' trains'}"
-        without(context, ("pretrain", "pretrain_steps"), f"{why} on the recording alone")
+        who = "the paper" if preset == "paper" and start is None else f"start {chosen['start']}"
+        without(context, ("pretrain", "pretrain_steps"), f"{who} trains on the recording alone")
     if chosen.get("candidates", 4) == 1:
         without(context, ("chooser",), "there is one candidate to choose from")
     if explain == 0:
@@ -145,11 +144,8 @@ def reconstruct(
         options=parsed(dataset, option),
     )  # fmt: skip
 
-    def anew() -> Any:
-        with steps(shorter=SHORTER) as tell:
-            return run_reconstruct(source, runs, asked, seed=seed, device=device, tell=tell)
-
-    wanted = {**source.config(), "asked": asdict(asked), "seed": seed, "device": device}
-    folders, rows, made = once("reconstruct", runs, wanted, anew, data=data, again=again)
-    show(rows, f"reconstruct: {dataset}")
-    finished(folders, made)
+    carry_out(
+        "reconstruct", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
+        lambda tell: run_reconstruct(source, runs, asked, seed=seed, device=device, tell=tell),
+        title=f"reconstruct: {dataset}", shorter=SHORTER, data=data, again=again,
+    )  # fmt: skip

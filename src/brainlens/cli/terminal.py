@@ -99,6 +99,33 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     Console().print(table)
 
 
+def carry_out(
+    task: str,
+    runs: Path,
+    asked: dict[str, Any],
+    work: Callable[[Callable[[str, float | None], None]], tuple[Path | list[Path], list[dict[str, Any]]]],
+    *,
+    title: str,
+    shorter: str = "",
+    data: Path | None = None,
+    again: bool = False,
+) -> list[Path]:
+    """Does what a command asks for, or finds where the same command did it, and shows its table and its folders.
+
+    work(tell) gives the run's folder or folders and the rows to show; asked, data, again: as `datasets.runs.once` takes them.
+    """
+    from brainlens.datasets.runs import once
+
+    def anew() -> tuple[Path | list[Path], list[dict[str, Any]]]:
+        with steps(shorter=shorter) as tell:
+            return work(tell)
+
+    folders, rows, made = once(task, runs, asked, anew, data=data, again=again)
+    show(rows, title)
+    finished(folders, made)
+    return folders
+
+
 def finished(folders: Sequence[Path], made: str) -> None:
     """The run folders on standard output, and that they were there already where that is so."""
     if made:
