@@ -63,7 +63,7 @@ class Judges:
 
     @classmethod
     def of(cls, stimuli: Stimuli, *, device: str = "cpu", seed: int = 0) -> Judges:
-        """Of scenes of the phantom. Raises DataError where the detector is not there."""
+        """Of scenes of the phantom. Raises DataError where the detector is missing."""
         drawn = scenes_of(stimuli.ids)
         model = clip.load_clip(miniatures.folder("clip"), device=device)
 

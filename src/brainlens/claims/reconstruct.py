@@ -123,7 +123,7 @@ class ReconstructStudy:
         return found
 
     def _run(self, name: str, asked: Asked, recording: Opened | None = None) -> Path:
-        """The folder of the run, made where it is not there."""
+        """The folder of the run, created if it is missing."""
         note = self.folder / f"{name}-run.json"
         if note.exists() and (Path(store.read_json(note)["folder"]) / "result.json").exists():
             return Path(store.read_json(note)["folder"])

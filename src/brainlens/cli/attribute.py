@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from brainlens.cli.options import Again, Device, Runs, Seed, only, without
-from brainlens.cli.terminal import finished, show, steps
+from brainlens.cli.terminal import carry_out
 
 BOTTLENECK, RISE, COPIED = "Bottleneck", "RISE", "Grad-CAM and Chefer"
 OF_METHOD = {  # settings of one method alone
@@ -67,7 +67,6 @@ def attribute(
     from brainlens.attribute.run import Ask, run_attribute
     from brainlens.attribute.run_sensors import is_sensor_run, run_attribute_sensors
     from brainlens.attribution.bottleneck import Bottleneck
-    from brainlens.datasets.runs import once
     from brainlens.types import DataError
 
     sensors = is_sensor_run(run[0])
@@ -87,16 +86,14 @@ def attribute(
         )  # fmt: skip
         asked = {"ask": asdict(ask), "options": asdict(options)}
 
-    def anew() -> Any:
-        with steps(shorter="--trials N, or --method gradcam") as tell:
-            if sensors:
-                return run_attribute_sensors(run[0], runs, method=method, device=device, tell=tell)
-            return run_attribute(run, runs, ask=ask, options=options, tell=tell)
+    def work(tell: Any) -> Any:
+        if sensors:
+            return run_attribute_sensors(run[0], runs, method=method, device=device, tell=tell)
+        return run_attribute(run, runs, ask=ask, options=options, tell=tell)
 
     asked["runs"] = [note_of(one) for one in run]
-    folders, table, made = once("attribute", runs, asked, anew, again=again)
-    show(table, f"attribute: {'channels' if sensors else of}, {method}")
-    finished(folders, made)
+    title = f"attribute: {'channels' if sensors else of}, {method}"
+    carry_out("attribute", runs, asked, work, title=title, shorter="--trials N, or --method gradcam", again=again)
 
 
 def _check(context: typer.Context, of: str, method: str) -> None:
