@@ -2,6 +2,7 @@
 
     python tools/train_diffusion.py autoencoder --work WORK --minutes 15
     python tools/train_diffusion.py unet --work WORK --out src/brainlens/miniatures/diffusion --images 1000000 --minutes 120
+    python tools/train_diffusion.py unet --work WORK --start src/brainlens/miniatures/diffusion --images 100000 --rate 6e-4 --coarse 0
     python tools/train_diffusion.py export --work WORK --out src/brainlens/miniatures/diffusion
     python tools/train_diffusion.py samples --work WORK --out docs/gallery/diffusion_miniature.png
 
@@ -14,7 +15,9 @@ slowly here.
 unet: `UNet2DConditionModel` on scaled latents, v-prediction with a zero-terminal-SNR cosine-like schedule, captions through
 the frozen text tower of the miniature CLIP, a tenth of them empty for guidance. Coarse to fine: a first share of the images is
 seen at half the side (8 x 8 latents, a quarter of the cost), where colours, places and backgrounds can be learnt; the rest at
-full side. Scenes are drawn anew for every step and are functions of (seed, step), so no picture is seen twice.
+full side. Scenes are drawn anew for every step and are functions of (seed, step), so no picture is seen twice. `--start` goes
+on from an exported folder with a new optimiser and a new cosine. `--focus` weights the loss where objects stand, and `--single`
+is the share of scenes that are drawn again until they hold one object: kinds are learnt last, from few latents of few scenes.
 """
 
 from __future__ import annotations
@@ -88,6 +91,9 @@ def build_unet() -> UNet2DConditionModel:
     )  # fmt: skip
 
 
+FACTS = ("step", "images", "seconds", "log", "begun", "begun_step")
+
+
 class State:
     """A network, its optimiser and its averaged weights, with all that a resumed run needs."""
 
@@ -96,19 +102,20 @@ class State:
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
         self.mean = copy.deepcopy(model).eval()
         self.step, self.images, self.seconds, self.log = 0, 0, 0.0, []  # type: ignore[var-annotated]
+        self.begun, self.begun_step = 0, 0  # images and steps of the training that this one goes on from
         if path.exists():
             kept = torch.load(path, weights_only=True)
             model.load_state_dict(kept["model"])
             self.mean.load_state_dict(kept["mean"])
             self.optimiser.load_state_dict(kept["optimiser"])
-            for name in ("step", "images", "seconds", "log"):
+            for name in FACTS:
                 setattr(self, name, kept[name])
 
     def save(self) -> None:
         """Writes the checkpoint beside its place and renames it."""
         part = self.path.with_suffix(".tmp")
         state = {name: getattr(self, name).state_dict() for name in ("model", "mean", "optimiser")}
-        torch.save(state | {name: getattr(self, name) for name in ("step", "images", "seconds", "log")}, part)
+        torch.save(state | {name: getattr(self, name) for name in FACTS}, part)
         os.replace(part, self.path)
 
     def update(self, loss: Tensor, rate: float, size: int, *, decay: float) -> None:
@@ -169,8 +176,23 @@ def latent_scale(autoencoder: AutoencoderTiny) -> float:
         return float(1 / autoencoder.encode(pixels(draw(78, 0, 200, "train"))).latents.std())
 
 
+def begin(state: State, start: Path) -> None:
+    """The weights and the facts of an exported folder; its autoencoder is kept in the work folder."""
+    unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32)
+    for model in (state.model, state.mean):
+        model.load_state_dict(unet.state_dict())
+    facts = json.loads((start / "training.json").read_text())
+    state.step, state.images, state.log = facts["step"], facts["images"], facts["log"]
+    state.seconds = 60 * facts["unet_minutes"]
+    state.begun, state.begun_step = state.images, state.step
+    autoencoder = AutoencoderTiny.from_pretrained(start, subfolder="vae", torch_dtype=torch.float32)
+    autoencoder.save_pretrained(state.path.parent / "autoencoder")
+
+
 def ready_autoencoder(work: Path) -> AutoencoderTiny:
-    """The averaged autoencoder, its scale set."""
+    """The averaged autoencoder, its scale set; that of an exported folder keeps its own."""
+    if (work / "autoencoder").is_dir():
+        return AutoencoderTiny.from_pretrained(work / "autoencoder").eval().requires_grad_(False)
     model = build_autoencoder()
     model.load_state_dict(torch.load(work / "autoencoder.pt", weights_only=True)["mean"])
     model.register_to_config(scaling_factor=latent_scale(model.eval()))
@@ -197,22 +219,49 @@ class Captions:
         return self.tower(numbers["input_ids"]).last_hidden_state
 
 
-def velocity(unet: nn.Module, z: Tensor, said: Tensor, alphas: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean squared error of v = sqrt(a) noise - sqrt(1 - a) z over stratified times."""
+def draw_single(seed: int, step: int, size: int, share: float) -> list[scenes.Scene]:
+    """The scenes of a step, a `share` of them with one object."""
+    rng = random.Random((seed + 1) * 1_000_000_007 + step)
+    found = []
+    for number in range(size):
+        scene = scenes.draw_scene(rng, "train")
+        while number < share * size and len(scene.things) > 1:
+            scene = scenes.draw_scene(rng, "train")
+        found.append(scene)
+    return found
+
+
+def object_weights(batch: list[scenes.Scene], side: int, focus: float) -> Tensor:
+    """Weights (n, 1, side, side) of mean 1 in each scene: 1 + `focus` where an object's box lies, before they are normalised."""
+    centre = (torch.arange(side) + 0.5) * 256 / side
+    weights = torch.ones(len(batch), 1, side, side)
+    for row, scene in enumerate(batch):
+        for thing in scene.things:
+            down, across = ((centre - at).abs() <= thing.extent / 2 for at in (thing.cy, thing.cx))
+            weights[row, 0][down[:, None] & across] = 1 + focus
+    return weights / weights.mean((2, 3), keepdim=True)
+
+
+def velocity(
+    unet: nn.Module, z: Tensor, said: Tensor, alphas: Tensor, generator: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
+    """Mean (weighted) squared error of v = sqrt(a) noise - sqrt(1 - a) z over stratified times."""
     n = len(z)
     t = ((torch.arange(n) + torch.rand(n, generator=generator)) / n * len(alphas)).long()
     a = alphas[t].view(-1, 1, 1, 1)
     noise = torch.randn(z.shape, generator=generator)
     noisy = a.sqrt() * z + (1 - a).sqrt() * noise
-    return (
-        (unet(noisy, t, encoder_hidden_states=said, return_dict=False)[0] - a.sqrt() * noise + (1 - a).sqrt() * z).square().mean()
-    )
+    error = unet(noisy, t, encoder_hidden_states=said, return_dict=False)[0] - a.sqrt() * noise + (1 - a).sqrt() * z
+    return (error.square() if weights is None else weights * error.square()).mean()
 
 
 def train_unet(work: Path, out: Path | None, *, a: argparse.Namespace) -> None:
     """The second stage: `--images` in all, the first `--coarse` share of them at half the side."""
     torch.manual_seed(a.seed)
     state = State(build_unet().to(memory_format=torch.channels_last), a.rate, work / "unet.pt")
+    if a.start is not None and not state.step:
+        begin(state, a.start)
+    began = state.begun
     autoencoder, read = ready_autoencoder(work), Captions()
     alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
     scale = autoencoder.config.scaling_factor
@@ -220,19 +269,20 @@ def train_unet(work: Path, out: Path | None, *, a: argparse.Namespace) -> None:
     clean = torch.cat([autoencoder.encode(x).latents for x in pixels(held).split(64)]) * scale
     said, empty = read([scenes.caption(s, 0) for s in held]), read([""])
     for due in sitting(state, a.minutes, 300.0):
-        if state.images >= a.images:
+        if state.images - began >= a.images:
             break
-        coarse = state.images < a.coarse * a.images
+        coarse = state.images - began < a.coarse * a.images
         batch = a.batch * (2 if coarse else 1)
-        chosen = draw(a.seed, state.step, batch)
+        chosen = draw_single(a.seed, state.step, batch, a.single)
         rng = random.Random(a.seed * 7_919 + state.step)
         x = pixels(chosen)
         z = autoencoder.encode(F.avg_pool2d(x, 2) if coarse else x).latents * scale
         texts = ["" if rng.random() < 0.1 else scenes.caption(s, int(rng.random() * captions.N_PHRASINGS)) for s in chosen]
         generator = torch.Generator().manual_seed(a.seed * 104_729 + state.step)
-        loss = velocity(state.model, z.contiguous(memory_format=torch.channels_last), read(texts), alphas, generator)
-        done = state.images / a.images
-        rate = a.rate * min(1.0, (state.step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        weights = object_weights(chosen, z.shape[-1], a.focus) if a.focus else None
+        loss = velocity(state.model, z.contiguous(memory_format=torch.channels_last), read(texts), alphas, generator, weights)
+        done = (state.images - began) / a.images
+        rate = a.rate * min(1.0, (state.step - state.begun_step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         state.update(loss, rate, batch, decay=0.9995)
         if due:
             with torch.no_grad():
@@ -303,6 +353,9 @@ def main() -> None:
     parser.add_argument("--total", type=float, default=15.0, help="processor minutes of the autoencoder over all sittings")
     parser.add_argument("--images", type=int, default=1_000_000, help="images that the denoising network sees in all")
     parser.add_argument("--coarse", type=float, default=0.3, help="first share of the images at half the side")
+    parser.add_argument("--start", type=Path, help="an exported folder that a new training goes on from")
+    parser.add_argument("--focus", type=float, default=0.0, help="additional weight of the loss where objects stand")
+    parser.add_argument("--single", type=float, default=0.0, help="share of scenes that hold one object")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, help="learning rate; 2e-3 for the autoencoder, 1e-3 for the denoising network")
     parser.add_argument("--seed", type=int, default=0)
