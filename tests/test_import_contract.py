@@ -20,6 +20,7 @@ FLOOR = {
     "types": 0,
     "subjects": 1,
     "parcels": 1,
+    "engines": 1,
     "store": 2,
     "solvers": 3,
     "metrics": 3,

@@ -21,6 +21,7 @@ from brainlens.cli.encode import encode, predict
 from brainlens.cli.options import Device, Seed, Test, Train
 from brainlens.cli.own import check, example
 from brainlens.cli.reconstruct import reconstruct
+from brainlens.cli.sweep import EXTRA, sweep
 from brainlens.cli.terminal import show, steps
 
 app = typer.Typer(
@@ -67,6 +68,7 @@ def demo(
 VERBS = (encode, predict, align, embed, attribute, reconstruct, describe, decode)
 for each in (datasets, example, check, features, convert, captions, epochs, *VERBS):
     app.command()(each)
+app.command(context_settings=EXTRA)(sweep)
 
 
 @app.command()

@@ -93,6 +93,9 @@ def encode(
     roi: Annotated[
         list[str] | None, typer.Option(help="Region to fit; repeat for several. Default: every unit.", rich_help_panel=DATA)
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="K/N: only the K-th of N parts of the units, as 2/8.", rich_help_panel=DATA)
+    ] = None,
     subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat to compare several.", rich_help_panel=DATA)] = None,
     seeds: Annotated[
         int, typer.Option(help="Fits with so many seeds, and how well their layer maps agree.", rich_help_panel=TRAINING)
@@ -142,7 +145,7 @@ def encode(
     )  # fmt: skip
     source = Source(
         dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()),
-        options=parsed(dataset, option),
+        options=parsed(dataset, option), part=part,
     )  # fmt: skip
 
     carry_out(

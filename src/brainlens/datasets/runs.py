@@ -57,7 +57,8 @@ def source_of(result: Result) -> Source:
     source = Source(config["dataset"], folder, config["model"], seed=config["source_seed"], **sizes)
     parts = [tuple(config.get(name, ())) for name in ("subjects", "regions")]
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in config.get("dataset_options", {}).items()}
-    return replace(source, subjects=parts[0], regions=parts[1], captions=config.get("captions"), options=options)
+    source = replace(source, subjects=parts[0], regions=parts[1], captions=config.get("captions"))
+    return replace(source, options=options, part=config.get("part"))
 
 
 def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:

@@ -15,7 +15,7 @@ from brainlens.backbones import clip, vision
 from brainlens.datasets.pictures import ImageFiles
 from brainlens.phantom.fmri import make_trials, simulate
 from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
-from brainlens.subjects import join_stimuli, join_subjects, select_regions, select_subjects
+from brainlens.subjects import join_stimuli, join_subjects, select_part, select_regions, select_subjects
 from brainlens.types import DataError, Features, Recording, Responses, Stimuli, as_captions, check_no_leak
 
 Tell = Callable[[str, float | None], None]
@@ -34,6 +34,7 @@ class Source:
     """Which recording and which network: a dataset's name, its folder, the network's folder or hub name (None: the miniature).
 
     subjects: those whose trials are used (none: what the dataset gives); regions: the voxels, by `roi`, "visual" or "whole";
+    part: "2/8" is the second of eight parts of those voxels, for brains that are fitted piece by piece.
     captions: the name of a caption source of the recording, or a JSON file of one. options: of the recording's own `load`, see
     `datasets.options`, but for what stands above.
     """
@@ -49,6 +50,7 @@ class Source:
     regions: tuple[str, ...] = ()
     captions: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    part: str | None = None
 
     def __post_init__(self) -> None:
         taken = [name for name in self.options if name in OWN]
@@ -61,6 +63,8 @@ class Source:
         sizes = {"n_train": self.n_train, "n_test": self.n_test, "n_validation": self.n_validation}
         parts: dict[str, Any] = {"subjects": list(self.subjects), "regions": list(self.regions), "captions": self.captions}
         parts["dataset_options"] = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
+        if self.part is not None:
+            parts["part"] = self.part
         return {"dataset": self.dataset, "folder": where, "model": self.model, "source_seed": self.seed, **sizes, **parts}
 
 
@@ -102,7 +106,7 @@ def open_recording(
         )
     say(f"reading {source.dataset}", None)
     loaded = _load(source)
-    responses, stimuli = select_regions(loaded.responses, source.regions), loaded.stimuli
+    responses, stimuli = select_part(select_regions(loaded.responses, source.regions), source.part), loaded.stimuli
     _refuse_leaks(responses, stimuli)
     if not (embeddings or layers):
         return Opened(responses, stimuli)
@@ -192,6 +196,7 @@ def _phantom(source: Source, device: str, say: Tell) -> Opened:
         truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed, **chosen))
         each.append(simulate(truths[-1], make_trials(stimuli, subject=number, seed=source.seed)))
     responses = select_regions(each[0] if len(each) == 1 else join_subjects(each), source.regions)
+    responses = select_part(responses, source.part)
     whole = len(each) == 1 and len(responses.units) == len(each[0].units)  # the ideal observer reads every voxel of one brain
     known = truths[0] if whole else None
     return Opened(responses, stimuli, known, layers=network, images=images, texts=texts, counts=counts)

@@ -40,7 +40,7 @@ def cached_features(
     """
     place = features_folder(folder, {"key": key, "dtype": dtype})
     if not (place / "features.json").exists():
-        with lock(place):
+        with lock(place, wait=True):  # what another run extracts is taken from it
             if not (place / "features.json").exists():
                 if ids is None:
                     whole = compute()

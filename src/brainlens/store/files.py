@@ -108,10 +108,10 @@ def check_file(path: str | Path, expected: str) -> None:
 
 
 @contextmanager
-def lock(folder: str | Path) -> Iterator[Path]:
+def lock(folder: str | Path, *, wait: bool = False) -> Iterator[Path]:
     """Holds a folder for one writer; the lock of a process that died is free at once.
 
-    Raises DataError naming the process that holds it.
+    wait: until the one that holds it is done. Raises DataError naming the process that holds it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def lock(folder: str | Path) -> Iterator[Path]:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
             os.close(handle)

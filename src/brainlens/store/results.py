@@ -39,6 +39,7 @@ TASKS = {
     "compare": 2,
     "describe": 1,
     "reconstruct": 1,
+    "sweep": 1,
 }  # raised when numbers change
 VERSIONS = ("numpy", "pandas", "scipy", "torch", "transformers", "diffusers", "scikit-learn", "nibabel", "nilearn", "mne")
 
