@@ -173,6 +173,10 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
     "demo": {"out", "seed", "device", "train", "test"},
     "report": {"out", "title"},
     "convert": {"heads"},
+    "sweep": {"table", "engine", "workers", "engine_option", "dry", "runs", "again"},
+    "compare": {"out", "every"},
+    "export": {"out", "hub"},
+    "import": {"runs"},
     "example": {"seed"},
     "check": {"dataset", "option", "out"},
     "decode": {
@@ -198,6 +202,7 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
         "method",
         "layer",
         "roi",
+        "part",
         "subject",
         "seeds",
         "curve",

@@ -95,6 +95,13 @@ def test_mistakes_are_found_before_the_first_run(recording, tmp_path, more, matc
     assert not (tmp_path / "runs").exists()
 
 
+def test_dry_shows_the_runs_alone(recording, tmp_path, capsys):
+    app(words(recording, tmp_path / "runs", "--seed", "4..6", "--dry"), standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert "3 runs of encode" in shown
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_verb_that_cannot_be_swept():
     with pytest.raises(DataError, match="there are encode, align"):
         app(["sweep", "report"], standalone_mode=False)
@@ -147,7 +154,7 @@ def test_parts_together_are_the_whole(recording, tmp_path):
 
 
 def test_a_run_that_fails_costs_itself_alone(recording, tmp_path):
-    with pytest.raises(DataError, match="1 of 2 runs failed.*part '40/40'"):
+    with pytest.raises(DataError, match=r"1 of 2 runs failed.*part '40/40'"):
         app(words(recording, tmp_path, "--part", "1/2", "--part", "40/40"), standalone_mode=False)
     (sweep,) = tmp_path.glob("sweep-*")
     table = store.load_result(sweep).tables["runs"]

@@ -21,6 +21,7 @@ from brainlens.cli.encode import encode, predict
 from brainlens.cli.options import Device, Seed, Test, Train
 from brainlens.cli.own import check, example
 from brainlens.cli.reconstruct import reconstruct
+from brainlens.cli.share import compare, export, import_
 from brainlens.cli.sweep import EXTRA, sweep
 from brainlens.cli.terminal import show, steps
 
@@ -69,6 +70,9 @@ VERBS = (encode, predict, align, embed, attribute, reconstruct, describe, decode
 for each in (datasets, example, check, features, convert, captions, epochs, *VERBS):
     app.command()(each)
 app.command(context_settings=EXTRA)(sweep)
+app.command()(compare)
+app.command()(export)
+app.command("import")(import_)
 
 
 @app.command()

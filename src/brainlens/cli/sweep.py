@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from brainlens.cli.axes import axes, combinations, command_line, table_pieces
 from brainlens.cli.options import OUTPUT, Again, Runs
 from brainlens.cli.terminal import show, steps
 
@@ -47,6 +46,7 @@ def sweep(
 
     Every combination is a run of its own in the folder of runs, as if it had been typed; runs that are there are not repeated.
     """
+    from brainlens.cli.axes import axes, combinations, command_line, table_pieces
     from brainlens.engines import engine as engine_named
     from brainlens.types import DataError
 

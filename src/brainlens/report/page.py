@@ -38,6 +38,7 @@ TABLE_ROWS = 60
 TABLES = (  # shown as they are
     *("ablation", "prompts", "regions", "cost", "sensitivity", "randomisation"),
     *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "parcels", "words"),
+    *("runs", "side by side"),
 )
 
 

@@ -17,6 +17,8 @@ TITLES = {
     "attribute": "Attribute: which voxels, channels, pixels and words carried it?",
     "encode": "Encode: which part of the network predicts which part of the brain?",
     "compare": "Compare: which network predicts which part of the brain?",
+    "scores": "Runs side by side",
+    "sweep": "Sweep",
     "reconstruct": "Reconstruct: what did the picture look like?",
     "describe": "Describe: what does each voxel mean, in words?",
     "rsa": "Similarity: which layer orders pictures as the brain does?",
@@ -93,6 +95,11 @@ def _did(result: Result) -> str:
         return f"The recording was cut into epochs around the onset of each picture and averaged; values are in {_unit(config)}."
     if result.task == "decode" and config.get("target"):
         return f"Trials were told apart by {config['target']} at each time, by a classifier that had not seen them."
+    if result.task == "scores":
+        return "The scores that all of these runs have, side by side: value and 95 % interval."
+    if result.task == "sweep":
+        count = int(result.metrics.get("sweep/runs", 0))
+        return f"{count} runs of {config.get('verb')}, each with its first score; their folders are named in the table."
     if result.task == "compare":
         models = ", ".join(_listed(config.get("models")))
         return f"The same units were predicted from each of {models}{' with ' + ', '.join(method) if method else ''}."
