@@ -97,7 +97,7 @@ def test_mistakes_are_found_before_the_first_run(recording, tmp_path, more, matc
 
 def test_dry_shows_the_runs_alone(recording, tmp_path, capsys):
     app(words(recording, tmp_path / "runs", "--seed", "4..6", "--dry"), standalone_mode=False)
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "3 runs of encode" in shown
     assert not (tmp_path / "runs").exists()
 
