@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
 
-.PHONY: install demo test test-avx2 claims bench lint clean
+.PHONY: install demo test test-avx2 claims bench docs gallery lint clean
 
 install: $(VENV)/installed
 
@@ -33,9 +33,21 @@ claims: install
 bench: install
 	$(BIN)/python tools/bench.py
 
+# The documentation as a site in site/; a broken link or anchor is an error. `gallery` runs the examples for its figures.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+gallery: install
+	cd docs/gallery && for script in ../../examples/*.py; do \
+	  case $$script in */report_page.py) ;; *) $(abspath $(BIN))/python $$script || exit 1;; esac; done
+
 lint: install
-	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools examples
+	$(BIN)/ruff format --check src tests benchmarks tools examples
 	$(BIN)/mypy
 
 clean:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from brainlens import store
+from brainlens.attribute.own import opened
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck, bottleneck, statistics
 from brainlens.attribution.chefer import chefer
@@ -22,6 +23,7 @@ from brainlens.attribution.targets import frozen, or_nothing, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import auroc_interval, bootstrap_mean, fdr
+from brainlens.models.volume.estimators import VolumeAligner
 from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Result, Volume, positions
 
@@ -80,7 +82,7 @@ class Options:
 
 
 def attribute(
-    model: VolumeEncoder,
+    model: VolumeEncoder | VolumeAligner,
     responses: Responses,
     images: Features,
     texts: Features | None = None,
@@ -90,13 +92,13 @@ def attribute(
     layer: int | str | None = None,
     options: Options | None = None,
 ) -> Result:
-    """Maps of the voxels that carried cos(brain, image) + cos(brain, caption), one per trial, and what they are worth.
+    """Voxel attribution maps (trial, unit) of cos(brain, image) + cos(brain, caption), with faithfulness scores.
 
-    model: a trained encoder on the mask of `responses.space`; images and texts: the embeddings it was aligned to, by
-    stimulus id, under the layer "image" or "text" or their only one. layer: the block before which features are read
-    (0 .. depth), or "patches", the embedded patches before the class token joins them; None takes "patches" where the
-    class token sums the patches (it would carry information past any later bottleneck), else the middle block, the
-    paper's choice.
+    model: a fitted `VolumeAligner` with the embeddings of its own fit, or its network with embeddings in the space of its
+    cosines, on the mask of `responses.space`; images, texts: by stimulus id, under "image" or "text" or their only layer.
+    layer: the block before which features are read (0 .. depth), or "patches", the embedded patches before the class token joins
+    them; None takes "patches" where the class token sums the patches (it would carry information past any later bottleneck),
+    else the middle block, the paper's choice.
 
     A map that is only rounding is empty: 0 everywhere, counted in `attribution/maps_empty`, named in `map/empty` (trial,) and
     in a warning, and left out of what maps are worth (undefined where all are empty).
@@ -110,6 +112,7 @@ def attribute(
     """
     start = time.time()
     options = Options() if options is None else options
+    model, images, texts = opened(model, images, texts)
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)
     aims = torch.stack(list(goals.values()), 1)
@@ -122,11 +125,12 @@ def attribute(
     numbers["attribution/maps_empty"] = float(empty.sum())
     arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty}
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
+    arrays["degradation/shares"] = np.array(degradation.SHARES)
     numbers |= cost(method, options)
     numbers |= _significance(found, arrays, options)
     numbers |= _truth(found, responses.units)
     config = {"method": method, "target": target, "layer": where, **asdict(replace(options, reference=None))}
-    config |= warn_of_empty(empty, method)
+    config |= warn_of_empty(empty, method) | {"degradation_score": f"cosine to {' + cosine to '.join(goals)}"}
     reference = responses if options.reference is None else options.reference
     config["reference_trials"] = len(reference) if options.normalise == "reference" else 0
     return Result(
@@ -349,9 +353,10 @@ def _degradation(
                 out |= {f"attribution/{who}{name}/{form}/{k}": v for k, v in numbers.items() if v == v}
             if who in ("", "random/"):
                 for form in ("deletion", "insertion"):
-                    line = degradation.curve(x, model, aim, baseline, steps=10, insert=form == "insertion").cpu().numpy()
+                    shown = degradation.curve(x, model, aim, baseline, shares=degradation.SHARES, insert=form == "insertion")
+                    line = shown.cpu().numpy()
                     key = f"attribution/{who}{name}/{form}_auc"
-                    area_under = bootstrap_mean(metrics.area_under(line), seed=options.seed)
+                    area_under = bootstrap_mean(metrics.area_under(line[:, degradation.EVEN]), seed=options.seed)
                     out |= dict(zip((key, f"{key}.low", f"{key}.high"), area_under, strict=True))
                     kept_as = f"{form}/{who.rstrip('/') or 'map'}"
                     curves[kept_as] = curves.get(kept_as, np.zeros(line.shape)) + line

@@ -14,6 +14,9 @@ from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.attribution.targets import Tail, check_targets, scores
 from brainlens.types import DataError
 
+SHARES = (0.0, 0.01, 0.02, 0.05, *(0.1 * k for k in range(1, 11)))  # closer at the start, where informative units are few
+EVEN = (0, *range(4, 14))  # those of SHARES that are tenths, over which areas are taken
+
 
 def unit_range(maps: Tensor) -> Tensor:
     """Every map (sample, unit) to [0, 1] by its own minimum and maximum; a constant map becomes all ones."""
@@ -50,16 +53,27 @@ def keep(x: Tensor, model: Tail, targets: Tensor, maps: Tensor, *, area: float |
 
 
 def curve(
-    x: Tensor, model: Tail, targets: Tensor, maps: Tensor, *, steps: int = 20, insert: bool = False, batch: int = 256
+    x: Tensor,
+    model: Tail,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    steps: int = 20,
+    shares: Sequence[float] | None = None,
+    insert: bool = False,
+    batch: int = 256,
 ) -> Tensor:
-    """Scores (sample, steps + 1) while units are deleted, or inserted into zeros, in descending order of the map."""
+    """Scores (sample, steps + 1) while units are deleted, or inserted into zeros, in descending order of the map.
+
+    shares: the shares of units that are deleted at each point, in place of even steps from 0 to 1.
+    """
     _check(x, targets, maps)
     rank = torch.empty_like(maps).scatter_(
         1, _random_ties(maps), torch.arange(maps.shape[1], device=maps.device).to(maps).expand_as(maps)
     )
     out = []
-    for step in range(steps + 1):
-        shown = rank < round(step / steps * maps.shape[1])
+    for share in [step / steps for step in range(steps + 1)] if shares is None else shares:
+        shown = rank < round(share * maps.shape[1])
         out.append(scores(x * (shown if insert else ~shown), model, targets, batch=batch))
     return torch.stack(out, 1)
 

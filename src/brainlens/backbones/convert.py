@@ -91,7 +91,7 @@ def convert_checkpoint(
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise DataError(f"checkpoint {str(path)!r} is not there; name the released .pth or .pth.tar file")
+        raise DataError(f"checkpoint {str(path)!r} is not found; name the released .pth or .pth.tar file")
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a file with other objects, a damaged one, or none of torch's: the way out is the same

@@ -25,6 +25,8 @@ from brainlens.cli.share import compare, export, import_
 from brainlens.cli.sweep import EXTRA, sweep
 from brainlens.cli.terminal import show, steps
 
+TEMPLATE = "Standard space of volumes that do not say theirs: MNI152."
+
 app = typer.Typer(
     name="brainlens",
     help="What a brain and a deep network see in each other: encode, align, attribute, reconstruct, describe, and a report.",
@@ -80,11 +82,30 @@ def report(
     runs: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "brainlens report",
+    template: Annotated[str, typer.Option(help=TEMPLATE)] = "",
 ) -> None:
     """One self-contained HTML page of what was run and found."""
     from brainlens.report import build
 
-    typer.echo(f"report: {build(runs, out, title=title)}")
+    typer.echo(f"report: {build(runs, out, title=title, template=template)}")
+
+
+@app.command()
+def figures(
+    runs: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
+    out: Annotated[Path, typer.Option(help="Folder that takes a folder of figures for each run.")] = Path("figures"),
+    format_: Annotated[str, typer.Option("--format", help="pdf, svg or png.")] = "pdf",
+    dpi: Annotated[int, typer.Option(help="Dots per inch of PNG, and of pictures inside PDF and SVG.", min=20, max=1200)] = 300,
+    template: Annotated[str, typer.Option(help=TEMPLATE)] = "",
+) -> None:
+    """Every figure of a run as a file of its own, for a paper or a talk."""
+    from brainlens.report import save_figures
+
+    files, missed = save_figures(runs, out, kind=format_, dpi=dpi, template=template)
+    for line in missed:
+        typer.echo(f"not drawn: {line}", err=True)
+    for file in files:
+        typer.echo(file)
 
 
 def main() -> None:

@@ -43,6 +43,10 @@ SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation",
 SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders that are not trained
 TRAINED = ("preset", "epochs", "batch", "steps_", "accumulate", "queue", "recompute", "precision")
 TRI = ("neuroalign", "unfiltered", "sensors")
+ENCODERS = (
+    "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, cnn, volume. "
+    "EEG, MEG: ridge, canonical, linear, nice, nice_sa, nice_ga, atm, eegnet, unfiltered, neuroalign."
+)
 SHORTER = "--encoder ridge, or --steps N"
 
 
@@ -52,9 +56,7 @@ def align(
     data: Data = None,
     option: Option = None,
     model: Model = None,
-    encoder: Annotated[
-        list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.", rich_help_panel=MODEL)
-    ] = None,
+    encoder: Annotated[list[str] | None, typer.Option(help=ENCODERS, rich_help_panel=MODEL)] = None,
     preset: Annotated[
         str,
         typer.Option(help="default, paper (as published) or small (fMRI: the paper's form, small).", rich_help_panel=TRAINING),

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from matplotlib.ticker import PercentFormatter
 
 from brainlens.plots import style
@@ -30,7 +32,7 @@ def topomaps(
 ) -> Figure:  # fmt: skip
     """Scalp maps (map, channel), or one (channel,), drawn by MNE on one colour scale; channels are the dots.
 
-    Nothing is drawn where no channel is near, so that no extremum stands on a place that was not measured.
+    Colours end at the outline of the head: channels below its rim lie outside of it and colour only the edge.
 
     Raises DataError for maps that do not fit the sensors or hold missing values.
     """
@@ -39,11 +41,9 @@ def topomaps(
         raise DataError(f"scalp maps are finite (map, channel) with {len(space)} channels, got shape {maps.shape}")
     import mne
 
-    columns = min(len(maps), 5)
+    columns = len(maps) if len(maps) <= 4 else 4 if len(maps) <= 8 else 5
     rows = -(-len(maps) // columns)
-    figure, axes = style.canvas(
-        max(1.5 * columns + 0.9, 4.2), (2.25 if rows == 1 else 1.8) * rows + 0.6, nrows=rows, ncols=columns
-    )
+    figure, axes = style.canvas(max(2.0 * columns, 4.2), 2.15 * rows + 1.3, nrows=rows, ncols=columns)
     info, sphere = _info(space)
     reach = float(np.abs(maps).max()) or 1.0
     signed = bool((maps < 0).any())
@@ -54,16 +54,25 @@ def topomaps(
     for i, (ax, values) in enumerate(zip(axes.ravel(), maps, strict=False)):
         image, _ = mne.viz.plot_topomap(
             values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else "YlOrRd", sphere=sphere,
-            vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="local",
+            vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="head", border="mean",
         )  # fmt: skip
+        _inside_the_head(ax, sphere)
         for line in ax.lines:
             if line.get_linestyle() == "None" and len(space) > MANY:
                 line.set_markersize(1.0)
         if i < len(titles):
             ax.set_title(style.printable(titles[i]), fontsize=9, color=style.INK)
-    bar = figure.colorbar(image, ax=list(axes.ravel()), shrink=0.7)
+    bar = figure.colorbar(image, ax=list(axes.ravel()), location="bottom", shrink=0.45, aspect=30, pad=0.04)
     bar.set_label(style.printable(unit), fontsize=9)
     return style.head(figure, f"{title}, {len(space)} channels", result)
+
+
+def _inside_the_head(ax: Axes, sphere: tuple[float, float, float, float]) -> None:
+    """Cuts colours and contours at the circle of the head."""
+    circle = Circle(sphere[:2], sphere[3], transform=ax.transData)
+    for part in (*ax.images, *ax.collections):
+        if not isinstance(part, PathCollection):  # the dots of the channels stay
+            part.set_clip_path(circle)
 
 
 def time_windows(

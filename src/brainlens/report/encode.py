@@ -12,7 +12,7 @@ from brainlens.report.parts import Section, in_standard_space
 from brainlens.types import Result, Volume
 
 
-def patterns_section(result: Result, dpi: int) -> Section:
+def patterns_section(result: Result, dpi: int | None) -> Section:
     """Patterns known through their dissimilarities: scores by layer, and dissimilarities measured and predicted."""
     section = Section("Patterns of images that were not fitted", dpi)
     table = result.tables.get("layers")
@@ -30,7 +30,7 @@ def patterns_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def networks_section(result: Result, dpi: int) -> Section:
+def networks_section(result: Result, dpi: int | None) -> Section:
     """Networks, or one before and after fine-tuning, side by side: scores with intervals, regions, the best of each unit."""
     section = Section("Networks side by side", dpi)
     table = result.tables.get("comparison")
@@ -59,7 +59,7 @@ def networks_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def beside_section(result: Result, dpi: int) -> Section:
+def beside_section(result: Result, dpi: int | None) -> Section:
     """What was asked beside one fit: other seeds, single layers, channels, training images."""
     section = Section("Seeds, single layers, channels", dpi)
     if result.task != "encode":

@@ -258,12 +258,13 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
 
 
 def save_figure(path: str | Path, figure: Any, *, dpi: int = 150) -> None:
-    """Writes a matplotlib figure in the format that the suffix names (png, svg, pdf)."""
+    """Writes a matplotlib figure in the format that the suffix names (png, svg, pdf); the same figure, the same bytes."""
     picture = io.BytesIO()
     kind = Path(path).suffix.lower().lstrip(".")
     if kind not in ("png", "svg", "pdf"):
         raise DataError(f"{path}: figure suffix must be .png, .svg or .pdf")
-    figure.savefig(picture, format=kind, dpi=dpi, bbox_inches="tight")
+    undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    figure.savefig(picture, format=kind, dpi=dpi, bbox_inches="tight", metadata=undated)
     with replacing(path) as handle:
         handle.write(picture.getbuffer())
 

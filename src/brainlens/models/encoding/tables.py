@@ -85,6 +85,18 @@ class EncodingTables:
         chosen = np.where(np.isfinite(snr), snr, -np.inf) > least
         return chosen if chosen.any() else np.ones(len(self.units), bool)
 
+    def rule(self, least: float) -> str:
+        """By what `scored` chooses units, in words."""
+        if "ncsnr" not in self.units.columns and self.reliable is not None:
+            return "reliable over the two halves of the repeats" if self.reliable.any() else "all, since none is reliable"
+        given = "ncsnr" in self.units.columns
+        snr = self.units["ncsnr"].to_numpy(float) if given else self.ncsnr
+        if not np.isfinite(snr).any():
+            return "all, since nothing says how reliable they are"
+        known = "given with the units" if given else "estimated from the repeats"
+        fine = bool((np.where(np.isfinite(snr), snr, -np.inf) > least).any())
+        return f"signal to noise above {least:g}, {known}" if fine else f"all, since none has signal to noise above {least:g}"
+
     def in_units(self, guess: np.ndarray) -> tuple[np.ndarray, EncodingTables]:
         """Predictions and the test part in units of the training part (mean 0, variance 1 per unit), as they are scored."""
         mean, spread = self.train.y.mean(axis=0), self.train.y.std(axis=0)

@@ -18,9 +18,9 @@ class RidgeAligner(Aligner):
     """Ridge from voxels to the embeddings: z = (x - mean) W + b, W = argmin |Z - (X - mean) W|^2 + alpha |W|^2.
 
     X (n, V) mean responses of the images, Z (n, d) their centred embeddings of length one. The penalty is the one with the
-    best mean reciprocal rank on held-back images. whitened: cosines are taken where the leave-one-out errors are round (linear
-    discriminant analysis). projected: ridge on reliable voxels and the canonical metric, which is what `VolumeAligner` starts
-    from; it needs a mask, whose patches have an edge of `patch` voxels.
+    best mean reciprocal rank on held-back images. whitened: cosines after whitening by the covariance of the leave-one-out
+    residuals (linear discriminant analysis). projected: ridge on reliable voxels and the canonical metric, which is what
+    `VolumeAligner` starts from; it needs a mask, whose patches have an edge of `patch` voxels.
 
     Raises DataError for both at once.
     """
