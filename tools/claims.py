@@ -53,7 +53,19 @@ SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 1
 BASELINES = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
 FIRST = ("ridge", "ridge_whitened", "ridge_projected", "volume")  # of the alignment, before those that take long
 ORDER = (
-    *("align", "attribute", "pointing", "encode", "recipes", "judges", "describe", "haxby2001", "images92", "eeg"),
+    *(
+        "align",
+        "attribute",
+        "pointing",
+        "encode",
+        "recipes",
+        "volume_paper",
+        "judges",
+        "describe",
+        "haxby2001",
+        "images92",
+        "eeg",
+    ),
     *("diffusion", "reconstruct", "digits69"),
 )
 TARGETS = {
@@ -62,6 +74,7 @@ TARGETS = {
     "align/volume/visual_only/retrieval/brain->text/top1": "below the whole brain",
     "align/volume/image_only/retrieval/brain->text/top1": "below both modalities",
     "align/volume/text_only/retrieval/brain->image/top1": "below both modalities",
+    "align/volume_paper_small/retrieval/brain->image/top1": "above its ridge",
     "attribute/bottleneck/truth_auroc": ">= .9",
     "attribute/random/truth_auroc": ".5",
     "attribute/randomised/truth_auroc": ".5",
@@ -314,6 +327,19 @@ def digits69_group(scale: str) -> dict[str, float]:
     return claims_reconstruct.digits_group(scale, WORK, tell) | encoding
 
 
+def volume_paper_group(scale: str) -> dict[str, float]:
+    """The paper's form of the whole-brain aligner at a small size, beside ridge; hours at full size, checkpointed."""
+    from brainlens.claims.volume_paper import REMEDIES, volume_paper_claims
+
+    _, recording = opened(scale, layers=False)
+
+    def done(metrics: dict[str, float]) -> None:
+        store.save_json(CLAIMS / "volume_paper.json", record(metrics, scale))
+
+    remedies = tuple(REMEDIES) if scale != "small" else ("",)
+    return volume_paper_claims(recording, WORK / f"volume-paper-{scale}", remedies=remedies, tell=tell, done=done)
+
+
 def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS) -> dict[str, float]:
     """The same methods under brains that are linear and that are not; methods that are asked for singly join the others."""
     before = earlier("judges")
@@ -331,6 +357,7 @@ GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
     "attribute": attribute_group,
     "encode": encode_group,
     "recipes": recipes_group,
+    "volume_paper": volume_paper_group,
     "judges": judges_group,
     "eeg": eeg_group,
     "pointing": pointing_group,

@@ -147,7 +147,7 @@ def stages(stimuli: Stimuli, ids: np.ndarray, settings: FilterSettings = PAPER) 
         pictures = pictures[:1]
     shown = np.stack(pictures)
     found = saliency(shown, sign=settings.sign)
-    arrays = {f"saliency/{name}": np.asarray(getattr(found, name), np.float32) for name in stage_names()}
+    arrays: dict[str, np.ndarray] = {f"saliency/{n}": np.asarray(getattr(found, n), np.float32) for n in stage_names()}
     if settings.brightness:
         arrays["saliency/image"] = np.stack([filtered(p, settings) for p in pictures]).astype(np.float32) / 255
     return {"saliency/picture": shown, **arrays}

@@ -85,8 +85,9 @@ def score_sensors(
 def by_product(brain: np.ndarray, centres: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """`retrieval/brain->centre_product/...`: concepts ranked by the product with their centres as they are, as NICE's code does.
 
-    A centre is a mean of unit vectors and the longer the more alike its images; the cosine leaves the length out. One more number
-    sqrt(M^2 - |c|^2) makes all centres as long as the longest, M, without changing a product, so that the ranking is one of cosines.
+    A centre is a mean of unit vectors and the longer the more alike its images; the cosine leaves the length out. One number
+    more, sqrt(M^2 - |c|^2) makes all centres as long as the longest, M, without changing a product, so that the ranking is one
+    of cosines.
     """
     square = (centres.astype(np.float64) ** 2).sum(axis=1)
     longer = np.concatenate([centres, np.sqrt(np.maximum(square.max() - square, 0))[:, None]], axis=1)

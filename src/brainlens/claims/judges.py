@@ -52,7 +52,7 @@ def worlds(
     brain_network: what the mismatched brain reads; other: what the methods read of photographs, which the miniature has
     never seen. cache: a folder for layers.
     """
-    sizes = {"n_train": images, "n_test": tests, "seed": SEED}
+    sizes: dict[str, Any] = {"n_train": images, "n_test": tests, "seed": SEED}
     kept = {} if cache is None else {"cache": str(cache)}
     mismatch: dict[str, Any] = {**kept, **STRENGTH, "brain_network": brain_network}
     found = (World("linear", Source(**sizes, options=kept)), World("mismatch", Source(**sizes, options=mismatch)))

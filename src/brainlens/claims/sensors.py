@@ -54,8 +54,8 @@ class SensorStudy:
 
     ablated: for how many of the subjects within, and of those across, the ablations run too. seeds: the first is everyone's; the
     others are for the methods `reseeded` within the ablated subjects. epochs: None as published (200). minutes: no new fit is
-    begun after this. settings: of the saliency filter. control: the sources read the filtered picture; controlled: subjects of the
-    study that `sensor_claims` runs beside this one with control=True. Subjects 9 and 10 are those on which the amplitude was calibrated.
+    begun after this. settings: of the saliency filter. control: the sources read the filtered picture; controlled: subjects of
+    the study that `sensor_claims` runs beside this one with control=True. The amplitude was calibrated on subjects 9 and 10.
     """
 
     train: int = 16_540

@@ -216,11 +216,12 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     if names and all(name in SOLVED for name in names):
         without(context, TRAINED, f"{', '.join(names)} is solved, not trained")
     if names and not set(TRI) & set(names):
-        without(
-            context,
-            ("without_", "ablation", "prompts", *FILTER),
-            f"it is of neuroalign, and {', '.join(names)} has no such parts",
-        )
+        parts = ("without_", "ablation", "prompts")
+        without(context, parts, f"it is of neuroalign, and {', '.join(names)} has no such parts")
+    if names and not {"neuroalign", "sensors"} & set(names) and not given_["ablation"]:
+        without(context, FILTER, f"it filters pictures for neuroalign, and {', '.join(names)} finds them as they are")
+    if "saliency" in (given_["without_"] or []):
+        without(context, FILTER, "--without saliency filters nothing")
     source = Source(
         dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
         captions=given_["captions"], options=parsed(dataset, given_["option"]),

@@ -76,7 +76,7 @@ def load(
     return Recording(Responses((signal[image] + noise).astype(np.float32), trials, units, measure="z"), shown, truth)
 
 
-def answers(brain: Brain, images: Sequence[np.ndarray], *, batch: int = BATCH) -> np.ndarray:
+def answers(brain: Brain, images: Sequence[np.ndarray] | np.ndarray, *, batch: int = BATCH) -> np.ndarray:
     """The model's responses (image, unit), float64, asked batch by batch. Raises DataError where what comes back does not fit."""
     rows: list[np.ndarray] = []
     for start in range(0, len(images), batch):

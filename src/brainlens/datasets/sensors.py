@@ -55,9 +55,10 @@ def open_sensors(
     """The recordings that a protocol needs: of one subject ("within"), or of all that are there ("across").
 
     Training repetitions are averaged and test repetitions cut to `repeats` (None: all) one subject at a time, into memory maps
-    under `cache`, so that a subject's single trials are never in memory. amplitude: of the phantom's signal in uV. Two subjects
+    under `cache`, so that no subject's single trials are in memory at once. amplitude: of the phantom's signal, uV. Two subjects
     are simulated for "across" on the phantom unless a higher one is tested. settings: of the filter through which the sources of
-    the phantom see the pictures, with `--option reads=filtered`; the embeddings of filtered pictures are those of `with_saliency`.
+    the phantom see the pictures, with `--option reads=filtered`; the embeddings of filtered pictures are those of
+    `with_saliency`.
     Raises DataError for a recording without sensors, a subject that is not there, or fewer repetitions than asked.
     """
     if source.dataset not in SENSOR_DATASETS:

@@ -162,7 +162,7 @@ def cut_square(picture: np.ndarray, size: int) -> np.ndarray:
     scale = size / min(image.size)
     wide, high = (max(size, round(n * scale)) for n in image.size)
     left, top = (wide - size) // 2, (high - size) // 2
-    return np.asarray(image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size)))
+    return np.array(image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size)))
 
 
 def restored(image: np.ndarray, brightness: float) -> np.ndarray:

@@ -22,8 +22,9 @@ class SensorTraining:
     Its text says Adam and batch 1000 (A.3.4), its table AdamW and 256; the table is taken. `guidance`, `adjustment` and
     `saliency` are the three parts that the ablation leaves out one at a time; without adjustment the weights are equal.
     norms, form: see nn.guidance. patience: epochs without a better validation loss before stopping; None: never.
-    rescale: each channel is divided by its deviation over training rows and time; False: recordings that are whitened already (MVNN)
-    are taken as they are, as the published code does, and others divided all the same. precision: "float32", or "bfloat16" for the products of the encoder (weights, norms and losses stay in float32).
+    rescale: each channel is divided by its deviation over training rows and time; False: recordings that are whitened already
+    (MVNN) are taken as they are, as the published code does, and others divided all the same. precision: "float32", or
+    "bfloat16" for the products of the encoder (weights, norms and losses stay in float32).
     """
 
     epochs: int = 200

@@ -54,10 +54,10 @@ class NeuroAlign(SensorNetwork):
 class NICE(SensorNetwork):
     """NICE: the TSConv encoder into the space of the image embeddings as they are (Song et al. 2024).
 
-    attention: None, or in front of it "spatial" (self-attention over channels, in the manner of NICE-SA) or "graph" (graph attention
-    over all channels, in the manner of NICE-GA); the released modules are others. Recordings that are whitened are taken as they are.
-    The defaults are the paper's: 200 epochs, batch 1000, Adam 2e-4 (.5, .999), temperature .07, dropout .5, 740 validation
-    images.
+    attention: None, or in front of it "spatial" (self-attention over channels, in the manner of NICE-SA) or "graph" (graph
+    attention over all channels, in the manner of NICE-GA); the released modules are others. Recordings that are whitened are
+    taken as they are. The defaults are the paper's: 200 epochs, batch 1000, Adam 2e-4 (.5, .999), temperature .07, dropout .5,
+    740 validation images.
     """
 
     recipe = NICE_TRAINING

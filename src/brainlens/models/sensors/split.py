@@ -89,7 +89,7 @@ def channel_scale(data: np.ndarray, rows: np.ndarray, *, whitened: bool = False)
     if len(bad):
         raise DataError(f"{len(bad)} channels are flat or hold NaN, first number {bad[0]}; drop them with clean()")
     if whitened:
-        mean, spread = np.zeros_like(mean), np.ones_like(spread)
+        return torch.zeros(len(spread), 1), torch.ones(len(spread), 1)
     return torch.as_tensor(mean, dtype=torch.float32)[:, None], torch.as_tensor(spread, dtype=torch.float32)[:, None]
 
 
