@@ -289,6 +289,11 @@ def _run(backbone: Backbone, pixels: np.ndarray) -> tuple[list[torch.Tensor], to
     return hidden, last[:, 0] if _n_special(backbone, last, x.shape[2:]) else last.mean(dim=1)
 
 
+def embedding(backbone: Backbone, pixels: np.ndarray) -> torch.Tensor:
+    """The network's embedding (n, d) of prepared pictures (n, 3, h, w), with its graph where gradients are on."""
+    return _run(backbone, pixels)[1].float()
+
+
 def _patch_grid(backbone: Backbone, size: Sequence[int]) -> tuple[int, int]:
     patch = getattr(_vision_config(backbone.model), "patch_size", None)
     if patch is None:
