@@ -50,7 +50,7 @@ class FineTuning:
 
 @dataclass
 class FineTuned:
-    """What came of it: classes, the log, and scores of pictures that were not trained on, by one linear layer before and after."""
+    """What came of it: classes, the log, and scores of pictures that were held out, by a linear layer before and after."""
 
     classes: list[str]
     log: list[dict[str, float]] = field(default_factory=list)

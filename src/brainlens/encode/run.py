@@ -283,8 +283,8 @@ def compared(fitted: dict[str, Result], subjects: bool) -> Result:
 
 
 def side_by_side_maps(fitted: dict[str, Result], scores: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-    """What the maps of a comparison are drawn from: `to_best` (network, unit), R2 less that of the best network (Fig. 4; NaN where
-    none predicts); and, where all networks have the same layers, as before and after fine-tuning, `models/layer` and
+    """What the maps of a comparison are drawn from: `to_best` (network, unit), R2 less that of the best network (Fig. 4; NaN
+    where none predicts); and, where all networks have the same layers, as before and after fine-tuning, `models/layer` and
     `models/confidence` (network, unit)."""
     best = np.where(np.isfinite(scores), scores, -np.inf).max(axis=0)
     arrays = {"to_best": np.where(known, scores - best, np.nan)}
