@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+import claims_judges
 import claims_reconstruct
 from brainlens import store
 from brainlens.align import Alignment, one_result
@@ -52,7 +53,19 @@ SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 1
 BASELINES = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
 FIRST = ("ridge", "ridge_whitened", "ridge_projected", "volume")  # of the alignment, before those that take long
 ORDER = (
-    *("align", "attribute", "pointing", "encode", "recipes", "describe", "haxby2001", "images92", "eeg"),
+    *(
+        "align",
+        "attribute",
+        "pointing",
+        "encode",
+        "recipes",
+        "volume_paper",
+        "judges",
+        "describe",
+        "haxby2001",
+        "images92",
+        "eeg",
+    ),
     *("diffusion", "reconstruct", "digits69"),
 )
 TARGETS = {
@@ -61,6 +74,7 @@ TARGETS = {
     "align/volume/visual_only/retrieval/brain->text/top1": "below the whole brain",
     "align/volume/image_only/retrieval/brain->text/top1": "below both modalities",
     "align/volume/text_only/retrieval/brain->image/top1": "below both modalities",
+    "align/volume_paper_small/retrieval/brain->image/top1": "above its ridge",
     "attribute/bottleneck/truth_auroc": ">= .9",
     "attribute/random/truth_auroc": ".5",
     "attribute/randomised/truth_auroc": ".5",
@@ -87,6 +101,7 @@ TARGETS = {
     "eeg/neuroalign/within/top1": "highest",
     "eeg/topography_correlation": ">= .7",
     **claims_reconstruct.TARGETS,
+    **claims_judges.TARGETS,
 }
 
 
@@ -249,6 +264,7 @@ def images92_group(scale: str) -> dict[str, float]:
     pixels = similarity.rsa(Features({"pixels": small}, stimuli.ids, "RGB 32 x 32"), rdms)
     metrics = {f"images92/{k}": v for k, v in result.metrics.items()}
     metrics |= {k.replace("encoding/", "images92/encode/"): v for k, v in fitted.metrics.items()}
+    metrics |= claims_judges.it_claims(folder, WORK, tell)
     return metrics | {
         k.replace("rsa/best_layer", "images92/rsa/pixels"): v for k, v in pixels.metrics.items() if "best_layer" in k
     }
@@ -306,8 +322,32 @@ def reconstruct_group(scale: str, parts: tuple[str, ...] = claims_reconstruct.FI
 
 
 def digits69_group(scale: str) -> dict[str, float]:
-    """Pictures from real fMRI."""
-    return claims_reconstruct.digits_group(scale, WORK, tell)
+    """Pictures from real fMRI, and what layers of a network and pixels say of its voxels."""
+    encoding = claims_judges.digit_encoding_claims(recordings(), WORK, tell)
+    return claims_reconstruct.digits_group(scale, WORK, tell) | encoding
+
+
+def volume_paper_group(scale: str) -> dict[str, float]:
+    """The paper's form of the whole-brain aligner at a small size, beside ridge; hours at full size, checkpointed."""
+    from brainlens.claims.volume_paper import REMEDIES, volume_paper_claims
+
+    _, recording = opened(scale, layers=False)
+
+    def done(metrics: dict[str, float]) -> None:
+        store.save_json(CLAIMS / "volume_paper.json", record(metrics, scale))
+
+    remedies = tuple(REMEDIES) if scale != "small" else ("",)
+    return volume_paper_claims(recording, WORK / f"volume-paper-{scale}", remedies=remedies, tell=tell, done=done)
+
+
+def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS) -> dict[str, float]:
+    """The same methods under brains that are linear and that are not; methods that are asked for singly join the others."""
+    before = earlier("judges")
+
+    def done(metrics: dict[str, float]) -> None:
+        store.save_json(CLAIMS / "judges.json", record(before | metrics, scale))
+
+    return before | claims_judges.judges_group(scale, WORK, tell, aligners=aligners, done=done)
 
 
 GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
@@ -317,6 +357,8 @@ GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
     "attribute": attribute_group,
     "encode": encode_group,
     "recipes": recipes_group,
+    "volume_paper": volume_paper_group,
+    "judges": judges_group,
     "eeg": eeg_group,
     "pointing": pointing_group,
     "describe": describe_group,
@@ -387,9 +429,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=list(GROUPS), default=None)
     parser.add_argument("--again", action="store_true", help="run a group that is done, from the start")
-    parser.add_argument("--go-on", action="store_true", help="align, eeg: run it again, but keep the fits that are finished")
+    parser.add_argument("--go-on", action="store_true", help="run it again, but keep the fits that are finished")
     parser.add_argument("--scale", choices=list(SIZES), default="full")
-    parser.add_argument("--encoders", nargs="+", default=None, help="align: only these; the others keep their last figures")
+    parser.add_argument("--encoders", nargs="+", default=None, help="align, judges: only these; others keep theirs")
     parser.add_argument("--minutes", type=float, default=60.0, help="eeg: no fit is begun after so long")
     parser.add_argument("--parts", nargs="+", default=None, help="reconstruct: only these parts, such as main or no_dropout")
     chosen = parser.parse_args()
@@ -398,6 +440,7 @@ def main() -> None:
     GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))
+        GROUPS["judges"] = partial(judges_group, aligners=tuple(chosen.encoders))
     wanted = [chosen.only] if chosen.only else list(GROUPS)
     if chosen.again and "align" in wanted:
         shutil.rmtree(WORK / f"align-{chosen.scale}", ignore_errors=True)

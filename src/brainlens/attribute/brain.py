@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from brainlens import store
+from brainlens.attribute.counting import layer_name
 from brainlens.attribute.own import opened
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck, bottleneck, statistics
@@ -96,9 +97,10 @@ def attribute(
 
     model: a fitted `VolumeAligner` with the embeddings of its own fit, or its network with embeddings in the space of its
     cosines, on the mask of `responses.space`; images, texts: by stimulus id, under "image" or "text" or their only layer.
-    layer: the block before which features are read (0 .. depth), or "patches", the embedded patches before the class token joins
-    them; None takes "patches" where the class token sums the patches (it would carry information past any later bottleneck),
-    else the middle block, the paper's choice.
+    layer: how many blocks have run where features are read (0 .. depth; the paper's layer k is the output of block k, that is
+    k + 1), or "patches", the embedded patches before the class token joins them; None takes "patches" where the class token sums
+    the patches (it would carry information past any later bottleneck), else the output of the middle block, the paper's layer 6
+    of 12.
 
     A map that is only rounding is empty: 0 everywhere, counted in `attribution/maps_empty`, named in `map/empty` (trial,) and
     in a warning, and left out of what maps are worth (undefined where all are empty).
@@ -126,10 +128,9 @@ def attribute(
     arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty}
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
     arrays["degradation/shares"] = np.array(degradation.SHARES)
-    numbers |= cost(method, options)
-    numbers |= _significance(found, arrays, options)
-    numbers |= _truth(found, responses.units)
-    config = {"method": method, "target": target, "layer": where, **asdict(replace(options, reference=None))}
+    numbers |= cost(method, options) | _significance(found, arrays, options) | _truth(found, responses.units)
+    config = {"method": method, "target": target, "layer": where, "paper_layer": layer_name(where)}
+    config |= asdict(replace(options, reference=None))
     config |= warn_of_empty(empty, method) | {"degradation_score": f"cosine to {' + cosine to '.join(goals)}"}
     reference = responses if options.reference is None else options.reference
     config["reference_trials"] = len(reference) if options.normalise == "reference" else 0
@@ -162,9 +163,7 @@ def brain_maps(
 ) -> Tensor:
     """Maps (trial, voxel) of responses x (trial, voxel) for targets (trial, k, d); negative only with refine="signed".
 
-    All 0 for a trial whose map would be rounding alone.
-
-    regions (voxel,): labels, for RISE by regions.
+    All 0 for a trial whose map would be rounding alone. regions (voxel,): labels, for RISE by regions.
     """
     if method not in METHODS:
         raise DataError(f"attribute: method {method!r} is not known; there are {list(METHODS)}")
@@ -242,7 +241,8 @@ def _smoothed(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, lay
 def layer_of(model: VolumeEncoder, layer: int | str | None) -> int | str:
     """The layer that is read: as asked, or the method's own choice."""
     if layer is None:
-        return "patches" if model.design.class_token == "sum" else model.design.depth // 2
+        depth = model.design.depth
+        return "patches" if model.design.class_token == "sum" else min(depth // 2 + 1, depth)
     if isinstance(layer, str):
         if layer != "patches":
             raise DataError(f"attribute: layer {layer!r} is not known; give 'patches' or 0 to {model.design.depth}")

@@ -167,9 +167,11 @@ def plain_fields(settings: Any) -> dict[str, Any]:
 
 
 def _pictures_hash(stimuli: Stimuli) -> str:
-    digest = hashlib.sha256()
+    """Hash over ids and pixels; pictures that are computed when asked for (`key`) are told apart by what they are made of."""
+    digest, key = hashlib.sha256(), getattr(stimuli.images, "key", None)
     for i in range(len(stimuli)):
-        digest.update(str(stimuli.ids[i]).encode() + b"\0" + image_key(read_images(stimuli, range(i, i + 1))[0]))
+        own = key(i) if key is not None else image_key(read_images(stimuli, range(i, i + 1))[0])
+        digest.update(str(stimuli.ids[i]).encode() + b"\0" + own)
     return digest.hexdigest()
 
 
@@ -285,6 +287,11 @@ def _run(backbone: Backbone, pixels: np.ndarray) -> tuple[list[torch.Tensor], to
     if hasattr(model, "text_model") and pooled is not None:  # SigLIP: attention pooling without a projection
         return hidden, pooled
     return hidden, last[:, 0] if _n_special(backbone, last, x.shape[2:]) else last.mean(dim=1)
+
+
+def embedding(backbone: Backbone, pixels: np.ndarray) -> torch.Tensor:
+    """The network's embedding (n, d) of prepared pictures (n, 3, h, w), with its graph where gradients are on."""
+    return _run(backbone, pixels)[1].float()
 
 
 def _patch_grid(backbone: Backbone, size: Sequence[int]) -> tuple[int, int]:

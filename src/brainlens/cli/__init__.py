@@ -18,8 +18,10 @@ from brainlens.cli.decode import decode
 from brainlens.cli.describe import describe
 from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
+from brainlens.cli.finetune import finetune
 from brainlens.cli.options import Device, Seed, Test, Train
 from brainlens.cli.own import check, example
+from brainlens.cli.paper import paper
 from brainlens.cli.reconstruct import reconstruct
 from brainlens.cli.share import compare, export, import_
 from brainlens.cli.sweep import EXTRA, sweep
@@ -68,7 +70,7 @@ def demo(
         typer.echo(f"  {command}")
 
 
-VERBS = (encode, predict, align, embed, attribute, reconstruct, describe, decode)
+VERBS = (encode, predict, align, embed, attribute, reconstruct, describe, decode, finetune, paper)
 for each in (datasets, example, check, features, convert, captions, epochs, *VERBS):
     app.command()(each)
 app.command(context_settings=EXTRA)(sweep)

@@ -13,21 +13,28 @@ from brainlens.cli.options import (
     OUTPUT,
     TRAINING,
     Again,
+    BrainNetwork,
     Data,
     Dataset,
     Device,
+    Haemodynamics,
     Layer,
+    Motion,
+    Nonlinearity,
     OfSteps,
     Option,
+    Pictures,
     Runs,
     Seed,
     Test,
     Timestep,
     Train,
+    Warp,
     check_diffusion,
     check_source,
     parsed,
     steps_of,
+    with_mismatch,
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import carry_out, show, steps
@@ -112,6 +119,12 @@ def encode(
     device: Device = "cpu",
     train: Train = 1200,
     test: Test = 200,
+    pictures: Pictures = None,
+    brain_network: BrainNetwork = None,
+    nonlinearity: Nonlinearity = 1.0,
+    haemodynamics: Haemodynamics = 0.0,
+    warp: Warp = 0.0,
+    motion: Motion = 0.0,
     again: Again = False,
 ) -> None:
     """Which part of a network predicts which part of the brain."""
@@ -145,7 +158,7 @@ def encode(
     )  # fmt: skip
     source = Source(
         dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()),
-        options=parsed(dataset, option), part=part,
+        options=with_mismatch(context, dataset, parsed(dataset, option)), part=part,
     )  # fmt: skip
 
     carry_out(

@@ -148,8 +148,12 @@ def carry_out(
     return folders
 
 
+LAST: list[Path] = []  # folders of the command that finished last, for a command that calls others
+
+
 def finished(folders: Sequence[Path], made: str) -> None:
     """The run folders on standard output, and that they were there already where that is so."""
+    LAST[:] = folders
     if made:
         print(f"finished before, on {made}; --again runs it anew", flush=True)
     for folder in folders:

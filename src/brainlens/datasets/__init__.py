@@ -34,6 +34,7 @@ DATASETS = (
     "folder",
     "epochs",
     "bids",
+    "insilico",
     "mosaic",
 )
 SIMULATED = ("phantom", "phantom_eeg")  # these need no folder

@@ -178,10 +178,10 @@ def _silent(text: str, share: float | None = None) -> None:
 def _phantom(source: Source, device: str, say: Tell) -> Opened:
     from brainlens.datasets import phantom
 
-    chosen = {**datasets.check_options(source.dataset, source.options)}
-    cache = chosen.pop("cache", None)
-    say("drawing scenes", None)
-    stimuli = phantom.scenes(n_train=source.n_train, n_validation=source.n_validation, n_test=source.n_test, seed=source.seed)
+    first, chosen = phantom.options_of(datasets.check_options(source.dataset, source.options))
+    cache = first["cache"]
+    say("drawing scenes" if first["pictures"] is None else "reading photographs", None)
+    stimuli = phantom.shown(**_sizes(source), seed=source.seed, pictures=first["pictures"])
     say("network layers of the scenes", None)
     if source.model in (None, "miniature"):
         network = phantom.features(stimuli, cache=cache)
@@ -190,16 +190,23 @@ def _phantom(source: Source, device: str, say: Tell) -> Opened:
     model = clip.load_clip(network_folder(source), device=device)
     images = Features({"image": np.asarray(network["image"], np.float32)}, network.ids, network.model)
     stimuli, texts, counts = _texts(model, stimuli, source)
+    if first["brain_network"] is not None:
+        say("layers of the brain's own network", None)
+    brain = phantom.brain_features(first["brain_network"], stimuli, cache=cache, device=device)
     say("simulating the brain", None)
     each, truths = [], []
     for number in [_number(name) for name in source.subjects] or [1]:
-        truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed, **chosen))
+        truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed, brain=brain, **chosen))
         each.append(simulate(truths[-1], make_trials(stimuli, subject=number, seed=source.seed)))
     responses = select_regions(each[0] if len(each) == 1 else join_subjects(each), source.regions)
     responses = select_part(responses, source.part)
     whole = len(each) == 1 and len(responses.units) == len(each[0].units)  # the ideal observer reads every voxel of one brain
     known = truths[0] if whole else None
     return Opened(responses, stimuli, known, layers=network, images=images, texts=texts, counts=counts)
+
+
+def _sizes(source: Source) -> dict[str, int]:
+    return {"n_train": source.n_train, "n_validation": source.n_validation, "n_test": source.n_test}
 
 
 def _refuse_leaks(responses: Responses, stimuli: Stimuli) -> None:
@@ -221,7 +228,8 @@ def open_stimuli(source: Source, images: str | Path | None = None) -> Stimuli:
     if source.dataset == "phantom":
         from brainlens.datasets import phantom
 
-        return phantom.scenes(n_train=source.n_train, n_test=source.n_test, n_validation=source.n_validation, seed=source.seed)
+        first, _ = phantom.options_of(source.options)
+        return phantom.shown(**_sizes(source), seed=source.seed, pictures=first["pictures"])
     return datasets.load(source.dataset, source.folder, **source.options).stimuli
 
 

@@ -235,3 +235,26 @@ def _lines(words: Sequence[str], weights: Sequence[float], *, width: int = LINE)
         out[-1].append((text, float(weight) / top))
         length += len(text) + 1.6
     return out
+
+
+def sensitivity_maps(result: Result) -> Figure:
+    """The mean map under each setting of the sensitivity table (Figs. 7 and 10): the largest value along z, seen from above.
+
+    One row a parameter, one column a value; each map on its own scale, since bits fall and rise with the settings.
+    """
+    table, maps, space = result.tables["sensitivity"], np.asarray(result.arrays["sensitivity/maps"]), result.space
+    if not isinstance(space, Volume):
+        raise DataError(f"sensitivity maps are drawn in a volume, this result is in {type(space).__name__}")
+    groups = [(str(name), rows) for name, rows in table.groupby("parameter", sort=False)]
+    columns = max(len(rows) for _, rows in groups)
+    figure, axes = style.canvas(1.35 * columns + 0.9, 1.65 * len(groups) + 0.4, nrows=len(groups), ncols=columns)
+    brain = space.mask.any(axis=2)
+    for line, (name, rows) in zip(np.asarray(axes).reshape(len(groups), columns), groups, strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, value, at in zip(line, rows["value"], rows["map"], strict=False):
+            seen = np.where(brain, space.fill(maps[int(at)], 0.0).max(axis=2), np.nan)
+            ax.imshow(seen.T, origin="lower", cmap=style.SEQUENTIAL, vmin=0, vmax=max(float(np.nanmax(seen)), 1e-12))
+            ax.set_title(str(value), fontsize=8.5, color=style.INK)
+        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9, color=style.INK)
+    return style.head(figure, "Mean map under each setting, each on its own scale", result)

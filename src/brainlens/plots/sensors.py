@@ -214,6 +214,20 @@ def stages(image: np.ndarray, maps: dict[str, np.ndarray], *, result: Result | N
     return style.head(figure, "Stages of the saliency extraction, each scaled to its own range", result)
 
 
+def filters(rows: dict[str, list[np.ndarray]], *, result: Result | None = None) -> Figure:
+    """Pictures (h, w, 3) and what forms of the saliency filter make of them: one row a form, one column a picture."""
+    count = len(next(iter(rows.values()), []))
+    if count == 0 or any(len(made) != count for made in rows.values()):
+        raise DataError(f"filters: every row needs as many pictures; got { {name: len(made) for name, made in rows.items()} }")
+    figure, axes = style.canvas(1.3 * count + 1.6, 1.3 * len(rows) + 0.5, nrows=len(rows), ncols=count)
+    for line, (name, made) in zip(np.asarray(axes).reshape(len(rows), count), rows.items(), strict=True):
+        for ax, picture in zip(line, made, strict=True):
+            ax.imshow(np.asarray(picture))
+            ax.set_axis_off()
+        line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9, color=style.INK)
+    return style.head(figure, "Pictures before and after saliency extraction", result)
+
+
 def _info(space: Sensors) -> tuple[Any, tuple[float, float, float, float]]:
     """MNE's description of the sensors, and the sphere (centre and radius in m) that the positions lie on.
 

@@ -45,6 +45,9 @@ def attribution_section(result: Result, dpi: int | None) -> Section:
         for metric in shown:
             caption = f"How {metric.replace('_', ' ')} moves with each setting, the others held."
             section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{metric} against each setting.")
+        if "sensitivity/maps" in arrays and isinstance(result.space, Volume):
+            caption = "The mean map under each setting, seen from above: the largest value along z, each map on its own scale."
+            section.draw(partial(attribution.sensitivity_maps, result), caption, "Brain maps of the settings.")
     return section
 
 

@@ -55,6 +55,15 @@ def networks_section(result: Result, dpi: int | None) -> Section:
         caption = "The model with the highest test R² at each unit, where any is above 0. A difference may be within noise."
         make = partial(selected.label_map, result, "best_model", names=names, title="Best model")
         section.draw(make, caption, "Map of the best model.")
+        for name, values in zip(names, result.arrays.get("to_best", ()), strict=False):
+            caption = f"How far {name} stays behind the best model at each unit where any predicts; 0 where it is the best."
+            title = f"{name}: R² less the best"
+            make = partial(cortex.cortex_map, result, np.asarray(values), title=title, unit="R² less the best")
+            section.draw(make, caption, f"Difference of {name} to the best model.")
+        if {"models/layer", "models/confidence"} <= set(result.arrays):
+            caption = "The layer that each unit reads, one row a model; they have the same layers."
+            make = partial(selected.layer_rows, result, layer="models/layer", confidence="models/confidence", names=names)
+            section.draw(make, caption, "Layer maps side by side.")
     _agreement(section, result, "subjects")
     return section
 

@@ -36,7 +36,7 @@ DPI = (130, 90, 60)  # figures are drawn again, coarser, until the page is small
 THUMB = 112  # pixels of a thumbnail
 TABLE_ROWS = 60
 TABLES = (  # shown as they are
-    *("ablation", "prompts", "regions", "cost", "sensitivity", "randomisation"),
+    *("ablation", "prompts", "methods", "regions", "cost", "sensitivity", "randomisation"),
     *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "parcels", "words"),
     *("runs", "side by side"),
 )

@@ -23,6 +23,7 @@ TITLES = {
     "rsa": "Similarity: which layer orders pictures as the brain does?",
     "decode": "Decode: which category was seen?",
     "epochs": "Epochs: what does the recording look like around a picture?",
+    "paper": "Paper: its tables, with the data at hand",
     "captions": "Captions: do pictures and sentences find each other?",
 }
 BY_METHOD = {  # a title that says what was asked where the method asks another question than the task

@@ -29,8 +29,8 @@ from brainlens.types import DataError, Features, Responses, Result, Sensors, Spa
 FORMAT = 1
 SPACE = "space/"  # array names under which a space is stored
 TASKS = {
-    "align": 4,
-    "attribute": 2,
+    "align": 5,
+    "attribute": 3,
     "embed": 1,
     "encode": 4,
     "decode": 2,
@@ -40,6 +40,7 @@ TASKS = {
     "describe": 1,
     "reconstruct": 1,
     "sweep": 1,
+    "paper": 1,
 }  # raised when numbers change
 VERSIONS = ("numpy", "pandas", "scipy", "torch", "transformers", "diffusers", "scikit-learn", "nibabel", "nilearn", "mne")
 
