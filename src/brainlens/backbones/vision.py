@@ -22,7 +22,7 @@ import torch
 from brainlens.backbones.folder import files_hash, library, load_weights, model_folder
 from brainlens.backbones.preprocess import Preprocess, read_preprocess
 from brainlens.store import cached_features
-from brainlens.types import DataError, Features, Stimuli, image_key
+from brainlens.types import DataError, Features, Stimuli, image_key, reading
 
 BLOCK = 256  # images that are written to the cache at once: what a stopped extraction loses at most
 
@@ -68,9 +68,15 @@ def load(
         kind = transformers.CLIPVisionModelWithProjection
     pieces = {"add_pooling_layer": False} if config.model_type in ("vit", "deit") else {}
     model = load_weights(kind, folder, **pieces).to(device=device, dtype=dtype)
+    with reading(folder, "its configuration and its weights do not fit: copy its files again"):
+        return _described(model, config, steps, Path(name_or_folder).name, folder)
+
+
+def _described(model: Any, config: Any, steps: Preprocess, name: str, folder: Path) -> Backbone:
+    """The loaded network with its layers; a convolutional one is tried on a black picture."""
     if config.model_type == "vit_mae":
         model.config.mask_ratio = 0.0  # a masked autoencoder reads the whole picture here
-    draft = Backbone(model, steps, (), Path(name_or_folder).name, files_hash(folder))
+    draft = Backbone(model, steps, (), name, files_hash(folder))
     return replace(draft, layers=_layer_names(draft))
 
 

@@ -71,10 +71,12 @@ def build(runs: Sequence[Path | str] | Path | str, out: Path | str, *, title: st
     Raises DataError where there is no run.
     """
     roots = [Path(runs)] if isinstance(runs, (str, Path)) else [Path(r) for r in runs]
+    store.check_writable(Path(out).parent)
     for root in roots:
         if not root.is_dir():
             raise DataError(f"report: {root} is not a folder; give a run folder or a folder of run folders")
-    folders = sorted({p.parent for root in roots for p in root.rglob("result.json") if _is_run(p)})
+    found = {p for root in roots for p in root.rglob("result.json") if not p.parent.name.startswith(".")}  # begun by a writer
+    folders = sorted({p.parent for p in found if _is_run(p)})
     if not folders:
         raise DataError(
             f"report: no finished run (a folder with result.json) under {', '.join(map(str, roots))}; run a verb first"
