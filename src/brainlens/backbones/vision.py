@@ -191,15 +191,24 @@ def _compute(
     data: dict[str, np.ndarray] = {}
     tokens: dict[str, np.ndarray] = {}
     grids: dict[str, tuple[int, int]] = {}
-    for start in range(0, len(rows), batch):
+    start = 0
+    while start < len(rows):
         here = rows[start : start + batch]
-        with torch.inference_mode():
-            for layer, whole, parts in forward(read_images(stimuli, here), stimuli.ids[here.start : here.stop]):
-                if parts is not None:
-                    parts = parts if grid is None else torch.nn.functional.interpolate(parts, grid, mode="bilinear")
-                    grids[layer] = (int(parts.shape[2]), int(parts.shape[3]))
-                    _put(tokens, layer, parts.flatten(2).transpose(1, 2), start, len(rows), dtype)
-                _put(data, layer, whole, start, len(rows), dtype)
+        try:
+            with torch.inference_mode():
+                for layer, whole, parts in forward(read_images(stimuli, here), stimuli.ids[here.start : here.stop]):
+                    if parts is not None:
+                        parts = parts if grid is None else torch.nn.functional.interpolate(parts, grid, mode="bilinear")
+                        grids[layer] = (int(parts.shape[2]), int(parts.shape[3]))
+                        _put(tokens, layer, parts.flatten(2).transpose(1, 2), start, len(rows), dtype)
+                    _put(data, layer, whole, start, len(rows), dtype)
+        except torch.OutOfMemoryError as error:
+            if batch == 1:
+                raise DataError(f"{name}: one picture is more than the device can hold; use a larger one, or cpu") from error
+            batch //= 2  # a picture's values do not hang on those beside it
+            torch.cuda.empty_cache()
+            continue
+        start += len(here)
     features = Features(data, stimuli.ids[rows.start : rows.stop], name, tokens, grids)
     try:
         return features.check_finite()
