@@ -2,7 +2,7 @@
 
     python tools/train_diffusion.py autoencoder --work WORK --minutes 15
     python tools/train_diffusion.py unet --work WORK --out src/brainlens/miniatures/diffusion --images 1000000 --minutes 120
-    python tools/train_diffusion.py unet --work WORK --start src/brainlens/miniatures/diffusion --images 100000 --rate 6e-4 --coarse 0
+    python tools/train_diffusion.py unet --work WORK --start FOLDER --images 70000 --rate 7e-4 --coarse 0 --focus 3 --single 0.5
     python tools/train_diffusion.py export --work WORK --out src/brainlens/miniatures/diffusion
     python tools/train_diffusion.py samples --work WORK --out docs/gallery/diffusion_miniature.png
 

@@ -21,7 +21,7 @@ from brainlens.attribute.methods import ALL, all_methods
 from brainlens.attribute.sanity import sensitivity_table
 from brainlens.attribute.stimuli import Aim, attribute_stimuli
 from brainlens.backbones import clip as clips
-from brainlens.datasets.runs import Rows, keep, source_of, table
+from brainlens.datasets.runs import Rows, check_same_recording, keep, source_of, table
 from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording, prepared, standardised
 from brainlens.metrics.attribution import pointing_game
 from brainlens.metrics.statistics import bootstrap_mean
@@ -144,6 +144,7 @@ def reopen(run: str | Path, model: VolumeAligner, *, tell: Tell) -> Aligned:
     source = source_of(aligned)
     recording = open_recording(source, device=model.device, tell=tell)
     responses = standardised(recording.responses)
+    check_same_recording(run, aligned, responses)
     check_recording(run, model, responses)
     split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]), centre=model.centre_)
     return Aligned(Path(run), source, recording, responses, split, model.decoder_)

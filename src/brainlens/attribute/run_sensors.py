@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from brainlens import store
-from brainlens.datasets.runs import Rows, keep, source_of, table
+from brainlens.datasets.runs import Rows, check_same_recording, keep, source_of, table
 from brainlens.datasets.sensors import SENSOR_DATASETS, open_sensors
 from brainlens.datasets.source import Tell
 from brainlens.models.sensors.contributions import METHODS, scalp, sensor_contributions
@@ -51,6 +51,7 @@ def run_attribute_sensors(
         device=device,
         tell=tell,
     )
+    check_same_recording(run, aligned, recording.responses)
     responses = recorded(recording.responses).matched(model.layout_)
     _, test = split_subjects(responses, protocol)
     averaged = test.average()

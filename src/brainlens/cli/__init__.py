@@ -40,12 +40,18 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Read pictures and weights that lie outside the folder that names them.")
+    ] = False,
 ) -> None:
     """What a brain and a deep network see in each other."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if allow_outside:
+        os.environ["BRAINLENS_ALLOW_OUTSIDE"] = "1"  # for this command and the processes that it starts
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit

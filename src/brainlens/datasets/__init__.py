@@ -136,7 +136,8 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
 
     Raises DataError for unknown names and options, and for a folder that does not exist or is not needed.
     """
-    from brainlens.types import DataError
+    from brainlens.datasets.sealed import check_sealed
+    from brainlens.types import DataError, reading
 
     chosen = module(name).load
     if not (name in SIMULATED and folder is None) and (folder is None or not Path(folder).exists()):
@@ -146,4 +147,8 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
         if folder is not None:
             raise DataError(f"dataset {name!r} is drawn on the spot and reads no folder; leave {str(folder)!r} out")
         return chosen(**given)
-    return chosen(folder, **given)
+    assert folder is not None or name in SIMULATED
+    if folder is not None:
+        check_sealed(folder)
+    with reading(folder if folder is not None else name, f"`brainlens datasets {name}` says what {name} reads"):
+        return chosen(folder, **given)

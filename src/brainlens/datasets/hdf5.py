@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from brainlens.types import DataError
+from brainlens.types import DataError, check_expansion, reading
 
 BUDGET = 64e9
 
@@ -32,7 +32,7 @@ def open_dataset(path: str | Path, name: str, *, max_bytes: float = BUDGET) -> I
         handle = h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({str(error).splitlines()[0]}); it is cut short or being written") from None
-    with handle:
+    with handle, reading(path):
         place: Any = handle
         for part in [p for p in name.split("/") if p]:
             link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
@@ -43,11 +43,12 @@ def open_dataset(path: str | Path, name: str, *, max_bytes: float = BUDGET) -> I
             place = place[part]
         if not isinstance(place, h5py.Dataset):
             raise DataError(f"{path}: {name!r} is a group; it holds {sorted(place)[:20]}")
-        _check(place, path, name, max_bytes)
+        check_dataset(place, path, name, max_bytes)
         yield place
 
 
-def _check(data: Any, path: Path, name: str, max_bytes: float) -> None:
+def check_dataset(data: Any, path: Path, name: str, max_bytes: float) -> None:
+    """Raises DataError for values in other files, of another kind, over the budget, or of which a part was never written."""
     if data.is_virtual or data.external:
         raise DataError(f"{path}: {name!r} keeps its values in other files, which are not opened; copy the data into the file")
     if data.dtype.kind not in "biuf":
@@ -57,6 +58,7 @@ def _check(data: Any, path: Path, name: str, max_bytes: float) -> None:
         raise DataError(
             f"{path}: {name!r} claims {data.shape} {data.dtype}, {claim / 1e9:.3g} GB; the limit is {max_bytes / 1e9:.3g} GB"
         )
+    check_expansion(path, claim, data.id.get_storage_size())
     if data.chunks is None:
         if claim and data.id.get_storage_size() < claim:
             raise DataError(f"{path}: {name!r} was never written in full; fetch it again")
@@ -74,7 +76,12 @@ def slow_rows(data: Any) -> bool:
 def warn_if_slow(data: Any, path: str | Path) -> None:
     """A warning with the way out for compressed files whose chunks cut across rows."""
     if slow_rows(data):
-        warnings.warn(f"{path}: chunks {data.chunks} make random rows slow; pass cache= to convert it once", stacklevel=3)
+        row = "x".join(map(str, (1, *data.shape[1:])))
+        warnings.warn(
+            f"{path}: chunks {data.chunks} make random rows slow, each unpacks {data.chunks[0]}; store one row a chunk "
+            f"(h5repack -l CHUNK={row}), or as .npy, which is not unpacked at all",
+            stacklevel=3,
+        )
 
 
 class Hdf5Images(Sequence[np.ndarray]):
@@ -85,6 +92,7 @@ class Hdf5Images(Sequence[np.ndarray]):
         with open_dataset(self.path, name, max_bytes=1e12) as data:
             if data.ndim != 4 or data.shape[3] != 3 or data.dtype != np.uint8:
                 raise DataError(f"{path}: {name!r} is {data.dtype} {data.shape}, images (n, h, w, 3) uint8 are expected")
+            warn_if_slow(data, self.path)
             if len(self.rows) and int(self.rows.max()) >= data.shape[0]:
                 raise DataError(f"{path}: image {int(self.rows.max())} is asked for, the file has {data.shape[0]}")
 

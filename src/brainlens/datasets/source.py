@@ -16,7 +16,7 @@ from brainlens.datasets.pictures import ImageFiles
 from brainlens.phantom.fmri import make_trials, simulate
 from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
 from brainlens.subjects import join_stimuli, join_subjects, select_part, select_regions, select_subjects
-from brainlens.types import DataError, Features, Recording, Responses, Stimuli, as_captions, check_no_leak
+from brainlens.types import DataError, Features, Recording, Responses, Stimuli, as_captions, check_no_leak, inside
 
 Tell = Callable[[str, float | None], None]
 OWN = {  # options of loaders that a source holds itself, and where they are given
@@ -245,10 +245,11 @@ def picture_folder(folder: str | Path) -> Stimuli:
         rows = store.read_json(manifest)
         if not isinstance(rows, list) or not all(isinstance(row, dict) and "file" in row for row in rows):
             raise DataError(f"{manifest} is not a list of objects with the entry 'file'")
-        paths = [folder / str(row["file"]) for row in rows]
+        paths = inside(folder, [str(row["file"]) for row in rows], str(manifest))
         captions = [as_captions(row.get("captions", row.get("caption")), str(row["file"])) for row in rows]
     else:
         paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+        inside(folder, [path.name for path in paths], f"the folder {folder.name!r}")
         captions = [[] for _ in paths]
     if not paths:
         raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}) and no manifest.json")

@@ -74,6 +74,7 @@ def build(
 
     Raises DataError where there is no run.
     """
+    store.check_writable(Path(out).parent)
     found = run_folders(runs, template=template)
     unfinished = sorted({p.parent.name for root in _roots(runs) for p in root.rglob("log.jsonl")
                          if not (p.parent / "result.json").exists()})  # fmt: skip
@@ -89,7 +90,8 @@ def run_folders(runs: Sequence[Path | str] | Path | str, *, template: str = "") 
     if template and not template.upper().startswith("MNI"):
         raise DataError(f"template {template!r} is not known; give MNI152 for data in MNI space, or nothing for their own grid")
     roots = _roots(runs)
-    folders = sorted({p.parent for root in roots for p in root.rglob("result.json") if _is_run(p)})
+    notes = {p for root in roots for p in root.rglob("result.json") if not p.parent.name.startswith(".")}  # begun by a writer
+    folders = sorted({p.parent for p in notes if _is_run(p)})
     if not folders:
         raise DataError(
             f"report: no finished run (a folder with result.json) under {', '.join(map(str, roots))}; run a verb first"
