@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -129,7 +130,7 @@ def attribute(
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
     arrays["degradation/shares"] = np.array(degradation.SHARES)
     numbers |= cost(method, options) | _significance(found, arrays, options) | _truth(found, responses.units)
-    config = {"method": method, "target": target, "layer": where, "paper_layer": layer_name(where)}
+    config: dict[str, Any] = {"method": method, "target": target, "layer": where, "paper_layer": layer_name(where)}
     config |= asdict(replace(options, reference=None))
     config |= warn_of_empty(empty, method) | {"degradation_score": f"cosine to {' + cosine to '.join(goals)}"}
     reference = responses if options.reference is None else options.reference

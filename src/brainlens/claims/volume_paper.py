@@ -73,10 +73,13 @@ def volume_paper_claims(
             else:
                 trials = int((split.train.rows >= 0).sum())
                 steps = chosen.training.on(trials).steps
+
+                def progress(_: str, step: int, record: dict[str, float], most: int = steps) -> None:
+                    tell(f"training, validation {record['validation_mrr']:.3f}", step / most)
+
                 decoder = fit(
                     "volume", split, chosen.training, design=chosen.design, seed=seed, folder=folder / "checkpoints" / label,
-                    progress=lambda _, step, record, most=steps: tell(f"training, validation {record['validation_mrr']:.3f}",
-                                                                      step / most),
+                    progress=progress,
                 )  # fmt: skip
             found = {f"align/{label}/{key}": value for key, value in score(decoder, split.test, seed=seed).items()}
             found |= {f"align/{label}/parameters": float(decoder.parameters), f"align/{label}/seconds": decoder.seconds}

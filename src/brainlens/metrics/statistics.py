@@ -62,9 +62,9 @@ def bootstrap_mean(
     Raises DataError on NaN, on fewer than 2 values and on more than one axis.
     """
     array = _vector(values, "values")
-    low, high = interval(bootstrap_means(array, resamples=resamples, seed=seed), level)
     if all_alike(array):
-        low, high = wilson(float(array.mean()), len(array), level)
+        return (float(array.mean()), *wilson(float(array.mean()), len(array), level))
+    low, high = interval(bootstrap_means(array, resamples=resamples, seed=seed), level)
     return float(array.mean()), float(low), float(high)
 
 

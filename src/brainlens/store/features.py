@@ -13,7 +13,7 @@ import numpy as np
 
 from brainlens.store.arrays import ArrayWriter, open_array
 from brainlens.store.files import check_seal, plain, read_json, save_json, seal
-from brainlens.store.locks import lock
+from brainlens.store.locks import PATIENCE, lock
 from brainlens.types import DataError, Features, reading
 
 FLOAT16_MAX = 65504.0
