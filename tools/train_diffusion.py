@@ -310,6 +310,10 @@ def export(work: Path, out: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.to(torch.float16).save_pretrained(out)
+    for path in out.rglob("config.json"):  # diffusers notes the folder that a part was read from
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     facts: dict[str, Any] = {name: kept[name] for name in ("step", "images")}
     facts |= {"unet_minutes": round(kept["seconds"] / 60, 1), "psnr": round(quality, 2), "log": kept["log"]}
     (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
