@@ -12,7 +12,7 @@ import numpy as np
 
 from brainlens import datasets, store
 from brainlens.align import Alignment, align
-from brainlens.align.headline import headlined, suited
+from brainlens.align.headline import bearable, headlined, suited
 from brainlens.datasets.pictures import gallery_table, thumbnails
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
@@ -64,6 +64,7 @@ def run_align(
         recording = open_recording(source, device=here, tell=say)
         if own and chosen == preset("default"):
             chosen = suited(chosen, recording.responses)
+        names = bearable(names, recording.responses) if own else names
         config = {**source.config(), "encoders": names, "training": asdict(chosen.training), "linear": asdict(chosen.linear)}
         config |= {"design": asdict(chosen.design), "seed": seed}
         config |= {} if start_from is None else {"from": Path(start_from).resolve().name}

@@ -33,6 +33,7 @@ FACTS = {
     "simulated": False,
     "several_subjects": True,
     "offers": ("pictures", "coordinates", "runs", "split"),
+    "surface": True,
     "licence": "NSD terms and conditions; access form",
     "citation": "Allen et al. (2022), Nature Neuroscience 25, 116-126",
     "url": "https://naturalscenesdataset.org",

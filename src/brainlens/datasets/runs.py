@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from brainlens import store
+from brainlens import datasets, store
 from brainlens.datasets.source import Source
 from brainlens.types import DataError, Result
 from brainlens.types.scores import COUNTS
@@ -34,8 +34,13 @@ def keep(
     arrays: dict[str, np.ndarray] | None = None,
     model: Fitted | None = None,
 ) -> Path:
-    """Stores a result in its run folder, marked with the recording it comes from, and returns the folder; a model in `model/`."""
+    """Stores a result in its run folder, marked with the recording it comes from and a test part that was drawn, and returns it.
+
+    model: written into `model/`.
+    """
     config = {**source.config(), **result.config}
+    notes = datasets.split_note(source.dataset, source.options)
+    config |= {"warnings": [*config.get("warnings", []), *notes]} if notes else {}
     folder = store.run_folder(runs, result.task, config, [str(d) for d in result.provenance.get("data", [])])
     if model is not None:
         model.save(folder / MODEL)

@@ -116,10 +116,13 @@ def read_captions(folder: Path, ids: np.ndarray) -> list[list[str]]:
     return captions
 
 
-def with_split(trials: pd.DataFrame, *, test: float, seed: int, where: Path) -> pd.DataFrame:
+def with_split(
+    trials: pd.DataFrame, *, test: float, seed: int, where: Path, why: str = "has no column split",
+    way: str = "; add the column to choose them",
+) -> pd.DataFrame:  # fmt: skip
     """Trials with the column split: as it is, or drawn by image where there is none, a share `test` of them for the test.
 
-    A drawn split is said in a warning. Raises DataError for other names of the parts, an image in two of them, and a share that
+    A drawn split is said in a warning: `where` and `why` it is drawn, and the `way` to another one. Raises DataError for other names of the parts, an image in two of them, and a share that
     leaves less than 2 images in one.
     """
     if "split" in trials.columns:
@@ -133,11 +136,10 @@ def with_split(trials: pd.DataFrame, *, test: float, seed: int, where: Path) -> 
     ids = np.unique(trials["stimulus"].to_numpy(dtype=str))
     count = round(test * len(ids))
     if not 0 < test < 1 or min(count, len(ids) - count) < 2:
-        raise DataError(f"{where} has no column split, and a share test={test:g} of {len(ids)} images leaves no two parts")
+        raise DataError(f"{where} {why}, and a share test={test:g} of {len(ids)} images leaves no two parts")
     drawn = np.random.default_rng([seed, 61]).permutation(ids)[:count]
     warnings.warn(
-        f"{where} has no column split: {count} of {len(ids)} images are drawn for the test (--option test=, draw=); "
-        "add the column to choose them",
+        f"{where} {why}: {count} of {len(ids)} images are drawn for the test (--option test=, draw=){way}",
         stacklevel=4,
     )
     return trials.assign(split=np.where(trials["stimulus"].isin(drawn), "test", "train"))
