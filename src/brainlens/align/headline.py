@@ -30,7 +30,7 @@ def suited(chosen: Preset, responses: Responses) -> Preset:
 
 
 def bearable(encoders: Sequence[str], responses: Responses) -> list[str]:
-    """The encoders that a recording bears: those of a whole volume are left out where units are no voxels of one, as on a surface."""
+    """The encoders that a recording bears: those of a volume are left out where units are no voxels, as on a surface."""
     voxels = isinstance(responses.space, Volume)
     return [name for name in encoders if voxels or name not in OF_VOLUMES]
 

@@ -56,9 +56,9 @@ def load(
     """Training responses (image, vertex), left hemisphere first, and the training images, ids "nsd-00013".
 
     roi: keep the vertices of one region (V1v, FFA-1, ...). units hold hemisphere, fsaverage vertex, one column per
-    atlas, and roi. The responses to the test images are withheld, so a share `test` of the training images, drawn by the number
-    `draw`, is the test part; a warning says so. cache: a folder where the rows are kept as a float16 memory map, under a name that changes with the
-    files and the region; without it they are in memory.
+    atlas, and roi. The responses to the test images are withheld, so a share `test` of the training images, drawn by
+    the number `draw`, is the test part; a warning says so. cache: a folder where the rows are kept as a float16 memory
+    map, under a name that changes with the files and the region; without it they are in memory.
     Raises DataError when rows and images, or vertices and masks, do not match.
     """
     folder = _subject_folder(folder, subject)

@@ -54,8 +54,8 @@ def load(
 
     Reads derivatives/ciftify/sub-XX/results/ses-*_task-imagenet_run-*/*_beta.dscalar.nii with the *_label.txt beside
     it, which names the picture of each beta. sessions: names such as ("imagenet01",), default all. zscore: per run
-    and vertex. Each picture is shown once, so there are no repeats; a share `test` of the pictures, drawn by the number `draw`, is
-    the test part, and a warning says so.
+    and vertex. Each picture is shown once, so there are no repeats; a share `test` of the pictures, drawn by the number
+    `draw`, is the test part, and a warning says so.
     Raises DataError for runs whose betas and labels differ in number, and for files that are not CIFTI.
     """
     root = Path(folder)

@@ -122,8 +122,8 @@ def with_split(
 ) -> pd.DataFrame:  # fmt: skip
     """Trials with the column split: as it is, or drawn by image where there is none, a share `test` of them for the test.
 
-    A drawn split is said in a warning: `where` and `why` it is drawn, and the `way` to another one. Raises DataError for other names of the parts, an image in two of them, and a share that
-    leaves less than 2 images in one.
+    A drawn split is said in a warning: `where` and `why` it is drawn, and the `way` to another one. Raises DataError for other
+    names of the parts, an image in two of them, and a share that leaves less than 2 images in one.
     """
     if "split" in trials.columns:
         wrong = [name for name in pd.unique(trials["split"]) if name not in SPLITS]
