@@ -128,6 +128,7 @@ def write_nsd(folder: Path, subject: int = 1) -> None:
 def write_nsd_surface(folder: Path) -> None:
     """fsaverage betas of subject 1: files of full length with holes where nothing is read."""
     seen = nsd_design(folder)
+    nsd_captions(folder, seen)
     rng = np.random.default_rng(3)
     label = folder / "nsddata/freesurfer/fsaverage/label"
     source = folder / "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR"
@@ -210,6 +211,13 @@ def write_eeg2(folder: Path, subjects: int = 1) -> None:
             content = {"preprocessed_eeg_data": data, "ch_names": list(CHANNELS), "times": np.arange(50) * 0.01 - 0.1}
             with open(place / f"preprocessed_eeg_{part}.npy", "wb") as handle:
                 pickle.dump(content, handle, protocol=4)
+
+
+def write_categories(folder: Path, concepts: Sequence[str]) -> None:
+    """The table of THINGS, with these concepts as animals and tools in turn."""
+    rows = [f"{name}\tx\t{'1' if i % 2 else ''}\t{'' if i % 2 else '1'}" for i, name in enumerate(concepts)]
+    head = "Word\tDefinition (from WordNet, Google, or Wikipedia)\tanimal\ttool"
+    (folder / "Categories_final_20200131.tsv").write_text("\n".join([head, *rows]) + "\n")
 
 
 # --- NOD

@@ -90,8 +90,9 @@ def load(
 
     n_sessions: the first ones (default: all of the subject, 30 to 40; many papers used 37 of 40, which gives another
     test set). resolution: "func1pt8mm", "func1mm", "fsaverage", or "MNI": func1pt8mm on the 2 mm grid of MNI152, through
-    NSD's own transform. mask: the atlas whose labels above 0 are kept, or "brain" for the whole brain of a volume. captions: a folder with
-    the annotation files of COCO (default: `annotations` beside nsddata), from which captions and the column category come.
+    NSD's own transform. mask: the atlas whose labels above 0 are kept, or "brain" for the whole brain of a volume.
+    captions: a folder with the annotation files of COCO (default: `annotations` beside nsddata), from which captions and
+    the column category come.
     zscore, per session and unit: "strict" (statistics without the shared test images), "session" (with them, as some
     released preparations do), "none" (percent signal change). cache: a folder where the betas are kept as a float16
     memory map, resumable, under a name that changes with the files and options; without it they are in memory as float32.

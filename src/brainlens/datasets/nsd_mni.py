@@ -69,7 +69,7 @@ def mni_resampling(path: Path, grid: Volume, wanted: np.ndarray) -> Resampling:
     matrix = csr_matrix((weights.ravel().astype(np.float32), (row, column.ravel())), shape=(len(where), len(used)))
     mask = np.zeros(int(shape.prod()), bool)
     mask[used] = True
-    return Resampling(Volume(mask.reshape(shape), grid.affine), Volume(wanted, AFFINE), matrix, reached)
+    return Resampling(Volume(mask.reshape(shape), grid.affine), Volume(wanted, AFFINE), matrix, np.asarray(reached))
 
 
 def mni_brain() -> np.ndarray:

@@ -14,6 +14,7 @@ from brainlens import store
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.stored_arrays import find_array
 from brainlens.datasets.text_tables import read_table
+from brainlens.stimuli.captions import CaptionSource
 from brainlens.types import DataError, Stimuli, as_captions
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -106,14 +107,21 @@ def read_captions(folder: Path, ids: np.ndarray) -> list[list[str]]:
         for name, given in content.items():
             found.setdefault(str(name), []).extend(as_captions(given, f"{name!r} in {path}"))
     else:
-        for name, text in read_table(path, ("stimulus", "caption"))[["stimulus", "caption"]].itertuples(index=False):
-            found.setdefault(str(name), []).append(str(text))
+        found = listed_captions(path).captions
     by_stem = {Path(name).stem: several for name, several in found.items() if Path(name).suffix.lower() in PICTURES}
     captions = [found.get(str(name), by_stem.get(str(name), [])) for name in ids]
     if not any(captions) and len(ids):
         first = next(iter(found), "none")
         raise DataError(f"{path}: none of its ids is a stimulus of the trials; it has {first!r}, the trials {str(ids[0])!r}")
     return captions
+
+
+def listed_captions(path: Path) -> CaptionSource:
+    """A source of captions from a table with the columns stimulus and caption, one caption a line."""
+    found: dict[str, list[str]] = {}
+    for name, text in read_table(path, ("stimulus", "caption"))[["stimulus", "caption"]].itertuples(index=False):
+        found.setdefault(str(name), []).append(str(text))
+    return CaptionSource(path.stem, found)
 
 
 def with_split(

@@ -33,7 +33,7 @@ TASKS = {
     "attribute": 2,
     "embed": 1,
     "encode": 4,
-    "decode": 2,
+    "decode": 3,
     "epochs": 2,
     "captions": 2,
     "compare": 2,
