@@ -46,6 +46,12 @@ def made_meg() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def made_recordings() -> ModuleType:
+    """Named fMRI and EEG recordings in small, in the layouts of their releases."""
+    return module("datasets/made_recordings.py")
+
+
+@pytest.fixture(scope="session")
 def made_pipeline() -> ModuleType:
     """A diffusion folder of the size of a thumb, and responses that were planted in it."""
     return module("models/test_neuro_adapter.py")

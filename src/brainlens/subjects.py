@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,27 @@ from brainlens.types import DataError, Responses, Stimuli, Volume
 NOT_REGIONS = ("", "none", "nan")
 NOT_VISUAL = (*NOT_REGIONS, "LANG")  # labels of voxels outside the visual regions
 AFFINE_TOLERANCE = 1e-3  # mm
+WHOLE = re.compile(r"(V[123])[vd]|((?:FFA|FBA|VWFA|PPA|OPA|EBA|OFA|RSC))-\d+")  # parts of a region: V1v, FFA-2
+DRAWN_ON = re.compile(r"^(?:[LR]_|[lr]h\.)|_ROI$")  # what atlases put around a name: L_V1_ROI, lh.V1v
+
+
+def region_of(name: str) -> str:
+    """The region that a label of an atlas is a part of: V1v and V1d are V1, FFA-1 is FFA, L_V1_ROI is V1; others stay."""
+    bare = DRAWN_ON.sub("", name)
+    found = WHOLE.fullmatch(bare)
+    return bare if found is None else found[1] or found[2]
+
+
+def name_regions(responses: Responses) -> Responses:
+    """Responses whose `roi` are whole regions, and the labels that they came with, where any is another, in `subregion`."""
+    units = responses.units
+    if "roi" not in units.columns or "subregion" in units.columns:
+        return responses
+    labels = units["roi"].fillna("").astype(str)
+    whole = labels.map({name: region_of(name) for name in labels.unique()})
+    if whole.equals(labels):
+        return responses
+    return replace(responses, units=units.assign(roi=whole.to_numpy(), subregion=labels.to_numpy()))
 
 
 def join_subjects(each: Sequence[Responses]) -> Responses:
@@ -112,7 +133,8 @@ def select_subjects(responses: Responses, subjects: Sequence[str]) -> Responses:
 
 
 def select_regions(responses: Responses, regions: Sequence[str]) -> Responses:
-    """The units of these regions by the column `roi`; "whole" is all units, "visual" every region but those of language.
+    """The units of these regions by the column `roi`, or of parts by `subregion`; "whole" is all units, "visual" every region
+    but those of language.
 
     Raises DataError listing the regions that there are.
     """
@@ -121,11 +143,13 @@ def select_regions(responses: Responses, regions: Sequence[str]) -> Responses:
     if "roi" not in responses.units.columns:
         raise DataError(f"region {regions[0]!r}: the units have no column 'roi'; take 'whole'")
     roi = responses.units["roi"].fillna("").astype(str)
-    there = sorted(set(roi) - set(NOT_REGIONS))
+    parts = responses.units["subregion"].astype(str) if "subregion" in responses.units.columns else roi
+    there = sorted((set(roi) | set(parts)) - set(NOT_REGIONS))
     unknown = [name for name in regions if name not in (*there, "visual")]
     if unknown:
         raise DataError(f"region {unknown[0]!r} is not one of whole, visual, {', '.join(there)}")
-    chosen = roi.isin([name for name in regions if name != "visual"])
+    named = [name for name in regions if name != "visual"]
+    chosen = roi.isin(named) | parts.isin(named)
     if "visual" in regions:
         chosen |= ~roi.isin(NOT_VISUAL)
     if not chosen.any():

@@ -240,7 +240,7 @@ def test_bad_nsd_is_one_line(tmp_path, fault, options, match):
 # --- Algonauts 2023
 
 
-def write_algonauts(folder: Path, n: int = 6) -> np.ndarray:
+def write_algonauts(folder: Path, n: int = 20) -> np.ndarray:
     rng = np.random.default_rng(0)
     place = folder / "subj01"
     for part in ("training_split/training_fmri", "training_split/training_images", "test_split/test_images", "roi_masks"):
@@ -266,18 +266,23 @@ def write_algonauts(folder: Path, n: int = 6) -> np.ndarray:
 
 def test_algonauts_rows_vertices_and_regions(tmp_path):
     data = write_algonauts(tmp_path)
-    recording = algonauts2023.load(tmp_path)
+    with pytest.warns(UserWarning, match=r"no responses to its test images: 2 of 20 images are drawn for the test"):
+        recording = algonauts2023.load(tmp_path)
+    assert recording.responses.trials["split"].value_counts().to_dict() == {"train": 18, "test": 2}
+    assert list(recording.stimuli.table["split"]) == list(recording.responses.trials["split"])
     responses, stimuli = recording.responses, recording.stimuli
     np.testing.assert_array_equal(responses.data, data)
-    assert list(stimuli.ids) == [f"nsd-{i * 13:05d}" for i in range(6)]
+    assert list(stimuli.ids) == [f"nsd-{i * 13:05d}" for i in range(20)]
     assert (stimuli.images[4] == 4).all()
     assert list(responses.units["roi"][:7]) == ["", "V1v", "V1d", "OFA", "V1v", "V1d", ""]
     inside = np.load(tmp_path / "subj01/roi_masks/rh.all-vertices_fsaverage_space.npy")
     assert isinstance(responses.space, Surface)
     np.testing.assert_array_equal(responses.space.vertex[7:], np.flatnonzero(inside))
-    part = algonauts2023.load(tmp_path, roi="V1d").responses
+    with pytest.warns(UserWarning, match="drawn"):
+        part = algonauts2023.load(tmp_path, roi="V1d").responses
     np.testing.assert_array_equal(part.data, data[:, (responses.units["roi"] == "V1d").to_numpy()])
-    kept = algonauts2023.load(tmp_path, cache=tmp_path / "cache").responses
+    with pytest.warns(UserWarning, match="6 of 20 images"):
+        kept = algonauts2023.load(tmp_path, test=0.3, draw=1, cache=tmp_path / "cache").responses
     np.testing.assert_allclose(kept.data, data, rtol=1e-3, atol=1e-3)
     assert list(algonauts2023.withheld_images(tmp_path).ids) == ["nsd-00845"]
 
@@ -290,7 +295,7 @@ class Evil:
 @pytest.mark.parametrize(
     "fault, match",
     [
-        (lambda p: np.save(p / "training_split/training_fmri/lh_training_fmri.npy", np.ones((5, 7), "f4")), "6 images"),
+        (lambda p: np.save(p / "training_split/training_fmri/lh_training_fmri.npy", np.ones((5, 7), "f4")), "20 images"),
         (lambda p: np.save(p / "training_split/training_fmri/lh_training_fmri.npy", np.ones((7, 6), "f4")), "7 vertices"),
         (lambda p: np.save(p / "roi_masks/lh.floc-faces_challenge_space.npy", np.full(7, 5)), "no label 5"),
         (lambda p: np.save(p / "roi_masks/lh.floc-faces_challenge_space.npy", np.zeros(8)), "8 vertices"),
@@ -530,7 +535,8 @@ def write_nod(folder: Path, labels: int = 5) -> np.ndarray:
 
 def test_nod_runs_are_in_order_and_on_the_surface(tmp_path):
     data = write_nod(tmp_path)
-    recording = nod.load(tmp_path, zscore=False)
+    with pytest.warns(UserWarning, match="2 of 15 images are drawn for the test"):
+        recording = nod.load(tmp_path, zscore=False)
     responses, stimuli = recording.responses, recording.stimuli
     np.testing.assert_array_equal(responses.data, data.reshape(15, 5))
     assert list(responses.trials["run"].unique()) == ["1", "2", "10"]
@@ -539,7 +545,8 @@ def test_nod_runs_are_in_order_and_on_the_surface(tmp_path):
     assert list(responses.space.vertex) == [1, 4, 7, 0, 9]
     assert responses.trials["stimulus"][5] == "n00000002_0"
     assert len(stimuli) == 15
-    scored = nod.load(tmp_path).responses
+    with pytest.warns(UserWarning, match="drawn"):
+        scored = nod.load(tmp_path).responses
     np.testing.assert_allclose(scored.data[:5], (data[0] - data[0].mean(0)) / data[0].std(0), rtol=1e-4, atol=1e-5)
 
 

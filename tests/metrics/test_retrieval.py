@@ -240,6 +240,25 @@ def test_the_mean_over_subjects_resamples_stimuli_for_all_of_them_at_once():
         R.summary_over_subjects(ranks, ids[:1], [8, 6])
 
 
+def test_subjects_and_stimuli_drawn_anew_give_the_interval_of_a_plain_hierarchical_bootstrap():
+    rng = np.random.default_rng(0)
+    names = np.array([f"i{k}" for k in range(30)])
+    ranks = [np.where(rng.random(30) < share, 0, 9) for share in (0.2, 0.4, 0.5, 0.9)]
+    how = {"ks": (1,), "ways": (2,), "resamples": 4000, "seed": 1}
+    found = R.summary_over_subjects(ranks, [names] * 4, [30] * 4, draw_subjects=True, **how)
+    fixed = R.summary_over_subjects(ranks, [names] * 4, [30] * 4, **how)
+    hits = np.stack(ranks) == 0
+    drawn = []
+    for _ in range(4000):
+        people, images = rng.integers(0, 4, 4), rng.integers(0, 30, 30)
+        drawn.append(hits[people][:, images].mean())
+    assert [found["top1.low"], found["top1.high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03)
+    assert found["top1"] == fixed["top1"] == pytest.approx(hits.mean())
+    assert found["top1.high"] - found["top1.low"] > 1.8 * (fixed["top1.high"] - fixed["top1.low"])
+    alone = R.summary_over_subjects(ranks[:1], [names], [30], draw_subjects=True, **how)
+    assert alone == R.summary_over_subjects(ranks[:1], [names], [30], **how)
+
+
 def test_nearest_share_equals_a_plain_loop_and_its_chance() -> None:
     rng = np.random.default_rng(0)
     groups = np.array(["a"] * 20 + ["b"] * 12 + ["c"] * 8)

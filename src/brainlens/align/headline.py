@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,9 @@ from brainlens.metrics import retrieval
 from brainlens.models.volume.decoder import Decoder
 from brainlens.models.volume.presets import Preset
 from brainlens.models.volume.split import AlignmentPart
-from brainlens.types import Responses
+from brainlens.types import Responses, Volume
 
+OF_VOLUMES = ("cnn", "volume")  # encoders that read patches or neighbours of a voxel grid
 FEW = 1000  # training images, below which training the volume encoder further is not worth its time
 
 
@@ -25,6 +27,12 @@ def suited(chosen: Preset, responses: Responses) -> Preset:
     trials = responses.trials
     images = trials.loc[trials["split"] != "test", "stimulus"].nunique() if "split" in trials.columns else 0
     return chosen if images >= FEW else chosen.recipe(training={"steps": 1})
+
+
+def bearable(encoders: Sequence[str], responses: Responses) -> list[str]:
+    """The encoders that a recording bears: those of a volume are left out where units are no voxels, as on a surface."""
+    voxels = isinstance(responses.space, Volume)
+    return [name for name in encoders if voxels or name not in OF_VOLUMES]
 
 
 def headlined(found: Alignment, *, seed: int) -> Alignment:

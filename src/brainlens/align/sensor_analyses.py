@@ -118,6 +118,8 @@ def category_shares(
         points["caption"] = recording.texts["text"][rows]
     found: dict[str, float] = {}
     for name, values in points.items():
+        if np.ptp(values, axis=0).max() == 0:
+            continue  # captions that are all the same have no neighbours
         found |= {f"category/{name}/nearest_share{side}": v for side, v in nearest_share(values, groups, seed=seed).items()}
     return found | {"category/after/nearest_share.ceiling": found["category/target/nearest_share"]}
 

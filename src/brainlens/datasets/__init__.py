@@ -105,9 +105,11 @@ def offers(name: str, what: str) -> bool:
 
 def options(name: str) -> dict[str, Option]:
     """The options of a dataset's `load` by name, each with its type and default, read from the signature."""
-    from brainlens.datasets.loader_options import read_options
+    from brainlens.datasets.loader_options import Option, read_options
 
-    return read_options(module(name).load)
+    surface = Option("surface", str, "inflated")  # where vertices are taken to lie; not of a loader but of all on a surface
+    known = read_options(module(name).load)
+    return known | ({"surface": surface} if module(name).FACTS.get("surface") else {})
 
 
 def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
@@ -150,5 +152,37 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
     assert folder is not None or name in SIMULATED
     if folder is not None:
         check_sealed(folder)
+    shape = given.pop("surface", None)
     with reading(folder if folder is not None else name, f"`brainlens datasets {name}` says what {name} reads"):
-        return chosen(folder, **given)
+        return _completed(chosen(folder, **given), folder, shape)
+
+
+def split_note(name: str, given: Mapping[str, Any]) -> list[str]:
+    """What a result says where a recording has no test part of its own and one is drawn; empty for the others."""
+    known = module(name).FACTS.get("drawn_test")
+    if known is None:
+        return []
+    share, draw = (given.get(key, options(name)[key].default) for key in ("test", "draw"))
+    return [
+        f"{known}: a share of {share:g} of its images, drawn by number {draw}, is the test; results are not of a published split"
+    ]
+
+
+def _completed(recording: Recording, folder: str | Path | None, shape: str | None) -> Recording:
+    """With whole regions, and the places of vertices: what every recording gets and no loader does itself."""
+    from dataclasses import replace
+
+    from brainlens.datasets.surface_places import surface_coordinates
+    from brainlens.subjects import name_regions
+    from brainlens.types import DataError, Surface
+
+    responses = name_regions(recording.responses)
+    space = responses.space
+    if shape is not None and not isinstance(space, Surface):
+        raise DataError(f"option surface={shape}: these responses lie on no surface; leave it out")
+    if isinstance(space, Surface) and not {"x", "y", "z"} <= set(responses.units.columns):
+        places = surface_coordinates(space, shape=shape or "inflated", folder=folder)
+        if places is not None:
+            units = responses.units.assign(x=places[:, 0], y=places[:, 1], z=places[:, 2])
+            responses = replace(responses, units=units)
+    return replace(recording, responses=responses)

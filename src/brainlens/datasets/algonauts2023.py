@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles
+from brainlens.datasets.shown_stimuli import with_split
 from brainlens.datasets.unpickle import load_pickled
 from brainlens.store import ArrayWriter, open_array, open_npy
 from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, inside
@@ -23,7 +25,9 @@ FACTS = {
     "kind": "fMRI",
     "simulated": False,
     "several_subjects": True,
-    "offers": ("pictures",),
+    "offers": ("pictures", "coordinates", "split"),
+    "surface": True,
+    "drawn_test": "the challenge keeps the responses to its test images",
     "measure": "fMRI betas, session z-scored, averaged over repeats",
     "licence": "NSD terms and conditions; challenge form",
     "citation": "Gifford et al. (2023), arXiv:2301.03198",
@@ -40,12 +44,21 @@ def fetch(folder: str | Path) -> Path:
     raise DataError(f"algonauts2023 needs its form: see {FACTS['url']}, then unpack subj01 ... subj08 into {folder}")
 
 
-def load(folder: str | Path, *, subject: int = 1, roi: str | None = None, cache: str | Path | None = None) -> Recording:
+def load(
+    folder: str | Path,
+    *,
+    subject: int = 1,
+    roi: str | None = None,
+    test: float = 0.1,
+    draw: int = 0,
+    cache: str | Path | None = None,
+) -> Recording:
     """Training responses (image, vertex), left hemisphere first, and the training images, ids "nsd-00013".
 
     roi: keep the vertices of one region (V1v, FFA-1, ...). units hold hemisphere, fsaverage vertex, one column per
-    atlas, and roi. cache: a folder where the rows are kept as a float16 memory map, under a name that changes with the
-    files and the region; without it they are in memory.
+    atlas, and roi. The responses to the test images are withheld, so a share `test` of the training images, drawn by
+    the number `draw`, is the test part; a warning says so. cache: a folder where the rows are kept as a float16 memory
+    map, under a name that changes with the files and the region; without it they are in memory.
     Raises DataError when rows and images, or vertices and masks, do not match.
     """
     folder = _subject_folder(folder, subject)
@@ -69,7 +82,10 @@ def load(folder: str | Path, *, subject: int = 1, roi: str | None = None, cache:
     data = _join(sides, columns, stimuli.ids, place)
     units = units[keep].reset_index(drop=True)
     space = Surface("fsaverage", units["hemisphere"].to_numpy().astype(str), units["vertex"].to_numpy())
-    trials = pd.DataFrame({"stimulus": stimuli.ids, "subject": str(subject), "split": "train"})
+    trials = pd.DataFrame({"stimulus": stimuli.ids, "subject": str(subject)})
+    trials = with_split(trials, test=test, seed=draw, where=folder, why="has no responses to its test images", way="")
+    parts = dict(zip(trials["stimulus"], trials["split"], strict=True))
+    stimuli = replace(stimuli, table=stimuli.table.assign(split=[parts[name] for name in stimuli.ids]))
     return Recording(Responses(data, trials, units, space, measure="z"), stimuli)
 
 

@@ -39,6 +39,7 @@ FACTS = {
     "simulated": False,
     "several_subjects": True,
     "offers": ("pictures", "captions", "coordinates", "runs", "split"),
+    "surface": True,
     "licence": "yours",
     "citation": "yours",
     "url": "docs/recordings.md",

@@ -12,6 +12,7 @@ from brainlens import store
 from brainlens.types import DataError, Responses, Stimuli, Volume
 
 TRAIN, TEST = 160, 40  # scenes
+CLEAR = 2.2  # uV, amplitude of the EEG of the example: twice that of the phantom, so that 200 pictures show a time course
 
 
 def write_example(layout: str, out: str | Path, *, seed: int = 0) -> list[Path]:
@@ -32,7 +33,7 @@ def next_commands(layout: str, out: str | Path) -> list[str]:
     """What can be run on the example of a layout."""
     where = f"--dataset {layout} --data {out} --runs {Path(out).name}-runs"
     if layout == "epochs":
-        return [f"brainlens check {out}", f"brainlens decode {where} --target domain", f"brainlens align {where}", *_page(out)]
+        return [f"brainlens check {out}", f"brainlens decode {where} --target condition", f"brainlens align {where}", *_page(out)]
     first = [f"brainlens check {out}", f"brainlens encode {where}", f"brainlens align {where}"]
     return [*first, f"brainlens attribute {Path(out).name}-runs/align-*", *_page(out)]
 
@@ -105,7 +106,7 @@ def _epochs(out: Path, seed: int) -> None:
     from brainlens.datasets import phantom_eeg
 
     seen = phantom_eeg.shown(n_train=TRAIN, n_test=TEST, seed=seed)
-    recorded = phantom_eeg.record(seen, repeats=(2, 8), rows=(2, 8), whiten=False, seed=seed)
+    recorded = phantom_eeg.record(seen, repeats=(2, 8), rows=(2, 8), whiten=False, amplitude=CLEAR, seed=seed)
     responses, stimuli = _renamed(recorded, seen.stimuli)
     order = np.random.default_rng([seed, 71]).permutation(len(responses))
     data, (channels, samples) = np.asarray(responses.data, np.float32)[order], responses.data.shape[1:]
@@ -121,9 +122,17 @@ def _epochs(out: Path, seed: int) -> None:
     trials = responses.trials.iloc[order].reset_index(drop=True)
     table = pd.DataFrame({"onset": np.round(starts / rate, 4), "stimulus": trials["stimulus"], "split": trials["split"]})
     table["domain"] = trials["stimulus"].map(dict(zip(stimuli.ids, stimuli.table["domain"], strict=True)))
+    table["condition"] = trials["stimulus"].map(dict(zip(stimuli.ids, _warm_or_cold(stimuli), strict=True)))
     store.save_recording(out / "recording_raw.fif", raw)
     store.save_table(out / "events.csv", table)
     _pictures(out, stimuli)
+
+
+def _warm_or_cold(stimuli: Stimuli) -> np.ndarray:
+    """Two conditions of the pictures: those with more red than blue, as against the others, cut at the median."""
+    colours = np.stack([np.asarray(image, np.float64).mean(axis=(0, 1)) for image in stimuli.images])
+    warmth = colours[:, 0] - colours[:, 2]
+    return np.where(warmth > np.median(warmth), "warm", "cold")
 
 
 def _standard_montage() -> object:

@@ -30,6 +30,7 @@ FACTS = {
     "simulated": False,
     "several_subjects": True,
     "offers": ("pictures", "captions", "coordinates", "split"),
+    "surface": True,
     "licence": "yours",
     "citation": "yours",
     "url": "docs/recordings.md",

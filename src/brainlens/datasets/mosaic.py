@@ -33,6 +33,7 @@ FACTS = {
     "simulated": False,
     "several_subjects": True,
     "offers": ("pictures", "split"),
+    "surface": True,
     "licence": "that of each data set",
     "citation": "MOSAIC and the data set that a file is of",
     "url": "https://registry.opendata.aws",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.pictures import ImageFiles, NoImages
+from brainlens.datasets.shown_stimuli import with_split
 from brainlens.datasets.surface_files import read_cifti
 from brainlens.types import DataError, Recording, Responses, Stimuli, inside, read_lines
 
@@ -22,7 +23,9 @@ FACTS = {
     "measure": "fMRI betas",
     "simulated": False,
     "several_subjects": True,
-    "offers": ("pictures", "runs"),
+    "offers": ("pictures", "runs", "split"),
+    "surface": True,
+    "drawn_test": "no images are set apart for a test, and each is shown once",
     "licence": "CC0",
     "citation": "Gong et al. (2023), Scientific Data 10, 559",
     "url": "https://openneuro.org/datasets/ds004496",
@@ -38,12 +41,21 @@ def fetch(folder: str | Path) -> Path:
     raise DataError(f"nod is at {FACTS['url']}: put derivatives/ciftify/sub-XX/results of the subjects wanted into {folder}")
 
 
-def load(folder: str | Path, *, subject: int = 1, sessions: tuple[str, ...] | None = None, zscore: bool = True) -> Recording:
+def load(
+    folder: str | Path,
+    *,
+    subject: int = 1,
+    sessions: tuple[str, ...] | None = None,
+    zscore: bool = True,
+    test: float = 0.1,
+    draw: int = 0,
+) -> Recording:
     """Responses (trial, vertex) of the cortex, left hemisphere first, and the ImageNet pictures shown.
 
     Reads derivatives/ciftify/sub-XX/results/ses-*_task-imagenet_run-*/*_beta.dscalar.nii with the *_label.txt beside
     it, which names the picture of each beta. sessions: names such as ("imagenet01",), default all. zscore: per run
-    and vertex. Each picture is shown once, so there are no repeats and no split; the user chooses one.
+    and vertex. Each picture is shown once, so there are no repeats; a share `test` of the pictures, drawn by the number
+    `draw`, is the test part, and a warning says so.
     Raises DataError for runs whose betas and labels differ in number, and for files that are not CIFTI.
     """
     root = Path(folder)
@@ -74,6 +86,7 @@ def load(folder: str | Path, *, subject: int = 1, sessions: tuple[str, ...] | No
     table["concept"] = [Path(f).stem.split("_")[0] for f in table["file"]]
     table["subject"] = str(subject)
     table["repeat"] = table.groupby("stimulus").cumcount() + 1
+    table = with_split(table, test=test, seed=draw, where=results, why="sets no images apart for a test", way="")
     values = np.concatenate(data)
     missing = int((~np.isfinite(values).all(axis=0)).sum())
     if missing:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.coco import annotation_files, coco_captions, coco_categories
 from brainlens.datasets.hdf5 import Hdf5Images, open_dataset
 from brainlens.datasets.kept import kept_folder
+from brainlens.datasets.nsd_mni import Resampling, mni_brain, mni_resampling
 from brainlens.datasets.pictures import NoImages
 from brainlens.datasets.stored_arrays import read_array
 from brainlens.datasets.surface_files import read_mgh
@@ -25,6 +27,9 @@ TRIALS = 750  # a session
 RUN_TRIALS = (63, 62) * 6
 SCALE = 300.0  # the volume betas are int16, percent signal change times this
 VERTICES = 163_842
+RESOLUTIONS = ("func1pt8mm", "func1mm", "fsaverage", "MNI")
+BRAIN = "brain"  # in place of an atlas: every voxel of the brain
+INFO = Path("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
 
 FACTS = {
     "name": "nsd",
@@ -33,7 +38,8 @@ FACTS = {
     "measure": "fMRI betas",
     "simulated": False,
     "several_subjects": True,
-    "offers": ("pictures", "coordinates", "runs", "split"),
+    "offers": ("pictures", "captions", "coordinates", "runs", "split"),
+    "surface": True,
     "licence": "NSD terms and conditions; access form",
     "citation": "Allen et al. (2022), Nature Neuroscience 25, 116-126",
     "url": "https://naturalscenesdataset.org",
@@ -49,11 +55,19 @@ FACTS = {
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which units of which files are read."""
+    """Which units of which files are read; resampling: of volumes that are brought to another space, and its file."""
 
     betas: Path
     space: Volume | Surface
     units: pd.DataFrame
+    resampling: Resampling | None = None
+    transform: Path | None = None
+
+    @property
+    def source(self) -> Volume:
+        """The voxels that are read from a volume's files."""
+        assert isinstance(self.space, Volume)
+        return self.space if self.resampling is None else self.resampling.source
 
 
 def fetch(folder: str | Path) -> Path:
@@ -70,12 +84,16 @@ def load(
     betas: str = "betas_fithrf_GLMdenoise_RR",
     mask: str = "nsdgeneral",
     zscore: str = "strict",
+    captions: str | None = None,
     cache: str | Path | None = None,
 ) -> Recording:
     """Responses (trial, unit) and the images seen, ids "nsd-00000" to "nsd-72999" (0-based).
 
     n_sessions: the first ones (default: all of the subject, 30 to 40; many papers used 37 of 40, which gives another
-    test set). resolution: "func1pt8mm", "func1mm", or "fsaverage". mask: the atlas whose labels above 0 are kept.
+    test set). resolution: "func1pt8mm", "func1mm", "fsaverage", or "MNI": func1pt8mm on the 2 mm grid of MNI152, through
+    NSD's own transform. mask: the atlas whose labels above 0 are kept, or "brain" for the whole brain of a volume.
+    captions: a folder with the annotation files of COCO (default: `annotations` beside nsddata), from which captions and
+    the column category come.
     zscore, per session and unit: "strict" (statistics without the shared test images), "session" (with them, as some
     released preparations do), "none" (percent signal change). cache: a folder where the betas are kept as a float16
     memory map, resumable, under a name that changes with the files and options; without it they are in memory as float32.
@@ -90,6 +108,8 @@ def load(
     count = SESSIONS[subject - 1] if n_sessions is None else n_sessions
     if not 1 <= count <= SESSIONS[subject - 1]:
         raise DataError(f"n_sessions={count}: subject {subject} has 1 to {SESSIONS[subject - 1]}")
+    if resolution not in RESOLUTIONS:
+        raise DataError(f"resolution {resolution!r} is not one of {', '.join(RESOLUTIONS)}")
     plan = (
         _surface_plan(folder, subject, betas, mask)
         if resolution == "fsaverage"
@@ -103,7 +123,7 @@ def load(
             f"nsd subject {subject}: {bad} of {len(plan.units)} units hold missing betas; clean() drops them", stacklevel=2
         )
     measure = "psc" if zscore == "none" else "z"
-    return Recording(Responses(data, trials, plan.units, plan.space, measure=measure), _stimuli(folder, trials))
+    return Recording(Responses(data, trials, plan.units, plan.space, measure=measure), _stimuli(folder, trials, captions))
 
 
 def design(folder: str | Path, subject: int, n_sessions: int) -> pd.DataFrame:
@@ -136,23 +156,40 @@ def design(folder: str | Path, subject: int, n_sessions: int) -> pd.DataFrame:
 
 
 def _volume_plan(folder: Path, subject: int, resolution: str, betas: str, mask: str) -> _Plan:
-    place = folder / "nsddata" / "ppdata" / f"subj{subject:02d}" / resolution / "roi"
-    labels = folder / "nsddata" / "freesurfer" / f"subj{subject:02d}" / "label"
+    person = folder / "nsddata" / "ppdata" / f"subj{subject:02d}"
+    grid = "func1pt8mm" if resolution == "MNI" else resolution
+    place, labels = person / grid / "roi", folder / "nsddata" / "freesurfer" / f"subj{subject:02d}" / "label"
     atlases = {p.name.removesuffix(".nii.gz"): p for p in sorted(place.glob("*.nii.gz")) if not p.name.startswith(("lh.", "rh."))}
-    if mask not in atlases:
-        raise DataError(f"{place} has no roi {mask!r}; it has {sorted(atlases)}")
-    values, affine = read_volume(atlases[mask])
+    if mask != BRAIN and mask not in atlases:
+        raise DataError(f"{place} has no roi {mask!r}; it has {sorted(atlases)}, or take {BRAIN!r} for the whole brain")
+    path = atlases[mask] if mask != BRAIN else person / grid / "brainmask.nii.gz"
+    if not path.exists():
+        raise DataError(f"{path} is missing; it says which voxels are of the brain")
+    values, affine = read_volume(path)
     space = Volume(values > 0, affine)
     if len(space) == 0:
-        raise DataError(f"{atlases[mask]}: no voxel is above 0")
-    units = pd.DataFrame(coordinates_table(space))
-    for name, path in atlases.items():
-        units[name] = _names(read_volume(path, like=space)[0][space.mask], labels / f"{name}.mgz.ctab")
-    source = folder / "nsddata_betas" / "ppdata" / f"subj{subject:02d}" / resolution / betas
+        raise DataError(f"{path}: no voxel is above 0")
+    transform, resampling = person / "transforms" / "func1pt8-to-MNI.nii.gz", None
+    if resolution == "MNI":
+        resampling = mni_resampling(transform, space, mni_brain())
+        if mask != BRAIN:
+            wanted = resampling.space.fill(resampling.labels(values), 0) > 0
+            resampling = mni_resampling(transform, space, wanted)
+
+    def of(volume: Path) -> np.ndarray:
+        found = read_volume(volume, like=space)[0]
+        return found[space.mask] if resampling is None else resampling.labels(found)
+
+    units = pd.DataFrame(coordinates_table(space if resampling is None else resampling.space))
+    for name, atlas in atlases.items():
+        units[name] = _names(of(atlas), labels / f"{name}.mgz.ctab")
+    source = folder / "nsddata_betas" / "ppdata" / f"subj{subject:02d}" / grid / betas
     if (source / "ncsnr.nii.gz").exists():
-        units["ncsnr"] = read_volume(source / "ncsnr.nii.gz", like=space)[0][space.mask].astype(np.float64)
+        units["ncsnr"] = of(source / "ncsnr.nii.gz").astype(np.float64)
     units["roi"] = _roi_column(units, list(atlases))
-    return _Plan(source, space, units)
+    if resampling is None:
+        return _Plan(source, space, units)
+    return _Plan(source, resampling.space, units, resampling, transform)
 
 
 def _surface_plan(folder: Path, subject: int, betas: str, mask: str) -> _Plan:
@@ -220,8 +257,9 @@ def _sessions(plan: _Plan, count: int) -> Iterator[np.ndarray]:
             block, where = np.concatenate(parts, axis=1).astype(np.float32), plan.betas
         else:
             (where,) = _session_files(plan, session)
-            stored = _hdf5(where, plan.space) if where.suffix == ".hdf5" else _nifti(where, plan.space)
+            stored = _hdf5(where, plan.source) if where.suffix == ".hdf5" else _nifti(where, plan.source)
             block = (stored / np.float32(SCALE)).astype(np.float32, copy=False)
+            block = block if plan.resampling is None else plan.resampling(block)
         if len(block) != TRIALS:
             raise DataError(f"{where}: session {session} has {len(block)} betas, {TRIALS} trials are expected")
         yield block
@@ -263,6 +301,7 @@ def _gather(plan: _Plan, trials: pd.DataFrame, count: int, zscore: str, cache: s
     name = f"nsd-subj{trials['subject'].iloc[0]}-{plan.betas.parent.name}-{count}-{zscore}"
     units = plan.space.mask if isinstance(plan.space, Volume) else plan.units[["hemisphere", "vertex"]].to_numpy(dtype="U8")
     files = [path for i in range(count) for path in _session_files(plan, i + 1)]
+    files += [] if plan.transform is None else [plan.transform]
     folder = kept_folder(cache, name, files, {"units": units, "zscore": zscore, "train": train})
     try:
         kept = open_array(folder, "betas", ids=trials["stimulus"])
@@ -294,7 +333,7 @@ def _missing(data: np.ndarray, count: int) -> int:
     return int(bad.sum())
 
 
-def _stimuli(folder: Path, trials: pd.DataFrame) -> Stimuli:
+def _stimuli(folder: Path, trials: pd.DataFrame, captions: str | None) -> Stimuli:
     table = trials.drop_duplicates("stimulus")[["stimulus", "nsd", "split"]].reset_index(drop=True)
     path = folder / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
     images: Hdf5Images | NoImages
@@ -302,8 +341,30 @@ def _stimuli(folder: Path, trials: pd.DataFrame) -> Stimuli:
         images = Hdf5Images(path, "imgBrick", table["nsd"].to_numpy())
     else:
         images = NoImages(len(table), f"{path} is missing; copy nsd_stimuli.hdf5 there to open the images")
-    info = folder / "nsddata" / "experiments" / "nsd" / "nsd_stim_info_merged.csv"
-    if info.exists():
-        coco = read_table(info, ("nsdId", "cocoId")).set_index("nsdId")["cocoId"]
-        table["coco"] = [str(coco.get(str(i), "")) for i in table["nsd"]]
-    return Stimuli(table["stimulus"].to_numpy(), images, [], table[[c for c in table.columns if c != "stimulus"]])
+    table["coco"] = _coco_numbers(folder, table)
+    files = annotation_files(captions, folder / "annotations", "captions")
+    told: list[list[str]] = []
+    if files:
+        if (table["coco"] == "").any():
+            raise DataError(f"{folder / INFO} is missing or lacks images; it says which COCO picture each image is")
+        numbers = table["coco"].astype(int)
+        found = coco_captions(files, set(numbers))
+        lacking = numbers[~numbers.isin(list(found))]
+        if len(lacking):
+            names = ", ".join(path.name for path in files)
+            raise DataError(f"{names}: {len(lacking)} of {len(table)} images have no caption, first {lacking.iloc[0]}; "
+                            "give captions_train2017.json and captions_val2017.json")  # fmt: skip
+        told = [found[number] for number in numbers]
+        kinds = coco_categories(annotation_files(captions, folder / "annotations", "instances"), set(numbers))
+        table["category"] = [kinds.get(number, "") for number in numbers]
+        table = table if kinds else table.drop(columns="category")
+    table = table if (table["coco"] != "").any() else table.drop(columns="coco")
+    return Stimuli(table["stimulus"].to_numpy(), images, told, table[[c for c in table.columns if c != "stimulus"]])
+
+
+def _coco_numbers(folder: Path, table: pd.DataFrame) -> list[str]:
+    """COCO's number of each image as a text; "" where the table of the experiment does not tell."""
+    if not (folder / INFO).exists():
+        return [""] * len(table)
+    coco = read_table(folder / INFO, ("nsdId", "cocoId")).set_index("nsdId")["cocoId"]
+    return [str(coco.get(str(i), "")) for i in table["nsd"]]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from brainlens import store
+from brainlens import datasets, store
 from brainlens.datasets.source import Source
 from brainlens.types import DataError, Responses, Result, reading
 from brainlens.types.scores import COUNTS
@@ -35,8 +35,13 @@ def keep(
     arrays: dict[str, np.ndarray] | None = None,
     model: Fitted | None = None,
 ) -> Path:
-    """Stores a result in its run folder, marked with the recording it comes from, and returns the folder; a model in `model/`."""
+    """Stores a result in its run folder, marked with the recording it comes from and a test part that was drawn, and returns it.
+
+    model: written into `model/`.
+    """
     config = {**source.config(), **result.config}
+    notes = datasets.split_note(source.dataset, source.options)
+    config |= {"warnings": [*config.get("warnings", []), *notes]} if notes else {}
     folder = store.run_folder(runs, result.task, config, [str(d) for d in result.provenance.get("data", [])])
     with store.lock(folder, wait=store.PATIENCE):  # the model and the result are of one writer
         if model is not None:

@@ -16,6 +16,7 @@ from brainlens.backbones import clip
 from brainlens.datasets import epochs, phantom, phantom_eeg, things_eeg2, things_meg
 from brainlens.datasets.pictures import NoImages
 from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder
+from brainlens.datasets.things_tables import PICTURES, concept_centres, pictures_folder
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
 from brainlens.signals.epochs import channel_numbers, check_channels
@@ -86,8 +87,11 @@ def open_sensors(
         parts.append(_means(responses, repeats, cache / f"{source.dataset}-{each}-means"))
         every.append(seen)
     stimuli = _all_seen(every)
-    if protocol.gallery == "concept" and not (source.folder / CENTRES).exists():
-        raise DataError(f"gallery 'concept' needs the concepts' centres in {source.folder / CENTRES}; see docs/sensors.md")
+    if protocol.gallery == "concept" and not ((source.folder / CENTRES).exists() or pictures_folder(source.folder)):
+        raise DataError(
+            f"gallery 'concept' needs the concepts' centres in {source.folder / CENTRES}, or the THINGS pictures in "
+            f"{source.folder / PICTURES[0]} (a folder a concept), of which they are made; see docs/sensors.md"
+        )
     stimuli = _captioned(stimuli if source.captions is None else chosen_captions(stimuli, source.captions))
     images, texts = _embeddings(source, stimuli, cache, device, tell)
     return SensorRecording(_joined(parts), stimuli, images, texts)
@@ -284,12 +288,16 @@ def _embeddings(source: Source, stimuli: Stimuli, cache: Path, device: str, tell
     model = clip.load_clip(place, device=device)
     data = {"image": clip.embed_images(model, stimuli, cache=cache / "features")["image"]}
     assert source.folder is not None
-    centres = source.folder / CENTRES
-    if centres.exists():
-        values = np.asarray(open_npy(centres), np.float32)
+    centres, pictures = source.folder / CENTRES, pictures_folder(source.folder)
+    if centres.exists() or (pictures is not None and "concept" in stimuli.table.columns):
         test = np.flatnonzero((stimuli.table["split"] == "test").to_numpy())
         if "concept" in stimuli.table.columns:
             test = test[np.argsort(stimuli.table["concept"].to_numpy(dtype=str)[test], kind="stable")]
+        if centres.exists():
+            values = np.asarray(open_npy(centres), np.float32)
+        else:
+            tell(f"centres of {len(test):,} concepts from the pictures in {pictures.name}", None)
+            values = concept_centres(pictures, stimuli.take(stimuli.ids[test]), model, cache=cache / "features")
         if values.shape != (len(test), data["image"].shape[1]):
             width = data["image"].shape[1]
             raise DataError(f"{centres}: shape {values.shape} does not fit {len(test)} test images of {width} numbers")

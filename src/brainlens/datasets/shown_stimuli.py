@@ -14,6 +14,7 @@ from brainlens import store
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.stored_arrays import find_array
 from brainlens.datasets.text_tables import read_table
+from brainlens.stimuli.captions import CaptionSource
 from brainlens.types import DataError, Stimuli, as_captions, inside
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -103,8 +104,7 @@ def read_captions(folder: Path, ids: np.ndarray) -> list[list[str]]:
         for name, given in content.items():
             found.setdefault(str(name), []).extend(as_captions(given, f"{name!r} in {path}"))
     else:
-        for name, text in read_table(path, ("stimulus", "caption"))[["stimulus", "caption"]].itertuples(index=False):
-            found.setdefault(str(name), []).append(str(text))
+        found = listed_captions(path).captions
     by_stem = {Path(name).stem: several for name, several in found.items() if Path(name).suffix.lower() in PICTURES}
     captions = [found.get(str(name), by_stem.get(str(name), [])) for name in ids]
     if not any(captions) and len(ids):
@@ -113,11 +113,22 @@ def read_captions(folder: Path, ids: np.ndarray) -> list[list[str]]:
     return captions
 
 
-def with_split(trials: pd.DataFrame, *, test: float, seed: int, where: Path) -> pd.DataFrame:
+def listed_captions(path: Path) -> CaptionSource:
+    """A source of captions from a table with the columns stimulus and caption, one caption a line."""
+    found: dict[str, list[str]] = {}
+    for name, text in read_table(path, ("stimulus", "caption"))[["stimulus", "caption"]].itertuples(index=False):
+        found.setdefault(str(name), []).append(str(text))
+    return CaptionSource(path.stem, found)
+
+
+def with_split(
+    trials: pd.DataFrame, *, test: float, seed: int, where: Path, why: str = "has no column split",
+    way: str = "; add the column to choose them",
+) -> pd.DataFrame:  # fmt: skip
     """Trials with the column split: as it is, or drawn by image where there is none, a share `test` of them for the test.
 
-    A drawn split is said in a warning. Raises DataError for other names of the parts, an image in two of them, and a share that
-    leaves less than 2 images in one.
+    A drawn split is said in a warning: `where` and `why` it is drawn, and the `way` to another one. Raises DataError for other
+    names of the parts, an image in two of them, and a share that leaves less than 2 images in one.
     """
     if "split" in trials.columns:
         wrong = [name for name in pd.unique(trials["split"]) if name not in SPLITS]
@@ -130,11 +141,10 @@ def with_split(trials: pd.DataFrame, *, test: float, seed: int, where: Path) -> 
     ids = np.unique(trials["stimulus"].to_numpy(dtype=str))
     count = round(test * len(ids))
     if not 0 < test < 1 or min(count, len(ids) - count) < 2:
-        raise DataError(f"{where} has no column split, and a share test={test:g} of {len(ids)} images leaves no two parts")
+        raise DataError(f"{where} {why}, and a share test={test:g} of {len(ids)} images leaves no two parts")
     drawn = np.random.default_rng([seed, 61]).permutation(ids)[:count]
     warnings.warn(
-        f"{where} has no column split: {count} of {len(ids)} images are drawn for the test (--option test=, draw=); "
-        "add the column to choose them",
+        f"{where} {why}: {count} of {len(ids)} images are drawn for the test (--option test=, draw=){way}",
         stacklevel=4,
     )
     return trials.assign(split=np.where(trials["stimulus"].isin(drawn), "test", "train"))

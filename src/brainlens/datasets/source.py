@@ -13,6 +13,7 @@ import torch
 from brainlens import datasets, miniatures, store
 from brainlens.backbones import clip, vision
 from brainlens.datasets.pictures import ImageFiles
+from brainlens.datasets.shown_stimuli import listed_captions
 from brainlens.phantom.fmri import make_trials, simulate
 from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
 from brainlens.subjects import join_stimuli, join_subjects, select_part, select_regions, select_subjects
@@ -141,9 +142,9 @@ def _number(name: str) -> int:
 
 
 def chosen_captions(stimuli: Stimuli, name: str) -> Stimuli:
-    """The stimuli with the captions of one source: by its name, or from a file of `brainlens captions`."""
-    if Path(name).suffix == ".json":
-        found = read_captions(name)
+    """The stimuli with the captions of one source: by its name, or from a file of `brainlens captions` or of one's own."""
+    if Path(name).suffix in (".json", ".csv", ".tsv"):
+        found = read_captions(name) if Path(name).suffix == ".json" else listed_captions(Path(name))
         stimuli, name = with_source(stimuli, found), found.name
     return choose_source(stimuli, name)
 

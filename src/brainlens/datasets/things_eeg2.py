@@ -14,6 +14,7 @@ import pandas as pd
 
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
+from brainlens.datasets.things_tables import with_categories
 from brainlens.datasets.unpickle import load_dictionary
 from brainlens.signals.epochs import stimulus_of_event
 from brainlens.signals.prepare import CUT, Cut, Piece, prepare
@@ -106,7 +107,7 @@ def load(
     data = _convert(contents, names, shape, dtype, trials, place)
     table = pd.concat(list(tables.values()), ignore_index=True)
     responses = Responses(data, trials, pd.DataFrame({"channel": names}), _sensors(names), times, measure)
-    return Recording(responses, _stimuli(folder, table))
+    return with_categories(Recording(responses, _stimuli(folder, table)), folder)
 
 
 def _find(folder: Path, subject: int, part: str) -> Path:
@@ -291,7 +292,8 @@ def prepare_subject(
     seen = table[table["stimulus"].isin(set(found.trials["stimulus"]))].reset_index(drop=True)
     trials = found.trials.assign(subject=str(subject))
     trials["concept"] = trials["stimulus"].map(dict(zip(table["stimulus"], table["concept"])))
-    return Recording(replace(found, trials=trials, space=_sensors(names)), _stimuli(folder, seen))
+    recording = Recording(replace(found, trials=trials, space=_sensors(names)), _stimuli(folder, seen))
+    return with_categories(recording, folder)
 
 
 def released_subjects(folder: str | Path) -> list[int]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
+from brainlens.datasets.things_tables import with_categories
 from brainlens.store import ArrayWriter, open_array
 from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli, inside
 
@@ -91,7 +92,8 @@ def load(
         place = kept_folder(cache, f"things_meg-P{subject}", _parts(folder, subject), options)
     data = _values(epochs, rows, inside, trials["stimulus"], dtype, place)
     units = pd.DataFrame({"channel": list(epochs.ch_names)})
-    return Recording(Responses(data, trials, units, _sensors(epochs), times[inside], "z"), _stimuli(folder, trials))
+    responses = Responses(data, trials, units, _sensors(epochs), times[inside], "z")
+    return with_categories(Recording(responses, _stimuli(folder, trials)), folder)
 
 
 def _parts(folder: Path, subject: int) -> list[Path]:

@@ -81,10 +81,10 @@ def _significant(r: np.ndarray, n: int) -> float:
 
 def _hierarchy(omega: np.ndarray, roi: pd.Series, seed: int) -> dict[str, float]:
     """The slope under its metric names; empty where fewer than two of its regions hold units."""
-    names = roi.astype(str)
+    names = selectors.hierarchy_regions(roi.to_numpy())
     if len(set(names) & set(selectors.HIERARCHY)) < 2 or omega.shape[1] < 2:
         return {}
-    found = selectors.hierarchy_slope(omega, names.to_numpy(), seed=seed)
+    found = selectors.hierarchy_slope(omega, names, seed=seed)
     named = {key.replace("slope", "hierarchy_slope", 1): value for key, value in found.items() if key.startswith("slope")}
     named |= {"hierarchy_b0": found["b0"], "hierarchy_b1": found["b1"], "hierarchy_slope.p": found["p"]}
     named |= {"hierarchy_slope.p_regions": found["p_regions"], "hierarchy_units": found["units"]}

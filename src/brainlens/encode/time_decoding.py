@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from brainlens import store
 from brainlens.encode import discriminant as lda
+from brainlens.encode.time_clusters import cluster_p
 from brainlens.metrics.statistics import permutation_p
 from brainlens.types import DataError, Responses, Result
 
@@ -81,8 +82,11 @@ def decode_over_time(
     category. Folds share their training trials, so the variance is multiplied by what the permuted labels show of it: the
     variance of their mean area over the mean of their own such variances, where that is above 1.
 
-    Result: table `timecourse` (time in s, auc, low, high, p, p_fwe, accuracy); arrays auc, accuracy (subject or fold, time),
-    null_max (permutation,); metrics decode/auc_mean and accuracy_mean over all times, decode/peak_auc with peak_time and p_fwe,
+    p_cluster: of the run of times that a time lies in, see `time_clusters`; NaN outside of runs.
+
+    Result: table `timecourse` (time in s, auc, low, high, p, p_fwe, p_cluster, accuracy); arrays auc, accuracy (subject or
+    fold, time), null_max (permutation,); metrics decode/auc_mean and accuracy_mean over all times, decode/peak_auc with
+    peak_time and p_fwe,
     decode/onset (s), the first time with p_fwe < .05, NaN where there is none. The peak is chosen over time: read it with p_fwe.
     Raises DataError for missing columns, fewer than two categories, groups or subjects, and folds without all categories.
     """
@@ -107,6 +111,7 @@ def decode_over_time(
     table = pd.DataFrame({"time": times, "auc": observed, "low": low, "high": high})
     table["p"] = permutation_p(observed - 1e-12, null)  # areas that are equal before rounding stay equal
     table["p_fwe"] = permutation_p(observed - 1e-12, np.repeat(null.max(axis=1)[:, None], len(times), axis=1))
+    table["p_cluster"], clustered = cluster_p(each, seed=seed, permutations=chosen.permutations)
     table["accuracy"] = right.mean(axis=0)
     metrics = _numbers(table, len(names)) | {"decode/subjects": float(len(each)), "decode/folds": float(len(area))}
     metrics |= {"decode/trials": float(len(labels)), "decode/channels": float(data.shape[1])}
@@ -116,6 +121,7 @@ def decode_over_time(
     arrays["null_max"] = null.max(axis=1)
     config: dict[str, Any] = {"method": "lda", "target": target, "group": group, "categories": names, "seed": seed}
     config |= {"over_time": asdict(chosen), "left_out": folds.kind, "interval_over": over}
+    config["cluster_over"] = clustered
     provenance = store.provenance(seed, "cpu", [store.fingerprint(responses)], started)
     return Result("decode", metrics, arrays, None, {"timecourse": table}, config, provenance)
 
@@ -191,6 +197,8 @@ def _numbers(table: pd.DataFrame, classes: int) -> dict[str, float]:
         "decode/onset": float(certain.iloc[0]) if len(certain) else float("nan"),
         "decode/times": float(len(table)),
         "decode/times_significant": float(len(certain)),
+        "decode/times_in_clusters": float((table["p_cluster"] < LEVEL).sum()),
+        "decode/cluster_p": float(table["p_cluster"].min()),
     }
 
 

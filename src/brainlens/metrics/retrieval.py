@@ -144,6 +144,7 @@ def summary_over_subjects(
     ways: Sequence[int] = WAYS,
     resamples: int = 2000,
     seed: int = 0,
+    draw_subjects: bool = False,
 ) -> dict[str, float]:
     """The mean over subjects of the scores of `summary`, each subject with its own gallery, and an interval over stimuli.
 
@@ -151,7 +152,8 @@ def summary_over_subjects(
 
     so a stimulus that several subjects saw is drawn once for all of them. ids[s] (n_s,): the stimulus of each rank of
     subject s. n counts distinct stimuli, gallery is the smallest of them, subjects their number. The interval is about other
-    stimuli with these subjects, not about other subjects.
+    stimuli with these subjects, not about other subjects; with `draw_subjects` every resample also draws the subjects anew (the
+    hierarchical bootstrap), and the interval is about other subjects and other stimuli.
 
     Raises DataError for lists that do not match and fewer than 2 stimuli.
     """
@@ -162,10 +164,13 @@ def summary_over_subjects(
     names, stimuli = list(tables[0]), np.unique(np.concatenate(list(ids)))
     rows = [np.searchsorted(stimuli, one) for one in ids]
     values = [np.stack(list(table.values()), axis=1) for table in tables]
-    drawn = []
+    drawn, people = [], np.random.default_rng([seed, 97])
     for counts in count_blocks(len(stimuli), resamples, seed):
         weights = [counts[:, at].astype(np.float64) for at in rows]
-        drawn.append(np.mean([w @ v / w.sum(1, keepdims=True) for w, v in zip(weights, values, strict=True)], axis=0))
+        each = np.stack([w @ v / w.sum(1, keepdims=True) for w, v in zip(weights, values, strict=True)])
+        if draw_subjects:
+            each = each * people.multinomial(len(each), np.full(len(each), 1 / len(each)), each.shape[1]).T[:, :, None]
+        drawn.append(each.mean(axis=0))
     low, high = interval(np.concatenate(drawn))
     mean = np.mean([v.mean(0) for v in values], axis=0)
     out: dict[str, float] = {}

@@ -17,6 +17,7 @@ from brainlens.metrics.statistics import auroc_interval, count_blocks, interval,
 from brainlens.types import DataError
 
 HIERARCHY = {"V1": 0.0, "V2V3": 0.33, "OPA": 0.66, "EBA": 1.0}  # section 4.3
+PARTS = {"V2": "V2V3", "V3": "V2V3"}  # recordings that name them apart
 
 
 def confidence(omega: np.ndarray) -> np.ndarray:
@@ -34,6 +35,11 @@ def layer_position(omega: np.ndarray) -> np.ndarray:
     return weights @ np.linspace(0, 1, weights.shape[1])
 
 
+def hierarchy_regions(roi: Sequence[str] | np.ndarray) -> np.ndarray:
+    """The regions of units under the names of the hierarchy: V2 and V3 are one of its places."""
+    return np.array([PARTS.get(str(name), str(name)) for name in np.asarray(roi)])
+
+
 def hierarchy_slope(
     omega: np.ndarray,
     roi: Sequence[str] | np.ndarray,
@@ -49,7 +55,7 @@ def hierarchy_slope(
     voxels cannot make significant by their number: at least 1/24 with four regions), and units, the number used.
     Raises DataError when fewer than two of the regions hold units.
     """
-    names = np.asarray(roi).astype(str)
+    names = hierarchy_regions(roi) if ideal is HIERARCHY else np.asarray(roi).astype(str)
     place = np.array([ideal.get(name, np.nan) for name in names])
     used = np.isfinite(place)
     have = sorted(set(names[used]))

@@ -30,6 +30,10 @@ def over_time(table: pd.DataFrame, *, result: Result | None = None) -> Figure:
     if len(sure):
         low = float(np.nanmin(table["low"].to_numpy(dtype=float))) - 0.02
         ax.plot(time[sure], np.full(len(sure), low), "s", color=style.INK, ms=3, label="p < .05, family-wise")
+    if "p_cluster" in table.columns and (table["p_cluster"] < LEVEL).any():
+        inside = (table["p_cluster"] < LEVEL).to_numpy()
+        low = float(np.nanmin(table["low"].to_numpy(dtype=float))) - 0.05
+        ax.plot(time, np.where(inside, low, np.nan), color=style.ORANGE, lw=4, label="cluster of p < .05")
     if time.min() < 0 < time.max():
         ax.axvline(0, color=style.INK, lw=0.6)
     ax.legend(fontsize=8, frameon=False)

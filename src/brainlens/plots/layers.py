@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from brainlens.metrics.selectors import hierarchy_regions
 from brainlens.plots import style
 from brainlens.types import DataError, Result
 
@@ -78,6 +79,7 @@ def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str 
     """
     values = style.need(result, layer)[0] if isinstance(layer, str) else np.asarray(layer)
     roi = regions_of(result, len(values)).to_numpy()
+    roi = hierarchy_regions(roi) if order is None else roi
     order = list(order) if order is not None else [str(r) for r in result.config.get("hierarchy", [])]
     kept = [r for r in order if np.count_nonzero((roi == r) & np.isfinite(values)) >= least]
     if len(kept) < 2:

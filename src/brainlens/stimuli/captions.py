@@ -103,9 +103,14 @@ def save_captions(path: str | Path, source: CaptionSource) -> Path:
 
 
 def read_captions(path: str | Path) -> CaptionSource:
-    """A source from its JSON file. Raises DataError for another format or what is not texts by id."""
+    """A source from a JSON file: of `brainlens captions`, or {id: caption or captions}, named after the file.
+
+    Raises DataError for another format or what is not texts by id.
+    """
     path = Path(path)
     content = store.read_json(path)
+    plain = isinstance(content, Mapping) and content and not {"format", "captions"} & set(content)
+    content = {"format": FORMAT, "name": path.stem, "captions": content} if plain else content
     found = content.get("captions") if isinstance(content, Mapping) else None
     if not isinstance(found, Mapping) or content.get("format") != FORMAT:
         raise DataError(f"{path} is not a file of captions of this version; `brainlens captions` writes one")

@@ -50,7 +50,7 @@ TASKS = {
     "attribute": 3,
     "embed": 1,
     "encode": 4,
-    "decode": 2,
+    "decode": 3,
     "epochs": 2,
     "captions": 2,
     "compare": 2,
