@@ -25,6 +25,7 @@ from brainlens.cli.options import (
     Timestep,
     Train,
     check_diffusion,
+    check_runs,
     check_source,
     parsed,
     steps_of,
@@ -114,16 +115,18 @@ def encode(
     """Which part of a network predicts which part of the brain."""
     from dataclasses import asdict, replace
 
-    from brainlens.datasets.source import Source
-    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
-    from brainlens.encode.run import preset as configuration
-
-    check_source(context, dataset)
-    check_diffusion(context, model or [None])
+    check_source(context, dataset)  # mistakes in the command are said before torch is loaded
     if method not in (None, "factortopy"):
         without(context, SELECTORS, f"method {method} has no selectors")
     if method == "ridge":
         without(context, TRAINED, "method ridge is solved, not trained")
+    given_options = parsed(dataset, option)
+
+    from brainlens.datasets.source import Source
+    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
+    from brainlens.encode.run import preset as configuration
+
+    check_diffusion(context, model or [None])
     form, training = configuration(preset)
     training = training if training_steps is None else shorter(training, training_steps)
     training = training if search is None else replace(training, searched_start=search)
@@ -142,7 +145,7 @@ def encode(
     )  # fmt: skip
     source = Source(
         dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()),
-        options=parsed(dataset, option),
+        options=given_options,
     )  # fmt: skip
 
     carry_out(
@@ -162,6 +165,7 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Responses of a fitted brain to new pictures: (image, unit), by the model and the network of a run of encode."""
+    check_runs(run)
     from brainlens.encode.predict import run_predict
 
     with steps() as tell:
