@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ NASTY = (  # values that break readers of JSON and of text
 JSON = ("1", -1, 0, None, [], {}, "", True, 10**30, float("nan"), ["x"], {"file": 5}, "../x", [[1]], 1e308)
 
 
-@dataclass
 class Found:
     """Counts of what happened, and the mutations that should not have."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
 
 
 def digest(value: Any) -> str:
