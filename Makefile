@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
 
-.PHONY: install demo test test-avx2 claims bench docs gallery lint clean
+.PHONY: install demo test test-avx2 fuzz races mutants claims bench docs gallery lint clean
 
 install: $(VENV)/installed
 
@@ -26,6 +26,16 @@ NUMERICAL := tests/phantom tests/nn tests/metrics tests/models tests/attribution
 test-avx2: install
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -q $(NUMERICAL)
+
+# Every reader against 2,000 mutated files, every writer 100 times against another one, and the suite against wrong arithmetic.
+fuzz: install
+	BRAINLENS_FUZZ=2000 $(BIN)/python -m pytest -q -rP tests/faults/test_fuzz.py
+
+races: install
+	BRAINLENS_RACES=100 $(BIN)/python -m pytest -q tests/faults/test_writers.py
+
+mutants: install
+	$(BIN)/python tools/mutants.py $(if $(ONLY),--only $(ONLY))
 
 claims: install
 	$(BIN)/python tools/claims.py $(if $(ONLY),--only $(ONLY))

@@ -75,3 +75,9 @@ def writers() -> dict[str, ModuleType]:
     """Modules of tests that write recordings of others in small."""
     names = {"haxby": "test_haxby2001", "recordings": "test_recordings", "epochs": "test_own_epochs", "bids": "test_own_bids"}
     return {name: module(f"datasets/{file}.py") for name, file in names.items()}
+
+
+@pytest.fixture(scope="session")
+def fuzzing() -> ModuleType:
+    """Mutations of files, and what a reader made of them."""
+    return module("faults/fuzzing.py")

@@ -119,6 +119,7 @@ def figures(
 def main() -> None:
     """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on (130)."""
     warnings.formatwarning = _warning_line
+    app.registered_commands = _asked(sys.argv[1:])
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -133,6 +134,15 @@ def main() -> None:
     if code == 130:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
     sys.exit(code or 0)
+
+
+EVERY = list(app.registered_commands)
+
+
+def _asked(arguments: list[str]) -> list[Any]:
+    """The one command that is called, so that the options of the others need not be made; all where it is none of them."""
+    name = next((text for text in arguments if not text.startswith("-")), "")
+    return [one for one in EVERY if (one.name or str(getattr(one.callback, "__name__", ""))) == name] or EVERY
 
 
 def _warning_line(message: Warning | str, *_: Any, **__: Any) -> str:

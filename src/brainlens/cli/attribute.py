@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from brainlens.cli.options import Again, Device, Runs, Seed, only, without
+from brainlens.cli.options import Again, Device, Runs, Seed, check_runs, only, without
 from brainlens.cli.terminal import carry_out
 
 BOTTLENECK, RISE, COPIED = "Bottleneck", "RISE", "Grad-CAM and Chefer"
@@ -68,6 +68,7 @@ def attribute(
     again: Again = False,
 ) -> None:
     """Which voxels, pixels or words carried the match; brain maps are saved as NIfTI too. For EEG and MEG: which channels."""
+    check_runs(*run)
     from brainlens.attribute.brain import Options
     from brainlens.attribute.run import Ask, run_attribute
     from brainlens.attribute.run_sensors import is_sensor_run, run_attribute_sensors

@@ -31,6 +31,7 @@ from brainlens.cli.options import (
     Train,
     Warp,
     check_diffusion,
+    check_runs,
     check_source,
     parsed,
     steps_of,
@@ -130,16 +131,18 @@ def encode(
     """Which part of a network predicts which part of the brain."""
     from dataclasses import asdict, replace
 
-    from brainlens.datasets.source import Source
-    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
-    from brainlens.encode.run import preset as configuration
-
-    check_source(context, dataset)
-    check_diffusion(context, model or [None])
+    check_source(context, dataset)  # mistakes in the command are said before torch is loaded
     if method not in (None, "factortopy"):
         without(context, SELECTORS, f"method {method} has no selectors")
     if method == "ridge":
         without(context, TRAINED, "method ridge is solved, not trained")
+    given_options = parsed(dataset, option)
+
+    from brainlens.datasets.source import Source
+    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
+    from brainlens.encode.run import preset as configuration
+
+    check_diffusion(context, model or [None])
     form, training = configuration(preset)
     training = training if training_steps is None else shorter(training, training_steps)
     training = training if search is None else replace(training, searched_start=search)
@@ -158,7 +161,7 @@ def encode(
     )  # fmt: skip
     source = Source(
         dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()),
-        options=with_mismatch(context, dataset, parsed(dataset, option)), part=part,
+        options=with_mismatch(context, dataset, given_options), part=part,
     )  # fmt: skip
 
     carry_out(
@@ -178,6 +181,7 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Responses of a fitted brain to new pictures: (image, unit), by the model and the network of a run of encode."""
+    check_runs(run)
     from brainlens.encode.predict import run_predict
 
     with steps() as tell:

@@ -137,13 +137,26 @@ def check_named(context: typer.Context) -> None:
     typed = given(context)
     if "data" in typed and "dataset" not in typed:
         raise DataError("--data is the folder of a recording: say which by --dataset NAME; `brainlens datasets` lists the names")
+    folder = context.params.get("data")
+    if folder is not None and not Path(folder).exists():
+        name = context.params.get("dataset")
+        raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
+
+
+def check_runs(*runs: Path) -> None:
+    """Raises DataError for a run that is not there, before anything heavy is loaded."""
+    from brainlens.types import DataError
+
+    for run in runs:
+        if not Path(run).is_dir():
+            raise DataError(f"{Path(run) / 'result.json'} is missing; run the step that writes it, or name another folder")
 
 
 def check_source(context: typer.Context, dataset: str) -> None:
     """`--data` names a folder of a recording that must be named; sizes are those of the phantom alone."""
     from brainlens import datasets
 
-    datasets.module(dataset)  # a misspelt name before what does not apply to it
+    datasets.check_name(dataset)  # a misspelt name before what does not apply to it
     check_named(context)
     if dataset not in datasets.SIMULATED:
         without(context, ("train", "test"), f"{dataset} is a recording and has the images that it has")

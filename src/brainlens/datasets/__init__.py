@@ -75,12 +75,17 @@ def recognised(folder: str | Path) -> str:
     return found[0]
 
 
-def module(name: str) -> ModuleType:
-    """The module of a dataset. Raises DataError listing the known names."""
+def check_name(name: str) -> None:
+    """Raises DataError listing the known names for a dataset that there is not."""
     from brainlens.types import DataError
 
     if name not in DATASETS:
         raise DataError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
+
+
+def module(name: str) -> ModuleType:
+    """The module of a dataset. Raises DataError listing the known names."""
+    check_name(name)
     return importlib.import_module(f"brainlens.datasets.{name}")
 
 

@@ -66,6 +66,24 @@ def check_dataset(data: Any, path: Path, name: str, max_bytes: float) -> None:
     expected = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks))
     if data.id.get_num_chunks() != expected:
         raise DataError(f"{path}: {name!r} lacks {expected - data.id.get_num_chunks()} of {expected} chunks; fetch it again")
+    _check_chunks(data, path, name)
+
+
+def _check_chunks(data: Any, path: Path, name: str) -> None:
+    """Raises DataError for an index of chunks that the library would follow out of its memory: it ends the process."""
+    end, seen, wrong = path.stat().st_size, set(), []
+    whole = math.prod(data.chunks) * data.dtype.itemsize
+    packed = data.id.get_create_plist().get_nfilters() > 0
+
+    def look(info: Any) -> None:
+        fits = info.size > 0 and info.byte_offset + info.size <= end and (packed or info.size == whole)
+        if not fits or info.chunk_offset in seen or any(at % side for at, side in zip(info.chunk_offset, data.chunks)):
+            wrong.append(info.chunk_offset)
+        seen.add(info.chunk_offset)
+
+    data.id.chunk_iter(look)
+    if wrong:
+        raise DataError(f"{path}: the chunk of {name!r} at {wrong[0]} is not where the file says; it is damaged, fetch it again")
 
 
 def slow_rows(data: Any) -> bool:

@@ -47,7 +47,8 @@ def read_cifti(path: Path) -> tuple[np.ndarray, Surface]:
     import nibabel as nib
 
     with reading(path, "fetch it again", fault="is damaged or holds no cortical surfaces"):
-        image = nib.load(path)
+        with nib.imageglobals.LoggingOutputSuppressor():
+            image = nib.load(path)
         if not isinstance(image, nib.cifti2.Cifti2Image):
             raise DataError(f"{path} is not a CIFTI file")
         if int(np.prod(image.shape, dtype=object)) * 4 > 8e9:

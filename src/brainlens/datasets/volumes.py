@@ -45,6 +45,7 @@ class Header:
 
 def read_header(path: str | Path, *, max_bytes: float = BUDGET) -> Header:
     """The header of a `.nii` or `.nii.gz`. Raises DataError when it is damaged or claims more than `max_bytes`."""
+    from nibabel.imageglobals import LoggingOutputSuppressor
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -54,7 +55,7 @@ def read_header(path: str | Path, *, max_bytes: float = BUDGET) -> Header:
             start = handle.read(540)
         kind = Nifti2Header if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else Nifti1Header
         size = 540 if kind is Nifti2Header else 348
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), LoggingOutputSuppressor():  # what it says of a header is an error here, or below
             warnings.simplefilter("error")
             header = kind(start[:size])
             affine, dtype, offset = header.get_best_affine(), header.get_data_dtype(), int(header["vox_offset"])

@@ -212,7 +212,7 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     records = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(json.JSONDecodeError):
+            with suppress(ValueError, RecursionError):  # whatever a kill or a disk made of a line
                 records.append(json.loads(line))
     return records
 
