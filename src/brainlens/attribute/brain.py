@@ -124,7 +124,7 @@ def attribute(
     arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty}
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
     numbers |= cost(method, options) | _significance(found, arrays, options) | _truth(found, responses.units)
-    config = {"method": method, "target": target, "layer": where, "paper_layer": layer_name(where)}
+    config: dict[str, object] = {"method": method, "target": target, "layer": where, "paper_layer": layer_name(where)}
     config |= asdict(replace(options, reference=None))
     config |= warn_of_empty(empty, method)
     reference = responses if options.reference is None else options.reference
