@@ -401,6 +401,8 @@ def merge() -> None:
         before = store.read_json(BEFORE / file.name)["metrics"] if (BEFORE / file.name).exists() else {}
         if name in EARLIER and kept["date"] < REBUILT:
             lines.append(EARLIER[name])
+        if name == "judges":
+            lines += claims_judges.order(kept["metrics"])
         lines += ["| claim | value | 95 % interval | target | before the rebuild |", "|---|---|---|---|---|"]
         for key, value in kept["metrics"].items():
             if not key.endswith((".low", ".high")) and shown(key):
