@@ -14,6 +14,8 @@ from brainlens.types import DataError
 
 COMMON = ("--dataset", "phantom", "--runs", "runs", "--seed", "0", "--device", "cpu")
 
+SMALL = ("--train", "60", "--test", "20", "--roi", "V1", "--steps", "4")
+
 
 def call(*arguments: str):
     return CliRunner().invoke(app, ["paper", *arguments])
@@ -22,9 +24,7 @@ def call(*arguments: str):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, str]:
     runs = tmp_path_factory.mktemp("paper")
-    done = call(
-        "factortopy", "--train", "60", "--test", "20", "--runs", str(runs), "--only", "methods ridge", "--only", "without scale"
-    )
+    done = call("factortopy", *SMALL, "--runs", str(runs), "--only", "methods ridge", "--only", "class_token")
     assert done.exit_code == 0, done.output
     return runs, done.output
 
@@ -34,14 +34,14 @@ def test_rows_stand_in_one_table_with_their_runs_and_a_page(made) -> None:
     folder = next(runs.glob("paper-*/"))
     result = store.load_result(folder)
     table = result.tables["comparison"]
-    assert list(table["row"]) == ["ridge", "without scale"]
+    assert list(table["row"]) == ["ridge", "class_token"]
     for row in table.to_dict("records"):
         own = store.load_result(runs / row["run"])
         assert row["r2_mean"] == pytest.approx(own.metrics["encoding/r2_mean"])
         assert row["r2_mean.low"] <= row["r2_mean"] <= row["r2_mean.high"]
         assert row["seconds"] > 0
     page = (runs / "paper-factortopy.html").read_text()
-    assert "without scale" in page
+    assert "class_token" in page
     assert "Brain Decodes Deep Nets" in page
     assert str(runs / "paper-factortopy.html") in said
 
@@ -49,7 +49,7 @@ def test_rows_stand_in_one_table_with_their_runs_and_a_page(made) -> None:
 def test_a_second_call_finds_what_is_finished(made, monkeypatch) -> None:
     runs, _ = made
     monkeypatch.setattr("brainlens.encode.run.run_encode", lambda *_, **__: pytest.fail("encoded again"))
-    again = call("factortopy", "--train", "60", "--test", "20", "--runs", str(runs), "--only", "methods ridge")
+    again = call("factortopy", *SMALL, "--runs", str(runs), "--only", "methods ridge")
     assert again.exit_code == 0, again.output
     assert terminal.LAST
 
@@ -76,6 +76,7 @@ def test_every_command_of_every_plan_is_one_that_can_be_typed() -> None:
         (("ib_ba", "--dataset", "phantom_eeg"), "is of fMRI, and phantom_eeg is EEG"),
         (("neuroalign", "--steps", "3"), "--steps does not apply to neuroalign; --epochs does"),
         (("ib_ba", "--epochs", "3"), "--epochs does not apply to ib_ba; --steps does"),
+        (("ib_ba", "--roi", "V1"), "--roi does not apply to ib_ba"),
         (("factortopy", "--preset", "paper"), "--preset does not apply to factortopy"),
         (("factortopy", "--only", "nothing"), "--only matches no row; there are: Table 16: methods, ridge"),
     ],

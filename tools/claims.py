@@ -334,7 +334,7 @@ def volume_paper_group(scale: str) -> dict[str, float]:
     _, recording = opened(scale, layers=False)
 
     def done(metrics: dict[str, float]) -> None:
-        store.save_json(CLAIMS / "volume_paper.json", record(metrics, scale))
+        store.save_json(CLAIMS / "volume_paper.json", record(metrics, f"{scale}, not finished"))
 
     remedies = tuple(REMEDIES) if scale != "small" else ("",)
     return volume_paper_claims(recording, WORK / f"volume-paper-{scale}", remedies=remedies, tell=tell, done=done)
@@ -345,7 +345,7 @@ def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS)
     before = earlier("judges")
 
     def done(metrics: dict[str, float]) -> None:
-        store.save_json(CLAIMS / "judges.json", record(before | metrics, scale))
+        store.save_json(CLAIMS / "judges.json", record(before | metrics, f"{scale}, not finished"))
 
     return before | claims_judges.judges_group(scale, WORK, tell, aligners=aligners, done=done)
 
@@ -401,6 +401,8 @@ def merge() -> None:
         before = store.read_json(BEFORE / file.name)["metrics"] if (BEFORE / file.name).exists() else {}
         if name in EARLIER and kept["date"] < REBUILT:
             lines.append(EARLIER[name])
+        if name == "judges":
+            lines += claims_judges.order(kept["metrics"])
         lines += ["| claim | value | 95 % interval | target | before the rebuild |", "|---|---|---|---|---|"]
         for key, value in kept["metrics"].items():
             if not key.endswith((".low", ".high")) and shown(key):

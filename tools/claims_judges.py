@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from brainlens.claims.encode import Plan
-from brainlens.claims.judges import ALIGNERS, ENCODERS, Judging, worlds
+from brainlens.claims.judges import ALIGNERS, ENCODERS, Judging, order_table, worlds
 from brainlens.claims.real_encoding import digit_encoding, it_similarity, layers_of
 from brainlens.datasets import digits69
 from brainlens.models.volume.fit import LINEAR, TRAINING
@@ -72,3 +72,12 @@ def it_claims(data: Path, work: Path, tell: Tell) -> dict[str, float]:
     """DINOv2 against human IT on the 92 photographs."""
     tell("layers of the 92 images", None)
     return it_similarity(data / "images92", data / DINO, "dinov2", cache=work / "real-layers")
+
+
+def order(metrics: dict[str, float]) -> list[str]:
+    """Which ranking survives: one line a method, its score in every world with its interval."""
+    rows = order_table(metrics)
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["Decoding: brain->image, top-1. Encoding: mean test R2. Columns are brains.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return [*lines, *(f"| {' | '.join(str(row.get(head, '')) for head in heads)} |" for row in rows), ""]

@@ -106,4 +106,4 @@ def test_labels_that_do_not_fit_are_one_line(folder: Path, tmp_path: Path) -> No
             FineTuning(**wrong)
     labels = np.array(["a", "b"] * 12)
     with pytest.raises(DataError, match="is the network's own folder"):
-        fine_tune(folder, stimuli, labels, folder, tell=QUIET)
+        fine_tune(network_path(None), stimuli, labels, network_path(None), tell=QUIET)

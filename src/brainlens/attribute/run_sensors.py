@@ -16,6 +16,7 @@ from brainlens.models.sensors.contributions import METHODS, scalp, sensor_contri
 from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.split import split_subjects
 from brainlens.models.sensors.stored import load_aligner
+from brainlens.stimuli.saliency import FilterSettings
 from brainlens.subjects import Protocol
 from brainlens.types import DataError, Result
 
@@ -49,6 +50,7 @@ def run_attribute_sensors(
         amplitude=options.get("amplitude"),
         cache=Path(run).resolve().parent / "prepared",
         device=device,
+        settings=FilterSettings(**options.get("saliency", {})),
         tell=tell,
     )
     check_same_recording(run, aligned, recording.responses)

@@ -75,7 +75,7 @@ def read_labels(path: str | Path, stimuli: Stimuli) -> np.ndarray:
         raise DataError(f"{path}: {what} ({len(missing)} pictures without a label, {len(extra)} labels without a picture)")
     labels = np.array([found[str(name)] for name in stimuli.ids])
     if len(set(labels)) < 2:
-        raise DataError(f"{path}: every picture is {labels[0]!r}; fine-tuning needs at least two classes")
+        raise DataError(f"{path}: every picture is {str(labels[0])!r}; fine-tuning needs at least two classes")
     return labels
 
 
@@ -87,7 +87,7 @@ def parts_of(labels: np.ndarray, settings: FineTuning) -> tuple[np.ndarray, np.n
         rows = rng.permutation(np.flatnonzero(labels == name))
         held = max(1, round(settings.held * len(rows)))
         if len(rows) < 2:
-            raise DataError(f"finetune: class {name!r} has one picture; it needs one to train on and one to test")
+            raise DataError(f"finetune: class {str(name)!r} has one picture; it needs one to train on and one to test")
         test.append(rows[:held])
         train.append(rows[held : held + settings.per_class])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
@@ -112,10 +112,11 @@ def fine_tune(
     source, place = model_folder(network), Path(out)
     if place.resolve() == Path(source).resolve():
         raise DataError(f"finetune: {out} is the network's own folder; name another one")
-    classes = sorted(set(labels))
+    classes = sorted(set(map(str, labels)))
     train, test = parts_of(labels, chosen)
     target = torch.tensor([classes.index(str(name)) for name in labels], device=device)
     backbone = vision.load(source, device=device)
+    backbone.model.requires_grad_(True)  # a network that is loaded to be read has none
     tell("pictures", None)
     pixels = torch.from_numpy(backbone.preprocess.batch(vision.read_images(stimuli, range(len(stimuli))))).half()
 

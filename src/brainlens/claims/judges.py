@@ -152,7 +152,9 @@ def order_table(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for key, value in metrics.items():
         parts = key.split("/")
-        if parts[0] != "judges" or parts[-1] not in ("top1", "r2_mean") or (parts[2] == "align" and parts[4] != "brain->image"):
+        if parts[0] != "judges" or parts[-1] not in ("top1", "r2_mean") or "-" in parts[3]:  # differences stand apart
+            continue
+        if parts[2] == "align" and parts[4] != "brain->image":
             continue
         low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
         span = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"

@@ -72,14 +72,9 @@ def volume_paper_claims(
                 decoder = fit_ridge(split)
             else:
                 trials = int((split.train.rows >= 0).sum())
-                steps = chosen.training.on(trials).steps
-
-                def progress(_: str, step: int, record: dict[str, float], most: int = steps) -> None:
-                    tell(f"training, validation {record['validation_mrr']:.3f}", step / most)
-
                 decoder = fit(
                     "volume", split, chosen.training, design=chosen.design, seed=seed, folder=folder / "checkpoints" / label,
-                    progress=progress,
+                    progress=_said(tell, chosen.training.on(trials).steps),
                 )  # fmt: skip
             found = {f"align/{label}/{key}": value for key, value in score(decoder, split.test, seed=seed).items()}
             found |= {f"align/{label}/parameters": float(decoder.parameters), f"align/{label}/seconds": decoder.seconds}
@@ -90,3 +85,8 @@ def volume_paper_claims(
         metrics |= store.read_json(file)["metrics"]
         done(metrics)
     return metrics
+
+
+def _said(tell: Tell, steps: int) -> Callable[[str, int, dict[str, float]], None]:
+    """Progress with the retrieval of validation images, which is what is waited for."""
+    return lambda _, step, record: tell(f"training, validation {record['validation_mrr']:.3f}", step / steps)

@@ -58,6 +58,7 @@ def paper(
     option: Option = None,
     model: Model = None,
     subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat for several.", rich_help_panel=DATA)] = None,
+    roi: Annotated[list[str] | None, typer.Option(help="factortopy: region to fit; repeat.", rich_help_panel=DATA)] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +95,8 @@ def paper(
     for wrong, what in (("steps_", "neuroalign"), ("epochs", "fMRI")):
         if wrong in flags and (what == "neuroalign") == (name == "neuroalign"):
             raise DataError(f"{flags[wrong]} does not apply to {name}; {'--epochs' if name == 'neuroalign' else '--steps'} does")
+    if name != "factortopy" and roi:
+        raise DataError(f"--roi does not apply to {name}, whose rows have regions of their own; leave it out")
     if name == "factortopy" and preset is not None:
         raise DataError("--preset does not apply to factortopy, whose rows are all of its recipes; leave it out")
     common = _common(dataset, data, option, model, runs=runs, seed=seed, device=device)
@@ -103,6 +106,7 @@ def paper(
         plan = neuroalign(common, people, preset or "paper", epochs, simulated=bool(facts(dataset)["simulated"]))
     else:
         parts = tuple(part for s in people for part in ("--subject", s))
+        parts += tuple(part for region in roi or () for part in ("--roi", region))
         short = () if steps_ is None else ("--steps", str(steps_))
         plan = factortopy(common + parts, short) if name == "factortopy" else ib_ba(common + parts, short, preset or "small")
     plan = [step for step in plan if not only or any(text in f"{step.table} {step.row}" for text in only)] or _none(plan)

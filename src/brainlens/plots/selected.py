@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -71,6 +73,24 @@ def layer_rows(
         axes[row, 0].text(-0.04, 0.5, title, transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
     cortex.layer_legend(figure, axes, layer_names)
     return style.head(figure, f"Selected layer in {len(numbers)} fits  ·  {said}", result)
+
+
+def weight_rows(result: Result, *, names: Sequence[str], weights: str = "layer_weights") -> Figure:
+    """The weight that each unit gives every layer (unit, layer): one row a layer, all on one scale from 0 (Figs. 13 to 15)."""
+    table = np.asarray(style.need(result, weights)[0], dtype=float)
+    if table.ndim != 2 or table.shape[1] != len(names):
+        raise DataError(f"layer weights {table.shape} do not fit {len(names)} names of layers")
+    known = np.isfinite(table).all(axis=1)
+    top = max(float(np.quantile(table[known], 0.995)), 1e-9) if known.any() else 1.0
+    tone = matplotlib.colormaps[style.SEQUENTIAL] if isinstance(style.SEQUENTIAL, str) else style.SEQUENTIAL
+    figure, axes = style.canvas(2.7 * len(ROW) + 1.2, 1.9 * len(names) + 1.2, nrows=len(names), ncols=len(ROW))
+    for number, (line, name) in enumerate(zip(np.asarray(axes).reshape(len(names), len(ROW)), names, strict=True)):
+        share = np.where(known, table[:, number], 0.0) / top
+        cortex.paint_colours(line, ROW, result, tone(share.clip(0, 1))[:, :3], known.astype(float), titled=number == 0)
+        line[0].text(-0.04, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
+    scale = ScalarMappable(Normalize(0, top), tone)
+    figure.colorbar(scale, ax=list(np.ravel(axes)), location="bottom", shrink=0.34, label="weight of the layer")
+    return style.head(figure, f"Weight of each layer  ·  n = {int(known.sum()):,} {cortex.noun(result)}", result)
 
 
 def label_colours(count: int) -> np.ndarray:

@@ -95,7 +95,15 @@ def beside_section(result: Result, dpi: int | None) -> Section:
 
 
 def selector_maps(section: Section, result: Result) -> None:
-    """Where in the picture each unit reads, and how far it reads the whole picture."""
+    """The raw layer weights, where in the picture each unit reads, and how far it reads the whole picture."""
+    named = result.config.get("layers")
+    if "layer_weights" in result.arrays and isinstance(named, list) and in_standard_space(result):
+        caption = (
+            "The weight that each unit's selector gives every layer, before the layer map above makes one number of them; one "
+        )
+        caption += "scale for all rows."
+        make = partial(selected.weight_rows, result, names=[str(name) for name in named])
+        section.draw(make, caption, "Maps of the weight of each layer.")
     if "space" not in result.arrays:
         return
     if in_standard_space(result):
