@@ -67,7 +67,7 @@ def test_names_are_those_of_the_functions_and_each_draws(made: ModuleType) -> No
     plots = report.Plots(made.align())
     assert isinstance(plots.rank_curve(), Figure)
     assert "rank_curve" in dir(plots)
-    with pytest.raises(DataError, match="no figure .rank. of this result; there are gallery"):
+    with pytest.raises(DataError, match=r"no figure .rank. of this result; there are gallery"):
         _ = plots.rank
 
 
