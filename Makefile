@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
 
-.PHONY: install demo test test-avx2 fuzz races mutants claims bench docs gallery lint clean
+.PHONY: install demo test test-avx2 fuzz races mutants claims bench docs gallery wheel lint clean
 
 install: $(VENV)/installed
 
@@ -54,6 +54,17 @@ $(VENV)/docs: $(VENV)/installed
 gallery: install
 	cd docs/gallery && for script in ../../examples/*.py; do \
 	  case $$script in */report_page.py) ;; *) $(abspath $(BIN))/python $$script || exit 1;; esac; done
+
+# The wheel installed alone in an environment of its own, beside the libraries of .venv: it brings its data files and runs.
+wheel: install
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m venv build/wheel/alone
+	build/wheel/alone/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$(build/wheel/alone/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth
+	cd build/wheel && alone/bin/brainlens --help >/dev/null \
+	  && alone/bin/brainlens align --train 60 --test 20 --encoder ridge && alone/bin/brainlens report runs
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks tools examples

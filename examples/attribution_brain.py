@@ -28,7 +28,8 @@ def main(out: Path) -> Path:
 
     result = attribute(model, test.rows(np.arange(6)), images, target="image", options=Options())
     result = replace(result, config={**result.config, "dataset": "phantom"})  # figures then say "simulation"
-    figure = attribution.brain_beside_truth(result, scores={"found": result.metrics["truth/auroc"]})
+    informative = test.units["informative"].to_numpy()
+    figure = attribution.brain_beside_truth(result, truth=informative, scores={"found": result.metrics["truth/auroc"]})
     path = out / "attribution_brain.png"
     figure.savefig(path, dpi=90)
     return path

@@ -46,7 +46,7 @@ def main(out: Path) -> Path:
     ax.set_xticks(range(len(chosen)), chosen, rotation=30, ha="right", fontsize=8)
     ax.set_yticks(range(len(chosen)), chosen, fontsize=8)
     ax.set(xlabel="layer that FactorTopy selects", ylabel="layer that the voxels read")
-    ax.set_title(f"Selected layers of {network.name}, 15 simulated voxels a row", fontsize=10, loc="left")
+    figure.suptitle(f"{Path(network.name).name}, 15 simulated voxels a row", fontsize=10)
     figure.colorbar(image, label="mean selector weight")
     path = out / "factortopy_network.png"
     figure.savefig(path, dpi=110)

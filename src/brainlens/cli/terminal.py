@@ -13,6 +13,7 @@ from typing import Any
 LONG = 30.0  # s: a stage that will take longer says so
 SEEN = 2.0  # s of a stage after which its length is judged
 EVERY = 60.0  # s between two lines where there is no terminal
+FOLDED = 1.5  # widths of the terminal that a table may need and still be folded into it
 
 
 class Forecast:
@@ -99,23 +100,25 @@ def _every_minute(current: dict[str, Any], say: Callable[[str], None], done: thr
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """A table on standard output; one that is too wide for it in the long form, a block a row, so that nothing is cut."""
+    """A table on standard output, never cut: as wide as it needs in a file or a pipe, folded on a terminal that is a bit too
+    narrow for it, and in the long form, a block a row, on one that is far too narrow."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
     names = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_text(row.get(name, "")) for name in names] for row in rows]
     widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
-    if sum(widths) + 3 * len(widths) + 1 > console.width and len(names) > 2:
-        console.print(title)
+    needed, console = sum(widths) + 3 * len(widths) + 1, Console()
+    if not console.is_terminal:
+        console = Console(width=max(needed, len(title), 80))
+    elif needed > FOLDED * console.width:
         reach = max(len(name) for name in names)
-        for line in cells:
-            console.print("\n".join(f"  {n:<{reach}}  {c}" for n, c in zip(names, line, strict=True) if c) + "\n", markup=False)
+        blocks = ["\n".join(f"  {n:<{reach}}  {c}" for n, c in zip(names, line, strict=True) if c) for line in cells]
+        console.print("\n\n".join([title, *blocks]), markup=False, highlight=False)
         return
     table = Table(title=title, title_justify="left")
     for name in names:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for line in cells:
         table.add_row(*line)
     console.print(table)

@@ -149,7 +149,8 @@ def predicted_units(result: Result, measured: np.ndarray) -> tuple[np.ndarray, s
     n = int(measured.sum())
     if r2 is None or np.shape(r2) != measured.shape:
         return measured, f"n = {n:,} {noun(result)}"
-    shown = measured & (np.nan_to_num(np.asarray(r2, dtype=float), nan=-1.0) > 0)
+    score = np.asarray(r2, dtype=float)
+    shown = measured & np.isfinite(score) & (np.where(np.isfinite(score), score, 0.0) > 0)
     if not shown.any():
         return measured, f"n = {n:,} {noun(result)}, none with test R² > 0"
     return shown, f"{int(shown.sum()):,} of {n:,} {noun(result)}: those with test R² > 0"

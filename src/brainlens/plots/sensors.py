@@ -45,6 +45,8 @@ def topomaps(
     rows = -(-len(maps) // columns)
     figure, axes = style.canvas(max(2.0 * columns, 4.2), 2.15 * rows + 1.3, nrows=rows, ncols=columns)
     info, sphere = _info(space)
+    power = _power(maps)
+    maps, unit = maps / 10.0**power, f"{unit}{f' x 10^{power}' if power else ''}"
     reach = float(np.abs(maps).max()) or 1.0
     signed = bool((maps < 0).any())
     levels = [share * reach for share in ((-0.75, -0.5, -0.25, 0.25, 0.5, 0.75) if signed else (0.25, 0.5, 0.75))]  # in all maps
@@ -65,6 +67,13 @@ def topomaps(
     bar = figure.colorbar(image, ax=list(axes.ravel()), location="bottom", shrink=0.45, aspect=30, pad=0.04)
     bar.set_label(style.printable(unit), fontsize=9)
     return style.head(figure, f"{title}, {len(space)} channels", result)
+
+
+def _power(maps: np.ndarray) -> int:
+    """The power of ten that is written with the unit, 0 where the numbers can be read as they are."""
+    top = float(np.abs(maps).max())
+    power = int(np.floor(np.log10(top))) if top > 0 else 0
+    return power if not -2 <= power <= 3 else 0
 
 
 def _inside_the_head(ax: Axes, sphere: tuple[float, float, float, float]) -> None:
