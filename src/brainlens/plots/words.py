@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from brainlens.plots import cortex, mesh, style
 from brainlens.types import DataError, Result
