@@ -1,9 +1,9 @@
-"""Every ground-truth claim at its full size, group by group: claims/result.json and the table in docs/claims.md.
+"""Every ground-truth claim at its full size, group by group: claims/result.json and the page docs/claims.md.
 
     python tools/claims.py [--only GROUP] [--again] [--go-on] [--scale full|half|small]
 
 A group that is done is not run again (--again runs it again); its numbers are kept in claims/GROUP.json with the date, the
-commit, the device and the size. A claim that is missed stays in the table with its value.
+commit, the device and the size. A claim that is missed stays on the page with its value.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import claims_judges
+import claims_page
 import claims_reconstruct
 from brainlens import store
 from brainlens.align import Alignment, one_result
@@ -44,10 +45,6 @@ from brainlens.models.volume.split import split_tables
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "claims"
 BEFORE = CLAIMS / "before"  # the figures on the phantom and the miniature before their rebuild, for comparison
-REBUILT = "2026-11-28"
-EARLIER = {
-    "eeg": "Measured on the phantom and the miniature before their rebuild; to be run anew with the published recipes.\n",
-}
 WORK = CLAIMS / "work"
 SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}
 BASELINES = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
@@ -383,47 +380,14 @@ def record(metrics: dict[str, float], scale: str) -> dict[str, object]:
 
 def merge() -> None:
     """claims/result.json and docs/claims.md from the groups that were run."""
-    metrics: dict[str, float] = {}
-    lines = [
-        "# Claims\n",
-        "What each method recovers of the phantom's known truth, and what it gives on real recordings. `make claims` ",
-    ]
-    lines[-1] += "writes this page. A miss stays here with its value. Intervals are 95 % bootstrap intervals. The last column "
-    lines[-1] += "has the figures on the phantom and the miniature before both were rebuilt on 2026-11-28.\n"
-    for name in ORDER:
-        file = CLAIMS / f"{name}.json"
-        if not file.exists():
-            lines.append(f"\n## {name}\n\nNot run yet.\n")
-            continue
-        kept = store.read_json(file)
-        metrics |= kept["metrics"]
-        lines += [f"\n## {name}\n", f"{kept['date']}, commit {kept['commit']}, {kept['device']}, size: {kept['scale']}.\n"]
-        before = store.read_json(BEFORE / file.name)["metrics"] if (BEFORE / file.name).exists() else {}
-        if name in EARLIER and kept["date"] < REBUILT:
-            lines.append(EARLIER[name])
-        if name == "judges":
-            lines += claims_judges.order(kept["metrics"])
-        lines += ["| claim | value | 95 % interval | target | before the rebuild |", "|---|---|---|---|---|"]
-        for key, value in kept["metrics"].items():
-            if not key.endswith((".low", ".high")) and shown(key):
-                low, high = (kept["metrics"].get(f"{key}{end}") for end in (".low", ".high"))
-                span = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-                number = "undefined" if value is None else f"{value:.3g}"
-                old = "" if before.get(key) is None else f"{before[key]:.3g}"
-                lines.append(f"| `{key}` | {number} | {span} | {TARGETS.get(key, '')} | {old} |")
-    notes = ROOT / "docs" / "claims_notes.md"
-    if notes.exists():
-        lines += ["", notes.read_text()]
+    groups = {name: store.read_json(CLAIMS / f"{name}.json") for name in ORDER if (CLAIMS / f"{name}.json").exists()}
+    metrics = {key: value for kept in groups.values() for key, value in kept["metrics"].items()}
+    before: dict[str, float] = {}
+    for name, kept in groups.items():
+        if (BEFORE / f"{name}.json").exists() and kept["date"] >= claims_page.REBUILT:
+            before |= store.read_json(BEFORE / f"{name}.json")["metrics"]
     store.save_json(CLAIMS / "result.json", {"task": "claims", "metrics": metrics})
-    store.save_text(ROOT / "docs" / "claims.md", "\n".join(lines) + "\n")
-
-
-def shown(key: str) -> bool:
-    """The table shows scores and chance, not every rank statistic; of curves and ablations the first hit alone."""
-    hidden = ("nway", "median_rank", ".n", ".chance", "/n", "/gallery", "chance5", "chance10", "_trial_mean", "/chosen/")
-    if key.startswith(("align/curve/", "align/volume/visual_only/", "align/volume/image_only/", "align/volume/text_only/")):
-        return key.endswith(("/top1", "/images"))
-    return not any(part in key for part in hidden)
+    store.save_text(ROOT / "docs" / "claims.md", claims_page.page(groups, before, TARGETS, claims_judges.order))
 
 
 def main() -> None:
