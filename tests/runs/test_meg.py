@@ -32,8 +32,9 @@ def meg(made_meg: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def given(meg: Path, tmp_path: Path) -> Path:
-    """A folder that a test may add to; the recording itself is linked."""
+def given(meg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that a test may add to; the recording itself is linked, which has to be allowed."""
+    monkeypatch.setenv("BRAINLENS_ALLOW_OUTSIDE", "1")
     folder = tmp_path / "things"
     folder.mkdir()
     for entry in meg.iterdir():
