@@ -62,10 +62,9 @@ def bootstrap_mean(
     Raises DataError on NaN, on fewer than 2 values and on more than one axis.
     """
     array = _vector(values, "values")
-    low, high = interval(bootstrap_means(array, resamples=resamples, seed=seed), level)
-    if all_alike(array):
-        low, high = wilson(float(array.mean()), len(array), level)
-    return float(array.mean()), float(low), float(high)
+    mean, drawn = float(array.mean()), bootstrap_means(array, resamples=resamples, seed=seed)
+    low, high = wilson(mean, len(array), level) if all_alike(array) else interval(drawn, level)
+    return mean, float(low), float(high)
 
 
 def all_alike(values: np.ndarray) -> bool:

@@ -18,7 +18,7 @@ from brainlens.report.sections import sections
 from brainlens.types import DataError, Result
 
 FORMATS = ("pdf", "svg", "png")
-LOOK = {
+LOOK: Any = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "brainlens",
