@@ -62,9 +62,9 @@ def bootstrap_mean(
     Raises DataError on NaN, on fewer than 2 values and on more than one axis.
     """
     array = _vector(values, "values")
-    mean, drawn = float(array.mean()), bootstrap_means(array, resamples=resamples, seed=seed)
-    low, high = wilson(mean, len(array), level) if all_alike(array) else interval(drawn, level)
-    return mean, float(low), float(high)
+    mean = float(array.mean())
+    low, high = interval(bootstrap_means(array, resamples=resamples, seed=seed), level)
+    return (mean, *wilson(mean, len(array), level)) if all_alike(array) else (mean, float(low), float(high))
 
 
 def all_alike(values: np.ndarray) -> bool:
