@@ -1,6 +1,7 @@
 """Which layer of a network does each voxel read? FactorTopy on MobileNetV2, or on the miniature where it is not at hand.
 
-The voxels are simulated: each reads one layer of the network at one place, with noise, so that the answer is known.
+The voxels are simulated: each reads one layer of the network at one place, with noise, so that the answer is known. With 240
+images the late layers are found; neighbouring early ones are mixed up.
 Give a folder of your own network in the place of `network_folder()`, and your responses in the place of `voxels`.
 """
 

@@ -13,9 +13,10 @@ def main(out: Path) -> Path:
     rng = np.random.default_rng(0)
     ids = [f"image-{i:03d}" for i in range(160)]
     features = Features.from_arrays({f"layer{i}": rng.normal(size=(160, 12)) for i in (1, 2)}, ids, model="my network")
-    Y = features["layer2"] @ rng.normal(size=(12, 40)) / 3 + rng.normal(size=(160, 40))
+    signal = features["layer2"] @ rng.normal(size=(12, 40)) / 3
+    Y = np.concatenate([signal + rng.normal(size=signal.shape) for _ in range(3)])  # every image three times: a noise ceiling
     split = np.where(np.arange(160) < 120, "train", "test")
-    responses = Responses.from_arrays(Y.astype(np.float32), ids, split=split, roi=["V1"] * 20 + ["IT"] * 20)
+    responses = Responses.from_arrays(Y.astype(np.float32), ids * 3, split=np.tile(split, 3), roi=["V1"] * 20 + ["IT"] * 20)
 
     result = encode(responses, features, method="ridge")
 

@@ -163,7 +163,8 @@ def test_an_interrupted_align_goes_on_and_finishes(tmp_path):
         [sys.executable, "-c", STOPPED, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
     )
     assert first.returncode == 130, first.stderr
-    said = [line for line in first.stderr.splitlines() if "to go" not in line]  # a slow machine is told how long it takes
+    # a slow machine is told how long it takes, and a line a minute what is being done
+    said = [line for line in first.stderr.splitlines() if "to go" not in line and not line.endswith("so far")]
     assert said == ["stopped; the same command goes on from the last checkpoint"], first.stderr
     assert not list(tmp_path.glob("runs/align-*"))
     assert list(tmp_path.glob("runs/unfinished/*/mlp/checkpoint-*.safetensors"))

@@ -192,7 +192,7 @@ def test_bad_input_is_one_clear_line(space, tmp_path):
         (lambda: atlas_parcels(space, atlas(), lost), r"label 12 \(1 in all\) has no name"),
         (lambda: atlas_parcels(space, atlas(), list(TABLE.values())), "the order of a list is not trusted"),
         (lambda: atlas_parcels(space, atlas(), TABLE, only=["FFA"]), "parcel 'FFA' of the atlas has no units"),
-        (lambda: atlas_parcels(space, tmp_path / "none.nii", TABLE), "is not there"),
+        (lambda: atlas_parcels(space, tmp_path / "none.nii", TABLE), "is not found"),
         (lambda: atlas_parcels(space, np.zeros(3), TABLE), "give a nibabel image"),
         (lambda: label_parcels(np.array([1.5]), TABLE), "whole numbers"),
         (lambda: label_parcels(np.zeros(3, int), TABLE), "there is no parcel"),

@@ -125,7 +125,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "checkpoint of another version": (other_version, "its version is 1, this run's 2"),
     "other image ids": (
         lambda f: align(responses(), images(prefix="x"), encoders=("ridge",)),
-        "image features: .* ids are not there",
+        "image features: .* ids are not found",
     ),
     "other caption ids": (lambda f: two_captions(["x7", "i00"]), "1 of 2 images have none, first 'i01'"),
     "an empty caption": (lambda f: clean_captions([["a cat"], ["  "]], ["i00", "i01"]), "first 'i01'; write one"),

@@ -150,7 +150,7 @@ def test_statistics_of_batches_are_those_of_all_rows():
         (lambda x, tail, t, r: bottleneck(x, tail, t * 0, reference=r), "target 0 is zero"),
         (lambda x, tail, t, r: bottleneck(x[:, :3], tail, t, reference=r), "same layer"),
         (lambda x, tail, t, r: bottleneck(x / 0, tail, t, reference=r), "NaN or infinity"),
-        (lambda x, tail, t, r: bottleneck(x, lambda z: tail(z) * torch.nan, t, reference=r), "left the finite numbers"),
+        (lambda x, tail, t, r: bottleneck(x, lambda z: tail(z) * torch.nan, t, reference=r), "the loss is NaN or infinite"),
         (lambda x, tail, t, r: Bottleneck(variance=0), "variance"),
         (lambda x, tail, t, r: Bottleneck(beta=-1), "negative"),
         (lambda x, tail, t, r: Bottleneck(read="mean"), "before"),

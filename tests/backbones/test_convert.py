@@ -115,7 +115,7 @@ def test_a_file_that_is_no_vision_transformer_is_one_clear_line(tmp_path: Path) 
     objects = tmp_path / "objects.pth"
     torch.save({"args": PurePosixPath("x"), "state_dict": old_weights()}, objects)
     cases = [
-        (tmp_path / "nowhere.pth", None, "is not there"),
+        (tmp_path / "nowhere.pth", None, "is not found"),
         (tmp_path / "resnet.pth", None, "no plain vision transformer"),
         (tmp_path / "empty.pth", None, "holds no named weights"),
         (tmp_path / "text.pth", None, "cannot be read as plain weights"),

@@ -134,7 +134,7 @@ def broken(state: dict[str, torch.Tensor], **change: Any) -> dict[str, torch.Ten
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda s, f: alexnet(f / "none.pth"), "are not there"),
+        (lambda s, f: alexnet(f / "none.pth"), "are not found"),
         (lambda s, f: alexnet(f / "bad.pth"), "cannot be read as a plain state dict"),
         (lambda s, f: alexnet(f / "bad.safetensors"), "cannot be read as a plain state dict"),
         (lambda s, f: alexnet(f / "module.pth"), "cannot be read as a plain state dict"),

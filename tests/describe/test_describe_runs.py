@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -133,7 +134,7 @@ def test_the_page_of_words_holds_every_voxel_and_nothing_from_outside(run) -> No
         render_words(Result("encode", {}))
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no browser")
+@pytest.mark.skipif(BROWSER is None and os.environ.get("BRAINLENS_BROWSER") != "required", reason="no browser")
 def test_ten_thousand_rows_are_virtual_and_quiet_in_a_browser(run, tmp_path: Path) -> None:
     _, result = run
     times = -(-10_000 // len(result.arrays["label"]))

@@ -51,8 +51,8 @@ ERRORS = {
     ),
     "a layer that is not there": (lambda: fit(R, layers=("b",)), r"no layer \['b'\].*it has \['a'\]"),
     "and for ridge": (lambda: fit(R, method="ridge", layers=("b",)), r"no layer 'b'; it has \['a'\]"),
-    "features of other images": (lambda: fit(R, replace(F, ids=np.array([f"x{k}" for k in range(60)]))), "ids are not there"),
-    "features of some images": (lambda: fit(R, F.take(F.ids[:50]), method="ridge"), "10 ids are not there"),
+    "features of other images": (lambda: fit(R, replace(F, ids=np.array([f"x{k}" for k in range(60)]))), "ids are not found"),
+    "features of some images": (lambda: fit(R, F.take(F.ids[:50]), method="ridge"), "10 ids are not found"),
     "fewer test images than an interval needs": (
         lambda: fit(FEW_TESTS, FEW_FEATURES, method="ridge"),
         "at least 8 .*resamples=0",
@@ -74,7 +74,7 @@ def test_one_repeat_leaves_the_ceiling_undefined_on_the_page():
     once, features = recording(repeats=1)
     result = encode(once, features, method="ridge", design=SMALL)
     said = wording.warnings(result)
-    assert any(line.startswith("ceiling undefined") for line in said)
+    assert any(line.startswith("no noise ceiling") for line in said)
     page = render([("one repeat", result)])
     assert "undefined" in page
     assert np.isnan(result.arrays["ceiling"]).all()

@@ -218,7 +218,7 @@ ONE_TEST = np.flatnonzero(RESPONSES.trials["stimulus"].isin([*FEATURES.ids[:105]
         (lambda: encode(Responses(RESPONSES.data, RESPONSES.trials, RESPONSES.units.assign(x=np.nan)), FEATURES), "60 of 60"),
         (lambda: encode(RESPONSES, FEATURES, design=EncodingDesign(layers=("l9",))), "l9"),
         (lambda: encode(RESPONSES, FEATURES, method="ridge", design=EncodingDesign(layers=("l9",))), "l9"),
-        (lambda: encode(RESPONSES, FEATURES.take(FEATURES.ids[:100]), method="ridge"), "ids are not there"),
+        (lambda: encode(RESPONSES, FEATURES.take(FEATURES.ids[:100]), method="ridge"), "ids are not found"),
         (lambda: encode(RESPONSES.rows(ONE_TEST), FEATURES, method="ridge"), "at least 8 test images"),
         (lambda: encode(retrial(split="train"), FEATURES), "part 'test' has 0 images"),
         (lambda: encode(retrial(split=np.tile(["train", "test"], 130)[: len(RESPONSES)]), FEATURES, method="ridge"), None),

@@ -136,7 +136,7 @@ def test_one_layer_alone_is_scored_with_its_own_penalty():
     "call, message",
     [
         (lambda r, f: encode_patterns(r, f, layers=["c"]), r"no layer 'c'; it has \['a', 'b'\]"),
-        (lambda r, f: encode_patterns(r, f.take(f.ids[:5])), "19 ids are not there"),
+        (lambda r, f: encode_patterns(r, f.take(f.ids[:5])), "19 ids are not found"),
         (lambda r, f: encode_patterns(r.rows(np.repeat(np.arange(24), 2)), f), "average"),
         (lambda r, f: encode_patterns(r, f, blocks=20), "cannot be cut into 20 blocks"),
         (lambda r, f: encode_patterns(r.rows(np.arange(6)), f), "6 images cannot be cut"),

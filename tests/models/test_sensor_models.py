@@ -335,7 +335,7 @@ FITS: list[tuple[Callable[[], Any], str]] = [
     (lambda: fitted("ridge", ids=IDS[:7]), "7 ids for 200 trials"),
     (lambda: fitted("ridge", ids=["s0", *IDS[:-1]]), "'s0' has several embeddings"),
     (lambda: SensorRidge().fit(TRAIN.x, TRAIN.images[:50], sfreq=RATE), "50 rows for 200 trials"),
-    (lambda: SensorRidge().fit(TRAIN.x, {"other": TRAIN.images[0]}, ids=IDS, sfreq=RATE), "images: 200 ids are not there"),
+    (lambda: SensorRidge().fit(TRAIN.x, {"other": TRAIN.images[0]}, ids=IDS, sfreq=RATE), "images: 200 ids are not found"),
     (lambda: SensorRidge().fit(TRAIN.x, {"other": TRAIN.images[0]}, sfreq=RATE), "need the id of each row"),
     (lambda: SensorRidge().fit(TRAIN.x, hole(TRAIN.images, 3, 1), sfreq=RATE), "NaN or infinity, first row 3"),
     (lambda: SensorRidge().fit(TRAIN.x, IDS, sfreq=RATE), "embeddings are numbers"),

@@ -309,7 +309,7 @@ MISTAKES = {
     "no mask": (lambda f: VolumeAligner().fit(Y, Z), "give mask_img; RidgeAligner, LinearAligner and MLPAligner"),
     "no mask for a CNN": (lambda f: CNNAligner().fit(Y, Z), "CNNAligner reads a volume"),
     "another mask": (lambda f: CNNAligner().fit(Y[:, :20], Z, mask_img=CUBE), "Y has 20 voxels, the mask 27"),
-    "a mask that is not there": (lambda f: CNNAligner().fit(Y, Z, mask_img=f / "no.nii"), "no.nii' is not there"),
+    "a mask that is not there": (lambda f: CNNAligner().fit(Y, Z, mask_img=f / "no.nii"), "no.nii' is not found"),
     "an array as a mask": (lambda f: CNNAligner().fit(Y, Z, mask_img=np.ones((3, 3, 3))), "mask_img is a ndarray; give"),
     "few images": (lambda f: RidgeAligner().fit(Y[:8], Z[:8]), "8 training images leave no validation set"),
     "two metrics": (lambda f: RidgeAligner(True, True).fit(Y, Z, mask_img=CUBE), "choose one"),

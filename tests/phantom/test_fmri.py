@@ -286,7 +286,7 @@ def test_wrong_arguments_are_named(stimuli_features, arguments: dict, text: str)
 
 def test_wrong_inputs_are_named(stimuli_features, truth) -> None:
     stimuli, features = stimuli_features
-    with pytest.raises(DataError, match="not there"):
+    with pytest.raises(DataError, match="not found"):
         phantom_truth(stimuli, features.take(features.ids[:30]))
     constant = Features({"flat": np.ones((240, 3))}, features.ids, "constant")
     with pytest.raises(DataError, match="never changes"):

@@ -361,7 +361,7 @@ def bad_calls(made: ModuleType) -> dict[str, tuple[object, str]]:
         "bars": (lambda: retrieval.topk_bars({}), "top1"),
         "method": (lambda: embeddings.reduce(np.eye(5), method="som"), "pca, tsne, umap"),
         "zero": (lambda: embeddings._unit(np.zeros((2, 2))), "no direction"),
-        "regions": (lambda: layers.region_profiles(r, weights=np.ones((3, 2))), "3 rows"),
+        "regions": (lambda: layers.region_profiles(r, weights=np.ones((3, 2))), "each of 3 units"),
         "hierarchy": (lambda: layers.hierarchy(made.encode(), order=["V1"]), "two regions"),
         "metric": (lambda: layers.model_bars(pd.DataFrame({"encoder": ["a"]}), "r2"), "no column 'r2'"),
         "log": (lambda: curves.training(r), "no table 'log'"),

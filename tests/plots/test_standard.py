@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainlens.plots import embeddings, slabs, standard
+from brainlens.plots import cortex, embeddings, slabs, standard
 from brainlens.plots.curves import rsa_profile
 from brainlens.plots.selected import label_colours
 from brainlens.types import DataError, Result, Volume
@@ -124,3 +124,19 @@ def test_the_profile_of_a_similarity_analysis_is_drawn() -> None:
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [0.1, 0.3])
     with pytest.raises(DataError, match="rsa"):
         rsa_profile(Result("rsa", {}))
+
+
+def test_maps_of_selections_show_the_units_that_are_predicted() -> None:
+    space = Volume(np.ones((2, 2, 1), dtype=bool), np.eye(4))
+    measured, r2 = np.array([True, True, True, False]), np.array([0.3, 0.1, -0.1, 0.4])
+
+    def shown(**arrays: np.ndarray) -> tuple[list[bool], str]:
+        units, said = cortex.predicted_units(Result("encode", {}, dict(arrays), space=space), measured)
+        return units.tolist(), said
+
+    assert shown() == ([True, True, True, False], "n = 3 voxels")
+    assert shown(r2=r2) == ([True, True, False, False], "2 of 3 voxels: those with test R² > 0")
+    found = shown(r2=r2, q=np.array([0.01, 0.2, 0.9, 0.01]))
+    assert found == ([True, False, False, False], "1 of 3 voxels: those with test R² > 0 at q < 0.05")
+    assert shown(r2=r2, q=np.full(4, np.nan))[0] == [True, True, False, False]
+    assert shown(r2=np.full(4, -1.0))[1] == "n = 3 voxels, none with test R² > 0"

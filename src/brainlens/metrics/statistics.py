@@ -62,10 +62,9 @@ def bootstrap_mean(
     Raises DataError on NaN, on fewer than 2 values and on more than one axis.
     """
     array = _vector(values, "values")
-    if all_alike(array):
-        return (float(array.mean()), *wilson(float(array.mean()), len(array), level))
+    mean = float(array.mean())
     low, high = interval(bootstrap_means(array, resamples=resamples, seed=seed), level)
-    return float(array.mean()), float(low), float(high)
+    return (mean, *wilson(mean, len(array), level)) if all_alike(array) else (mean, float(low), float(high))
 
 
 def all_alike(values: np.ndarray) -> bool:

@@ -27,6 +27,7 @@ PANELS = (  # the default arrangement: flat maps and ventral views below, where 
     (("flat", "left"), ("ventral", "right"), ("ventral", "left"), ("flat", "right")),
 )
 Panels = Sequence[Sequence[tuple[str, str]]]
+LEVEL = 0.05  # false discovery rate of the units that a map of selections shows
 FULL_FROM = 0.4  # share of the scale from which a value is opaque
 DARKEST = 0.14  # brightness of a layer map at confidence 0: still not the black of a missing value
 
@@ -141,19 +142,23 @@ def draw(
 
 
 def predicted_units(result: Result, measured: np.ndarray) -> tuple[np.ndarray, str]:
-    """Which units a map of selections shows, and the words for it: those with test R² > 0 where it is known, else all measured.
+    """Which of the measured units a map of selections shows, and the words for it.
 
+    Those whose test R² is above 0 at a false discovery rate of .05 (array `q`); where there is none, those with R² > 0; else all.
     What a unit selects means something where the selection predicts it; the others would be specks of noise.
     """
-    r2 = result.arrays.get("r2")
-    n = int(measured.sum())
-    if r2 is None or np.shape(r2) != measured.shape:
-        return measured, f"n = {n:,} {noun(result)}"
-    score = np.asarray(r2, dtype=float)
-    shown = measured & np.isfinite(score) & (np.where(np.isfinite(score), score, 0.0) > 0)
-    if not shown.any():
-        return measured, f"n = {n:,} {noun(result)}, none with test R² > 0"
-    return shown, f"{int(shown.sum()):,} of {n:,} {noun(result)}: those with test R² > 0"
+    n, kind = int(measured.sum()), noun(result)
+    r2, q = (result.arrays.get(name) for name in ("r2", "q"))
+    rules = []
+    if r2 is not None and q is not None and np.shape(q) == np.shape(r2) == measured.shape:
+        rules.append((np.isfinite(q) & (np.where(np.isfinite(q), q, 1.0) < LEVEL), f"test R² > 0 at q < {LEVEL:g}"))
+    if r2 is not None and np.shape(r2) == measured.shape:
+        rules.append((np.isfinite(r2) & (np.where(np.isfinite(r2), r2, 0.0) > 0), "test R² > 0"))
+    for rule, said in rules:
+        if (measured & rule).any():
+            shown = measured & rule
+            return shown, f"{int(shown.sum()):,} of {n:,} {kind}: those with {said}"
+    return measured, f"n = {n:,} {kind}" + (", none with test R² > 0" if rules else "")
 
 
 def values_of(result: Result, values: str | np.ndarray) -> tuple[np.ndarray, str]:

@@ -186,7 +186,8 @@ class Responses:
         Raises DataError when more than 20 % of the units hold missing values.
         """
         flat = (0, 2) if self.data.ndim == 3 else (0,)
-        bad = ~(np.abs(self.data) < LARGEST).all(axis=flat)
+        largest = min(LARGEST, float(np.finfo(self.data.dtype).max)) if self.data.dtype.kind == "f" else LARGEST
+        bad = ~(np.abs(self.data) <= largest).all(axis=flat)
         if bad.mean() > MAX_BAD_UNITS:
             raise DataError(
                 f"{bad.mean():.0%} of the {len(bad)} units hold NaN or infinite values; the limit is {MAX_BAD_UNITS:.0%}"

@@ -1,0 +1,41 @@
+"""The documentation as files: every page stands in the navigation, every link leads somewhere, every example is shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md"))
+VERBS = ("encode", "align", "sensors", "decode", "attribute", "reconstruct", "describe")
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M))
+    assert named == set(PAGES) - {"claims_notes.md"}  # which claims.md takes in
+
+
+@pytest.mark.parametrize("page", [*(f"docs/{name}" for name in PAGES), "README.md", "CONTRIBUTING.md"])
+def test_no_link_is_broken(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path = target.split("#")[0]
+        if path and not path.startswith("http"):
+            assert ((ROOT / page).parent / path).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verbs_page_begins_with_what_a_user_needs(verb: str) -> None:
+    text = (DOCS / f"{verb}.md").read_text(encoding="utf-8")
+    assert text.splitlines()[0].endswith("?"), "the question that it answers"
+    assert "brainlens " in text.split("```")[1], "one command first"
+    for part in ("```python", "**The source.**"):
+        assert part in text
+
+
+def test_the_gallery_shows_every_example() -> None:
+    shown = re.findall(r'--8<-- "examples/(\w+)\.py"', (DOCS / "gallery.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
