@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from brainlens.cli import app
-from brainlens.cli.options import options_of
+from brainlens.cli.options import MISMATCH, options_of
 from brainlens.cli.terminal import Forecast
 
 Say = Callable[..., str]
@@ -68,6 +68,13 @@ REFUSED = [
     ((*EEG, "--captions", "nosuch"), "--captions"),
     ((*EEG, "--encoder", "ridge", "--epochs", "3"), "--epochs"),
     ((*EEG, "--encoder", "nice", "--without", "saliency"), "--without"),
+    ((*EEG, "--warp", "3"), "--warp"),
+    ((*EEG, "--encoder", "nice", "--saliency-sign", "enhancing"), "--saliency-sign"),
+    ((*EEG, "--saliency-sign", "up"), "'up' is not one of printed, enhancing"),
+    ((*EEG, "--saliency-size", "8"), "size 8"),
+    ((*EEG, "--without", "saliency", "--saliency-brightness"), "--saliency-brightness"),
+    ((*FMRI, "--saliency-brightness"), "--saliency-brightness"),
+    ((*FMRI, "--warp", "300"), "warp 300.0"),
     ((*FMRI, "--encoder", "ridge", "--queue", "9"), "--queue"),
     ((*FMRI, "--encoder", "ridge", "--steps", "9"), "--steps"),
     ((*FMRI, "--epochs", "2", "--steps", "9"), "--steps"),
@@ -216,8 +223,24 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
         "device",
         "train",
         "again",
+        *MISMATCH,
     },
-    "align": {"dataset", "model", "encoder", "batch", "precision", "region", "runs", "seed", "device", "test", "again"},
+    "align": {
+        "dataset",
+        "model",
+        "encoder",
+        "batch",
+        "precision",
+        "region",
+        "runs",
+        "seed",
+        "device",
+        "test",
+        "again",
+        *MISMATCH,
+    },
+    "finetune": {"images", "labels", "out", "steps_", "lr", "batch", "per_class", "held", "seed", "device"},
+    "paper": {"dataset", "roi", "steps_", "only", "out", "runs", "seed", "device", "train", "test"},
     "embed": {"dataset", "subject", "runs", "device", "again"},
     "predict": {"out", "device"},
     "reconstruct": {"dataset", "model", "region", "subject", "runs", "seed", "device", "test", "again", "explain"},

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from brainlens import store
 from brainlens.cli import app, terminal
-from brainlens.cli import paper as papers
+from brainlens.cli.paper import factortopy, ib_ba, neuroalign
 from brainlens.types import DataError
 
 COMMON = ("--dataset", "phantom", "--runs", "runs", "--seed", "0", "--device", "cpu")
@@ -55,8 +55,8 @@ def test_a_second_call_finds_what_is_finished(made, monkeypatch) -> None:
 
 
 def test_every_command_of_every_plan_is_one_that_can_be_typed() -> None:
-    plans = papers.factortopy(COMMON, ("--steps", "5")) + papers.ib_ba(COMMON, (), "small")
-    plans += papers.neuroalign(("--dataset", "phantom_eeg", *COMMON[2:]), ["1", "2"], "paper", 1, simulated=True)
+    plans = factortopy(COMMON, ("--steps", "5")) + ib_ba(COMMON, (), "small")
+    plans += neuroalign(("--dataset", "phantom_eeg", *COMMON[2:]), ["1", "2"], "paper", 1, simulated=True)
     tables = {step.table.split(":")[0] for step in plans}
     assert {"Table 1", "Table 2", "Table 3", "Table 6", "Table 16", "Fig. 3"} <= tables
     import typer.main

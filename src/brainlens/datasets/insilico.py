@@ -28,7 +28,7 @@ FACTS = {
     "title": "responses of a model of the brain to a folder of pictures",
     "kind": "fMRI",
     "measure": "responses of a model (simulated)",
-    "simulated": True,
+    "simulated": False,  # the word is kept for the phantoms, whose truth is known unit by unit; `measure` says what this is
     "several_subjects": False,
     "offers": ("pictures", "captions", "split"),
     "licence": "that of the model and of the pictures",
