@@ -43,7 +43,8 @@ def positions(of: Iterable[str], among: Iterable[str], what: str = "stimulus") -
     wanted = list(of)
     missing = [name for name in dict.fromkeys(wanted) if name not in row]
     if missing:
-        raise DataError(f"{what}: {len(missing)} ids are not found, first {', '.join(map(repr, map(str, missing[:3])))}; the table holds {len(row)} ids")
+        first = ", ".join(repr(str(name)) for name in missing[:3])
+        raise DataError(f"{what}: {len(missing)} ids are not found, first {first}; the table holds {len(row)} ids")
     return np.fromiter((row[name] for name in wanted), dtype=np.int64, count=len(wanted))
 
 
