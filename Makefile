@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
 
-.PHONY: install demo test test-avx2 claims bench lint clean
+.PHONY: install demo test test-avx2 fuzz races mutants claims bench docs gallery wheel lint clean
 
 install: $(VENV)/installed
 
@@ -27,15 +27,48 @@ test-avx2: install
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -q $(NUMERICAL)
 
+# Every reader against 2,000 mutated files, every writer 100 times against another one, and the suite against wrong arithmetic.
+fuzz: install
+	BRAINLENS_FUZZ=2000 $(BIN)/python -m pytest -q -rP tests/faults/test_fuzz.py
+
+races: install
+	BRAINLENS_RACES=100 $(BIN)/python -m pytest -q tests/faults/test_writers.py
+
+mutants: install
+	$(BIN)/python tools/mutants.py $(if $(ONLY),--only $(ONLY))
+
 claims: install
 	$(BIN)/python tools/claims.py $(if $(ONLY),--only $(ONLY))
 
 bench: install
 	$(BIN)/python tools/bench.py
 
+# The documentation as a site in site/; a broken link or anchor is an error. `gallery` runs the examples for its figures.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+gallery: install
+	cd docs/gallery && for script in ../../examples/*.py; do \
+	  case $$script in */report_page.py) ;; *) $(abspath $(BIN))/python $$script || exit 1;; esac; done
+
+# The wheel installed alone in an environment of its own, beside the libraries of .venv: it brings its data files and runs.
+wheel: install
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m venv build/wheel/alone
+	build/wheel/alone/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$(build/wheel/alone/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth
+	cd build/wheel && alone/bin/brainlens --help >/dev/null \
+	  && alone/bin/brainlens align --train 60 --test 20 --encoder ridge && alone/bin/brainlens report runs
+
 lint: install
-	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools examples
+	$(BIN)/ruff format --check src tests benchmarks tools examples
 	$(BIN)/mypy
 
 clean:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +46,8 @@ REFUSED = [
         ("captions", "--score"), ("epochs",),
     )],
     (("encode", "--option", "seed=1"), "--seed"),
+    (("report", ".", "--template", "talairach"), "'talairach' is not known; give MNI152"),
+    (("figures", ".", "--format", "gif"), "'gif' is not one of pdf, svg, png"),
     (("align", "--option", "kappa"), "not name=value"),
     (("captions", "--captioner", "x", "--images", "empty", "--option", "kappa=1"), "--option"),
     # fMRI: what belongs to EEG and MEG
@@ -172,7 +176,12 @@ def test_a_run_of_eeg_refuses_what_is_of_brain_maps(error: Say, tmp_path: Path) 
 ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs, by tests of the terminal, or as plain paths
     "demo": {"out", "seed", "device", "train", "test"},
     "report": {"out", "title"},
+    "figures": {"out", "dpi"},
     "convert": {"heads"},
+    "sweep": {"table", "engine", "workers", "engine_option", "dry", "runs", "again"},
+    "compare": {"out", "every"},
+    "export": {"out", "hub"},
+    "import": {"runs"},
     "example": {"seed"},
     "check": {"dataset", "option", "out"},
     "decode": {
@@ -198,6 +207,7 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
         "method",
         "layer",
         "roi",
+        "part",
         "subject",
         "seeds",
         "curve",
@@ -252,3 +262,47 @@ def test_an_option_of_the_reader_acts(test_data: Path, tmp_path: Path, monkeypat
     config = store.load_result(next(tmp_path.glob("epochs-*"))).config
     assert config["window"] == pytest.approx([-0.1, 0.5], abs=0.01)
     assert config["dataset_options"] == {"window": [-0.1, 0.5], "lowpass": None}
+
+
+class Screen(io.StringIO):
+    """Standard output as a terminal of 80 columns, or as a pipe."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("columns", [2, 6, 12])
+def test_no_table_is_cut(columns: int, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from brainlens.cli.terminal import show
+
+    screen = Screen(terminal)
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    rows = [{f"a_long_name_{i}": f"value-{i}-{row}" for i in range(columns)} for row in range(2)]
+    show(rows, "Title")
+    shown = screen.getvalue()
+    assert "…" not in shown
+    if not terminal or columns != 6:
+        for row in rows:
+            for name, value in row.items():
+                assert name in shown
+                assert value in shown
+
+
+def test_a_line_a_minute_comes_while_a_step_reports_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from brainlens.cli import terminal
+
+    monkeypatch.setattr(terminal, "EVERY", 0.05)
+    with terminal.steps() as tell:
+        tell("a long step", None)
+        time.sleep(0.5)
+    said = capsys.readouterr().err
+    assert said.count("a long step, ") >= 2

@@ -1,9 +1,9 @@
-"""Every ground-truth claim at its full size, group by group: claims/result.json and the table in docs/claims.md.
+"""Every ground-truth claim at its full size, group by group: claims/result.json and the page docs/claims.md.
 
     python tools/claims.py [--only GROUP] [--again] [--go-on] [--scale full|half|small]
 
 A group that is done is not run again (--again runs it again); its numbers are kept in claims/GROUP.json with the date, the
-commit, the device and the size. A claim that is missed stays in the table with its value.
+commit, the device and the size. A claim that is missed stays on the page with its value.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+import claims_judges
+import claims_page
 import claims_reconstruct
 from brainlens import store
 from brainlens.align import Alignment, one_result
@@ -43,16 +45,24 @@ from brainlens.models.volume.split import split_tables
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "claims"
 BEFORE = CLAIMS / "before"  # the figures on the phantom and the miniature before their rebuild, for comparison
-REBUILT = "2026-11-28"
-EARLIER = {
-    "eeg": "Measured on the phantom and the miniature before their rebuild; to be run anew with the published recipes.\n",
-}
 WORK = CLAIMS / "work"
 SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}
 BASELINES = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
 FIRST = ("ridge", "ridge_whitened", "ridge_projected", "volume")  # of the alignment, before those that take long
 ORDER = (
-    *("align", "attribute", "pointing", "encode", "recipes", "describe", "haxby2001", "images92", "eeg"),
+    *(
+        "align",
+        "attribute",
+        "pointing",
+        "encode",
+        "recipes",
+        "volume_paper",
+        "judges",
+        "describe",
+        "haxby2001",
+        "images92",
+        "eeg",
+    ),
     *("diffusion", "reconstruct", "digits69"),
 )
 TARGETS = {
@@ -61,6 +71,7 @@ TARGETS = {
     "align/volume/visual_only/retrieval/brain->text/top1": "below the whole brain",
     "align/volume/image_only/retrieval/brain->text/top1": "below both modalities",
     "align/volume/text_only/retrieval/brain->image/top1": "below both modalities",
+    "align/volume_paper_small/retrieval/brain->image/top1": "above its ridge",
     "attribute/bottleneck/truth_auroc": ">= .9",
     "attribute/random/truth_auroc": ".5",
     "attribute/randomised/truth_auroc": ".5",
@@ -87,6 +98,7 @@ TARGETS = {
     "eeg/neuroalign/within/top1": "highest",
     "eeg/topography_correlation": ">= .7",
     **claims_reconstruct.TARGETS,
+    **claims_judges.TARGETS,
 }
 
 
@@ -249,6 +261,7 @@ def images92_group(scale: str) -> dict[str, float]:
     pixels = similarity.rsa(Features({"pixels": small}, stimuli.ids, "RGB 32 x 32"), rdms)
     metrics = {f"images92/{k}": v for k, v in result.metrics.items()}
     metrics |= {k.replace("encoding/", "images92/encode/"): v for k, v in fitted.metrics.items()}
+    metrics |= claims_judges.it_claims(folder, WORK, tell)
     return metrics | {
         k.replace("rsa/best_layer", "images92/rsa/pixels"): v for k, v in pixels.metrics.items() if "best_layer" in k
     }
@@ -306,8 +319,32 @@ def reconstruct_group(scale: str, parts: tuple[str, ...] = claims_reconstruct.FI
 
 
 def digits69_group(scale: str) -> dict[str, float]:
-    """Pictures from real fMRI."""
-    return claims_reconstruct.digits_group(scale, WORK, tell)
+    """Pictures from real fMRI, and what layers of a network and pixels say of its voxels."""
+    encoding = claims_judges.digit_encoding_claims(recordings(), WORK, tell)
+    return claims_reconstruct.digits_group(scale, WORK, tell) | encoding
+
+
+def volume_paper_group(scale: str) -> dict[str, float]:
+    """The paper's form of the whole-brain aligner at a small size, beside ridge; hours at full size, checkpointed."""
+    from brainlens.claims.volume_paper import REMEDIES, volume_paper_claims
+
+    _, recording = opened(scale, layers=False)
+
+    def done(metrics: dict[str, float]) -> None:
+        store.save_json(CLAIMS / "volume_paper.json", record(metrics, f"{scale}, not finished"))
+
+    remedies = tuple(REMEDIES) if scale != "small" else ("",)
+    return volume_paper_claims(recording, WORK / f"volume-paper-{scale}", remedies=remedies, tell=tell, done=done)
+
+
+def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS) -> dict[str, float]:
+    """The same methods under brains that are linear and that are not; methods that are asked for singly join the others."""
+    before = earlier("judges")
+
+    def done(metrics: dict[str, float]) -> None:
+        store.save_json(CLAIMS / "judges.json", record(before | metrics, f"{scale}, not finished"))
+
+    return before | claims_judges.judges_group(scale, WORK, tell, aligners=aligners, done=done)
 
 
 GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
@@ -317,6 +354,8 @@ GROUPS: dict[str, Callable[[str], dict[str, float]]] = {
     "attribute": attribute_group,
     "encode": encode_group,
     "recipes": recipes_group,
+    "volume_paper": volume_paper_group,
+    "judges": judges_group,
     "eeg": eeg_group,
     "pointing": pointing_group,
     "describe": describe_group,
@@ -341,45 +380,14 @@ def record(metrics: dict[str, float], scale: str) -> dict[str, object]:
 
 def merge() -> None:
     """claims/result.json and docs/claims.md from the groups that were run."""
-    metrics: dict[str, float] = {}
-    lines = [
-        "# Claims\n",
-        "What each method recovers of the phantom's known truth, and what it gives on real recordings. `make claims` ",
-    ]
-    lines[-1] += "writes this page. A miss stays here with its value. Intervals are 95 % bootstrap intervals. The last column "
-    lines[-1] += "has the figures on the phantom and the miniature before both were rebuilt on 2026-11-28.\n"
-    for name in ORDER:
-        file = CLAIMS / f"{name}.json"
-        if not file.exists():
-            lines.append(f"\n## {name}\n\nNot run yet.\n")
-            continue
-        kept = store.read_json(file)
-        metrics |= kept["metrics"]
-        lines += [f"\n## {name}\n", f"{kept['date']}, commit {kept['commit']}, {kept['device']}, size: {kept['scale']}.\n"]
-        before = store.read_json(BEFORE / file.name)["metrics"] if (BEFORE / file.name).exists() else {}
-        if name in EARLIER and kept["date"] < REBUILT:
-            lines.append(EARLIER[name])
-        lines += ["| claim | value | 95 % interval | target | before the rebuild |", "|---|---|---|---|---|"]
-        for key, value in kept["metrics"].items():
-            if not key.endswith((".low", ".high")) and shown(key):
-                low, high = (kept["metrics"].get(f"{key}{end}") for end in (".low", ".high"))
-                span = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-                number = "undefined" if value is None else f"{value:.3g}"
-                old = "" if before.get(key) is None else f"{before[key]:.3g}"
-                lines.append(f"| `{key}` | {number} | {span} | {TARGETS.get(key, '')} | {old} |")
-    notes = ROOT / "docs" / "claims_notes.md"
-    if notes.exists():
-        lines += ["", notes.read_text()]
+    groups = {name: store.read_json(CLAIMS / f"{name}.json") for name in ORDER if (CLAIMS / f"{name}.json").exists()}
+    metrics = {key: value for kept in groups.values() for key, value in kept["metrics"].items()}
+    before: dict[str, float] = {}
+    for name, kept in groups.items():
+        if (BEFORE / f"{name}.json").exists() and kept["date"] >= claims_page.REBUILT:
+            before |= store.read_json(BEFORE / f"{name}.json")["metrics"]
     store.save_json(CLAIMS / "result.json", {"task": "claims", "metrics": metrics})
-    store.save_text(ROOT / "docs" / "claims.md", "\n".join(lines) + "\n")
-
-
-def shown(key: str) -> bool:
-    """The table shows scores and chance, not every rank statistic; of curves and ablations the first hit alone."""
-    hidden = ("nway", "median_rank", ".n", ".chance", "/n", "/gallery", "chance5", "chance10", "_trial_mean", "/chosen/")
-    if key.startswith(("align/curve/", "align/volume/visual_only/", "align/volume/image_only/", "align/volume/text_only/")):
-        return key.endswith(("/top1", "/images"))
-    return not any(part in key for part in hidden)
+    store.save_text(ROOT / "docs" / "claims.md", claims_page.page(groups, before, TARGETS, claims_judges.order))
 
 
 def main() -> None:
@@ -387,9 +395,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=list(GROUPS), default=None)
     parser.add_argument("--again", action="store_true", help="run a group that is done, from the start")
-    parser.add_argument("--go-on", action="store_true", help="align, eeg: run it again, but keep the fits that are finished")
+    parser.add_argument("--go-on", action="store_true", help="run it again, but keep the fits that are finished")
     parser.add_argument("--scale", choices=list(SIZES), default="full")
-    parser.add_argument("--encoders", nargs="+", default=None, help="align: only these; the others keep their last figures")
+    parser.add_argument("--encoders", nargs="+", default=None, help="align, judges: only these; others keep theirs")
     parser.add_argument("--minutes", type=float, default=60.0, help="eeg: no fit is begun after so long")
     parser.add_argument("--parts", nargs="+", default=None, help="reconstruct: only these parts, such as main or no_dropout")
     chosen = parser.parse_args()
@@ -398,6 +406,7 @@ def main() -> None:
     GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))
+        GROUPS["judges"] = partial(judges_group, aligners=tuple(chosen.encoders))
     wanted = [chosen.only] if chosen.only else list(GROUPS)
     if chosen.again and "align" in wanted:
         shutil.rmtree(WORK / f"align-{chosen.scale}", ignore_errors=True)

@@ -2,7 +2,7 @@
 
     python tools/train_diffusion.py autoencoder --work WORK --minutes 15
     python tools/train_diffusion.py unet --work WORK --out src/brainlens/miniatures/diffusion --images 1000000 --minutes 120
-    python tools/train_diffusion.py unet --work WORK --start src/brainlens/miniatures/diffusion --images 100000 --rate 6e-4 --coarse 0
+    python tools/train_diffusion.py unet --work WORK --start FOLDER --images 70000 --rate 7e-4 --coarse 0 --focus 3 --single 0.5
     python tools/train_diffusion.py export --work WORK --out src/brainlens/miniatures/diffusion
     python tools/train_diffusion.py samples --work WORK --out docs/gallery/diffusion_miniature.png
 
@@ -310,6 +310,10 @@ def export(work: Path, out: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.to(torch.float16).save_pretrained(out)
+    for path in out.rglob("config.json"):  # diffusers notes the folder that a part was read from
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     facts: dict[str, Any] = {name: kept[name] for name in ("step", "images")}
     facts |= {"unet_minutes": round(kept["seconds"] / 60, 1), "psnr": round(quality, 2), "log": kept["log"]}
     (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")

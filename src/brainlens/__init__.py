@@ -12,7 +12,7 @@ from typing import Any
 
 from brainlens import moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _FROM = {
     "load": "brainlens.datasets",

@@ -327,7 +327,7 @@ def lookup(table: Table) -> dict[int, str]:
 
 def _read_table(path: Path) -> dict[int, str]:
     if not path.is_file():
-        raise DataError(f"lookup table {str(path)!r} is not there; give a text file with 'value name' in each line")
+        raise DataError(f"lookup table {str(path)!r} is not found; give a text file with 'value name' in each line")
     found: dict[int, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         parts = line.replace(",", " ").split()
@@ -371,7 +371,7 @@ def _is_wall(name: str) -> bool:
 
 def _check_hash(path: str | Path, expected: str | None) -> None:
     if not Path(path).is_file():
-        raise DataError(f"atlas file {str(path)!r} is not there; give the path of one")
+        raise DataError(f"atlas file {str(path)!r} is not found; give the path of one")
     if expected is None:
         return
     with Path(path).open("rb") as file:

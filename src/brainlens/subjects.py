@@ -157,6 +157,23 @@ def select_regions(responses: Responses, regions: Sequence[str]) -> Responses:
     return responses.columns(chosen.to_numpy())
 
 
+def select_part(responses: Responses, part: str | None) -> Responses:
+    """Part K of N of the units, "K/N": units in their order, parts of equal size to one; None is all of them.
+
+    Raises DataError for another text and for more parts than units.
+    """
+    if part is None:
+        return responses
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
+    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    units = responses.data.shape[1]
+    if not 1 <= number <= parts <= units:
+        raise DataError(f"part {part!r} is not K/N with 1 <= K <= N <= {units}, the number of units; as 2/8")
+    chosen = np.zeros(units, dtype=bool)
+    chosen[units * (number - 1) // parts : units * number // parts] = True
+    return responses.columns(chosen)
+
+
 def _name(one: Responses) -> str:
     if "subject" not in one.trials.columns or one.trials["subject"].nunique() != 1:
         raise DataError("joining subjects: each recording has the column 'subject' with one name in it")

@@ -13,9 +13,13 @@ from scipy.stats import spearmanr
 
 from brainlens.attribute import group
 from brainlens.attribute.brain import attribute, brain_maps, cost
+from brainlens.attribute.counting import blocks_run, layer_name
+from brainlens.attribute.methods import all_methods
 from brainlens.attribute.sanity import _rank_correlation, grid, randomisation, sensitivity_table
+from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.metrics.attribution import sign_flip_p
+from brainlens.plots.attribution import sensitivity_maps
 from brainlens.types import DataError, Result, Volume
 
 SPEC = importlib.util.spec_from_file_location("toy_brain", Path(__file__).parent / "test_brain.py")  # folders are no packages
@@ -60,8 +64,8 @@ def test_what_makes_no_group_is_named(what, words):
 
 
 def test_the_grid_stands_at_the_papers_shares_of_the_depth():
-    assert grid(12, 6)["layer"] == (0, 3, 6, 9)
-    assert grid(2, "patches")["layer"] == ("patches", 0, 1)
+    assert grid(12, 6)["layer"] == ("0", "3", "6", "9")
+    assert grid(2, "patches")["layer"] == ("patches", "0", "1")
 
 
 def test_the_sensitivity_table_holds_the_map_of_its_own_settings():
@@ -76,6 +80,42 @@ def test_the_sensitivity_table_holds_the_map_of_its_own_settings():
     assert own["image_drop"] == pytest.approx(base.metrics["attribution/image/soft/drop_absolute"])
     assert own["text_matched_drop"] == pytest.approx(base.metrics["attribution/text/matched/drop_absolute"])
     assert own["truth_auroc"] == pytest.approx(base.metrics["truth/auroc"])
+    maps = result.arrays["sensitivity/maps"]
+    np.testing.assert_allclose(maps[own["map"]], base.arrays["map/brain_mean"], rtol=1e-5)
+    zero = rows[(rows["parameter"] == "layer") & (rows["value"] == "0")].iloc[0]  # the paper's layer 0: one block has run
+    after = attribute(encoder, responses, images, texts, layer=1, options=options)
+    np.testing.assert_allclose(maps[zero["map"]], after.arrays["map/brain_mean"], rtol=1e-5)
+    assert sensitivity_maps(result).axes
+
+
+def test_the_noise_of_the_table_is_the_papers(monkeypatch):
+    one = {name: values[:1] for name, values in degradation.TABLE_6.items()}
+    monkeypatch.setattr(degradation, "TABLE_6", one | {"steps": (5,)})
+    result = sensitivity_table(*model_and_targets())
+    assert result.config["bottleneck"]["variance"] == 0.1
+
+
+def test_layers_are_counted_as_in_the_paper():
+    assert [blocks_run(name, 12) for name in ("0", "6", "11", "input", "patches", None)] == [1, 7, 12, 0, "patches", None]
+    assert [layer_name(cut) for cut in (1, 7, 12, 0, "patches")] == ["0", "6", "11", "input", "patches"]
+    for wrong in ("12", "-1", "middle"):
+        with pytest.raises(DataError, match="layer k is the output of block k, and this encoder has the blocks 0 to 11"):
+            blocks_run(wrong, 12)
+
+
+def test_all_methods_stand_in_one_table():
+    encoder, responses, images, texts = model_and_targets()
+    result = all_methods(encoder, responses, images, texts, methods=("bottleneck", "gradcam", "random"), options=FAST)
+    table = result.tables["methods"].set_index("method")
+    assert list(table.index) == ["bottleneck", "gradcam", "random", "control: random", "control: ones", "control: shuffled"]
+    for name in ("bottleneck", "gradcam"):
+        alone = attribute(encoder, responses, images, texts, method=name, options=FAST)
+        assert table.loc[name, "image_drop"] == pytest.approx(alone.metrics["attribution/image/soft/drop_absolute"])
+        assert table.loc[name, "text_matched_drop"] == pytest.approx(alone.metrics["attribution/text/matched/drop_absolute"])
+        assert table.loc[name, "truth_auroc"] == pytest.approx(alone.metrics["truth/auroc"])
+        np.testing.assert_allclose(result.arrays[f"map/{name}_mean"], alone.arrays["map/brain_mean"])
+    assert table.loc["control: ones", "image_drop"] == pytest.approx(0, abs=1e-4)  # all is kept, which is why the area matters
+    assert table["image_matched_drop"].notna().all()
 
 
 def test_permuted_weights_destroy_a_map_and_are_put_back():

@@ -126,5 +126,5 @@ def test_a_missing_or_broken_configuration_names_the_file(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"no preprocessor_config\.json"):
         read_preprocess(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read as JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         read_preprocess(tmp_path)

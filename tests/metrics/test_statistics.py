@@ -139,3 +139,19 @@ def test_bad_input_is_one_line(call, message):
     with pytest.raises(DataError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("hits, n", [(6, 6), (0, 6), (3, 10), (199, 200)])
+def test_wilson_is_that_of_scipy(hits: int, n: int) -> None:
+    from scipy.stats import binomtest
+
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    np.testing.assert_allclose(s.wilson(hits / n, n), (expected.low, expected.high), atol=1e-12)
+
+
+def test_a_share_of_all_or_none_has_an_interval_that_knows_n() -> None:
+    mean, low, high = s.bootstrap_mean(np.ones(6))
+    assert (mean, round(low, 2), high) == (1.0, 0.61, 1.0)
+    assert s.bootstrap_mean(np.zeros(60))[2] < 0.1
+    with pytest.raises(DataError, match="wilson"):
+        s.wilson(1.2, 5)

@@ -13,7 +13,19 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from brainlens.plots import attribution, cortex, curves, embeddings, layers, retrieval, sensor_scores, sensors, slabs, style
+from brainlens.plots import (
+    attribution,
+    cortex,
+    curves,
+    embeddings,
+    layers,
+    retrieval,
+    sensor_scores,
+    sensors,
+    slabs,
+    slices,
+    style,
+)
 from brainlens.types import DataError, Result, Sensors, Volume
 
 DPI = 40
@@ -70,7 +82,7 @@ def test_threshold_hides_and_nan_keeps_the_anatomy(made: ModuleType) -> None:
 def test_slices_show_left_on_the_left(made: ModuleType) -> None:
     result = made.attribute()
     values = (result.units["x"] > 4).to_numpy().astype(float)
-    figure = cortex.slices(result, values, cuts={"z": (0.0,)}, limits=(0, 1))
+    figure = slices.slices(result, values, cuts={"z": (0.0,)}, limits=(0, 1))
     image = np.asarray(figure.axes[0].images[0].get_array())
     coloured = np.ptp(image, axis=-1) > 0.1
     half = image.shape[1] // 2
@@ -99,7 +111,7 @@ def test_layer_map_has_hue_by_layer_and_brightness_by_confidence(made: ModuleTyp
     assert last[0] > last[2] + 0.4, "the last layer is yellow"
     assert dark.sum() < 0.4 * last.sum()
     drawn(cortex.layer_map(result))
-    drawn(cortex.layer_slices(result))
+    drawn(slices.layer_slices(result))
 
 
 def test_layer_hues_keep_their_order_in_red_green_blindness() -> None:
@@ -246,7 +258,7 @@ def test_region_profiles_and_hierarchy(made: ModuleType) -> None:
     weights, roi = result.arrays["layer_weights"], result.units["roi"]
     np.testing.assert_allclose(figure.axes[0].images[0].get_array()[0], weights[(roi == "V1").to_numpy()].mean(axis=0))
     hierarchy = layers.hierarchy(result)
-    assert "reported +1.20 [+0.90, +1.50]" in title(hierarchy)
+    assert "slope +1.20 [+0.90, +1.50] of the network's depth from V1 to EBA" in title(hierarchy)
     drawn(hierarchy)
     drawn(layers.ceiling_scatter(result))
 
@@ -295,7 +307,7 @@ def test_pixels_words_and_the_truth_beside_the_map(made: ModuleType) -> None:
     drawn(attribution.stimulus_rows(pictures, maps, texts, weights, masks=np.ones((2, 16, 16), dtype=bool)))
     figure = attribution.brain_beside_truth(result, scores={"found": 0.93})
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
-    assert texts == ["found\nAUROC 0.930", "truth", "random control"]
+    assert [t for t in texts if t not in "LR"] == ["found\nAUROC 0.930", "truth", "random control"]
     drawn(figure)
 
 
@@ -341,9 +353,9 @@ def bad_calls(made: ModuleType) -> dict[str, tuple[object, str]]:
     return {
         "array": (lambda: cortex.cortex_map(r, "map/none"), "map/random_mean"),
         "shape": (lambda: cortex.cortex_map(r, np.ones(3)), "does not fit"),
-        "nan": (lambda: cortex.slices(r, np.full(len(r.space), np.nan)), "no finite value"),
-        "space": (lambda: cortex.slices(e, np.ones(40)), "Sensors"),
-        "cuts": (lambda: cortex.slices(r, "map/brain_mean", cuts={"w": (0,)}), "'w'"),
+        "nan": (lambda: slices.slices(r, np.full(len(r.space), np.nan)), "no finite value"),
+        "space": (lambda: slices.slices(e, np.ones(40)), "Sensors"),
+        "cuts": (lambda: slices.slices(r, "map/brain_mean", cuts={"w": (0,)}), "'w'"),
         "gallery": (lambda: retrieval.gallery(e), "gallery/images"),
         "rows": (lambda: retrieval.gallery(made.align(), rows=np.array([99])), "0..63"),
         "bars": (lambda: retrieval.topk_bars({}), "top1"),

@@ -72,7 +72,7 @@ def test_another_caption_source_is_another_target(tmp_path):
     assert not np.allclose(own.texts["text"], other.texts["text"], atol=0.1)
     assert other.counts["empty"] == 80
     assert other.counts["shared"] == 80  # eight domains for eighty pictures
-    with pytest.raises(DataError, match="'llava' is not there; there is own"):
+    with pytest.raises(DataError, match="'llava' is not available; available: own"):
         open_recording(replace(SMALL, captions="llava"))
     said.pop(str(scenes.ids[0]))
     save_captions(path, CaptionSource("domains", said))

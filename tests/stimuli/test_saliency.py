@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainlens.stimuli.saliency import Saliency, saliency, saliency_stimuli, stage_names
+from brainlens.backbones import vision
+from brainlens.stimuli.saliency import (
+    Filtered,
+    FilterSettings,
+    Saliency,
+    cut_square,
+    filtered,
+    saliency,
+    saliency_stimuli,
+    stage_names,
+)
 from brainlens.types import DataError, Stimuli
 
 
@@ -73,9 +83,54 @@ def test_a_flat_picture_is_finite() -> None:
 
 def test_stimuli_keep_their_ids_and_order() -> None:
     images = pictures(5)
-    made = saliency_stimuli(Stimuli(np.array(list("abcde")), images))
+    made = saliency_stimuli(Stimuli(np.array(list("abcde")), images), FilterSettings(size=0))
     assert list(made.ids) == list("abcde")
     assert np.array_equal(made.images[3], np.rint(saliency(images[3:4]).image[0] * 255).astype(np.uint8))
+
+
+def test_the_enhancing_sign_adds_what_the_printed_one_takes_away() -> None:
+    """A bright, coloured square on grey: dark inside under the printed sign, bright under the other."""
+    picture = np.full((1, 96, 96, 3), 90, np.uint8)
+    picture[0, 32:64, 32:64] = (250, 230, 20)
+    printed, enhancing = (saliency(picture, sign=sign) for sign in ("printed", "enhancing"))
+    expected = sigmoid(unit(printed.edges[0])) + sigmoid(unit(printed.exogenous[0])) + 0.5
+    assert np.abs(enhancing.gate[0] - expected).max() < 1e-5
+    inside, outside = (slice(44, 52), slice(44, 52)), (slice(4, 12), slice(4, 12))
+    assert printed.attention[0][inside].mean() < printed.attention[0][outside].mean()
+    assert enhancing.attention[0][inside].mean() > enhancing.attention[0][outside].mean()
+
+
+def test_pictures_are_cut_to_the_square_of_the_table() -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+    assert cut_square(wide, 64).shape == (64, 64, 3)
+    assert filtered(wide).shape == (224, 224, 3)
+    assert filtered(wide, FilterSettings(size=0)).shape == wide.shape
+    square = np.ascontiguousarray(wide[:, 15:65])
+    assert np.abs(cut_square(wide, 50).astype(int) - square).max() == 0
+
+
+def test_brightness_comes_back() -> None:
+    picture = pictures(1)[0]
+    plain, bright = (filtered(picture, FilterSettings(size=0, brightness=b)) for b in (False, True))
+    assert plain.mean() < 0.6 * picture.mean()
+    assert bright.mean() == pytest.approx(picture.mean(), rel=0.03)
+
+
+def test_filtered_pictures_are_hashed_without_being_filtered(monkeypatch) -> None:
+    stimuli = Stimuli(np.array(list("ab")), pictures(2))
+    own = vision._pictures_hash(stimuli)
+    settings = [FilterSettings(), FilterSettings("enhancing"), FilterSettings(size=0), FilterSettings(brightness=True)]
+    monkeypatch.setattr(Filtered, "__getitem__", lambda *_: pytest.fail("a picture was filtered for its hash"))
+    hashes = [vision._pictures_hash(saliency_stimuli(stimuli, each)) for each in settings]
+    assert len({own, *hashes}) == 5
+    assert vision._pictures_hash(saliency_stimuli(stimuli, FilterSettings())) == hashes[0]
+
+
+def test_settings_that_do_not_exist_are_named() -> None:
+    with pytest.raises(DataError, match="sign 'reversed' is not one of printed, enhancing"):
+        FilterSettings("reversed")
+    with pytest.raises(DataError, match="size 8 must be 0"):
+        FilterSettings(size=8)
 
 
 @pytest.mark.parametrize(

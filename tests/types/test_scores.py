@@ -41,7 +41,7 @@ def test_a_difference_is_named_as_one() -> None:
 
 def test_units_by_name() -> None:
     names = ("top5", "truth_auroc", "r2_mean", "layer_spearman", "mean_rank", "peak_ms", "hierarchy_slope", "temperature")
-    assert [unit_of(name) for name in names] == ["share", "AUROC", "R2", "r", "rank", "ms", "layers a region", ""]
+    assert [unit_of(name) for name in names] == ["share", "AUROC", "R2", "r", "rank", "ms", "share of depth", ""]
 
 
 def test_nothing_gives_an_empty_table() -> None:

@@ -54,6 +54,7 @@ def align(
     folder: Path | None = None,
     progress: Progress | None = None,
     start_from: Aligner | None = None,
+    centred: bool = True,
 ) -> Alignment:
     """Fits encoders on the training images and retrieves the test images and captions with each.
 
@@ -66,7 +67,8 @@ def align(
     Raises DataError for an unknown encoder, a stimulus in two parts of the split, stimuli without features, more than
     20 % of voxels missing, or a loss that is not finite. `linear` is the recipe of the linear encoder and the MLP, whose steps
     are cheap, `training` that of the CNN and the volume encoder. start_from: a fitted aligner; the encoder of its kind is
-    trained further, and all are centred as it was.
+    trained further, and all are centred as it was. centred: whether targets lose their training mean, for all encoders alike; the
+    paper does not say so.
     """
     names = list(dict.fromkeys(encoders))
     unknown = [name for name in names if name not in ENCODERS]
@@ -76,9 +78,9 @@ def align(
     if start_from is not None and start_from.encoder() not in names:
         raise DataError(f"the model to start from is a {start_from.encoder()!r}, which is not one of the encoders {names}")
     centre = None if start_from is None else start_from.centre_
-    split = split_tables(responses, images, texts, seed=seed, device=device, centre=centre)
+    split = split_tables(responses, images, texts, seed=seed, device=device, centre=centre, centred=centred)
     _ = split.test  # a run without anything to score ends before it trains
-    chosen, models, fitted = Preset(tuple(names), training, linear, design), dict[str, Aligner](), dict[str, Decoder]()
+    chosen, models, fitted = Preset(tuple(names), training, linear, design, centred), dict[str, Aligner](), dict[str, Decoder]()
     for name in names:
         before = start_from if start_from is not None and start_from.encoder() == name else None
         model = aligner(name, chosen, seed=seed, device=device)
@@ -90,6 +92,7 @@ def align(
         "training": asdict(training),
         "linear": asdict(linear),
         "design": asdict(design),
+        "centred": centred,
         "seed": seed,
         "device": device,
     }

@@ -18,6 +18,7 @@ from brainlens.datasets.source import Source, Tell
 from brainlens.models.sensors.aligner import SensorAligner
 from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.stored import load_aligner
+from brainlens.stimuli.saliency import FilterSettings
 from brainlens.subjects import Protocol
 from brainlens.types import DataError, Responses, Result
 
@@ -93,9 +94,9 @@ def _responses(source: Source, aligned: Result, cache: Path, device: str, tell: 
     if datasets.simulated(source.dataset):
         options = aligned.config.get("options", {})
         seen = {name: options.get(name) for name in ("repeats", "amplitude")}
-        protocol = Protocol(subject=subject)
+        protocol, settings = Protocol(subject=subject), FilterSettings(**options.get("saliency", {}))
         return open_sensors(
-            replace(source, subjects=()), protocol=protocol, cache=cache, device=device, tell=tell, **seen
+            replace(source, subjects=()), protocol=protocol, cache=cache, device=device, settings=settings, tell=tell, **seen
         ).responses
     if source.folder is None or not source.folder.is_dir():
         raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")

@@ -68,7 +68,7 @@ def run_align(
             chosen = suited(chosen, recording.responses)
         names = bearable(names, recording.responses) if own else names
         config = {**source.config(), "encoders": names, "training": asdict(chosen.training), "linear": asdict(chosen.linear)}
-        config |= {"design": asdict(chosen.design), "seed": seed}
+        config |= {"design": asdict(chosen.design), "seed": seed} | ({} if chosen.centred else {"centred": False})
         config |= {} if start_from is None else {"from": Path(start_from).resolve().name}
         data = [store.fingerprint(t) for t in (recording.responses, recording.images, recording.texts) if t is not None]
         checkpoints = store.run_folder(Path(runs) / "unfinished", "align", config, data)
@@ -145,7 +145,7 @@ def _fit(
     return align(
         standardised(recording.responses), prepared(recording), recording.texts, encoders=own or names, training=chosen.training,
         linear=chosen.linear, design=chosen.design, seed=seed, device=device, folder=folder, progress=progress,
-        start_from=before,
+        start_from=before, centred=chosen.centred,
     )  # fmt: skip
 
 

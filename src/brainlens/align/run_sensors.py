@@ -16,16 +16,34 @@ from brainlens import datasets, store
 from brainlens.align.sensor_analyses import analyses, cases, scored
 from brainlens.align.sensors import score_sensors
 from brainlens.datasets.runs import Rows, keep, table
-from brainlens.datasets.sensors import PROMPTS, SENSOR_DATASETS, SensorRecording, number_of, open_sensors, prompt_texts
+from brainlens.datasets.sensors import (
+    PROMPTS,
+    SENSOR_DATASETS,
+    SensorRecording,
+    number_of,
+    open_sensors,
+    prompt_texts,
+    with_saliency,
+)
 from brainlens.datasets.source import Source, Tell
 from brainlens.metrics.retrieval import nearest_share
 from brainlens.models.sensors.aligner import SensorAligner
 from brainlens.models.sensors.checkpoint import Checkpoint
-from brainlens.models.sensors.decoder import NICE_TRAINING, SMALL, THINGS_EEG2, THINGS_MEG, UNFILTERED, SensorTraining, without
+from brainlens.models.sensors.decoder import (
+    COMPARED,
+    NICE_TRAINING,
+    SMALL,
+    THINGS_EEG2,
+    THINGS_MEG,
+    UNFILTERED,
+    SensorTraining,
+    without,
+)
 from brainlens.models.sensors.fit import fit_model, sensor_model
 from brainlens.models.sensors.linear import LINEAR
 from brainlens.models.sensors.stored import FOLDER, load_aligner
 from brainlens.nn.sensor_baselines import SENSOR_ENCODERS
+from brainlens.stimuli.saliency import PAPER, FilterSettings
 from brainlens.subjects import WITHIN, Protocol
 from brainlens.types import DataError, Responses, Result
 
@@ -45,6 +63,7 @@ class SensorOptions:
     "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
     guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
     preset: "default" trains on the phantom as long as its few images need, "paper" as published.
+    saliency: how pictures are filtered for it.
     ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign. start: a run whose model the
     training of the same encoder goes on from.
     """
@@ -61,6 +80,7 @@ class SensorOptions:
     prompts: bool = False
     preset: str = "default"
     start: str | None = None
+    saliency: FilterSettings = PAPER
 
     def __post_init__(self) -> None:
         known = (*SENSOR_ENCODERS, *LINEAR, "unfiltered", "sensors")
@@ -94,7 +114,8 @@ def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int 
 
     Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
     """
-    chosen = {"neuroalign": THINGS_EEG2, "unfiltered": UNFILTERED}.get(encoder, NICE_TRAINING)
+    published = {"neuroalign": THINGS_EEG2, "sensors": THINGS_EEG2, "unfiltered": UNFILTERED}
+    chosen = published.get(encoder, NICE_TRAINING if encoder.startswith("nice") else COMPARED)
     facts = datasets.facts(dataset)
     chosen = replace(chosen, epochs=THINGS_MEG.epochs) if facts["kind"] == "MEG" else chosen
     if facts["simulated"] and options.preset == "default":
@@ -128,6 +149,7 @@ def align_sensor_command(
         if key in given:
             given[key] = tuple(given[key])
     given |= {"start": str(given["start"])} if "start" in given else {}
+    given |= {"saliency": FilterSettings(**given["saliency"])} if "saliency" in given else {}
     options = SensorOptions(protocol=Protocol(*chosen["protocol"]), **given)
     return run_align_sensors(source, runs, options, seed=seed, device=device, tell=tell)
 
@@ -145,9 +167,12 @@ def run_align_sensors(
     start = _start(options)  # before minutes of reading
     cache = Path(runs) / "prepared"
     recording = open_sensors(
-        source, protocol=protocol, repeats=options.repeats, amplitude=options.amplitude, cache=cache, device=device, tell=tell
-    )
+        source, protocol=protocol, repeats=options.repeats, amplitude=options.amplitude, cache=cache, device=device,
+        settings=options.saliency, tell=tell,
+    )  # fmt: skip
     options = suited(options, source, recording.responses)
+    if filters(options):
+        recording = with_saliency(recording, source, options.saliency, cache=cache, device=device, tell=tell)
     people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
     protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
     data = [store.fingerprint(recording.responses)]
@@ -160,6 +185,12 @@ def run_align_sensors(
     if not any(unfinished.parent.iterdir()):
         unfinished.parent.rmdir()
     return folder, rows
+
+
+def filters(options: SensorOptions) -> bool:
+    """Whether any fit is trained to find filtered pictures; others need no picture filtered."""
+    named = {"neuroalign", "sensors"} & set(options.encoders)
+    return "saliency" not in options.leave_out and bool(named or options.ablation or options.prompts)
 
 
 def _start(options: SensorOptions) -> SensorAligner | None:
@@ -178,7 +209,9 @@ def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) ->
     for name in bench.encoders():
         model, test, result = bench.fit(name)
         rows.append({"encoder": name, **retrieved(result), "seconds": model.decoder_.seconds})
-    arrays, tables, more = analyses(recording, result, model.decoder_, test, encoder=name, seed=seed, tell=tell)
+    arrays, tables, more = analyses(
+        recording, result, model.decoder_, test, encoder=name, seed=seed, settings=options.saliency, tell=tell
+    )
     tables["comparison"] = pd.DataFrame(rows)
     if options.ablation:
         tables["ablation"], extra = bench.ablation(result if name == "neuroalign" else None)

@@ -13,7 +13,7 @@ from brainlens.metrics.retrieval import nearest_share, neighbours
 from brainlens.models.sensors.contributions import scalp, sensor_contributions
 from brainlens.models.sensors.decoder import SensorDecoder
 from brainlens.models.sensors.split import split_subjects
-from brainlens.stimuli.saliency import saliency, stage_names
+from brainlens.stimuli.saliency import PAPER, FilterSettings, cut_square, filtered, saliency, stage_names
 from brainlens.subjects import Protocol
 from brainlens.types import DataError, Responses, Result, Stimuli, positions
 
@@ -26,7 +26,15 @@ Found = tuple[dict[str, np.ndarray], dict[str, pd.DataFrame], dict[str, float]]
 
 
 def analyses(
-    recording: SensorRecording, result: Result, decoder: SensorDecoder, test: Responses, *, encoder: str, seed: int, tell: Tell
+    recording: SensorRecording,
+    result: Result,
+    decoder: SensorDecoder,
+    test: Responses,
+    *,
+    encoder: str,
+    seed: int,
+    settings: FilterSettings = PAPER,
+    tell: Tell,
 ) -> Found:
     """Arrays, tables and metrics: accuracy over time windows, generalisation over time, scalp maps, categories, saliency."""
     arrays: dict[str, np.ndarray] = {}
@@ -45,7 +53,7 @@ def analyses(
         arrays["groups"] = groups
         arrays["embedding_before"] = before(averaged.data)
         metrics |= category_shares(recording, result, arrays["embedding_before"], groups, seed=seed)
-    arrays |= stages(recording.stimuli, result.arrays["ids"])
+    arrays |= stages(recording.stimuli, result.arrays["ids"], settings)
     return arrays, tables, metrics
 
 
@@ -131,17 +139,19 @@ def cases(recording: SensorRecording, result: Result) -> tuple[dict[str, np.ndar
     return arrays, {"gallery": table if groups is None else table.assign(domain=groups)}
 
 
-def stages(stimuli: Stimuli, ids: np.ndarray) -> dict[str, np.ndarray]:
+def stages(stimuli: Stimuli, ids: np.ndarray, settings: FilterSettings = PAPER) -> dict[str, np.ndarray]:
     """Every stage of the saliency extraction of the first test pictures (Fig. 7); nothing where there are no pictures."""
     try:
-        pictures = [np.asarray(picture) for picture in stimuli.take(ids[:STAGED]).images]
+        pictures = [cut_square(np.asarray(p), settings.size) for p in stimuli.take(ids[:STAGED]).images]
     except DataError:
         return {}
     if len({picture.shape for picture in pictures}) > 1:
         pictures = pictures[:1]
     shown = np.stack(pictures)
-    found = saliency(shown)
-    arrays = {f"saliency/{name}": np.asarray(getattr(found, name), np.float32) for name in stage_names()}
+    found = saliency(shown, sign=settings.sign)
+    arrays: dict[str, np.ndarray] = {f"saliency/{n}": np.asarray(getattr(found, n), np.float32) for n in stage_names()}
+    if settings.brightness:
+        arrays["saliency/image"] = np.stack([filtered(p, settings) for p in pictures]).astype(np.float32) / 255
     return {"saliency/picture": shown, **arrays}
 
 

@@ -70,6 +70,8 @@ def score_sensors(
     uses_text = texts is not None and encoder == "neuroalign"
     text = decoder.gallery(texts["text"][positions(ids, texts.ids, "texts")], text=True) if uses_text and texts else None
     metrics = retrieval_metrics.retrieval(brain, image, text, seed=seed)
+    if layer == "concept":
+        metrics |= by_product(brain, image, seed=seed)
     metrics |= {"training/best_epoch": float(decoder.best_epoch), "training/seconds": decoder.seconds}
     arrays = {"embedding/brain": brain, "embedding/image": image, "ids": ids}
     arrays["ranks/brain->image"] = retrieval_metrics.ranks(brain, image)
@@ -78,6 +80,20 @@ def score_sensors(
     config |= {"training": asdict(training), "protocol": asdict(protocol), "images": images.model, "gallery_layer": layer}
     provenance = {"torch": torch.__version__, "seed": seed, "device": decoder.device}
     return Result("align", metrics, arrays, test.units, tables, config, provenance, test.space)
+
+
+def by_product(brain: np.ndarray, centres: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+    """`retrieval/brain->centre_product/...`: concepts ranked by the product with their centres as they are, as NICE's code does.
+
+    A centre is a mean of unit vectors and the longer the more alike its images; the cosine leaves the length out. One number
+    more, sqrt(M^2 - |c|^2) makes all centres as long as the longest, M, without changing a product, so that the ranking is one
+    of cosines.
+    """
+    square = (centres.astype(np.float64) ** 2).sum(axis=1)
+    longer = np.concatenate([centres, np.sqrt(np.maximum(square.max() - square, 0))[:, None]], axis=1)
+    ranks = retrieval_metrics.ranks(np.concatenate([brain, np.zeros((len(brain), 1))], axis=1), longer)
+    found = retrieval_metrics.summary(ranks, len(centres), seed=seed)
+    return {f"retrieval/brain->centre_product/{key}": value for key, value in found.items()}
 
 
 def repetition_curve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from brainlens import store
+from brainlens.attribute.counting import layer_name
+from brainlens.attribute.own import opened
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck, bottleneck, statistics
 from brainlens.attribution.chefer import chefer
@@ -22,6 +25,7 @@ from brainlens.attribution.targets import frozen, or_nothing, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import auroc_interval, bootstrap_mean, fdr
+from brainlens.models.volume.estimators import VolumeAligner
 from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Result, Volume, positions
 
@@ -80,7 +84,7 @@ class Options:
 
 
 def attribute(
-    model: VolumeEncoder,
+    model: VolumeEncoder | VolumeAligner,
     responses: Responses,
     images: Features,
     texts: Features | None = None,
@@ -90,13 +94,14 @@ def attribute(
     layer: int | str | None = None,
     options: Options | None = None,
 ) -> Result:
-    """Maps of the voxels that carried cos(brain, image) + cos(brain, caption), one per trial, and what they are worth.
+    """Voxel attribution maps (trial, unit) of cos(brain, image) + cos(brain, caption), with faithfulness scores.
 
-    model: a trained encoder on the mask of `responses.space`; images and texts: the embeddings it was aligned to, by
-    stimulus id, under the layer "image" or "text" or their only one. layer: the block before which features are read
-    (0 .. depth), or "patches", the embedded patches before the class token joins them; None takes "patches" where the
-    class token sums the patches (it would carry information past any later bottleneck), else the middle block, the
-    paper's choice.
+    model: a fitted `VolumeAligner` with the embeddings of its own fit, or its network with embeddings in the space of its
+    cosines, on the mask of `responses.space`; images, texts: by stimulus id, under "image" or "text" or their only layer.
+    layer: how many blocks have run where features are read (0 .. depth; the paper's layer k is the output of block k, that is
+    k + 1), or "patches", the embedded patches before the class token joins them; None takes "patches" where the class token sums
+    the patches (it would carry information past any later bottleneck), else the output of the middle block, the paper's layer 6
+    of 12.
 
     A map that is only rounding is empty: 0 everywhere, counted in `attribution/maps_empty`, named in `map/empty` (trial,) and
     in a warning, and left out of what maps are worth (undefined where all are empty).
@@ -110,6 +115,7 @@ def attribute(
     """
     start = time.time()
     options = Options() if options is None else options
+    model, images, texts = opened(model, images, texts)
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)
     aims = torch.stack(list(goals.values()), 1)
@@ -122,11 +128,11 @@ def attribute(
     numbers["attribution/maps_empty"] = float(empty.sum())
     arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty}
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
-    numbers |= cost(method, options)
-    numbers |= _significance(found, arrays, options)
-    numbers |= _truth(found, responses.units)
-    config = {"method": method, "target": target, "layer": where, **asdict(replace(options, reference=None))}
-    config |= warn_of_empty(empty, method)
+    arrays["degradation/shares"] = np.array(degradation.SHARES)
+    numbers |= cost(method, options) | _significance(found, arrays, options) | _truth(found, responses.units)
+    config: dict[str, Any] = {"method": method, "target": target, "layer": where, "paper_layer": layer_name(where)}
+    config |= asdict(replace(options, reference=None))
+    config |= warn_of_empty(empty, method) | {"degradation_score": f"cosine to {' + cosine to '.join(goals)}"}
     reference = responses if options.reference is None else options.reference
     config["reference_trials"] = len(reference) if options.normalise == "reference" else 0
     return Result(
@@ -158,9 +164,7 @@ def brain_maps(
 ) -> Tensor:
     """Maps (trial, voxel) of responses x (trial, voxel) for targets (trial, k, d); negative only with refine="signed".
 
-    All 0 for a trial whose map would be rounding alone.
-
-    regions (voxel,): labels, for RISE by regions.
+    All 0 for a trial whose map would be rounding alone. regions (voxel,): labels, for RISE by regions.
     """
     if method not in METHODS:
         raise DataError(f"attribute: method {method!r} is not known; there are {list(METHODS)}")
@@ -238,7 +242,8 @@ def _smoothed(model: VolumeEncoder, x: Tensor, targets: Tensor, method: str, lay
 def layer_of(model: VolumeEncoder, layer: int | str | None) -> int | str:
     """The layer that is read: as asked, or the method's own choice."""
     if layer is None:
-        return "patches" if model.design.class_token == "sum" else model.design.depth // 2
+        depth = model.design.depth
+        return "patches" if model.design.class_token == "sum" else min(depth // 2 + 1, depth)
     if isinstance(layer, str):
         if layer != "patches":
             raise DataError(f"attribute: layer {layer!r} is not known; give 'patches' or 0 to {model.design.depth}")
@@ -349,9 +354,10 @@ def _degradation(
                 out |= {f"attribution/{who}{name}/{form}/{k}": v for k, v in numbers.items() if v == v}
             if who in ("", "random/"):
                 for form in ("deletion", "insertion"):
-                    line = degradation.curve(x, model, aim, baseline, steps=10, insert=form == "insertion").cpu().numpy()
+                    shown = degradation.curve(x, model, aim, baseline, shares=degradation.SHARES, insert=form == "insertion")
+                    line = shown.cpu().numpy()
                     key = f"attribution/{who}{name}/{form}_auc"
-                    area_under = bootstrap_mean(metrics.area_under(line), seed=options.seed)
+                    area_under = bootstrap_mean(metrics.area_under(line[:, degradation.EVEN]), seed=options.seed)
                     out |= dict(zip((key, f"{key}.low", f"{key}.high"), area_under, strict=True))
                     kept_as = f"{form}/{who.rstrip('/') or 'map'}"
                     curves[kept_as] = curves.get(kept_as, np.zeros(line.shape)) + line

@@ -168,7 +168,7 @@ def _token_maps(
     depth = len(tower.blocks)
     layer = depth // 2 if layer is None else layer
     if not 0 <= layer < depth:
-        raise DataError(f"attribute: layer {layer} is not there; there are 0 to {depth - 1}")
+        raise DataError(f"attribute: layer {layer} is not available; available are 0 to {depth - 1}")
     with torch.no_grad():
         start = tower.run(tokens, 0, layer)[0]
         stats = None if reference is None else statistics([tower.run(reference, 0, layer)[0]])

@@ -16,10 +16,12 @@ from torch import Tensor
 from brainlens import datasets, store
 from brainlens.attribute import group
 from brainlens.attribute.brain import METHODS, Options, attribute
+from brainlens.attribute.counting import INPUT, PATCHES, blocks_run
+from brainlens.attribute.methods import ALL, all_methods
 from brainlens.attribute.sanity import sensitivity_table
 from brainlens.attribute.stimuli import Aim, attribute_stimuli
 from brainlens.backbones import clip as clips
-from brainlens.datasets.runs import Rows, keep, source_of, table
+from brainlens.datasets.runs import Rows, check_same_recording, keep, source_of, table
 from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording, prepared, standardised
 from brainlens.metrics.attribution import pointing_game
 from brainlens.metrics.statistics import bootstrap_mean
@@ -43,8 +45,9 @@ TARGETS = {
 class Ask:
     """What is explained (`of`), by its match with what (`target`), and how; "stimuli" are pixels and words side by side.
 
-    layer: number of the block before which features are read, "patches" (brain only), or None for the method's own choice.
-    sensitivity: the bottleneck's settings are varied one at a time (the paper's Table 6) in place of one map.
+    layer: as the paper counts, the output of block "0", "1", ...; "input", what enters the first block; "patches" (brain only);
+    or None for the method's own choice. method "all" (brain only): every method in one table. sensitivity: the bottleneck's
+    settings are varied one at a time (the paper's Table 6) in place of one map.
     """
 
     of: str = "brain"
@@ -59,23 +62,20 @@ class Ask:
             raise DataError(f"attribute: of={self.of!r} is not one of {tuple(TARGETS)}")
         if self.target not in TARGETS[self.of]:
             raise DataError(f"attribute: {self.of} cannot be explained by target {self.target!r}; choose from {TARGETS[self.of]}")
-        if self.method not in METHODS:
-            raise DataError(f"attribute: method {self.method!r} is not one of {list(METHODS)}")
+        if self.method not in (*METHODS, ALL):
+            raise DataError(f"attribute: method {self.method!r} is not one of {[*METHODS, ALL]}")
+        if self.method == ALL and self.of != "brain":
+            raise DataError(f"attribute: method 'all' compares brain maps; name one method for {self.of}")
         if self.trials < 1:
             raise DataError(f"attribute: {self.trials} trials are asked for; at least 1 is needed")
-        if self.layer is not None and self.layer != "patches" and not self.layer.isdigit():
-            raise DataError(f"attribute: layer {self.layer!r} is not a number of a block or 'patches'")
+        if self.layer is not None and self.layer not in (PATCHES, INPUT) and not self.layer.isdigit():
+            raise DataError(f"attribute: layer {self.layer!r} is not the number of a block, {INPUT!r} or {PATCHES!r}")
         if self.layer == "patches" and self.of != "brain":
             raise DataError(f"attribute: layer 'patches' is one of the brain's encoder; {self.of} take the number of a block")
         if self.sensitivity and (self.of != "brain" or self.method != "bottleneck"):
             raise DataError(
                 "attribute: the sensitivity table is of the brain's bottleneck; leave --of and --method at their defaults"
             )
-
-    @property
-    def at(self) -> int | str | None:
-        """The layer as a number where it is one."""
-        return int(self.layer) if self.layer is not None and self.layer.isdigit() else self.layer
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ def reopen(run: str | Path, model: VolumeAligner, *, tell: Tell) -> Aligned:
     source = source_of(aligned)
     recording = open_recording(source, device=model.device, tell=tell)
     responses = standardised(recording.responses)
+    check_same_recording(run, aligned, responses)
     check_recording(run, model, responses)
     split = split_tables(responses, prepared(recording), recording.texts, seed=int(aligned.config["seed"]), centre=model.centre_)
     return Aligned(Path(run), source, recording, responses, split, model.decoder_)
@@ -154,10 +155,13 @@ def _brain(aligned: Aligned, ask: Ask, options: Options) -> Result:
     chosen = explained(aligned.responses, aligned.split, part="test", trials=ask.trials)
     options = replace(options, reference=explained(aligned.responses, aligned.split, part="validation", trials=200))
     aims = goals(aligned.decoder, aligned.split, "test")
+    at = blocks_run(ask.layer, aligned.model.design.depth)
     if ask.sensitivity:
         return sensitivity_table(
-            aligned.model, chosen, aims["image"], aims.get("text"), target=ask.target, layer=ask.at, options=options
+            aligned.model, chosen, aims["image"], aims.get("text"), target=ask.target, layer=at, options=options
         )
+    if ask.method == ALL:
+        return all_methods(aligned.model, chosen, aims["image"], aims.get("text"), target=ask.target, layer=at, options=options)
     return attribute(
         aligned.model,
         chosen,
@@ -165,7 +169,7 @@ def _brain(aligned: Aligned, ask: Ask, options: Options) -> Result:
         aims.get("text"),
         method=ask.method,
         target=ask.target,
-        layer=ask.at,
+        layer=at,
         options=options,
     )
 
@@ -179,7 +183,9 @@ def _stimuli(aligned: Aligned, ask: Ask, options: Options) -> Result:
     model = clips.load_clip(network_folder(aligned.source), device=options.device)
     aims = _aims(aligned, "image" if ask.of == "pixels" else "text", ask.target)
     reference = aligned.recording.stimuli.take(list(dict.fromkeys(split.train.ids))[:200]) if ask.method == "bottleneck" else None
-    layer = ask.at if isinstance(ask.at, int) else None
+    tower = model.backbone.model.config.vision_config if ask.of == "pixels" else model.backbone.model.config.text_config
+    at = blocks_run(ask.layer, int(tower.num_hidden_layers))
+    layer = at if isinstance(at, int) else None
     result = attribute_stimuli(
         model, stimuli, aims, of=ask.of, method=ask.method, layer=layer, reference=reference, options=options
     )

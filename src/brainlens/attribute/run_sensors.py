@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from brainlens import store
-from brainlens.datasets.runs import Rows, keep, source_of, table
+from brainlens.datasets.runs import Rows, check_same_recording, keep, source_of, table
 from brainlens.datasets.sensors import SENSOR_DATASETS, open_sensors
 from brainlens.datasets.source import Tell
 from brainlens.models.sensors.contributions import METHODS, scalp, sensor_contributions
 from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.split import split_subjects
 from brainlens.models.sensors.stored import load_aligner
+from brainlens.stimuli.saliency import FilterSettings
 from brainlens.subjects import Protocol
 from brainlens.types import DataError, Result
 
@@ -49,8 +50,10 @@ def run_attribute_sensors(
         amplitude=options.get("amplitude"),
         cache=Path(run).resolve().parent / "prepared",
         device=device,
+        settings=FilterSettings(**options.get("saliency", {})),
         tell=tell,
     )
+    check_same_recording(run, aligned, recording.responses)
     responses = recorded(recording.responses).matched(model.layout_)
     _, test = split_subjects(responses, protocol)
     averaged = test.average()

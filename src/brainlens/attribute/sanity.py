@@ -13,6 +13,7 @@ from torch import Tensor
 
 from brainlens import store
 from brainlens.attribute.brain import Options, brain_maps, check_inputs, fingerprints, layer_of
+from brainlens.attribute.counting import blocks_run, layer_name
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.attribution.targets import frozen
@@ -23,8 +24,11 @@ from brainlens.types import Features, Responses, Result
 
 
 def grid(depth: int, layer: int | str) -> dict[str, tuple[float | str, ...]]:
-    """The paper's Table 6 for an encoder of `depth` blocks: its layers 0, 3, 6, 9 of 12 at the same shares of the depth."""
-    layers: list[float | str] = [*dict.fromkeys(depth * k // 4 for k in range(4))]
+    """The paper's Table 6 for an encoder of `depth` blocks: its layers 0, 3, 6, 9 of 12 at the same shares of the depth.
+
+    Layers are named as the paper counts them: k is the output of block k.
+    """
+    layers: list[float | str] = [*dict.fromkeys(str(depth * k // 4) for k in range(4))]
     table: dict[str, tuple[float | str, ...]] = {name: tuple(values) for name, values in degradation.TABLE_6.items()}
     return table | {"layer": ("patches", *layers) if layer == "patches" else tuple(layers)}
 
@@ -43,28 +47,35 @@ def sensitivity_table(
 
     Table `sensitivity` (parameter, value, and for each target `<target>_drop`, `<target>_increase` in percent as in the paper,
     `<target>_matched_drop` at the area of `options.area`; `map_area`; `truth_auroc` of the mean map where the units say
-    which are informative). The drop alone rewards large maps, so the area stands beside it.
+    which are informative; `map`, its row in the array `sensitivity/maps`, the mean maps of Figs. 7 and 10). Without options the
+    variance of the noise is .1, as in the paper's table. The drop alone rewards large maps, so the area stands beside it.
     """
     start = time.time()
-    options = Options() if options is None else options
+    options = Options(bottleneck=Bottleneck(variance=degradation.VARIANCE)) if options is None else options
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)
     aims = torch.stack(list(goals.values()), 1)
     right = responses.units["informative"].to_numpy(dtype=bool) if "informative" in responses.units.columns else None
     model.to(options.device)
     kept: dict[str, np.ndarray] = {}
+    made: list[np.ndarray] = []
 
     def run(at: int | str, settings: Bottleneck) -> dict[str, float]:
-        maps = brain_maps(model, x, aims, method="bottleneck", layer=at, options=replace(options, bottleneck=settings))
-        if at == where and settings == options.bottleneck:
-            kept["map/brain_mean"] = maps.mean(0).cpu().numpy()
-        return _row(model, x, goals, maps, right, options)
+        cut = blocks_run(str(at), model.design.depth)
+        assert cut is not None
+        maps = brain_maps(model, x, aims, method="bottleneck", layer=cut, options=replace(options, bottleneck=settings))
+        made.append(maps.mean(0).cpu().numpy())
+        if cut == where and settings == options.bottleneck:
+            kept["map/brain_mean"] = made[-1]
+        return {"map": float(len(made) - 1)} | _row(model, x, goals, maps, right, options)
 
     with frozen(model):
         chosen = grid(model.design.depth, where)
-        rows = degradation.sensitivity(run, layer=where, settings=options.bottleneck, grid=chosen)
-    table = pd.DataFrame(rows).astype({"value": str})
-    numbers = {f"sensitivity/{c}/range": float(np.ptp(table[c])) for c in table.columns if c not in ("parameter", "value")}
+        rows = degradation.sensitivity(run, layer=layer_name(where), settings=options.bottleneck, grid=chosen)
+    table = pd.DataFrame(rows).astype({"value": str, "map": int})
+    kept["sensitivity/maps"] = np.stack(made)
+    scored = [c for c in table.columns if c not in ("parameter", "value", "map")]
+    numbers = {f"sensitivity/{c}/range": float(np.ptp(table[c])) for c in scored}
     config = {"method": "bottleneck", "target": target, "layer": where, "sensitivity": True}
     config |= asdict(replace(options, reference=None))
     provenance = store.provenance(options.seed, options.device, fingerprints(responses, images, texts), start)

@@ -165,7 +165,7 @@ def _optimise(x: Tensor, score: Score, targets: Tensor, noise_of: tuple[Tensor, 
         gradient += weight * divergence_slope(alpha, r2)
         _adam(alpha, gradient, first, second, step, settings.lr)
     if not torch.isfinite(alpha).all():
-        raise DataError("bottleneck: the optimisation left the finite numbers; the tail's embeddings hold NaN or infinity")
+        raise DataError("bottleneck: the loss is NaN or infinite; the tail's embeddings hold NaN or infinity")
     return divergence(alpha, r2).sum(-1) / math.log(2)
 
 

@@ -14,6 +14,9 @@ from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.attribution.targets import Tail, check_targets, scores
 from brainlens.types import DataError
 
+SHARES = (0.0, 0.01, 0.02, 0.05, *(0.1 * k for k in range(1, 11)))  # closer at the start, where informative units are few
+EVEN = (0, *range(4, 14))  # those of SHARES that are tenths, over which areas are taken
+
 
 def unit_range(maps: Tensor) -> Tensor:
     """Every map (sample, unit) to [0, 1] by its own minimum and maximum; a constant map becomes all ones."""
@@ -50,16 +53,27 @@ def keep(x: Tensor, model: Tail, targets: Tensor, maps: Tensor, *, area: float |
 
 
 def curve(
-    x: Tensor, model: Tail, targets: Tensor, maps: Tensor, *, steps: int = 20, insert: bool = False, batch: int = 256
+    x: Tensor,
+    model: Tail,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    steps: int = 20,
+    shares: Sequence[float] | None = None,
+    insert: bool = False,
+    batch: int = 256,
 ) -> Tensor:
-    """Scores (sample, steps + 1) while units are deleted, or inserted into zeros, in descending order of the map."""
+    """Scores (sample, steps + 1) while units are deleted, or inserted into zeros, in descending order of the map.
+
+    shares: the shares of units that are deleted at each point, in place of even steps from 0 to 1.
+    """
     _check(x, targets, maps)
     rank = torch.empty_like(maps).scatter_(
         1, _random_ties(maps), torch.arange(maps.shape[1], device=maps.device).to(maps).expand_as(maps)
     )
     out = []
-    for step in range(steps + 1):
-        shown = rank < round(step / steps * maps.shape[1])
+    for share in [step / steps for step in range(steps + 1)] if shares is None else shares:
+        shown = rank < round(share * maps.shape[1])
         out.append(scores(x * (shown if insert else ~shown), model, targets, batch=batch))
     return torch.stack(out, 1)
 
@@ -95,6 +109,7 @@ def randomised(model: nn.Module, *, seed: int = 0) -> Iterator[tuple[str, nn.Mod
         model.load_state_dict(before)
 
 
+VARIANCE = 0.1  # of the noise, around which the paper's Table 6 varies one setting at a time
 TABLE_6: dict[str, Sequence[float | str]] = {
     "layer": (0, 3, 6, 9),
     "beta": (0.001, 0.01, 0.1, 1.0),
@@ -115,7 +130,7 @@ def sensitivity(
 
     Repeated settings are run once. Raises DataError for a parameter that does not exist.
     """
-    base = Bottleneck(variance=0.1) if settings is None else settings
+    base = Bottleneck(variance=VARIANCE) if settings is None else settings
     grid = TABLE_6 if grid is None else grid
     unknown = sorted(set(grid) - set(TABLE_6))
     if unknown:

@@ -77,21 +77,24 @@ def convert_checkpoint(
     ImageNet: shortest side 256/224 of the network's, centre crop; bilinear for MoCo v3 as in its own evaluation, else bicubic.
     Raises DataError for a file that is not there, holds other objects than weights, or is no plain vision transformer.
     """
+    store.check_writable(folder)
     state = _read_state(Path(checkpoint))
     chosen = _prefix(state, Path(checkpoint)) if prefix is None else prefix
     weights = vit_weights(state, prefix=chosen)
     config = _config(weights, Path(checkpoint), MOCO_HEADS if heads is None and "base_encoder" in chosen else heads)
     out, side = Path(folder), int(config["image_size"])
-    store.save_json(out / "preprocessor_config.json", _preparation(side, 2 if "base_encoder" in chosen else 3))
-    store.save_weights(out, "model", {name: value.float().contiguous() for name, value in weights.items()})
-    store.save_json(out / "config.json", config)  # last: a folder without it is no model folder
+    with store.lock(out, wait=store.PATIENCE):
+        (out / "config.json").unlink(missing_ok=True)  # last again below: a folder without it is no model folder
+        store.save_json(out / "preprocessor_config.json", _preparation(side, 2 if "base_encoder" in chosen else 3))
+        store.save_weights(out, "model", {name: value.float().contiguous() for name, value in weights.items()})
+        store.save_json(out / "config.json", config)
     shown = {name: config[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")}
     return {"prefix": chosen, "weights": len(weights), "image_size": side, **shown}
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise DataError(f"checkpoint {str(path)!r} is not there; name the released .pth or .pth.tar file")
+        raise DataError(f"checkpoint {str(path)!r} is not found; name the released .pth or .pth.tar file")
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a file with other objects, a damaged one, or none of torch's: the way out is the same

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import json
 import os
 import re
 import socket
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from brainlens.types import DataError
+from brainlens import store
+from brainlens.types import DataError, inside, reading
 
 PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")  # what is fetched: configuration, vocabulary, weights
 REACH_S = 5.0  # seconds to wait for the hub before saying that it is not there
@@ -88,10 +88,7 @@ def files_hash(folder: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises DataError naming the file if it is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} in {str(path.parent)!r} cannot be read as JSON: {' '.join(str(error).split())}") from None
+    value = store.read_json(path)
     if not isinstance(value, dict):
         raise DataError(f"{path.name} in {str(path.parent)!r} holds {type(value).__name__}, expected an object")
     return value
@@ -138,6 +135,20 @@ def quiet() -> Iterator[None]:
             other.set_verbosity(other_level)
 
 
+def check_inside(folder: Path) -> None:
+    """Raises DataError for weights that lie outside the folder: named so by an index of their parts, or links to elsewhere.
+
+    The hub's own folders are links into the store beside them, which counts as inside.
+    """
+    root = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    for index in sorted(folder.glob("*.index.json")):
+        with reading(index, "fetch the model's files again"):
+            names = {str(name) for name in read_json(index).get("weight_map", {}).values()}
+            inside(folder, [name for name in names if not (folder / name).is_symlink()], str(index))
+    files = [path for pattern in PATTERNS for path in folder.glob(pattern)]
+    inside(root, [path.relative_to(root) for path in files], f"model folder {str(folder)!r}")
+
+
 def load_weights(kind: Any, folder: Path, **pieces: Any) -> Any:
     """`kind.from_pretrained(folder)` from safetensors only, without remote code, and without weights left at random.
 
@@ -151,6 +162,7 @@ def load_weights(kind: Any, folder: Path, **pieces: Any) -> Any:
         raise DataError(
             f"model folder {str(folder)!r} has no *.safetensors{have}; convert the weights with save_pretrained first"
         )
+    check_inside(folder)
     if kind.__module__.startswith("transformers"):  # diffusers' single networks never run code from their folder
         pieces["trust_remote_code"] = False
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from brainlens import miniatures
@@ -17,6 +19,7 @@ GRID = (8, 8)  # what FactorTopy reads; a map of 112 x 112 kept whole would be 1
 
 
 PIXELS = "pixels"  # a control that every network must beat
+UNTRAINED = "untrained:"  # the other: the miniature's architecture with weights drawn from the seed that follows
 
 
 def pixel_features(stimuli: Stimuli, side: int = 32) -> Features:
@@ -49,11 +52,16 @@ def extract_layers(
     """Global and spatial tokens of the named layers (None: all), in float16; a second call reads what is in the cache.
 
     A folder with a model_index.json is read as Stable Diffusion, at `steps` (one step and many layers, or one layer and many
-    steps); "pixels" are the pictures themselves; everything else is a vision network.
+    steps); "pixels" are the pictures themselves; "untrained:SEED" is the miniature with weights as drawn;
+    everything else is a vision network.
     Raises DataError for steps of a network that has none.
     """
     if name == PIXELS:
         return pixel_features(stimuli)
+    if name is not None and name.startswith(UNTRAINED):
+        if steps is not None or not name.removeprefix(UNTRAINED).isdigit():
+            raise DataError(f"model {name!r} is not {UNTRAINED}SEED with a whole number, and has no time steps")
+        return vision.extract(_untrained(name, device), stimuli, layers, pool_grid=pool_grid, cache=cache)
     where = network_path(name)
     if diffusion.is_diffusion(where):
         model = diffusion.load_diffusion(where, device=device)
@@ -63,3 +71,12 @@ def extract_layers(
     if steps is not None:
         raise DataError(f"model {where!r} has no time steps: they belong to a Stable Diffusion folder (with model_index.json)")
     return vision.extract(vision.load(where, device=device), stimuli, layers, pool_grid=pool_grid, cache=cache)
+
+
+def _untrained(name: str, device: str) -> vision.Backbone:
+    """The miniature's architecture with weights drawn from the seed in the name."""
+    trained = vision.load(network_path(None), device=device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(name.removeprefix(UNTRAINED)))
+        drawn = type(trained.model)(trained.model.config).to(device=device, dtype=trained.dtype).eval()
+    return replace(trained, model=drawn, name=name, files=f"{trained.files} {name}")

@@ -74,7 +74,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """The named weights of a .safetensors or torch file; nothing in it can run. Raises DataError where it holds none."""
     file = Path(path)
     if not file.is_file():
-        raise DataError(f"weights {str(path)!r} are not there; name a .safetensors or .pth file of a state dict")
+        raise DataError(f"weights {str(path)!r} are not found; name a .safetensors or .pth file of a state dict")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file

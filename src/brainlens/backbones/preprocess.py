@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from brainlens.backbones.folder import read_json
-from brainlens.types import DataError
+from brainlens.types import DataError, reading
 
 SQUARE_SIZE = ("ViT", "DeiT", "Beit", "Blip")  # processors that read a bare `size: 224` as height and width
 
@@ -72,8 +72,11 @@ def read_preprocess(folder: Path) -> Preprocess:
         if (folder / name).is_file():
             config = read_json(folder / name)
             config = config.get("image_processor", config)
+            if not isinstance(config, dict):
+                raise DataError(f"{folder / name}: image_processor should be an object; copy the file again")
             if any(key in config for key in ("size", "do_resize", "image_mean")):
-                return parse_preprocess(config)
+                with reading(folder / name, "copy it again from the model's page"):
+                    return parse_preprocess(config)
     raise DataError(
         f"model folder {str(folder)!r} has no preprocessor_config.json; copy it there or pass preprocess=Preprocess(...)"
     )

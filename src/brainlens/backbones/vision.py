@@ -22,7 +22,7 @@ import torch
 from brainlens.backbones.folder import files_hash, library, load_weights, model_folder
 from brainlens.backbones.preprocess import Preprocess, read_preprocess
 from brainlens.store import cached_features
-from brainlens.types import DataError, Features, Stimuli, image_key
+from brainlens.types import DataError, Features, Stimuli, image_key, reading
 
 BLOCK = 256  # images that are written to the cache at once: what a stopped extraction loses at most
 
@@ -68,9 +68,15 @@ def load(
         kind = transformers.CLIPVisionModelWithProjection
     pieces = {"add_pooling_layer": False} if config.model_type in ("vit", "deit") else {}
     model = load_weights(kind, folder, **pieces).to(device=device, dtype=dtype)
+    with reading(folder, "its configuration and its weights do not fit: copy its files again"):
+        return _described(model, config, steps, Path(name_or_folder).name, folder)
+
+
+def _described(model: Any, config: Any, steps: Preprocess, name: str, folder: Path) -> Backbone:
+    """The loaded network with its layers; a convolutional one is tried on a black picture."""
     if config.model_type == "vit_mae":
         model.config.mask_ratio = 0.0  # a masked autoencoder reads the whole picture here
-    draft = Backbone(model, steps, (), Path(name_or_folder).name, files_hash(folder))
+    draft = Backbone(model, steps, (), name, files_hash(folder))
     return replace(draft, layers=_layer_names(draft))
 
 
@@ -167,9 +173,11 @@ def plain_fields(settings: Any) -> dict[str, Any]:
 
 
 def _pictures_hash(stimuli: Stimuli) -> str:
-    digest = hashlib.sha256()
+    """Hash over ids and pixels; pictures that are computed when asked for (`key`) are told apart by what they are made of."""
+    digest, key = hashlib.sha256(), getattr(stimuli.images, "key", None)
     for i in range(len(stimuli)):
-        digest.update(str(stimuli.ids[i]).encode() + b"\0" + image_key(read_images(stimuli, range(i, i + 1))[0]))
+        own = key(i) if key is not None else image_key(read_images(stimuli, range(i, i + 1))[0])
+        digest.update(str(stimuli.ids[i]).encode() + b"\0" + own)
     return digest.hexdigest()
 
 
@@ -185,15 +193,24 @@ def _compute(
     data: dict[str, np.ndarray] = {}
     tokens: dict[str, np.ndarray] = {}
     grids: dict[str, tuple[int, int]] = {}
-    for start in range(0, len(rows), batch):
+    start = 0
+    while start < len(rows):
         here = rows[start : start + batch]
-        with torch.inference_mode():
-            for layer, whole, parts in forward(read_images(stimuli, here), stimuli.ids[here.start : here.stop]):
-                if parts is not None:
-                    parts = parts if grid is None else torch.nn.functional.interpolate(parts, grid, mode="bilinear")
-                    grids[layer] = (int(parts.shape[2]), int(parts.shape[3]))
-                    _put(tokens, layer, parts.flatten(2).transpose(1, 2), start, len(rows), dtype)
-                _put(data, layer, whole, start, len(rows), dtype)
+        try:
+            with torch.inference_mode():
+                for layer, whole, parts in forward(read_images(stimuli, here), stimuli.ids[here.start : here.stop]):
+                    if parts is not None:
+                        parts = parts if grid is None else torch.nn.functional.interpolate(parts, grid, mode="bilinear")
+                        grids[layer] = (int(parts.shape[2]), int(parts.shape[3]))
+                        _put(tokens, layer, parts.flatten(2).transpose(1, 2), start, len(rows), dtype)
+                    _put(data, layer, whole, start, len(rows), dtype)
+        except torch.OutOfMemoryError as error:
+            if batch == 1:
+                raise DataError(f"{name}: one picture is more than the device can hold; use a larger one, or cpu") from error
+            batch //= 2  # a picture's values do not hang on those beside it
+            torch.cuda.empty_cache()
+            continue
+        start += len(here)
     features = Features(data, stimuli.ids[rows.start : rows.stop], name, tokens, grids)
     try:
         return features.check_finite()
@@ -285,6 +302,11 @@ def _run(backbone: Backbone, pixels: np.ndarray) -> tuple[list[torch.Tensor], to
     if hasattr(model, "text_model") and pooled is not None:  # SigLIP: attention pooling without a projection
         return hidden, pooled
     return hidden, last[:, 0] if _n_special(backbone, last, x.shape[2:]) else last.mean(dim=1)
+
+
+def embedding(backbone: Backbone, pixels: np.ndarray) -> torch.Tensor:
+    """The network's embedding (n, d) of prepared pictures (n, 3, h, w), with its graph where gradients are on."""
+    return _run(backbone, pixels)[1].float()
 
 
 def _patch_grid(backbone: Backbone, size: Sequence[int]) -> tuple[int, int]:

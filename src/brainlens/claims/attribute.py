@@ -119,9 +119,10 @@ def checked(
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """Baselines at the bottleneck's number of passes, plain maps of patches, and the bottleneck under permuted weights.
 
-    Keys `attribute/<method>/matched_cost/truth_auroc` (Grad-CAM and Chefer averaged over as many noisy copies as the bottleneck
-    has), `attribute/<method>/plain/truth_auroc` (no refinement within patches), `attribute/randomised/truth_auroc` and
-    `attribute/randomised/map_correlation` (all weights permuted; the first 8 trials).
+    Keys `attribute/ib_ba_paper/truth_auroc` (the paper's form: prior N(0, I) on features as they are, every voxel its patch's
+    value), `attribute/<method>/matched_cost/truth_auroc` (Grad-CAM and Chefer averaged over as many noisy copies as the
+    bottleneck has), `attribute/<method>/plain/truth_auroc` (no refinement within patches), `attribute/randomised/truth_auroc`
+    and `attribute/randomised/map_correlation` (all weights permuted; the first 8 trials).
     """
     out: dict[str, float] = {}
     where, draws = layer_of(model, None), (options.bottleneck.steps - 1) * options.bottleneck.copies
@@ -131,6 +132,8 @@ def checked(
         out.update(zip(names, auroc_interval(right, found.mean(0).cpu().numpy()), strict=True))
 
     with frozen(model):
+        paper = replace(options, refine="none", normalise="none", bottleneck=replace(options.bottleneck, variance=1.0))
+        scored("attribute/ib_ba_paper", brain_maps(model, x, aims, method="bottleneck", layer=where, options=paper))
         for method in [m for m in ("bottleneck", "gradcam", "chefer") if m in maps]:
             plain = replace(options, refine="none")
             scored(f"attribute/{method}/plain", brain_maps(model, x, aims, method=method, layer=where, options=plain))

@@ -22,17 +22,26 @@ from brainlens.datasets.source import Tell
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.metrics.statistics import two_way_bootstrap
 from brainlens.models.sensors.checkpoint import Checkpoint
-from brainlens.models.sensors.decoder import NICE_TRAINING, THINGS_EEG2, SensorDecoder, SensorTraining, target_layer, without
+from brainlens.models.sensors.decoder import (
+    COMPARED,
+    NICE_TRAINING,
+    THINGS_EEG2,
+    SensorDecoder,
+    SensorTraining,
+    target_layer,
+    without,
+)
 from brainlens.models.sensors.fit import fit_sensors
 from brainlens.models.sensors.linear import LINEAR
 from brainlens.phantom.eeg import AMPLITUDE, EEGTruth, eeg_trials, eeg_truth, simulate_eeg
 from brainlens.signals.mvnn import mvnn_covariance, whiten, whitener
-from brainlens.stimuli.saliency import saliency_stimuli
+from brainlens.stimuli.saliency import PAPER, FilterSettings, saliency_stimuli
 from brainlens.subjects import Protocol
 from brainlens.types import Features, Responses, Stimuli, positions
 
+UNFILTERED = ("no_saliency_guidance", "no_saliency_adjustment")  # one part at a time on the unfiltered base
 METHODS = ("ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency")
-ABLATIONS = ("no_guidance", "no_adjustment", "no_saliency_guidance_adjustment", "shuffled")
+ABLATIONS = ("no_guidance", "no_adjustment", *UNFILTERED, "no_saliency_guidance_adjustment", "shuffled")
 ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
 KEPT = ("canonical", "no_saliency", "neuroalign")  # decoders whose channel contributions are compared with the truth
 BASES = {"neuroalign": "eeg/difference", "no_saliency": "eeg/no_saliency/difference"}  # what the others are compared with
@@ -45,7 +54,8 @@ class SensorStudy:
 
     ablated: for how many of the subjects within, and of those across, the ablations run too. seeds: the first is everyone's; the
     others are for the methods `reseeded` within the ablated subjects. epochs: None as published (200). minutes: no new fit is
-    begun after this. Subjects 9 and 10 are those on which the amplitude was calibrated.
+    begun after this. settings: of the saliency filter. control: the sources read the filtered picture; controlled: subjects of
+    the study that `sensor_claims` runs beside this one with control=True. The amplitude was calibrated on subjects 9 and 10.
     """
 
     train: int = 16_540
@@ -63,6 +73,9 @@ class SensorStudy:
     precision: str = "bfloat16"
     scenes: int = 0
     minutes: float = float("inf")
+    settings: FilterSettings = PAPER
+    control: bool = False
+    controlled: tuple[int, ...] = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -72,30 +85,41 @@ class SensorTables:
     stimuli: Stimuli
     network: Features
     texts: Features
+    brain: Features | None = None  # what the sources read where it is not the network's view of the picture as shown
 
 
 def sensor_tables(study: SensorStudy, folder: Path, tell: Tell, *, block: int = 1000) -> SensorTables:
     """What the phantom reads and what is decoded, kept in `folder`; pictures live only while their block is read."""
     stimuli = phantom.scenes(n_train=study.train, n_test=200, seed=study.scenes)
     weights = {file.name: store.sha256(file) for file in sorted(miniatures.folder("clip").glob("*.safetensors"))}
-    key = {"scenes": study.scenes, "train": study.train, "saliency": "defaults", "pooled": 2, "weights": weights}
+    key = {"scenes": study.scenes, "train": study.train, "saliency": repr(study.settings), "pooled": 2, "weights": weights}
 
     def layers(start: int, stop: int) -> Features:
         tell(f"network layers {start} of {len(stimuli)}", start / len(stimuli))
         part = stimuli.take(stimuli.ids[start:stop])
-        found, filtered = phantom.features(part), phantom.features(saliency_stimuli(part))
+        found, filtered = phantom.features(part), phantom.features(saliency_stimuli(part, study.settings))
         data = dict(found.data) | {"saliency": filtered["image"]}
         tokens = {name: _fields(found, name) for name in found.tokens}
         return Features(data, part.ids, found.model, tokens, dict.fromkeys(tokens, (2, 2)))
 
+    def filtered_layers(start: int, stop: int) -> Features:
+        tell(f"layers of filtered pictures {start} of {len(stimuli)}", start / len(stimuli))
+        part = stimuli.take(stimuli.ids[start:stop])
+        found = phantom.features(saliency_stimuli(part, study.settings))
+        tokens = {name: _fields(found, name) for name in found.tokens}
+        return Features(dict(found.data), part.ids, found.model, tokens, dict.fromkeys(tokens, (2, 2)))
+
     ids = list(map(str, stimuli.ids))
     network = store.cached_features(folder, key | {"kind": "layers"}, layers, ids=ids, block=block)
+    brain = None
+    if study.control:
+        brain = store.cached_features(folder, key | {"kind": "filtered layers"}, filtered_layers, ids=ids, block=block)
     texts = store.cached_features(
         folder, key | {"kind": "texts"}, lambda a, b: phantom.texts(stimuli.take(stimuli.ids[a:b])), ids=ids, block=block
     )
     pictures = np.zeros((len(stimuli), 1, 1, 3), np.uint8)
     bare = Stimuli(stimuli.ids, pictures, stimuli.captions, stimuli.table)
-    return SensorTables(bare, network, texts)  # layers stay on disk: only the simulation reads most of them
+    return SensorTables(bare, network, texts, brain)  # layers stay on disk: only the simulation reads most of them
 
 
 def _fields(features: Features, name: str) -> np.ndarray:
@@ -117,9 +141,11 @@ class Subject:
 
 def subject_recording(tables: SensorTables, study: SensorStudy, subject: int, folder: Path) -> Subject:
     """Training means of 4, test in 16 means of 5, whitened by training trials alone, float16, kept in `folder`."""
-    truth = eeg_truth(tables.stimuli, tables.network, subject=subject, amplitude=study.amplitude, seed=study.scenes)
+    read = tables.network if tables.brain is None else tables.brain
+    truth = eeg_truth(tables.stimuli, read, subject=subject, amplitude=study.amplitude, seed=study.scenes)
     trials = eeg_trials(tables.stimuli, subject=subject, rows=(1, TEST_ROWS))
-    place = Path(folder) / f"subject{subject}-{study.train}-{study.scenes}-{study.amplitude:g}"
+    mark = "-filtered" if study.control else ""
+    place = Path(folder) / f"subject{subject}-{study.train}-{study.scenes}-{study.amplitude:g}{mark}"
     if "recordings" not in store.manifest(place):
         raw = simulate_eeg(truth, trials)
         fitted = np.flatnonzero((trials["split"] == "train").to_numpy())
@@ -136,7 +162,7 @@ def subject_recording(tables: SensorTables, study: SensorStudy, subject: int, fo
 def training_of(method: str, study: SensorStudy, *, parts: int = 1) -> tuple[str, SensorTraining]:
     """Encoder and training of a method: the published settings, with early stopping; `parts` subjects share the epochs."""
     encoder = ENCODERS.get(method, "neuroalign")
-    training = NICE_TRAINING if encoder != "neuroalign" else THINGS_EEG2
+    training = THINGS_EEG2 if encoder == "neuroalign" else NICE_TRAINING if encoder.startswith("nice") else COMPARED
     for part in method.removeprefix("no_").split("_") if method.startswith("no_") else ():
         training = without(training, part)
     epochs = training.epochs if study.epochs is None else study.epochs
@@ -315,6 +341,29 @@ def summarise(fits: Sequence[dict[str, Any]]) -> dict[str, float]:
     return out
 
 
+def by_base(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics with the ablations of the unfiltered base under `eeg/unfiltered/no_PART/...` too."""
+    found = dict(metrics)
+    for method in UNFILTERED:
+        old, new = f"eeg/{method}/", f"eeg/unfiltered/no_{method.removeprefix('no_saliency_')}/"
+        found |= {key.replace(old, new, 1): value for key, value in metrics.items() if key.startswith(old)}
+    return found
+
+
+def control_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, float]:
+    """`eeg/control/...`: NeuroAlign and its unfiltered form where the sources read the filtered picture, within subjects.
+
+    If the full method wins here and loses where the sources read the picture, its target decides and not its code.
+    """
+    control = replace(
+        study, control=True, subjects=study.controlled, across=(), methods=("neuroalign", "no_saliency"), ablations=(),
+        reseeded=(), controlled=(),
+    )  # fmt: skip
+    place = Path(folder) / "control"
+    found = summarise(run_fits(control, sensor_tables(control, place, tell), place, tell))
+    return {key.replace("eeg/no_saliency/", "eeg/unfiltered/").replace("eeg/", "eeg/control/", 1): v for key, v in found.items()}
+
+
 def spread_of_seeds(fits: Sequence[dict[str, Any]], k: int, name: str) -> dict[str, float]:
     """Standard deviation over seeds of the share among the first k, root mean square over subjects that have several seeds."""
     scores: dict[int, list[float]] = {}
@@ -345,7 +394,9 @@ def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool =
         sensor_workers.run_side_by_side(study, folder, tell, workers=workers)
     tables = sensor_tables(study, folder, tell)
     done = replace(study, minutes=0.0) if workers > 1 else study
-    metrics = summarise(run_fits(done, tables, folder, tell))
+    metrics = by_base(summarise(run_fits(done, tables, folder, tell)))
+    if study.controlled:
+        metrics |= control_claims(study, folder, tell)
     metrics |= {"eeg/train_images": float(study.train), "eeg/across/train_images": float(study.across_train)}
     metrics["eeg/across/train_subjects"] = float(len(study.subjects) - 1)
     if extra:

@@ -18,10 +18,16 @@ from brainlens.cli.decode import decode
 from brainlens.cli.describe import describe
 from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
+from brainlens.cli.finetune import finetune
 from brainlens.cli.options import Device, Seed, Test, Train
 from brainlens.cli.own import check, example
+from brainlens.cli.paper import paper
 from brainlens.cli.reconstruct import reconstruct
+from brainlens.cli.share import compare, export, import_
+from brainlens.cli.sweep import EXTRA, sweep
 from brainlens.cli.terminal import show, steps
+
+TEMPLATE = "Standard space of volumes that do not say theirs: MNI152."
 
 app = typer.Typer(
     name="brainlens",
@@ -34,12 +40,18 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Read pictures and weights that lie outside the folder that names them.")
+    ] = False,
 ) -> None:
     """What a brain and a deep network see in each other."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if allow_outside:
+        os.environ["BRAINLENS_ALLOW_OUTSIDE"] = "1"  # for this command and the processes that it starts
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
@@ -64,9 +76,13 @@ def demo(
         typer.echo(f"  {command}")
 
 
-VERBS = (encode, predict, align, embed, attribute, reconstruct, describe, decode)
+VERBS = (encode, predict, align, embed, attribute, reconstruct, describe, decode, finetune, paper)
 for each in (datasets, example, check, features, convert, captions, epochs, *VERBS):
     app.command()(each)
+app.command(context_settings=EXTRA)(sweep)
+app.command()(compare)
+app.command()(export)
+app.command("import")(import_)
 
 
 @app.command()
@@ -74,16 +90,36 @@ def report(
     runs: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "brainlens report",
+    template: Annotated[str, typer.Option(help=TEMPLATE)] = "",
 ) -> None:
     """One self-contained HTML page of what was run and found."""
     from brainlens.report import build
 
-    typer.echo(f"report: {build(runs, out, title=title)}")
+    typer.echo(f"report: {build(runs, out, title=title, template=template)}")
+
+
+@app.command()
+def figures(
+    runs: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
+    out: Annotated[Path, typer.Option(help="Folder that takes a folder of figures for each run.")] = Path("figures"),
+    format_: Annotated[str, typer.Option("--format", help="pdf, svg or png.")] = "pdf",
+    dpi: Annotated[int, typer.Option(help="Dots per inch of PNG, and of pictures inside PDF and SVG.", min=20, max=1200)] = 300,
+    template: Annotated[str, typer.Option(help=TEMPLATE)] = "",
+) -> None:
+    """Every figure of a run as a file of its own, for a paper or a talk."""
+    from brainlens.report import save_figures
+
+    files, missed = save_figures(runs, out, kind=format_, dpi=dpi, template=template)
+    for line in missed:
+        typer.echo(f"not drawn: {line}", err=True)
+    for file in files:
+        typer.echo(file)
 
 
 def main() -> None:
     """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on (130)."""
     warnings.formatwarning = _warning_line
+    app.registered_commands = _asked(sys.argv[1:])
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -98,6 +134,15 @@ def main() -> None:
     if code == 130:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
     sys.exit(code or 0)
+
+
+EVERY = list(app.registered_commands)
+
+
+def _asked(arguments: list[str]) -> list[Any]:
+    """The one command that is called, so that the options of the others need not be made; all where it is none of them."""
+    name = next((text for text in arguments if not text.startswith("-")), "")
+    return [one for one in EVERY if (one.name or str(getattr(one.callback, "__name__", ""))) == name] or EVERY
 
 
 def _warning_line(message: Warning | str, *_: Any, **__: Any) -> str:

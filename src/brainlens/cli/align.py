@@ -11,26 +11,34 @@ import typer
 from brainlens.cli.attribute import note_of
 from brainlens.cli.options import (
     DATA,
+    MISMATCH,
     MODEL,
     PHANTOM,
     SENSORS,
     TRAINING,
     Again,
+    BrainNetwork,
     Captions,
     Data,
     Dataset,
     Device,
+    Haemodynamics,
     Model,
+    Motion,
+    Nonlinearity,
     Option,
+    Pictures,
     Regions,
     Runs,
     Seed,
     Test,
     Train,
+    Warp,
     check_source,
     given,
     only,
     parsed,
+    with_mismatch,
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import finished, show, steps
@@ -38,11 +46,16 @@ from brainlens.datasets import DEFAULT
 
 BOTH = ("dataset", "data", "option", "model", "encoder", "subject", "captions", "runs", "seed", "device", "train", "test",
         "again", "preset", "epochs", "batch", "from_")  # fmt: skip
-VOLUME = ("steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision")
-SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation", "prompts", "precision")
+VOLUME = (*MISMATCH, "steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision")
+FILTER = ("saliency_sign", "saliency_size", "saliency_brightness")
+SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation", "prompts", "precision", *FILTER)
 SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders that are not trained
 TRAINED = ("preset", "epochs", "batch", "steps_", "accumulate", "queue", "recompute", "precision")
 TRI = ("neuroalign", "unfiltered", "sensors")
+ENCODERS = (
+    "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, cnn, volume. "
+    "EEG, MEG: ridge, canonical, linear, nice, nice_sa, nice_ga, atm, eegnet, unfiltered, neuroalign."
+)
 SHORTER = "--encoder ridge, or --steps N"
 
 
@@ -52,9 +65,7 @@ def align(
     data: Data = None,
     option: Option = None,
     model: Model = None,
-    encoder: Annotated[
-        list[str] | None, typer.Option(help="Encoder; repeat for several, the last is the main one.", rich_help_panel=MODEL)
-    ] = None,
+    encoder: Annotated[list[str] | None, typer.Option(help=ENCODERS, rich_help_panel=MODEL)] = None,
     preset: Annotated[
         str,
         typer.Option(help="default, paper (as published) or small (fMRI: the paper's form, small).", rich_help_panel=TRAINING),
@@ -104,6 +115,15 @@ def align(
         list[str] | None,
         typer.Option("--without", help="NeuroAlign without saliency, guidance or adjustment; repeat.", rich_help_panel=SENSORS),
     ] = None,
+    saliency_sign: Annotated[
+        str, typer.Option(help="Gate of NeuroAlign's filter: printed (eq. 1) or enhancing.", rich_help_panel=SENSORS)
+    ] = "printed",
+    saliency_size: Annotated[
+        int, typer.Option(help="px of the square that is filtered; 0: pictures as they are.", rich_help_panel=SENSORS)
+    ] = 224,
+    saliency_brightness: Annotated[
+        bool, typer.Option("--saliency-brightness", help="Filtered pictures get their brightness back.", rich_help_panel=SENSORS)
+    ] = False,
     ablation: Annotated[
         bool, typer.Option("--ablation", help="NeuroAlign without each part, too.", rich_help_panel=SENSORS)
     ] = False,
@@ -119,6 +139,12 @@ def align(
         float | None,
         typer.Option(help="EEG: signal in uV. Default: 1.1; calibrated: 0.28.", rich_help_panel=PHANTOM),
     ] = None,
+    pictures: Pictures = None,
+    brain_network: BrainNetwork = None,
+    nonlinearity: Nonlinearity = 1.0,
+    haemodynamics: Haemodynamics = 0.0,
+    warp: Warp = 0.0,
+    motion: Motion = 0.0,
     again: Again = False,
 ) -> None:
     """Which image or sentence was seen: brain responses into the space of images and captions, and retrieval there.
@@ -155,7 +181,7 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     parts: dict[str, Any] = {"subjects": tuple(given_["subject"] or ()), "regions": tuple(given_["region"] or ())}
     source = Source(
         dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
-        captions=given_["captions"], options=parsed(dataset, given_["option"]), **parts,
+        captions=given_["captions"], options=with_mismatch(context, dataset, parsed(dataset, given_["option"])), **parts,
     )  # fmt: skip
     run = run_align_each if given_["one_each"] else run_align
     asked = {**source.config(), "encoders": encoder, "configuration": asdict(chosen), "each": given_["one_each"]}
@@ -192,13 +218,19 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     if names and all(name in SOLVED for name in names):
         without(context, TRAINED, f"{', '.join(names)} is solved, not trained")
     if names and not set(TRI) & set(names):
-        without(context, ("without_", "ablation", "prompts"), f"it is of neuroalign, and {', '.join(names)} has no such parts")
+        parts = ("without_", "ablation", "prompts")
+        without(context, parts, f"it is of neuroalign, and {', '.join(names)} has no such parts")
+    if names and not {"neuroalign", "sensors"} & set(names) and not given_["ablation"]:
+        without(context, FILTER, f"it filters pictures for neuroalign, and {', '.join(names)} finds them as they are")
+    if "saliency" in (given_["without_"] or []):
+        without(context, FILTER, "--without saliency filters nothing")
     source = Source(
         dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
         captions=given_["captions"], options=parsed(dataset, given_["option"]),
     )  # fmt: skip
     wanted: dict[str, Any] = {"encoders": encoder, "leave_out": given_["without_"], "preset": given_["preset"]}
     wanted |= {name: given_[name] for name in ("epochs", "repeats", "ablation", "prompts", "amplitude", "batch", "precision")}
+    wanted["saliency"] = {name.removeprefix("saliency_"): given_[name] for name in FILTER}
     begun = given_["from_"]
     wanted["start"] = None if begun is None else str(begun)
     wanted["protocol"] = (given_["protocol"], subject[0] if subject else None, given_["gallery"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from brainlens.cli.options import Again, Device, Runs, Seed, only, without
+from brainlens.cli.options import Again, Device, Runs, Seed, check_runs, only, without
 from brainlens.cli.terminal import carry_out
 
 BOTTLENECK, RISE, COPIED = "Bottleneck", "RISE", "Grad-CAM and Chefer"
@@ -30,12 +30,13 @@ def attribute(
     method: Annotated[
         str | None,
         typer.Option(
-            help="bottleneck (default), rise, gradcam, chefer, integrated_gradients, random; "
+            help="bottleneck (default), rise, gradcam, chefer, integrated_gradients, random, or all in one table; "
             "EEG, MEG: gradient_x_input (default), integrated_gradients, deeplift"
         ),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Block before which features are read (the paper's layer k is k + 1), or `patches`.")
+        str | None,
+        typer.Option(help="Where features are read: k, the output of block k, as the paper counts; `input`; or `patches`."),
     ] = None,
     trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
     refine: Annotated[str, typer.Option(help="Within a brain patch: product, weight, signed or none (the paper's).")] = "product",
@@ -45,8 +46,12 @@ def attribute(
         typer.Option(help="Features in units of `reference` statistics, or `none` (the paper's).", rich_help_panel=BOTTLENECK),
     ] = "reference",
     variance: Annotated[
-        float, typer.Option(help="Variance of the noise, in that of the features.", rich_help_panel=BOTTLENECK)
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Variance of the noise, in that of the features. Default: 1, with --sensitivity .1 (the paper's table).",
+            rich_help_panel=BOTTLENECK,
+        ),
+    ] = None,
     lr: Annotated[float, typer.Option(help="Step size of Adam.", rich_help_panel=BOTTLENECK)] = 1.0,
     steps_: Annotated[int, typer.Option("--steps", help="Steps.", rich_help_panel=BOTTLENECK)] = 20,
     copies: Annotated[int, typer.Option(help="Noisy copies a step.", rich_help_panel=BOTTLENECK)] = 10,
@@ -63,10 +68,12 @@ def attribute(
     again: Again = False,
 ) -> None:
     """Which voxels, pixels or words carried the match; brain maps are saved as NIfTI too. For EEG and MEG: which channels."""
+    check_runs(*run)
     from brainlens.attribute.brain import Options
     from brainlens.attribute.run import Ask, run_attribute
     from brainlens.attribute.run_sensors import is_sensor_run, run_attribute_sensors
     from brainlens.attribution.bottleneck import Bottleneck
+    from brainlens.attribution.degradation import VARIANCE
     from brainlens.types import DataError
 
     sensors = is_sensor_run(run[0])
@@ -79,7 +86,8 @@ def attribute(
     else:
         _check(context, of, method)
         ask = Ask(of, target, method, layer, trials, sensitivity)
-        bottleneck = Bottleneck(beta, variance, lr, steps_, copies, seed=seed)
+        noise = variance if variance is not None else VARIANCE if sensitivity else 1.0
+        bottleneck = Bottleneck(beta, noise, lr, steps_, copies, seed=seed)
         options = Options(
             refine=refine, normalise=normalise, bottleneck=bottleneck, masks=masks, rise_by=rise_by, draws=draws, seed=seed,
             device=device,
@@ -99,7 +107,7 @@ def attribute(
 def _check(context: typer.Context, of: str, method: str) -> None:
     """Settings of another method are refused, and those of brain maps where pixels or words are explained."""
     for name, settings in OF_METHOD.items():
-        if method not in name.split(" and "):
+        if method not in (*name.split(" and "), "all"):
             without(context, settings, f"it is a setting of {name}, and the method is {method}")
     if of != "brain":
         without(context, ("refine",), f"patches of the brain are refined, and {of} are explained")

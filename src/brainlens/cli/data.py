@@ -72,12 +72,14 @@ def features(
     test: Test = 200,
 ) -> None:
     """Extracts the layers of a network for the images of a recording, once, to disk."""
+    check_source(context, dataset)
+    given_options = parsed(dataset, option)
+
     from brainlens.datasets.features import run_features
     from brainlens.datasets.source import Source
 
-    check_source(context, dataset)
     check_diffusion(context, [model])
-    source = Source(dataset, data, model, n_train=train, n_test=test, options=parsed(dataset, option))
+    source = Source(dataset, data, model, n_train=train, n_test=test, options=given_options)
     chosen = steps_of(timestep, of_steps, inversion)
     with steps() as tell:
         found = run_features(
@@ -125,8 +127,6 @@ def captions(
     test: Test = 200,
 ) -> None:
     """Describes the images of a recording by a network, or scores how well captions and images find each other."""
-    from brainlens.datasets.captioning import run_caption_scores, run_captions
-    from brainlens.datasets.source import Source
     from brainlens.types import DataError
 
     if score == (captioner is not None):
@@ -141,7 +141,12 @@ def captions(
                 "--images takes the place of a recording")  # fmt: skip
     elif not score and dataset not in _simulated():
         without(context, ("seed",), "a captioner draws nothing")
-    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed, options=parsed(dataset, option))
+    given_options = parsed(dataset, option)
+
+    from brainlens.datasets.captioning import run_caption_scores, run_captions
+    from brainlens.datasets.source import Source
+
+    source = Source(dataset, data, model, n_train=train, n_test=test, seed=seed, options=given_options)
     with steps(shorter="fewer images with --images FOLDER" if captioner else "") as tell:
         if captioner is None:
             place, table = run_caption_scores(source, out, files=file or (), images=images, seed=seed, device=device, tell=tell)
@@ -165,13 +170,15 @@ def epochs(
     seed: Seed = 0,
 ) -> None:
     """From a recording of EEG or MEG to epochs, evoked responses and scalp maps; a second call goes on where one stopped."""
+    check_named(context)
+    given_options = parsed(dataset, option)
+
     from brainlens.datasets.epoching import SINGLE, run_epochs
     from brainlens.datasets.source import Source
 
-    check_named(context)
     if dataset in SINGLE:
         without(context, ("subject",), f"{dataset} is of one subject")
-    source = Source(dataset, data, options=parsed(dataset, option))
+    source = Source(dataset, data, options=given_options)
     with steps() as tell:
         folder, table = run_epochs(source, runs, subject=subject, seed=seed, tell=tell)
     show(table, f"epochs: {dataset}")

@@ -39,13 +39,15 @@ def decode(
     """Which condition was it, and when: cross-validated AUC at every time with chance, interval and permutation p, EEG or MEG."""
     from dataclasses import asdict
 
+    check_named(context)
+    texts = [*(option or []), *([f"rename={','.join(rename)}"] if rename else [])]
+    given_options = parsed(dataset, texts)
+
     from brainlens.datasets.source import Source
     from brainlens.encode.run_decode import run_decode
     from brainlens.encode.time_decoding import OverTime
 
-    check_named(context)
-    texts = [*(option or []), *([f"rename={','.join(rename)}"] if rename else [])]
-    source = Source(dataset, data, options=parsed(dataset, texts))
+    source = Source(dataset, data, options=given_options)
     how = OverTime(window=window, folds=folds, permutations=permutations)
 
     carry_out(

@@ -90,11 +90,13 @@ def describe(
     """What each voxel means, in words."""
     from dataclasses import asdict, replace
 
+    check_source(context, dataset)
+    given_options = parsed(dataset, option)
+
     from brainlens.datasets.source import Source
     from brainlens.describe.run import Asked, run_describe
     from brainlens.describe.run import preset as settings
 
-    check_source(context, dataset)
     if words:
         without(context, PICTURES, "--words reads category names and no pictures")
     if bank != "diffusion":
@@ -113,7 +115,7 @@ def describe(
     asked = replace(asked, steps=drawing_steps) if drawing_steps is not None else asked
     source = Source(
         dataset, data, model, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()), captions=captions,
-        options=parsed(dataset, option),
+        options=given_options,
     )  # fmt: skip
 
     folders = carry_out(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from brainlens.cli.attribute import note_of
-from brainlens.cli.options import DATA, Again, Data, Device, Runs, Subjects, check_named
+from brainlens.cli.options import DATA, Again, Data, Device, Runs, Subjects, check_named, check_runs
 from brainlens.cli.terminal import carry_out
 
 
@@ -26,6 +26,8 @@ def embed(
     again: Again = False,
 ) -> None:
     """Embeddings of new recordings by the model of an align run: of the mean response to each image; of each epoch of a file."""
+    check_runs(run)
+    check_named(context)
     from brainlens import datasets, store
     from brainlens.align.embed import embed_volume_run
     from brainlens.align.embed_sensors import embed_sensor_run
@@ -33,7 +35,6 @@ def embed(
     from brainlens.datasets.runs import source_of
     from brainlens.datasets.source import Source
 
-    check_named(context)
     source = source_of(store.load_result(run))
     if dataset is not None:
         datasets.module(dataset)

@@ -13,21 +13,29 @@ from brainlens.cli.options import (
     OUTPUT,
     TRAINING,
     Again,
+    BrainNetwork,
     Data,
     Dataset,
     Device,
+    Haemodynamics,
     Layer,
+    Motion,
+    Nonlinearity,
     OfSteps,
     Option,
+    Pictures,
     Runs,
     Seed,
     Test,
     Timestep,
     Train,
+    Warp,
     check_diffusion,
+    check_runs,
     check_source,
     parsed,
     steps_of,
+    with_mismatch,
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import carry_out, show, steps
@@ -93,6 +101,9 @@ def encode(
     roi: Annotated[
         list[str] | None, typer.Option(help="Region to fit; repeat for several. Default: every unit.", rich_help_panel=DATA)
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="K/N: only the K-th of N parts of the units, as 2/8.", rich_help_panel=DATA)
+    ] = None,
     subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat to compare several.", rich_help_panel=DATA)] = None,
     seeds: Annotated[
         int, typer.Option(help="Fits with so many seeds, and how well their layer maps agree.", rich_help_panel=TRAINING)
@@ -109,21 +120,29 @@ def encode(
     device: Device = "cpu",
     train: Train = 1200,
     test: Test = 200,
+    pictures: Pictures = None,
+    brain_network: BrainNetwork = None,
+    nonlinearity: Nonlinearity = 1.0,
+    haemodynamics: Haemodynamics = 0.0,
+    warp: Warp = 0.0,
+    motion: Motion = 0.0,
     again: Again = False,
 ) -> None:
     """Which part of a network predicts which part of the brain."""
     from dataclasses import asdict, replace
 
-    from brainlens.datasets.source import Source
-    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
-    from brainlens.encode.run import preset as configuration
-
-    check_source(context, dataset)
-    check_diffusion(context, model or [None])
+    check_source(context, dataset)  # mistakes in the command are said before torch is loaded
     if method not in (None, "factortopy"):
         without(context, SELECTORS, f"method {method} has no selectors")
     if method == "ridge":
         without(context, TRAINED, "method ridge is solved, not trained")
+    given_options = parsed(dataset, option)
+
+    from brainlens.datasets.source import Source
+    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
+    from brainlens.encode.run import preset as configuration
+
+    check_diffusion(context, model or [None])
     form, training = configuration(preset)
     training = training if training_steps is None else shorter(training, training_steps)
     training = training if search is None else replace(training, searched_start=search)
@@ -142,7 +161,7 @@ def encode(
     )  # fmt: skip
     source = Source(
         dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()),
-        options=parsed(dataset, option),
+        options=with_mismatch(context, dataset, given_options), part=part,
     )  # fmt: skip
 
     carry_out(
@@ -162,6 +181,7 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Responses of a fitted brain to new pictures: (image, unit), by the model and the network of a run of encode."""
+    check_runs(run)
     from brainlens.encode.predict import run_predict
 
     with steps() as tell:

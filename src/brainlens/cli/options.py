@@ -39,6 +39,21 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_pane
 Again = Annotated[bool, typer.Option("--again", help="Run anew where a finished run is there.", rich_help_panel=OUTPUT)]
 Train = Annotated[int, typer.Option(help="Training images.", rich_help_panel=PHANTOM)]
 Test = Annotated[int, typer.Option(help="Test images.", rich_help_panel=PHANTOM)]
+Pictures = Annotated[
+    list[Path] | None, typer.Option(help="Folder of photographs in place of drawn scenes; repeat.", rich_help_panel=PHANTOM)
+]
+BrainNetwork = Annotated[
+    str | None,
+    typer.Option(help="Network that the brain reads, in place of the one it is decoded to: a folder, or untrained:SEED.",
+                 rich_help_panel=PHANTOM),
+]  # fmt: skip
+Nonlinearity = Annotated[
+    float, typer.Option(help="Exponent of what a voxel reads, rectified; 1 is linear.", rich_help_panel=PHANTOM)
+]
+Haemodynamics = Annotated[float, typer.Option(help="Spread over voxels, in s, of how late they answer.", rich_help_panel=PHANTOM)]
+Warp = Annotated[float, typer.Option(help="mm by which the brain is warped against the atlas.", rich_help_panel=PHANTOM)]
+Motion = Annotated[float, typer.Option(help="mm by which the head lies elsewhere in each run.", rich_help_panel=PHANTOM)]
+MISMATCH = ("pictures", "brain_network", "nonlinearity", "haemodynamics", "warp", "motion")
 Layer = Annotated[list[str] | None, typer.Option(help="Layer to use; repeat for several. Default: all.", rich_help_panel=MODEL)]
 Timestep = Annotated[
     list[int] | None,
@@ -57,6 +72,25 @@ def parsed(dataset: str, option: list[str] | None) -> dict[str, Any]:
     from brainlens.datasets import parse_options
 
     return parse_options(dataset, option or [])
+
+
+def with_mismatch(context: typer.Context, dataset: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the recording with those flags of the mismatched phantom that were typed.
+
+    Raises DataError for such a flag with a recording that has none of them, and for one that `--option` gives too.
+    """
+    from brainlens.datasets import options as known
+    from brainlens.types import DataError
+
+    flags = given(context)
+    typed = [name for name in MISMATCH if name in flags]
+    if typed and not set(MISMATCH) <= set(known(dataset)):
+        raise DataError(f"{flags[typed[0]]} is of the fMRI phantom, and {dataset} is another recording; leave it out")
+    twice = [name for name in typed if name in options]
+    if twice:
+        raise DataError(f"{flags[twice[0]]} is given by --option {twice[0]}=... too; give it once")
+    found = {name: context.params[name] for name in typed}
+    return options | {name: tuple(map(str, value)) if name == "pictures" else value for name, value in found.items()}
 
 
 def given(context: typer.Context) -> dict[str, str]:
@@ -103,13 +137,26 @@ def check_named(context: typer.Context) -> None:
     typed = given(context)
     if "data" in typed and "dataset" not in typed:
         raise DataError("--data is the folder of a recording: say which by --dataset NAME; `brainlens datasets` lists the names")
+    folder = context.params.get("data")
+    if folder is not None and not Path(folder).exists():
+        name = context.params.get("dataset")
+        raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
+
+
+def check_runs(*runs: Path) -> None:
+    """Raises DataError for a run that is not there, before anything heavy is loaded."""
+    from brainlens.types import DataError
+
+    for run in runs:
+        if not Path(run).is_dir():
+            raise DataError(f"{Path(run) / 'result.json'} is missing; run the step that writes it, or name another folder")
 
 
 def check_source(context: typer.Context, dataset: str) -> None:
     """`--data` names a folder of a recording that must be named; sizes are those of the phantom alone."""
     from brainlens import datasets
 
-    datasets.module(dataset)  # a misspelt name before what does not apply to it
+    datasets.check_name(dataset)  # a misspelt name before what does not apply to it
     check_named(context)
     if dataset not in datasets.SIMULATED:
         without(context, ("train", "test"), f"{dataset} is a recording and has the images that it has")

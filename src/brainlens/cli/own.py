@@ -32,10 +32,14 @@ def check(
     ] = None,
     option: Option = None,
     out: Annotated[Path | None, typer.Option(help="The page to write. Default: DATA-check.html beside the folder.")] = None,
+    seal: Annotated[
+        bool, typer.Option("--seal", help="Write a manifest of SHA-256 that is held against the files whenever they are read.")
+    ] = False,
 ) -> None:
     """Audits a recording: counts, leakage by id and by pixels, missing values, units, order, space; a table and a page."""
     from brainlens.datasets import recognised
     from brainlens.datasets.audit import audit
+    from brainlens.datasets.sealed import seal_folder
     from brainlens.report.audit_page import write_page
 
     name = dataset if dataset is not None else recognised(data)
@@ -46,4 +50,9 @@ def check(
     )
     typer.echo(f"page: {place}")
     if any(finding.level == "error" for finding in findings):
+        if seal:
+            typer.echo("not sealed: there are errors; mend them first", err=True)
         raise typer.Exit(code=2)
+    if seal:
+        note, count = seal_folder(data)
+        typer.echo(f"sealed: {count} files in {note}")

@@ -111,12 +111,14 @@ def reconstruct(
     """What the picture looked like: drawn by a diffusion model from the tokens of brain regions, and which region drew what."""
     from dataclasses import asdict
 
+    check_source(context, dataset)
+    given_options = parsed(dataset, option)
+
     from brainlens.datasets.source import Source
     from brainlens.reconstruct.regions import KINDS, Partition
     from brainlens.reconstruct.run import Asked, run_reconstruct
     from brainlens.reconstruct.run import preset as configuration
 
-    check_source(context, dataset)
     chosen: dict[str, Any] = configuration(preset)
     typed = {"start": start, "candidates": candidates, "chooser": chooser, "sampling_steps": sampling_steps}
     chosen |= {name: value for name, value in typed.items() if value is not None}
@@ -141,7 +143,7 @@ def reconstruct(
     )  # fmt: skip
     source = Source(
         dataset, data, model, train, test, seed, subjects=() if subject is None else (subject,), regions=tuple(region or ()),
-        options=parsed(dataset, option),
+        options=given_options,
     )  # fmt: skip
 
     carry_out(

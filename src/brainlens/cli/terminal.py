@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 LONG = 30.0  # s: a stage that will take longer says so
 SEEN = 2.0  # s of a stage after which its length is judged
 EVERY = 60.0  # s between two lines where there is no terminal
+FOLDED = 1.5  # widths of the terminal that a table may need and still be folded into it
 
 
 class Forecast:
@@ -53,7 +55,7 @@ def steps(*, shorter: str = "") -> Iterator[Callable[[str, float | None], None]]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, transient=False, disable=not console.is_terminal)
-    current: dict[str, Any] = {"text": None, "task": None, "said": time.monotonic()}
+    current: dict[str, Any] = {"text": None, "task": None, "share": None}
 
     def say(line: str) -> None:
         if console.is_terminal:
@@ -71,32 +73,55 @@ def steps(*, shorter: str = "") -> Iterator[Callable[[str, float | None], None]]
                 bar.update(current["task"], total=1.0, completed=1.0)
             current.update(text=text, task=bar.add_task(text, total=None if share is None else 1.0))
         bar.update(current["task"], total=None if share is None else 1.0, completed=share or 0.0)
-        if not console.is_terminal and time.monotonic() - current["said"] > EVERY:
-            current["said"] = time.monotonic()
-            say(text if share is None else f"{text}: {100 * share:.0f} %")
+        current["share"] = share
         forecast(text, share)
 
+    done = threading.Event()
+    if not console.is_terminal:
+        threading.Thread(target=_every_minute, args=(current, say, done), daemon=True).start()
     try:
         yield tell
         if current["task"] is not None:
             bar.update(current["task"], total=1.0, completed=1.0)
     finally:
+        done.set()
         if current["task"] is not None:
             bar.stop()
 
 
+def _every_minute(current: dict[str, Any], say: Callable[[str], None], done: threading.Event) -> None:
+    """A line a minute on what is being done, from a thread of its own: a long step may not report for minutes."""
+    began = time.monotonic()
+    while not done.wait(EVERY):
+        text, share = current["text"], current.get("share")
+        if text is not None:
+            spent = _duration(time.monotonic() - began)
+            say(f"{text}, {spent} so far" if share is None else f"{text}: {100 * share:.0f} %, {spent} so far")
+
+
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """A table on standard output."""
+    """A table on standard output, never cut: as wide as it needs in a file or a pipe, folded on a terminal that is a bit too
+    narrow for it, and in the long form, a block a row, on one that is far too narrow."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
     names = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_text(row.get(name, "")) for name in names] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
+    needed, console = sum(widths) + 3 * len(widths) + 1, Console()
+    if not console.is_terminal:
+        console = Console(width=max(needed, len(title), 80))
+    elif needed > FOLDED * console.width:
+        reach = max(len(name) for name in names)
+        blocks = ["\n".join(f"  {n:<{reach}}  {c}" for n, c in zip(names, line, strict=True) if c) for line in cells]
+        console.print("\n\n".join([title, *blocks]), markup=False, highlight=False)
+        return
+    table = Table(title=title, title_justify="left")
     for name in names:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*(_text(row.get(name, "")) for name in names))
-    Console().print(table)
+        table.add_column(name, overflow="fold")
+    for line in cells:
+        table.add_row(*line)
+    console.print(table)
 
 
 def carry_out(
@@ -126,8 +151,12 @@ def carry_out(
     return folders
 
 
+LAST: list[Path] = []  # folders of the command that finished last, for a command that calls others
+
+
 def finished(folders: Sequence[Path], made: str) -> None:
     """The run folders on standard output, and that they were there already where that is so."""
+    LAST[:] = folders
     if made:
         print(f"finished before, on {made}; --again runs it anew", flush=True)
     for folder in folders:

@@ -34,6 +34,7 @@ DATASETS = (
     "folder",
     "epochs",
     "bids",
+    "insilico",
     "mosaic",
 )
 SIMULATED = ("phantom", "phantom_eeg")  # these need no folder
@@ -74,12 +75,17 @@ def recognised(folder: str | Path) -> str:
     return found[0]
 
 
-def module(name: str) -> ModuleType:
-    """The module of a dataset. Raises DataError listing the known names."""
+def check_name(name: str) -> None:
+    """Raises DataError listing the known names for a dataset that there is not."""
     from brainlens.types import DataError
 
     if name not in DATASETS:
         raise DataError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
+
+
+def module(name: str) -> ModuleType:
+    """The module of a dataset. Raises DataError listing the known names."""
+    check_name(name)
     return importlib.import_module(f"brainlens.datasets.{name}")
 
 
@@ -137,7 +143,8 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
 
     Raises DataError for unknown names and options, and for a folder that does not exist or is not needed.
     """
-    from brainlens.types import DataError
+    from brainlens.datasets.sealed import check_sealed
+    from brainlens.types import DataError, reading
 
     chosen = module(name).load
     if not (name in SIMULATED and folder is None) and (folder is None or not Path(folder).exists()):
@@ -147,8 +154,12 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
         if folder is not None:
             raise DataError(f"dataset {name!r} is drawn on the spot and reads no folder; leave {str(folder)!r} out")
         return chosen(**given)
+    assert folder is not None or name in SIMULATED
+    if folder is not None:
+        check_sealed(folder)
     shape = given.pop("surface", None)
-    return _completed(chosen(folder, **given), folder, shape)
+    with reading(folder if folder is not None else name, f"`brainlens datasets {name}` says what {name} reads"):
+        return _completed(chosen(folder, **given), folder, shape)
 
 
 def split_note(name: str, given: Mapping[str, Any]) -> list[str]:

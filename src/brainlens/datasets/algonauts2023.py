@@ -14,7 +14,7 @@ from brainlens.datasets.pictures import ImageFiles
 from brainlens.datasets.shown_stimuli import with_split
 from brainlens.datasets.unpickle import load_pickled
 from brainlens.store import ArrayWriter, open_array, open_npy
-from brainlens.types import DataError, Recording, Responses, Stimuli, Surface
+from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, inside
 
 VERTICES = 163_842
 SIDES = (("lh", "left"), ("rh", "right"))
@@ -114,6 +114,7 @@ def _images(folder: Path, split: str) -> Stimuli:
     found.sort()
     if [number for number, _, _ in found] != list(range(1, len(found) + 1)):
         raise DataError(f"{folder}: images are missing, {len(found)} files but the last is number {found[-1][0]}")
+    inside(folder.parents[1], [path.relative_to(folder.parents[1]) for _, _, path in found], f"the folder {folder.name!r}")
     table = pd.DataFrame({"nsd": [int(name[4:]) for _, name, _ in found], "split": split})
     return Stimuli(np.array([name for _, name, _ in found]), ImageFiles([p for _, _, p in found]), [], table)
 

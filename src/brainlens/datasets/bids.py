@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from brainlens import store
-from brainlens.datasets.folder import MESHES
 from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.surface_files import read_cifti, read_mgh
 from brainlens.datasets.text_tables import read_table
 from brainlens.datasets.volumes import coordinates_table, read_frames, read_header, read_mask, read_masked
-from brainlens.types import DataError, Recording, Responses, Space, Surface, Volume
+from brainlens.types import DataError, Recording, Responses, Space, Surface, Volume, reading
+from brainlens.types.spaces import MESHES
 
 BETAS = re.compile(r"_(stat-|desc-)?betas?(_[a-z]+)?\.(nii|nii\.gz|func\.gii|gii|mgh|mgz|dscalar\.nii)$")
 BOLD = re.compile(r"_bold\.(nii|nii\.gz)$")
@@ -182,13 +182,13 @@ def _surface(run: _Run) -> tuple[np.ndarray, Surface]:
     parts, hemisphere, vertex = [], [], []
     for side, name in (("L", "left"), ("R", "right")):
         path = sides[side]
-        try:
+        with reading(path):
             mgh = path.suffix in (".mgh", ".mgz")
-            values = np.asarray(read_mgh(path)).T if mgh else np.stack([a.data for a in _opened(path).darrays])
-        except DataError:
-            raise
-        except Exception as error:  # the readers raise many kinds for damaged files
-            raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); write it again") from None
+            image = None if mgh else _opened(path)
+            values = np.asarray(read_mgh(path)).T if image is None else np.stack([a.data for a in image.darrays])
+            said = "" if image is None else _said_side(image)
+            if said and said != name:
+                raise DataError(f"{path} says that it is of the {said} hemisphere, its name that it is of the {name}; rename one")
         values = np.atleast_2d(np.asarray(values, np.float32))
         parts.append(values)
         hemisphere.append(np.full(values.shape[1], name))
@@ -200,6 +200,13 @@ def _surface(run: _Run) -> tuple[np.ndarray, Surface]:
             f"{run.files[0]}: {counts} vertices in {len(parts[0])} and {len(parts[1])} maps; meshes have {sorted(sizes)}"
         )
     return np.concatenate(parts, axis=1), Surface(sizes[counts[0]], np.concatenate(hemisphere), np.concatenate(vertex))
+
+
+def _said_side(image: Any) -> str:
+    """left, right, or "" where a GIfTI file does not say of which hemisphere it is."""
+    metas = [image.meta, *(array.meta for array in image.darrays)]
+    said = {str(meta.get("AnatomicalStructurePrimary", "")).removeprefix("Cortex").lower() for meta in metas}
+    return next((side for side in ("left", "right") if side in said), "")
 
 
 def _betas(run: _Run, place: Space | None, mask: Volume | None) -> np.ndarray:
@@ -223,6 +230,7 @@ def _peaks(run: _Run, place: Space | None, mask: Volume | None, delay: tuple[flo
         raise DataError(f"{run.files[0]}: preprocessed runs are read as volumes; give betas for surfaces")
     step = _repetition(run.files[0])
     data = read_masked(run.files[0], mask).astype(np.float64)
+    data[:, ~np.isfinite(data).all(axis=0)] = 0.0  # constant, so NaN below; one infinite voxel would take all with it
     line = np.stack([np.ones(len(data)), np.linspace(-1, 1, len(data))], axis=1)
     data -= line @ np.linalg.lstsq(line, data, rcond=None)[0]
     spread = data.std(axis=0)
@@ -250,8 +258,11 @@ def _repetition(path: Path) -> float:
     """Seconds between volumes: RepetitionTime of the .json beside the file, else what the header says."""
 
     beside = path.with_name(path.name.split(".")[0] + ".json")
-    said = store.read_json(beside).get("RepetitionTime") if beside.is_file() else None
-    step = float(said) if said is not None else float(_opened(path).header.get_zooms()[3])
+    with reading(beside, "it should hold RepetitionTime in seconds"):
+        said = store.read_json(beside).get("RepetitionTime") if beside.is_file() else None
+        step = float(said) if said is not None else 0.0
+    with reading(path):
+        step = step if said is not None else float(_opened(path).header.get_zooms()[3])
     if not 0.1 < step < 20:
         raise DataError(f"{path}: {step:g} s between volumes; give RepetitionTime in seconds in {beside.name}")
     return step

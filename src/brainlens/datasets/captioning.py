@@ -45,6 +45,7 @@ def run_captions(
     are noted one by one in `out/NAME/log.jsonl`, and the same call after a stop goes on from them.
     """
     check_device(device)
+    store.check_writable(out)
     stimuli = open_stimuli(source, images)
     tell("loading the captioner", None)
     network = captioner.load_captioner(model, device=device)
@@ -88,6 +89,7 @@ def run_caption_scores(
     they are scored together (mean embedding) and the first alone, and the source is held against itself too.
     """
     check_device(device)
+    store.check_writable(out)
     stimuli = open_stimuli(source, images)
     if images is not None:
         source = replace(source, dataset="pictures", folder=Path(images))  # what the run folder remembers

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens.datasets.pictures import NoImages
-from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli
+from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli, check_mat, reading
 
 FILE = "eeglab_data.set"
 EYES = ("EOG1", "EOG2")
@@ -40,6 +40,7 @@ def load_raw(folder: str | Path) -> Any:
     path = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)
     if not path.exists():
         raise DataError(f"{path} is missing; see {FACTS['url']}")
+    check_mat(path)
     try:
         raw = mne.io.read_raw_eeglab(path, preload=True, verbose="error")
     except Exception as error:  # the reader raises many kinds for damaged files
@@ -57,9 +58,10 @@ def _positions(folder: str | Path) -> np.ndarray:
     from scipy.io import loadmat
 
     path = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)
-    found = loadmat(path, simplify_cells=True)
-    squares = [row for row in found.get("EEG", found)["event"] if row["type"] == "square"]
-    return np.array([str(row["position"]) for row in sorted(squares, key=lambda row: float(row["latency"]))])
+    with reading(path):
+        found = loadmat(path, simplify_cells=True)
+        squares = [row for row in found.get("EEG", found)["event"] if row["type"] == "square"]
+        return np.array([str(row["position"]) for row in sorted(squares, key=lambda row: float(row["latency"]))])
 
 
 def load(

@@ -14,7 +14,7 @@ from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import number_of, read_subject, subjects_in
 from brainlens.datasets.source import Source, Tell
 from brainlens.metrics.statistics import bootstrap_mean
-from brainlens.signals.epochs import evoked
+from brainlens.signals.epochs import evoked, without_bad_channels
 from brainlens.store import release
 from brainlens.types import DataError, Responses, Result, Sensors
 
@@ -34,6 +34,7 @@ def run_epochs(source: Source, runs: str | Path, *, subject: str | None = None, 
     Raises DataError for another dataset, and what its reader finds wrong.
     """
     started = time.time()
+    store.check_writable(runs)
     tell("cutting epochs", None)
     responses = read_epochs_of(source, subject, Path(runs) / "prepared")
     tell("evoked responses", None)
@@ -105,9 +106,10 @@ def read_epochs_of(source: Source, subject: str | None, cache: Path) -> Response
     if source.folder is None or not source.folder.is_dir():
         raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
     if source.dataset == "eeglab_visual":
-        return datasets.load(source.dataset, source.folder, **source.options).responses
+        return without_bad_channels(datasets.load(source.dataset, source.folder, **source.options).responses)
     there = subjects_in(source)
-    return read_subject(source, number_of(subject if subject is not None else there[0], there), cache).responses
+    chosen = number_of(subject if subject is not None else there[0], there)
+    return without_bad_channels(read_subject(source, chosen, cache).responses)
 
 
 def _conditions(responses: Responses) -> dict[str, Responses]:

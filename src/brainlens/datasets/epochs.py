@@ -21,7 +21,7 @@ from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.stored_arrays import find_array, read_array
 from brainlens.datasets.text_tables import read_table
 from brainlens.signals.epochs import make_epochs
-from brainlens.types import DataError, Recording, Responses
+from brainlens.types import DataError, Recording, Responses, check_gzip, check_mat
 from brainlens.types.sensor_units import check_size, measure_of, typical_size
 
 CONTINUOUS = (".fif", ".fif.gz", ".vhdr", ".edf", ".bdf", ".gdf", ".set", ".cnt", ".mff", ".nxe", ".sqd", ".con")
@@ -111,6 +111,7 @@ def _found(folder: Path) -> tuple[str, Path]:
 def _read_raw(path: Path) -> Any:
     import mne
 
+    _check_packed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # boundaries and channel types that MNE guesses; what matters is checked below
@@ -124,6 +125,14 @@ def _read_raw(path: Path) -> Any:
         rate, first, date = raw.info["sfreq"], raw.first_samp, raw.info["meas_date"]
         raw.set_annotations(mne.annotations_from_events(events, rate, names, first_samp=first, orig_time=date, verbose="error"))
     return raw
+
+
+def _check_packed(path: Path) -> None:
+    """Raises DataError for a packed recording that unpacks to more than anyone would store so."""
+    if path.suffix == ".gz":
+        check_gzip(path)
+    if path.suffix == ".set":
+        check_mat(path)
 
 
 def _read_csv(path: Path, unit: str) -> Any:
@@ -224,6 +233,7 @@ def _from_saved(path: Path, stimulus: str, rename: Sequence[str]) -> Responses:
     """Saved mne.Epochs; what was seen is a column of their metadata, or the name of the event without one."""
     import mne
 
+    _check_packed(path)
     try:
         epochs = _renamed(mne.read_epochs(path, preload=True, verbose="error"), rename)
     except DataError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from brainlens import store
 from brainlens.backbones.diffusion import Steps
 from brainlens.backbones.layers import extract_layers
 from brainlens.datasets.source import Source, Tell, check_device, open_recording
@@ -25,6 +26,7 @@ def run_features(
     steps: the time steps of a diffusion network; pool_grid: (rows, columns) to which maps are resized, None for as they are.
     """
     check_device(device)
+    store.check_writable(out)
     recording = open_recording(source, embeddings=False, device=device, tell=tell) if source.dataset != "phantom" else None
     if recording is None:
         from brainlens.datasets import phantom

@@ -17,10 +17,10 @@ from brainlens.datasets.stored_arrays import ENDINGS, find_array, read_array
 from brainlens.datasets.text_tables import read_table
 from brainlens.datasets.volumes import coordinates_table, read_mask, read_masked
 from brainlens.types import DataError, Recording, Responses, Space, Surface, Volume
+from brainlens.types.spaces import MESHES
 
 IMAGES = (".nii.gz", ".nii")
 NUMBERS = ("x", "y", "z", "ncsnr", "vertex")  # columns of units that are numbers
-MESHES = {"fsaverage5": 10_242, "fsaverage6": 40_962, "fsaverage": 163_842, "fs_LR_32k": 32_492}
 
 FACTS = {
     "name": "folder",

@@ -109,6 +109,7 @@ def standardize(data: np.ndarray, labels: np.ndarray, runs: np.ndarray) -> np.nd
     for run in pd.unique(runs):
         rows = np.flatnonzero(runs == run)
         block = data[rows].astype(np.float64)
+        block[:, ~np.isfinite(block).all(axis=0)] = 0.0  # constant, so NaN below; one infinite voxel would take all with it
         line = np.stack([np.ones(len(rows)), np.linspace(-1, 1, len(rows))], axis=1)
         residual = block - line @ np.linalg.lstsq(line, block, rcond=None)[0]
         rest = residual[labels[rows] == REST]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from brainlens.types import DataError
+from brainlens.types import DataError, check_expansion, reading
 
 BUDGET = 64e9
 
@@ -32,7 +32,7 @@ def open_dataset(path: str | Path, name: str, *, max_bytes: float = BUDGET) -> I
         handle = h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({str(error).splitlines()[0]}); it is cut short or being written") from None
-    with handle:
+    with handle, reading(path):
         place: Any = handle
         for part in [p for p in name.split("/") if p]:
             link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
@@ -43,11 +43,12 @@ def open_dataset(path: str | Path, name: str, *, max_bytes: float = BUDGET) -> I
             place = place[part]
         if not isinstance(place, h5py.Dataset):
             raise DataError(f"{path}: {name!r} is a group; it holds {sorted(place)[:20]}")
-        _check(place, path, name, max_bytes)
+        check_dataset(place, path, name, max_bytes)
         yield place
 
 
-def _check(data: Any, path: Path, name: str, max_bytes: float) -> None:
+def check_dataset(data: Any, path: Path, name: str, max_bytes: float) -> None:
+    """Raises DataError for values in other files, of another kind, over the budget, or of which a part was never written."""
     if data.is_virtual or data.external:
         raise DataError(f"{path}: {name!r} keeps its values in other files, which are not opened; copy the data into the file")
     if data.dtype.kind not in "biuf":
@@ -57,6 +58,7 @@ def _check(data: Any, path: Path, name: str, max_bytes: float) -> None:
         raise DataError(
             f"{path}: {name!r} claims {data.shape} {data.dtype}, {claim / 1e9:.3g} GB; the limit is {max_bytes / 1e9:.3g} GB"
         )
+    check_expansion(path, claim, data.id.get_storage_size())
     if data.chunks is None:
         if claim and data.id.get_storage_size() < claim:
             raise DataError(f"{path}: {name!r} was never written in full; fetch it again")
@@ -64,6 +66,24 @@ def _check(data: Any, path: Path, name: str, max_bytes: float) -> None:
     expected = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks))
     if data.id.get_num_chunks() != expected:
         raise DataError(f"{path}: {name!r} lacks {expected - data.id.get_num_chunks()} of {expected} chunks; fetch it again")
+    _check_chunks(data, path, name)
+
+
+def _check_chunks(data: Any, path: Path, name: str) -> None:
+    """Raises DataError for an index of chunks that the library would follow out of its memory: it ends the process."""
+    end, seen, wrong = path.stat().st_size, set(), []
+    whole = math.prod(data.chunks) * data.dtype.itemsize
+    packed = data.id.get_create_plist().get_nfilters() > 0
+
+    def look(info: Any) -> None:
+        fits = info.size > 0 and info.byte_offset + info.size <= end and (packed or info.size == whole)
+        if not fits or info.chunk_offset in seen or any(at % side for at, side in zip(info.chunk_offset, data.chunks)):
+            wrong.append(info.chunk_offset)
+        seen.add(info.chunk_offset)
+
+    data.id.chunk_iter(look)
+    if wrong:
+        raise DataError(f"{path}: the chunk of {name!r} at {wrong[0]} is not where the file says; it is damaged, fetch it again")
 
 
 def slow_rows(data: Any) -> bool:
@@ -74,7 +94,12 @@ def slow_rows(data: Any) -> bool:
 def warn_if_slow(data: Any, path: str | Path) -> None:
     """A warning with the way out for compressed files whose chunks cut across rows."""
     if slow_rows(data):
-        warnings.warn(f"{path}: chunks {data.chunks} make random rows slow; pass cache= to convert it once", stacklevel=3)
+        row = "x".join(map(str, (1, *data.shape[1:])))
+        warnings.warn(
+            f"{path}: chunks {data.chunks} make random rows slow, each unpacks {data.chunks[0]}; store one row a chunk "
+            f"(h5repack -l CHUNK={row}), or as .npy, which is not unpacked at all",
+            stacklevel=3,
+        )
 
 
 class Hdf5Images(Sequence[np.ndarray]):
@@ -85,6 +110,7 @@ class Hdf5Images(Sequence[np.ndarray]):
         with open_dataset(self.path, name, max_bytes=1e12) as data:
             if data.ndim != 4 or data.shape[3] != 3 or data.dtype != np.uint8:
                 raise DataError(f"{path}: {name!r} is {data.dtype} {data.shape}, images (n, h, w, 3) uint8 are expected")
+            warn_if_slow(data, self.path)
             if len(self.rows) and int(self.rows.max()) >= data.shape[0]:
                 raise DataError(f"{path}: image {int(self.rows.max())} is asked for, the file has {data.shape[0]}")
 

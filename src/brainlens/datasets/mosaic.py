@@ -7,18 +7,21 @@ stimuli.csv          stimulus, and split (train, test) as the release has it, fi
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.hdf5 import check_dataset
 from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.surface_files import read_cifti
 from brainlens.datasets.text_tables import read_table
-from brainlens.types import DataError, Recording, Responses, Surface
+from brainlens.types import DataError, Recording, Responses, Surface, reading
 
 GRAYORDINATES = 91_282
+BUDGET = 64e9  # bytes of one subject
 CORTEX = (29_696, 29_716)  # of the left and the right hemisphere, which come first
 NAME = re.compile(r"sub-([A-Za-z0-9]+)_([A-Za-z0-9]+)\.hdf5$")
 
@@ -97,23 +100,23 @@ def _betas(path: Path, group: str) -> tuple[np.ndarray, list[str]]:
     import h5py
 
     wanted = sum(CORTEX)
-    rows, ids = [], []
-    try:
-        with h5py.File(path, "r", locking="best-effort") as handle:
-            if group not in handle or not isinstance(handle[group], h5py.Group):
-                raise DataError(f"{path} has no group {group!r}; it has {sorted(handle)[:20]}")
-            for name in handle[group]:
-                link = handle[group].get(name, getlink=True)
-                values = handle[group][name] if isinstance(link, h5py.HardLink) else None
-                if not isinstance(values, h5py.Dataset) or values.is_virtual or values.external or values.dtype.kind not in "iuf":
-                    raise DataError(f"{path}: {name!r} in {group!r} is no array of numbers in the file itself; fetch it again")
-                if values.shape[-1:] != (GRAYORDINATES,) or values.ndim > 2:
-                    raise DataError(f"{path}: {name!r} has shape {values.shape}, {GRAYORDINATES:,} grayordinates are expected")
-                block = np.atleast_2d(values[..., :wanted]).astype(np.float32)
-                rows.append(block)
-                ids += [str(name)] * len(block)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise DataError(f"{path} is cut short or damaged ({str(error).splitlines()[0]}); fetch it again") from None
+    rows, ids, total = [], [], 0.0
+    with reading(path, "fetch it again", fault="is cut short or damaged"), h5py.File(path, "r", locking="best-effort") as handle:
+        if group not in handle or not isinstance(handle[group], h5py.Group):
+            raise DataError(f"{path} has no group {group!r}; it has {sorted(handle)[:20]}")
+        for name in handle[group]:
+            link = handle[group].get(name, getlink=True)
+            values = handle[group][name] if isinstance(link, h5py.HardLink) else None
+            if not isinstance(values, h5py.Dataset):
+                raise DataError(f"{path}: {name!r} in {group!r} is no array of numbers in the file itself; fetch it again")
+            if values.shape[-1:] != (GRAYORDINATES,) or values.ndim > 2:
+                raise DataError(f"{path}: {name!r} has shape {values.shape}, {GRAYORDINATES:,} grayordinates are expected")
+            check_dataset(values, path, name, BUDGET)
+            if (total := total + 4.0 * math.prod(values.shape)) > BUDGET:
+                raise DataError(f"{path} claims more than {BUDGET / 1e9:.3g} GB; it is no file of one subject")
+            block = np.atleast_2d(values[..., :wanted]).astype(np.float32)
+            rows.append(block)
+            ids += [str(name)] * len(block)
     if not rows:
         raise DataError(f"{path}: the group {group!r} holds no stimulus; the file was not written to its end")
     return np.concatenate(rows), ids

@@ -12,7 +12,7 @@ import pandas as pd
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.shown_stimuli import with_split
 from brainlens.datasets.surface_files import read_cifti
-from brainlens.types import DataError, Recording, Responses, Stimuli, read_lines
+from brainlens.types import DataError, Recording, Responses, Stimuli, inside, read_lines
 
 SIDES = (("CIFTI_STRUCTURE_CORTEX_LEFT", "left"), ("CIFTI_STRUCTURE_CORTEX_RIGHT", "right"))
 
@@ -127,7 +127,7 @@ def _standard(betas: np.ndarray) -> np.ndarray:
 
 def _stimuli(root: Path, trials: pd.DataFrame) -> Stimuli:
     table = trials.drop_duplicates("stimulus")[["stimulus", "concept", "file"]].reset_index(drop=True)
-    files = [root / "stimuli" / "imagenet" / file for file in table["file"]]
+    files = inside(root, [Path("stimuli", "imagenet", file) for file in table["file"]], f"a label file of {root}")
     images: ImageFiles | NoImages
     if all(f.is_file() for f in files):
         images = ImageFiles(files)

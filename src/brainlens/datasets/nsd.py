@@ -15,11 +15,12 @@ from brainlens.datasets.hdf5 import Hdf5Images, open_dataset
 from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.nsd_mni import Resampling, mni_brain, mni_resampling
 from brainlens.datasets.pictures import NoImages
+from brainlens.datasets.stored_arrays import read_array
 from brainlens.datasets.surface_files import read_mgh
 from brainlens.datasets.text_tables import read_table
 from brainlens.datasets.volumes import coordinates_table, read_header, read_masked, read_volume
 from brainlens.store import ArrayWriter, open_array
-from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, Volume, read_lines
+from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, Volume, read_lines, reading
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 TRIALS = 750  # a session
@@ -131,19 +132,13 @@ def design(folder: str | Path, subject: int, n_sessions: int) -> pd.DataFrame:
     Three tables of the experiment count from 1: masterordering gives the 10k image of a trial, subjectim its 73k
     image, and an image is shared by all subjects where masterordering is at most 1,000.
     """
-    from scipy.io import loadmat
-
     path = Path(folder) / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat"
     if not path.exists():
         raise DataError(f"{path} is missing; it says which image each trial showed")
-    try:
-        content = loadmat(path, variable_names=["masterordering", "subjectim", "sharedix"])
-        order, images = content["masterordering"].ravel().astype(int), content["subjectim"].astype(int)
-        shared = content["sharedix"].ravel().astype(int) - 1
-    except NotImplementedError:
-        raise DataError(f"{path} is a MATLAB file of version 7.3, the original is older; fetch it, or save it with -v7") from None
-    except Exception as error:  # the reader raises many kinds for damaged files
-        raise DataError(f"{path} is damaged or of another version ({type(error).__name__}: {error})") from None
+    with reading(path, "fetch it again"):
+        found = {name: read_array(path, name, variable=name) for name in ("masterordering", "subjectim", "sharedix")}
+        order, images = found["masterordering"].ravel().astype(int), found["subjectim"].astype(int)
+        shared = found["sharedix"].ravel().astype(int) - 1
     total = n_sessions * TRIALS
     if len(order) < total or images.shape[0] < subject or order.min() < 1 or order.max() > images.shape[1]:
         raise DataError(f"{path}: masterordering {order.shape} and subjectim {images.shape} do not give {total} trials")

@@ -21,10 +21,12 @@ import pandas as pd
 from brainlens.datasets.pictures import NoImages
 from brainlens.phantom.eeg import EEGTruth, eeg_trials, eeg_truth, simulate_eeg
 from brainlens.signals.mvnn import mvnn
+from brainlens.stimuli.saliency import PAPER, FilterSettings, saliency_stimuli
 from brainlens.store import open_npy
 from brainlens.types import DataError, Features, Recording, Responses, Stimuli
 
 STRONG = 1.1  # uV: four times the calibrated amplitude, so that some 1,000 images of one person are enough to learn from
+READS = ("picture", "filtered")
 FILES = ("clip_feature_maps_test.npy", "center_clip.npy")
 
 FACTS = {
@@ -47,7 +49,7 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What the simulated people saw: images, their embeddings (image; saliency, concept where known), captions, and layers."""
+    """What the simulated people saw: images, their embeddings (image; concept where known), captions, and layers."""
 
     stimuli: Stimuli
     images: Features
@@ -65,15 +67,17 @@ def load(
     amplitude: float = STRONG,
     whiten: bool = True,
     seed: int = 0,
+    reads: str = "picture",
 ) -> Recording:
     """Simulated EEG (trial, 63 channels, 250 samples) float16, the images seen, and the sources where there is one subject.
 
     repeats: of a training and of a test image; a training image is one row, the mean, test images stand as single trials.
     whiten: divide by the noise of training trials, as released recordings are (MVNN); otherwise the values are uV.
     amplitude: of the signal in uV; `phantom.eeg.AMPLITUDE` is the one calibrated on 16,540 images, the default is for few.
+    reads: "picture", or "filtered": the sources see the picture after saliency extraction, the control of NeuroAlign's target.
     Raises DataError for a folder that lacks the embeddings.
     """
-    seen = shown(folder, n_train=n_train, n_test=n_test, seed=seed)
+    seen = shown(folder, n_train=n_train, n_test=n_test, seed=seed, reads=reads)
     responses = record(seen, subjects=subjects, repeats=repeats, amplitude=amplitude, whiten=whiten, seed=seed)
     known = truth(seen, subject=subjects[0], amplitude=amplitude, seed=seed) if len(subjects) == 1 else None
     return Recording(responses, seen.stimuli, known)
@@ -108,18 +112,34 @@ def truth(seen: Shown, *, subject: int = 1, amplitude: float = STRONG, seed: int
     return eeg_truth(seen.stimuli, seen.network, subject=subject, amplitude=amplitude, seed=seed)
 
 
-def shown(folder: str | Path | None = None, *, n_train: int = 1200, n_test: int = 200, seed: int = 0) -> Shown:
-    """Scenes with the layers of the miniature CLIP, or the real embeddings of a folder; see the module."""
+def shown(
+    folder: str | Path | None = None,
+    *,
+    n_train: int = 1200,
+    n_test: int = 200,
+    seed: int = 0,
+    reads: str = "picture",
+    settings: FilterSettings = PAPER,
+    cache: str | Path | None = None,
+) -> Shown:
+    """Scenes with the layers of the miniature CLIP, or the real embeddings of a folder; see the module.
+
+    reads: "picture" or "filtered", what the sources see; settings: of the filter. Raises DataError for anything else, and for
+    filtered pictures of a folder that holds embeddings alone.
+    """
+    if reads not in READS:
+        raise DataError(f"phantom EEG: reads {reads!r} is not one of {', '.join(READS)}")
     if folder is not None:
+        if reads != "picture":
+            raise DataError(f"phantom EEG: reads={reads} needs pictures, and {folder} holds embeddings alone; leave it out")
         return embedded(folder, n_train=n_train, seed=seed)
     from brainlens.datasets import phantom
-    from brainlens.stimuli.saliency import saliency_stimuli
 
     stimuli = phantom.scenes(n_train=n_train, n_test=n_test, seed=seed)
-    network = phantom.features(stimuli)
-    filtered = phantom.features(saliency_stimuli(stimuli))
-    data = {"image": np.asarray(network["image"], np.float32), "saliency": np.asarray(filtered["image"], np.float32)}
-    return Shown(stimuli, Features(data, network.ids, network.model), phantom.texts(stimuli), network)
+    network = phantom.features(stimuli, cache=cache)
+    image = np.asarray(network["image"], np.float32)
+    read = network if reads == "picture" else phantom.features(saliency_stimuli(stimuli, settings), cache=cache)
+    return Shown(stimuli, Features({"image": image}, network.ids, network.model), phantom.texts(stimuli), read)
 
 
 def embedded(folder: str | Path, *, n_train: int = 1200, seed: int = 0) -> Shown:

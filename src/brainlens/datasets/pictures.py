@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from brainlens.backbones.preprocess import as_rgb
-from brainlens.types import DataError, Stimuli
+from brainlens.types import DataError, Stimuli, check_expansion, reading
 
 MAX_PIXELS = 64_000_000
 THUMBNAIL = 96  # pixels of a picture in the gallery of a report
@@ -63,17 +63,11 @@ class ImageFiles(Sequence[np.ndarray]):
 
 def read_image(path: str | Path) -> np.ndarray:
     """One image file as (h, w, 3) uint8."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path} claims {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}; reduce it first"
-                )
-            return np.array(as_rgb(image))
-    except DataError as error:
-        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
-    except Exception as error:  # PIL raises many kinds for damaged files
-        raise DataError(f"{path} cannot be opened as an image ({type(error).__name__}: {error})") from None
+    with reading(path, "save it again", fault="cannot be opened as an image"), Image.open(path) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"{path} claims {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}; reduce it first")
+        check_expansion(path, 4 * image.width * image.height)
+        return np.array(as_rgb(image))
 
 
 def thumbnails(stimuli: Stimuli, size: int = THUMBNAIL) -> np.ndarray | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from brainlens import datasets, store
 from brainlens.datasets.source import Source
-from brainlens.types import DataError, Result
+from brainlens.types import DataError, Responses, Result, reading
 from brainlens.types.scores import COUNTS
 
 MODEL = "model"  # the folder of a run that holds what was fitted
@@ -42,9 +43,10 @@ def keep(
     notes = datasets.split_note(source.dataset, source.options)
     config |= {"warnings": [*config.get("warnings", []), *notes]} if notes else {}
     folder = store.run_folder(runs, result.task, config, [str(d) for d in result.provenance.get("data", [])])
-    if model is not None:
-        model.save(folder / MODEL)
-    store.save_result(replace(result, config=config, arrays={**result.arrays, **(arrays or {})}), folder)
+    with store.lock(folder, wait=store.PATIENCE):  # the model and the result are of one writer
+        if model is not None:
+            model.save(folder / MODEL)
+        store.save_result(replace(result, config=config, arrays={**result.arrays, **(arrays or {})}), folder)
     return folder
 
 
@@ -62,7 +64,27 @@ def source_of(result: Result) -> Source:
     source = Source(config["dataset"], folder, config["model"], seed=config["source_seed"], **sizes)
     parts = [tuple(config.get(name, ())) for name in ("subjects", "regions")]
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in config.get("dataset_options", {}).items()}
-    return replace(source, subjects=parts[0], regions=parts[1], captions=config.get("captions"), options=options)
+    source = replace(source, subjects=parts[0], regions=parts[1], captions=config.get("captions"))
+    return replace(source, options=options, part=config.get("part"))
+
+
+def check_same_recording(run: str | Path, result: Result, responses: Responses) -> None:
+    """Raises DataError where a run's recording, opened again, is not the one that the run was made from.
+
+    Another processor or other versions of numpy may give other last digits of what is filtered or scaled on reading: there it is
+    a warning.
+    """
+    known = [str(value) for value in result.provenance.get("data", [])]
+    if not known or store.fingerprint(responses) in known:
+        return
+    now, then = store.provenance(None, "cpu", [], time.time()), result.provenance
+    name = result.config.get("folder") or f"the simulation {result.config.get('dataset')!r}"
+    text = f"{run} was made from another recording than {name} now gives: the fingerprint {known[0][:12]}... is not found"
+    parts = [now.get("instructions") == then.get("instructions")]
+    parts += [now["versions"].get(key) == then.get("versions", {}).get(key) for key in ("numpy", "scipy", "torch", "mne")]
+    if all(parts):
+        raise DataError(f"{text}; put the files back as they were, or run again on these")
+    warnings.warn(f"{text}, as may be on another processor or with other versions", stacklevel=3)
 
 
 def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:
@@ -99,11 +121,9 @@ def once(
     key = hashlib.sha256(text.encode()).hexdigest()
     if not again:
         for note in sorted(Path(runs).glob("*/request.json")):
-            found = store.read_json(note)
-            if isinstance(found, dict) and found.get("request") == key:
-                folders = [note.parent.parent / str(name) for name in found["folders"]]
-                if all((folder / "result.json").is_file() for folder in folders):
-                    return folders, found["rows"], found["made"]
+            if (known := _noted(note, key)) is not None:
+                return known
+    store.check_writable(runs)  # before hours of work and not after
     place, rows = run()
     folders = place if isinstance(place, list) else [place]
     made = time.strftime("%Y-%m-%d %H:%M")
@@ -111,6 +131,21 @@ def once(
         note_ = {"request": key, "made": made, "folders": [folder.name for folder in folders], "rows": store.plain(rows)}
         store.save_json(folders[-1] / "request.json", note_)
     return folders, rows, ""
+
+
+def _noted(note: Path, key: str) -> tuple[list[Path], Rows, str] | None:
+    """What the note of a finished call says, where it is of this call and its runs are there; a damaged note is of no call."""
+    try:
+        found = store.read_json(note)
+        if not isinstance(found, dict) or found.get("request") != key:
+            return None
+        with reading(note):
+            folders = [note.parent.parent / Path(str(name)).name for name in found["folders"]]
+            rows = [dict(row) for row in found["rows"]]
+    except DataError:
+        return None
+    whole = all((folder / "result.json").is_file() for folder in folders)
+    return (folders, rows, str(found.get("made"))) if whole else None
 
 
 def _stamp(folder: Path | None) -> list[list[Any]]:

@@ -13,13 +13,14 @@ import pandas as pd
 
 from brainlens import datasets
 from brainlens.backbones import clip
-from brainlens.datasets import epochs, phantom_eeg, things_eeg2, things_meg
+from brainlens.datasets import epochs, phantom, phantom_eeg, things_eeg2, things_meg
+from brainlens.datasets.pictures import NoImages
 from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder
 from brainlens.datasets.things_tables import PICTURES, concept_centres, pictures_folder
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
 from brainlens.signals.epochs import channel_numbers, check_channels
-from brainlens.stimuli.saliency import saliency_stimuli
+from brainlens.stimuli.saliency import PAPER, FilterSettings, saliency_stimuli
 from brainlens.store import ArrayWriter, LazyRows, join_rows, open_array, open_npy, release
 from brainlens.subjects import WITHIN, Protocol, join_stimuli
 from brainlens.types import DataError, Features, Recording, Responses, Stimuli
@@ -49,13 +50,16 @@ def open_sensors(
     amplitude: float | None = None,
     cache: Path,
     device: str = "cpu",
+    settings: FilterSettings = PAPER,
     tell: Tell,
 ) -> SensorRecording:
     """The recordings that a protocol needs: of one subject ("within"), or of all that are there ("across").
 
     Training repetitions are averaged and test repetitions cut to `repeats` (None: all) one subject at a time, into memory maps
-    under `cache`, so that a subject's single trials are never in memory. amplitude: of the phantom's signal in uV. Two subjects
-    are simulated for "across" on the phantom unless a higher one is tested.
+    under `cache`, so that no subject's single trials are in memory at once. amplitude: of the phantom's signal, uV. Two subjects
+    are simulated for "across" on the phantom unless a higher one is tested. settings: of the filter through which the sources of
+    the phantom see the pictures, with `--option reads=filtered`; the embeddings of filtered pictures are those of
+    `with_saliency`.
     Raises DataError for a recording without sensors, a subject that is not there, or fewer repetitions than asked.
     """
     if source.dataset not in SENSOR_DATASETS:
@@ -64,7 +68,8 @@ def open_sensors(
     if amplitude is not None and source.dataset != "phantom_eeg":
         raise DataError(f"--amplitude {amplitude} is the phantom's; {source.dataset} is a recording")
     if source.dataset == "phantom_eeg":
-        return _phantom(source, protocol, repeats, phantom_eeg.STRONG if amplitude is None else amplitude, tell)
+        strength = phantom_eeg.STRONG if amplitude is None else amplitude
+        return _phantom(source, protocol, repeats, strength, cache=cache, settings=settings, tell=tell)
     if source.folder is None or not source.folder.is_dir():
         raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
     there = subjects_in(source)
@@ -157,7 +162,36 @@ def prompt_texts(recording: SensorRecording, source: Source, prompt: str, device
     return clip.embed_texts(model, prompted(recording.stimuli, prompt), recording.stimuli.ids)
 
 
-def _phantom(source: Source, protocol: Protocol, repeats: int | None, amplitude: float, tell: Tell) -> SensorRecording:
+def with_saliency(
+    recording: SensorRecording, source: Source, settings: FilterSettings, *, cache: Path, device: str = "cpu", tell: Tell
+) -> SensorRecording:
+    """The recording with the layer "saliency", the embeddings of its filtered pictures; as it is where it has no pictures.
+
+    Embeddings are kept under `cache` by the pictures and the settings, so that a second call filters nothing.
+    """
+    stimuli = recording.stimuli
+    if "saliency" in recording.images.data or isinstance(stimuli.images, NoImages):
+        return recording
+    tell(f"embeddings of {len(stimuli):,} images after saliency extraction", None)
+    filtered, place = saliency_stimuli(stimuli, settings, device=device), cache / "features"
+    if source.dataset == "phantom_eeg":
+        found = np.asarray(phantom.features(filtered, cache=place)["image"], np.float32)
+    else:
+        found = clip.embed_images(clip.load_clip(network_folder(source), device=device), filtered, cache=place)["image"]
+    images = replace(recording.images, data=recording.images.data | {"saliency": found})
+    return replace(recording, images=images)
+
+
+def _phantom(
+    source: Source,
+    protocol: Protocol,
+    repeats: int | None,
+    amplitude: float,
+    *,
+    cache: Path,
+    settings: FilterSettings,
+    tell: Tell,
+) -> SensorRecording:
     kind, subject, gallery = protocol.kind, protocol.subject, protocol.gallery
     chosen = number_of(subject if subject is not None else 1, range(1, 1000))
     many = 80 if repeats is None else repeats
@@ -169,11 +203,14 @@ def _phantom(source: Source, protocol: Protocol, repeats: int | None, amplitude:
         raise DataError(f"--captions {source.captions!r}: scenes of the EEG phantom have their own; --prompts compares others")
     if source.model not in (None, "miniature"):
         raise DataError(f"--model {source.model!r}: the EEG phantom reads the shipped miniature, or the embeddings in --data")
-    asked = datasets.check_options(source.dataset, source.options)
+    asked = dict(datasets.check_options(source.dataset, source.options))
     if {"repeats", "amplitude"} & set(asked):
         raise DataError("options repeats and amplitude of the EEG phantom are given by --repeats and --amplitude; leave them out")
     tell("drawing scenes, and the network's layers", None)
-    seen = phantom_eeg.shown(source.folder, n_train=source.n_train, n_test=source.n_test, seed=source.seed)
+    seen = phantom_eeg.shown(
+        source.folder, n_train=source.n_train, n_test=source.n_test, seed=source.seed, reads=asked.pop("reads", "picture"),
+        settings=settings, cache=cache / "features",
+    )  # fmt: skip
     people = [chosen] if kind == "within" else list(range(1, max(2, chosen) + 1))
     tell("simulating EEG", None)
     responses = phantom_eeg.record(seen, subjects=people, repeats=(4, many), amplitude=amplitude, seed=source.seed, **asked)
@@ -244,7 +281,7 @@ def _joined(parts: list[Responses]) -> Responses:
 def _embeddings(
     source: Source, stimuli: Stimuli, cache: Path, device: str, tell: Tell, *, concepts: bool
 ) -> tuple[Features, Features | None]:
-    """Embeddings of images, of the saliency-filtered images, of concepts where their centres are there, and of captions.
+    """Embeddings of images, of concepts where their centres are there, and of captions.
 
     Rows of the file of centres are the test concepts by name, the order in which released files have them. concepts: without that
     file the centres are made of the THINGS pictures.
@@ -253,8 +290,6 @@ def _embeddings(
     tell(f"embeddings of {len(stimuli):,} images", None)
     model = clip.load_clip(place, device=device)
     data = {"image": clip.embed_images(model, stimuli, cache=cache / "features")["image"]}
-    tell(f"embeddings of {len(stimuli):,} images after saliency extraction", None)
-    data["saliency"] = clip.embed_images(model, saliency_stimuli(stimuli), cache=cache / "features")["image"]
     assert source.folder is not None
     centres, pictures = source.folder / CENTRES, pictures_folder(source.folder) if concepts else None
     if centres.exists() or pictures is not None:

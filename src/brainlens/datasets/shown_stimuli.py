@@ -15,7 +15,7 @@ from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.stored_arrays import find_array
 from brainlens.datasets.text_tables import read_table
 from brainlens.stimuli.captions import CaptionSource
-from brainlens.types import DataError, Stimuli, as_captions
+from brainlens.types import DataError, Stimuli, as_captions, inside
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = ("train", "validation", "test")
@@ -51,12 +51,7 @@ def shown_stimuli(
 
 
 def _listed_files(folder: Path, ids: np.ndarray, files: Mapping[str, str]) -> list[Path]:
-    root = folder.resolve()
-    paths = [(folder / files[name]).resolve() for name in ids]
-    outside = [name for name, path in zip(ids, paths, strict=True) if not path.is_relative_to(root)]
-    if outside:
-        name = str(outside[0])
-        raise DataError(f"the file {files[name]!r} of stimulus {name!r} lies outside {folder}; copy it into the folder")
+    paths = inside(folder, [files[name] for name in ids], "the table of stimuli")
     missing = [name for name, path in zip(ids, paths, strict=True) if not path.is_file()]
     if missing:
         raise DataError(
@@ -86,7 +81,9 @@ def _found_files(folder: Path, ids: np.ndarray) -> list[Path] | None:
     if twice:
         several = " and ".join(path.relative_to(folder).as_posix() for path in by_name[twice[0]][:2])
         raise DataError(f"{folder}: stimulus {twice[0]!r} has the files {several}; keep one, or write ids with their endings")
-    return [by_name[str(name)][0] for name in ids]
+    found = [by_name[str(name)][0] for name in ids]
+    inside(folder.parent, [path.relative_to(folder.parent) for path in found], f"the folder {folder.name!r}")
+    return found
 
 
 def read_captions(folder: Path, ids: np.ndarray) -> list[list[str]]:

@@ -16,8 +16,8 @@ from brainlens.datasets.pictures import ImageFiles
 from brainlens.datasets.shown_stimuli import listed_captions
 from brainlens.phantom.fmri import make_trials, simulate
 from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
-from brainlens.subjects import join_stimuli, join_subjects, select_regions, select_subjects
-from brainlens.types import DataError, Features, Recording, Responses, Stimuli, as_captions, check_no_leak
+from brainlens.subjects import join_stimuli, join_subjects, select_part, select_regions, select_subjects
+from brainlens.types import DataError, Features, Recording, Responses, Stimuli, as_captions, check_no_leak, inside
 
 Tell = Callable[[str, float | None], None]
 OWN = {  # options of loaders that a source holds itself, and where they are given
@@ -35,6 +35,7 @@ class Source:
     """Which recording and which network: a dataset's name, its folder, the network's folder or hub name (None: the miniature).
 
     subjects: those whose trials are used (none: what the dataset gives); regions: the voxels, by `roi`, "visual" or "whole";
+    part: "2/8" is the second of eight parts of those voxels, for brains that are fitted piece by piece.
     captions: the name of a caption source of the recording, or a JSON file of one. options: of the recording's own `load`, see
     `datasets.options`, but for what stands above.
     """
@@ -50,6 +51,7 @@ class Source:
     regions: tuple[str, ...] = ()
     captions: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    part: str | None = None
 
     def __post_init__(self) -> None:
         taken = [name for name in self.options if name in OWN]
@@ -62,6 +64,8 @@ class Source:
         sizes = {"n_train": self.n_train, "n_test": self.n_test, "n_validation": self.n_validation}
         parts: dict[str, Any] = {"subjects": list(self.subjects), "regions": list(self.regions), "captions": self.captions}
         parts["dataset_options"] = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
+        if self.part is not None:
+            parts["part"] = self.part
         return {"dataset": self.dataset, "folder": where, "model": self.model, "source_seed": self.seed, **sizes, **parts}
 
 
@@ -103,7 +107,7 @@ def open_recording(
         )
     say(f"reading {source.dataset}", None)
     loaded = _load(source)
-    responses, stimuli = select_regions(loaded.responses, source.regions), loaded.stimuli
+    responses, stimuli = select_part(select_regions(loaded.responses, source.regions), source.part), loaded.stimuli
     _refuse_leaks(responses, stimuli)
     if not (embeddings or layers):
         return Opened(responses, stimuli)
@@ -175,10 +179,10 @@ def _silent(text: str, share: float | None = None) -> None:
 def _phantom(source: Source, device: str, say: Tell) -> Opened:
     from brainlens.datasets import phantom
 
-    chosen = {**datasets.check_options(source.dataset, source.options)}
-    cache = chosen.pop("cache", None)
-    say("drawing scenes", None)
-    stimuli = phantom.scenes(n_train=source.n_train, n_validation=source.n_validation, n_test=source.n_test, seed=source.seed)
+    first, chosen = phantom.options_of(datasets.check_options(source.dataset, source.options))
+    cache = first["cache"]
+    say("drawing scenes" if first["pictures"] is None else "reading photographs", None)
+    stimuli = phantom.shown(**_sizes(source), seed=source.seed, pictures=first["pictures"])
     say("network layers of the scenes", None)
     if source.model in (None, "miniature"):
         network = phantom.features(stimuli, cache=cache)
@@ -187,15 +191,23 @@ def _phantom(source: Source, device: str, say: Tell) -> Opened:
     model = clip.load_clip(network_folder(source), device=device)
     images = Features({"image": np.asarray(network["image"], np.float32)}, network.ids, network.model)
     stimuli, texts, counts = _texts(model, stimuli, source)
+    if first["brain_network"] is not None:
+        say("layers of the brain's own network", None)
+    brain = phantom.brain_features(first["brain_network"], stimuli, cache=cache, device=device)
     say("simulating the brain", None)
     each, truths = [], []
     for number in [_number(name) for name in source.subjects] or [1]:
-        truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed, **chosen))
+        truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed, brain=brain, **chosen))
         each.append(simulate(truths[-1], make_trials(stimuli, subject=number, seed=source.seed)))
     responses = select_regions(each[0] if len(each) == 1 else join_subjects(each), source.regions)
+    responses = select_part(responses, source.part)
     whole = len(each) == 1 and len(responses.units) == len(each[0].units)  # the ideal observer reads every voxel of one brain
     known = truths[0] if whole else None
     return Opened(responses, stimuli, known, layers=network, images=images, texts=texts, counts=counts)
+
+
+def _sizes(source: Source) -> dict[str, int]:
+    return {"n_train": source.n_train, "n_validation": source.n_validation, "n_test": source.n_test}
 
 
 def _refuse_leaks(responses: Responses, stimuli: Stimuli) -> None:
@@ -217,7 +229,8 @@ def open_stimuli(source: Source, images: str | Path | None = None) -> Stimuli:
     if source.dataset == "phantom":
         from brainlens.datasets import phantom
 
-        return phantom.scenes(n_train=source.n_train, n_test=source.n_test, n_validation=source.n_validation, seed=source.seed)
+        first, _ = phantom.options_of(source.options)
+        return phantom.shown(**_sizes(source), seed=source.seed, pictures=first["pictures"])
     return datasets.load(source.dataset, source.folder, **source.options).stimuli
 
 
@@ -233,10 +246,11 @@ def picture_folder(folder: str | Path) -> Stimuli:
         rows = store.read_json(manifest)
         if not isinstance(rows, list) or not all(isinstance(row, dict) and "file" in row for row in rows):
             raise DataError(f"{manifest} is not a list of objects with the entry 'file'")
-        paths = [folder / str(row["file"]) for row in rows]
+        paths = inside(folder, [str(row["file"]) for row in rows], str(manifest))
         captions = [as_captions(row.get("captions", row.get("caption")), str(row["file"])) for row in rows]
     else:
         paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+        inside(folder, [path.name for path in paths], f"the folder {folder.name!r}")
         captions = [[] for _ in paths]
     if not paths:
         raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}) and no manifest.json")

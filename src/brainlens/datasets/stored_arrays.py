@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens.datasets.hdf5 import open_dataset
+from brainlens.datasets.hdf5 import open_dataset, warn_if_slow
 from brainlens.store import open_npy
-from brainlens.types import DataError, read_lines
+from brainlens.types import DataError, check_mat, read_lines, reading
 
 ENDINGS = (".npy", ".csv", ".tsv", ".mat", ".h5", ".hdf5")
 BUDGET = 16e9  # bytes that a file may claim, where it is read whole
@@ -81,31 +81,30 @@ def _is_hdf5(path: Path) -> bool:
 def _matlab(path: Path, name: str, variable: str | None) -> np.ndarray:
     import scipy.io
 
-    try:
+    check_mat(path)
+    with reading(path, "write it again", fault="is damaged or not a MATLAB file"):
         there = {
             str(key): shape for key, shape, kind in scipy.io.whosmat(path) if kind not in ("cell", "struct", "char", "object")
         }
         claim = {key: float(np.prod(shape, dtype=float)) * 8 for key, shape in there.items()}
-        chosen = _choose(path, name, variable, [key for key, shape in there.items() if min(shape, default=0) > 1] or list(there))
+        tables = [key for key, shape in there.items() if min(shape, default=0) > 1]
+        chosen = _choose(path, name, variable, tables if tables and variable is None else list(there))
         if claim[chosen] > BUDGET:
             raise DataError(f"{path}: {chosen!r} claims {claim[chosen] / 1e9:.3g} GB, the limit is {BUDGET / 1e9:.3g} GB")
         return np.asarray(scipy.io.loadmat(path, variable_names=[chosen])[chosen])
-    except DataError:
-        raise
-    except Exception as error:  # the reader raises many kinds for damaged files
-        raise DataError(f"{path} is damaged or not a MATLAB file ({type(error).__name__}: {error}); write it again") from None
 
 
 def _hdf5(path: Path, name: str, variable: str | None, *, turned: bool) -> np.ndarray:
     import h5py
 
-    try:
-        with h5py.File(path, "r", locking="best-effort") as handle:
-            there = [key for key in handle if handle.get(key, getclass=True) is h5py.Dataset and not key.startswith("#")]
-    except (OSError, RuntimeError, KeyError) as error:
-        raise DataError(f"{path} cannot be opened ({str(error).splitlines()[0]}); it is cut short or being written") from None
+    with (
+        reading(path, "fetch it again", fault="is cut short or being written"),
+        h5py.File(path, "r", locking="best-effort") as handle,
+    ):
+        there = [key for key in handle if handle.get(key, getclass=True) is h5py.Dataset and not key.startswith("#")]
     chosen = variable if variable is not None and "/" in variable else _choose(path, name, variable, there)
     with open_dataset(path, chosen, max_bytes=BUDGET) as data:
+        warn_if_slow(data, path)
         values: Any = data[()]
     return np.asarray(values).T if turned else np.asarray(values)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from brainlens.types import DataError, Surface
+from brainlens.types import DataError, Surface, check_expansion, reading
 
 SIDES = (("CIFTI_STRUCTURE_CORTEX_LEFT", "left"), ("CIFTI_STRUCTURE_CORTEX_RIGHT", "right"))
 MGH_TYPES = {0: "u1", 1: ">i4", 3: ">f4", 4: ">i2"}
@@ -24,35 +23,32 @@ def read_mgh(path: Path, expected: int | None = None) -> np.ndarray:
     if not path.exists():
         raise DataError(f"{path} is missing")
     packed = path.suffix == ".mgz"
-    try:
-        with gzip.open(path, "rb") if packed else open(path, "rb") as handle:
-            version, vertices, *other, frames, kind = struct.unpack(">6i", handle.read(24))
-            if version != 1 or kind not in MGH_TYPES or other != [1, 1] or frames < 1:
-                raise DataError(f"{path} is not a surface file (version {version}, {vertices} x {other} x {frames})")
-            if expected is not None and vertices != expected:
-                raise DataError(f"{path} has {vertices} vertices, fsaverage has {expected}")
-            size = vertices * frames * np.dtype(MGH_TYPES[kind]).itemsize
-            if not packed:
-                if path.stat().st_size < MGH_HEADER + size:
-                    raise DataError(f"{path} is cut short: {MGH_HEADER + size} bytes claimed, {path.stat().st_size} there")
-                return np.memmap(path, MGH_TYPES[kind], "r", MGH_HEADER, (vertices, frames), order="F")
-            if size > 4e9:
-                raise DataError(f"{path} claims {size / 1e9:.3g} GB, the limit is 4 GB")
-            content = handle.read(MGH_HEADER - 24 + size + (1 << 20))  # some tags follow the values
-            values = np.frombuffer(content, MGH_TYPES[kind], vertices * frames, MGH_HEADER - 24)
-            return values.reshape(vertices, frames, order="F")
-    except (EOFError, gzip.BadGzipFile, zlib.error, struct.error, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again") from None
+    with reading(path), gzip.open(path, "rb") if packed else open(path, "rb") as handle:
+        version, vertices, *other, frames, kind = struct.unpack(">6i", handle.read(24))
+        if version != 1 or kind not in MGH_TYPES or other != [1, 1] or frames < 1:
+            raise DataError(f"{path} is not a surface file (version {version}, {vertices} x {other} x {frames})")
+        if expected is not None and vertices != expected:
+            raise DataError(f"{path} has {vertices} vertices, fsaverage has {expected}")
+        size = vertices * frames * np.dtype(MGH_TYPES[kind]).itemsize
+        if not packed:
+            if path.stat().st_size < MGH_HEADER + size:
+                raise DataError(f"{path} is cut short: {MGH_HEADER + size} bytes claimed, {path.stat().st_size} there")
+            return np.memmap(path, MGH_TYPES[kind], "r", MGH_HEADER, (vertices, frames), order="F")
+        if size > 4e9:
+            raise DataError(f"{path} claims {size / 1e9:.3g} GB, the limit is 4 GB")
+        check_expansion(path, size)
+        content = handle.read(MGH_HEADER - 24 + size + (1 << 20))  # some tags follow the values
+        values = np.frombuffer(content, MGH_TYPES[kind], vertices * frames, MGH_HEADER - 24)
+        return values.reshape(vertices, frames, order="F")
 
 
 def read_cifti(path: Path) -> tuple[np.ndarray, Surface]:
     """Betas (map, vertex) float32 of the two cortical surfaces."""
     import nibabel as nib
 
-    try:
-        image = nib.load(path)
+    with reading(path, "fetch it again", fault="is damaged or holds no cortical surfaces"):
+        with nib.imageglobals.LoggingOutputSuppressor():
+            image = nib.load(path)
         if not isinstance(image, nib.cifti2.Cifti2Image):
             raise DataError(f"{path} is not a CIFTI file")
         if int(np.prod(image.shape, dtype=object)) * 4 > 8e9:
@@ -66,8 +62,4 @@ def read_cifti(path: Path) -> tuple[np.ndarray, Surface]:
             parts.append(values[:, where])
             vertex.append(np.asarray(model.vertex))
             hemisphere.append(np.full(len(model.vertex), side))
-    except DataError:
-        raise
-    except Exception as error:  # the reader raises many kinds for damaged files
-        raise DataError(f"{path} is damaged or holds no cortical surfaces ({type(error).__name__}: {error})") from None
     return np.concatenate(parts, axis=1), Surface("fs_LR_32k", np.concatenate(hemisphere), np.concatenate(vertex))

@@ -19,7 +19,7 @@ from brainlens.datasets.unpickle import load_dictionary
 from brainlens.signals.epochs import stimulus_of_event
 from brainlens.signals.prepare import CUT, Cut, Piece, prepare
 from brainlens.store import ArrayWriter, open_array, release
-from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli
+from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli, inside
 from brainlens.types.sensor_units import LIMITS, measure_of
 
 # fmt: off
@@ -30,6 +30,7 @@ CHANNELS = (
     "P2", "P4", "P6", "P8", "PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2",
 )
 # fmt: on
+METADATA = "image_set/image_metadata.npy"
 TARGET = 99999  # event code of the target that subjects counted
 RAW_NAMES = {"training": ("training", "train"), "test": ("test",)}  # two spellings are in use
 MEMORY = 2e9  # bytes that may be held where no cache is named
@@ -126,6 +127,7 @@ def _open(folder: Path, subject: int, part: str, unit: str) -> dict[str, Any]:
     names = [str(name) for name in content["ch_names"] if str(name) != "stim"]
     if len(names) != data.shape[2]:
         raise DataError(f"{path}: {len(names)} channel names but {data.shape[2]} channels")
+    _once(names, path)
     times = np.asarray(content["times"], dtype=np.float64).ravel()
     if len(times) > data.shape[3]:
         warnings.warn(f"{path}: {len(times)} times for {data.shape[3]} samples; the last {data.shape[3]} are used", stacklevel=3)
@@ -140,10 +142,17 @@ def _open(folder: Path, subject: int, part: str, unit: str) -> dict[str, Any]:
     return {"data": data, "ch_names": names, "times": times, "path": path}
 
 
+def _once(names: list[str], path: Path) -> None:
+    """Raises DataError for a channel name that comes twice: channels are matched by name, and one would stand for the other."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: the channel {twice[0]!r} comes twice; give every channel its own name")
+
+
 def _image_table(folder: Path, part: str, count: int | None) -> pd.DataFrame:
     """One row an image: stimulus, concept, file, split; count: how many there must be. Without metadata rows are numbered."""
     short = "train" if part == "training" else part
-    path = folder / "image_set" / "image_metadata.npy"
+    path = folder / METADATA
     if not path.exists():
         ids = [f"{short}-{i:05d}" for i in range(FACTS[f"{part}_images"] if count is None else count)]
         return pd.DataFrame({"stimulus": ids, "concept": "", "file": "", "split": short})
@@ -229,7 +238,7 @@ def _sensors(names: list[str]) -> Sensors | None:
 
 
 def _stimuli(folder: Path, table: pd.DataFrame) -> Stimuli:
-    files = [folder / "image_set" / file for file in table["file"]]
+    files = inside(folder, [Path("image_set", file) for file in table["file"]], str(folder / METADATA))
     images: ImageFiles | NoImages
     if table["file"].all() and all(file.exists() for file in files):
         images = ImageFiles(files)
@@ -322,6 +331,7 @@ def _raw_piece(path: Path, folder: Path, part: str, session: str, unit: str) -> 
     data, names = content["raw_eeg_data"], [str(name) for name in content["ch_names"]]
     if not isinstance(data, np.ndarray) or data.ndim != 2 or len(data) != len(names) or "stim" not in names:
         raise DataError(f"{path}: raw_eeg_data is (channel, sample) with one 'stim'; got {np.shape(data)}, channels {names}")
+    _once(names, path)
     rate = float(content["sfreq"])
     stim = np.asarray(data[names.index("stim")], dtype=np.float64)[None]
     events = mne.find_events(

@@ -13,7 +13,7 @@ from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.things_tables import with_categories
 from brainlens.store import ArrayWriter, open_array
-from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli
+from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli, inside
 
 MEMORY = 2e9
 BLOCK = 256  # epochs read at a time
@@ -205,7 +205,7 @@ def _stimuli(folder: Path, trials: pd.DataFrame) -> Stimuli:
     """Training and then test images by concept, one order for all subjects: centres of concepts are kept in it."""
     table = trials.drop_duplicates("stimulus")[["stimulus", "concept", "split", "file"]]
     table = table.sort_values(["split", "concept", "stimulus"], key=_training_first).reset_index(drop=True)
-    files = [folder / file for file in table["file"]]
+    files = inside(folder, table["file"], f"the column image_path of the epochs in {folder}")
     images: ImageFiles | NoImages
     if all(file.is_file() for file in files):
         images = ImageFiles(files)

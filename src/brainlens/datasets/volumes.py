@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from brainlens.types import DataError, Volume
+from brainlens.types import DataError, Volume, check_expansion, reading
 
 BUDGET = 16e9  # bytes that one file may claim
 AFFINE_TOLERANCE = 1e-3  # mm
@@ -46,27 +45,22 @@ class Header:
 
 def read_header(path: str | Path, *, max_bytes: float = BUDGET) -> Header:
     """The header of a `.nii` or `.nii.gz`. Raises DataError when it is damaged or claims more than `max_bytes`."""
+    from nibabel.imageglobals import LoggingOutputSuppressor
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
     path = Path(path)
-    try:
+    with reading(path, "fetch it again", fault="is not a readable NIfTI file"):
         with _stream(path) as handle:
             start = handle.read(540)
         kind = Nifti2Header if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else Nifti1Header
         size = 540 if kind is Nifti2Header else 348
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), LoggingOutputSuppressor():  # what it says of a header is an error here, or below
             warnings.simplefilter("error")
             header = kind(start[:size])
             affine, dtype, offset = header.get_best_affine(), header.get_data_dtype(), int(header["vox_offset"])
         shape = tuple(int(n) for n in header.get_data_shape())
         slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
-    except Exception as error:  # whatever a damaged header provokes is one fault to the caller
-        raise DataError(f"{path} is not a readable NIfTI file ({type(error).__name__}: {error}); fetch it again") from None
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (3, 4) or min(shape) < 1 or dtype.kind not in "biuf" or offset < size:
@@ -76,7 +70,9 @@ def read_header(path: str | Path, *, max_bytes: float = BUDGET) -> Header:
         claim *= n
     if claim > max_bytes:
         raise DataError(f"{path} claims {shape} {dtype}, {claim / 1e9:.3g} GB; the limit is {max_bytes / 1e9:.3g} GB")
-    if path.suffix != ".gz" and path.stat().st_size < offset + claim:
+    if path.suffix == ".gz":
+        check_expansion(path, claim // dtype.itemsize * max(dtype.itemsize, 4))  # values become float32
+    elif path.stat().st_size < offset + claim:
         raise DataError(f"{path} is cut short: {offset + claim} bytes claimed, {path.stat().st_size} there; fetch it again")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
         raise DataError(f"{path}: its affine is not invertible; set the space of the file first")
@@ -92,19 +88,16 @@ def read_frames(header: Header) -> Iterator[np.ndarray]:
     Raises DataError when the file is cut short, damaged, or expands beyond its header.
     """
     path = header.path
-    try:
-        with _stream(path) as handle:
-            _exactly(handle, header.offset, path)
-            for _ in range(header.frames):
-                raw = np.frombuffer(_exactly(handle, header.frame_bytes, path), dtype=header.dtype)
-                frame = raw.reshape(header.shape[:3], order="F").astype(np.float32)
-                if (header.slope, header.intercept) != (1.0, 0.0):
-                    frame = frame * np.float32(header.slope) + np.float32(header.intercept)
-                yield frame
-            if path.suffix == ".gz" and len(handle.read((1 << 20) + 1)) > 1 << 20:  # reading to the end checks the CRC
-                raise DataError(f"{path} expands beyond what its header claims; do not use it")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}); fetch it again") from None
+    with reading(path), _stream(path) as handle:
+        _exactly(handle, header.offset, path)
+        for _ in range(header.frames):
+            raw = np.frombuffer(_exactly(handle, header.frame_bytes, path), dtype=header.dtype)
+            frame = raw.reshape(header.shape[:3], order="F").astype(np.float32)
+            if (header.slope, header.intercept) != (1.0, 0.0):
+                frame = frame * np.float32(header.slope) + np.float32(header.intercept)
+            yield frame
+        if path.suffix == ".gz" and len(handle.read((1 << 20) + 1)) > 1 << 20:  # reading to the end checks the CRC
+            raise DataError(f"{path} expands beyond what its header claims; do not use it")
 
 
 def read_volume(path: str | Path, *, like: Volume | None = None, max_bytes: float = BUDGET) -> tuple[np.ndarray, np.ndarray]:

@@ -148,6 +148,7 @@ def fit_encoding(
     config = {"method": method, "layers": model.layer_names_, "model": features.model, "seed": seed, "device": device}
     config |= {"design": asdict(chosen), "training": None if method == "ridge" else asdict(recipe)}
     config |= {"hierarchy": list(selectors.HIERARCHY), "ceiling_defined": data.ceiling_defined}
+    config["scored_units"] = data.rule(chosen.least_ncsnr)
     provenance = store.provenance(seed, device, [store.fingerprint(responses), store.fingerprint(features)], started)
     named = {"regions": regions} | ({"training": pd.DataFrame(log)} if log else {})
     if "cluster" in arrays:

@@ -254,6 +254,7 @@ def compared(fitted: dict[str, Result], subjects: bool) -> Result:
     """Networks (or subjects) side by side as a result of its own: table `comparison`, and which network predicts a unit best."""
     first = next(iter(fitted.values()))
     config = {"method": first.config["method"], "models": list(fitted), "seed": first.config["seed"]}
+    config |= {"layers": first.config["layers"]} if "layers" in first.config else {}
     if "r2" not in first.arrays:  # patterns: one score a network
         keys = ("r2_weighted", "r_weighted", "retrieval/top1", "retrieval/two_way_patterns", "rdm/match_correlation")
         rows = [{"model": name} | _row(result, keys) for name, result in fitted.items()]
@@ -277,8 +278,21 @@ def compared(fitted: dict[str, Result], subjects: bool) -> Result:
     for name, result in fitted.items():
         metrics |= {f"compare/{name}/r2_mean{end}": result.metrics[key] for end in ("", ".low", ".high")
                     if (key := f"encoding/r2_mean{end}") in result.metrics}  # fmt: skip
-    arrays = {"best_model": best}
+    arrays = {"best_model": best} | side_by_side_maps(fitted, scores, known)
     return Result("compare", metrics, arrays, first.units, tables | {"comparison": frame}, config, first.provenance, first.space)
+
+
+def side_by_side_maps(fitted: dict[str, Result], scores: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """What the maps of a comparison are drawn from: `to_best` (network, unit), R2 less that of the best network (Fig. 4; NaN
+    where none predicts); and, where all networks have the same layers, as before and after fine-tuning, `models/layer` and
+    `models/confidence` (network, unit)."""
+    best = np.where(np.isfinite(scores), scores, -np.inf).max(axis=0)
+    arrays = {"to_best": np.where(known, scores - best, np.nan)}
+    results = list(fitted.values())
+    same = all(result.config.get("layers") == results[0].config.get("layers") for result in results)
+    if same and all({"layer", "confidence"} <= set(result.arrays) for result in results):
+        arrays |= {f"models/{key}": np.stack([result.arrays[key] for result in results]) for key in ("layer", "confidence")}
+    return arrays
 
 
 def seed_table(fits: Sequence[Result], first: int) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import gammaln
 
-from brainlens.metrics.statistics import bootstrap_mean, bootstrap_means, count_blocks, interval
+from brainlens.metrics.statistics import all_alike, bootstrap_mean, bootstrap_means, count_blocks, interval, wilson
 from brainlens.types import DataError
 
 TIE = 1e-6  # cosines closer than this are equal: two copies of one picture differ by that much in float32
@@ -115,8 +115,9 @@ def summary(
 
     The interval is the 95 % percentile interval of the mean over queries when the query stimuli are drawn again with
     replacement and the gallery stays. It answers "how would the score move with other test stimuli of the same kind",
-    not with another subject, another training or another gallery size. The n-way scores are left out where the
-    gallery is smaller than n. Ranks are counted from 0: the mean rank of chance is (n_gallery - 1) / 2.
+    not with another subject, another training or another gallery size. Where all queries are hits, or none,
+    it is Wilson's. The n-way scores are left out where the gallery is smaller than n. Ranks are counted from 0: the mean rank
+    of chance is (n_gallery - 1) / 2.
     """
     ranks = np.asarray(ranks)
     if ranks.ndim != 1 or len(ranks) < 2:
@@ -124,6 +125,9 @@ def summary(
     each = _each(ranks, n_gallery - np.asarray(n_right), ks, ways)
     values = np.stack(list(each.values()), axis=1)
     low, high = interval(bootstrap_means(values, resamples=resamples, seed=seed))
+    for i in range(len(each)):
+        if all_alike(values[:, i]):
+            low[i], high[i] = wilson(float(values[0, i]), len(values))
     out: dict[str, float] = {}
     for i, name in enumerate(each):
         out |= {name: float(values[:, i].mean()), f"{name}.low": float(low[i]), f"{name}.high": float(high[i])}

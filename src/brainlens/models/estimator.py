@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
 from brainlens import store
+from brainlens.looks import look
 from brainlens.types import DataError
 
 
@@ -28,6 +29,13 @@ class Model(BaseEstimator):
     """
 
     version: ClassVar[int] = 1
+
+    def _repr_html_(self) -> str:
+        return str(look("model", self))
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """In place of scikit-learn's diagram, which notebooks would prefer."""
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def save(self, folder: str | Path) -> Path:
         """Writes the fitted model into a folder; an older model there is replaced at the very end. Returns the folder.

@@ -14,9 +14,10 @@ from brainlens.types import DataError
 
 
 class SpatialAttention(nn.Module):
-    """Self-attention over channels: x + softmax(Q K' / sqrt(d)) V with one token of T samples per channel (NICE-SA).
+    """Self-attention over channels: x + softmax(Q K' / sqrt(d)) V with one token of T samples per channel.
 
-    (B, C, T) -> (B, C, T). Q, K (T -> d), V (T -> T), one head. Source: Song et al. 2024.
+    (B, C, T) -> (B, C, T). Q, K (T -> d), V (T -> T), one head. In the manner of NICE-SA (Song et al. 2024), not its released
+    module: that one maps over channels and its product sums the softmax to 1, which leaves the recording as it was.
     """
 
     def __init__(self, samples: int, *, inner: int = 64, dropout: float = 0.3) -> None:
@@ -32,9 +33,10 @@ class SpatialAttention(nn.Module):
 
 
 class GraphAttention(nn.Module):
-    """Graph attention over channels: x_i + sum_j softmax_j(leaky(a . W x_i + b . W x_j)) W x_j (NICE-GA).
+    """Graph attention over channels: x_i + sum_j softmax_j(leaky(a . W x_i + b . W x_j)) W x_j.
 
-    (B, C, T) -> (B, C, T). adjacency (C, C) bool limits the neighbours; all channels by default, as in the NICE code.
+    (B, C, T) -> (B, C, T). adjacency (C, C) bool limits the neighbours; all channels by default. In the manner of NICE-GA, whose
+    released module has no norm and joins its edges in the first 63 rows of a batch alone.
     """
 
     adjacency: Tensor
@@ -138,7 +140,7 @@ class SensorModel(nn.Module):
         return self.head(self.encoder(x, moments) if isinstance(self.encoder, TSConv) else self.encoder(x))
 
 
-SENSOR_ENCODERS = ("neuroalign", "nice", "nice_sa", "nice_ga", "atm", "eegnet", "linear")
+SENSOR_ENCODERS = ("neuroalign", "nice", "nice_sa_like", "nice_ga_like", "atm", "eegnet", "linear")
 
 
 def sensor_encoder(
@@ -146,9 +148,9 @@ def sensor_encoder(
 ) -> nn.Module:
     """A module (B, channels, samples) -> (B, width) by name, or a user's module after a check of what it returns.
 
-    neuroalign: TSConv, residual head with dropout .2 (Table 3); nice, nice_sa, nice_ga: the same with dropout .5 and
-    attention in front; atm: channel transformer in front; eegnet; linear: one matrix. Weights are drawn from `seed`, the
-    convolutions of the TSConv family from N(0, .02) as in the NICE code.
+    neuroalign: TSConv, residual head with dropout .2 (Table 3); nice, nice_sa_like, nice_ga_like: the same with dropout
+    .5 and attention in front; atm: channel transformer in front; eegnet; linear: one matrix. Weights are drawn from `seed`, the
+    convolutions of the TSConv family and the linear layers of NICE's head from N(0, .02) as in the NICE code.
     Raises DataError for an unknown name, or a module that does not return (B, width).
     """
     if isinstance(encoder, nn.Module):
@@ -169,8 +171,8 @@ def _build(name: str, channels: int, samples: int, width: int, dropout: float | 
         net = EEGNetEncoder(channels, samples)
         return SensorModel(None, net, Head(net.width, width, dropout=0.5 if dropout is None else dropout))
     fronts = {
-        "nice_sa": lambda: SpatialAttention(samples),
-        "nice_ga": lambda: GraphAttention(channels, samples),
+        "nice_sa_like": lambda: SpatialAttention(samples),
+        "nice_ga_like": lambda: GraphAttention(channels, samples),
         "atm": lambda: ChannelTransformer(samples),
     }
     body = TSConv(channels, samples)
@@ -180,7 +182,11 @@ def _build(name: str, channels: int, samples: int, width: int, dropout: float | 
         elif isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.weight, 1.0, 0.02)
     rate = dropout if dropout is not None else (0.2 if name == "neuroalign" else 0.5)
-    return SensorModel(fronts[name]() if name in fronts else None, body, Head(body.width, width, dropout=rate))
+    head = Head(body.width, width, dropout=rate)
+    for part in head.modules() if name.startswith("nice") else ():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, 0.0, 0.02)
+    return SensorModel(fronts[name]() if name in fronts else None, body, head)
 
 
 def check_encoder(module: nn.Module, channels: int, samples: int, width: int) -> nn.Module:

@@ -250,7 +250,7 @@ class VolumeEncoder(nn.Module):
     def check_layer(self, layer: int) -> int:
         """The layer number, or DataError with the numbers there are."""
         if not 0 <= layer <= len(self.blocks):
-            raise DataError(f"volume encoder: layer {layer} is not there; there are 0 to {len(self.blocks)}")
+            raise DataError(f"volume encoder: layer {layer} is not available; available are 0 to {len(self.blocks)}")
         return layer
 
     def voxel_weights(self) -> Tensor:

@@ -80,6 +80,14 @@ def anatomy(grid: str = "4mm", *, subject: int = 1, seed: int = 0) -> tuple[Volu
     return space, units
 
 
+def placed(units: pd.DataFrame, displacement: np.ndarray, subject: int, seed: int) -> pd.DataFrame:
+    """The anatomy's table for a brain that is displaced (unit, 3) against it: places and regions where each voxel truly lies."""
+    xyz = units[["x", "y", "z"]].to_numpy() + displacement
+    side, inside = units["hemisphere"].to_numpy(), units["grey"].to_numpy()
+    roi = _assign(xyz, side, inside, np.random.default_rng([seed, subject, 11]))
+    return units.assign(x=xyz[:, 0], y=xyz[:, 1], z=xyz[:, 2], roi=roi)
+
+
 def _assign(xyz: np.ndarray, hemisphere: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Region name of each voxel: the sphere in which it lies deepest."""
     depth = np.ones(len(xyz))

@@ -7,19 +7,32 @@ covariance kappa Cov(features), jointly over all layers, tokens and channels. Ev
 share is w_v' eps_t, and all voxels together have covariance kappa Cov(s) over the images: it is drawn with that
 covariance directly, which is the same distribution without a feature-sized draw.
 
-This is a simulation. Haemodynamics, motion and misaligned anatomy are absent, and voxels that read a network's layers
-linearly favour decoders whose target is that network.
+This is a simulation. By default haemodynamics, motion and misaligned anatomy are absent, and voxels that read a network's
+layers linearly favour decoders whose target is that network. `mismatch` brings the former, and a brain that reads another
+network than the one that is decoded (`target`) the latter.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from brainlens.phantom.anatomy import anatomy
+from brainlens.phantom.anatomy import anatomy, placed
 from brainlens.phantom.concepts import check_concepts, kind_table, with_kinds
+from brainlens.phantom.mismatch import (
+    REACH,
+    Mismatch,
+    compressed,
+    delays,
+    displacement,
+    leakage,
+    moved,
+    run_numbers,
+    smeared,
+)
 from brainlens.phantom.noise import (
     KAPPA,
     SESSION_TRIALS,
@@ -39,6 +52,7 @@ from brainlens.types import DataError, Features, Responses, Stimuli, Volume, as_
 # the shipped miniature and frozen, see docs/phantom.md
 PRIVATE = 0.572
 BLOCK = 128  # trials computed at a time
+LINEAR = Mismatch()  # the phantom as it is without mismatch
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class PhantomTruth:
     kappa: float
     subject: int
     seed: int
+    mismatch: Mismatch = LINEAR
 
     def rest_variance(self) -> np.ndarray:
         """Variance (unit,) of noise parts (b) + (c) + (d)."""
@@ -82,6 +97,7 @@ class Reading:
     space: Volume
     subject: int
     seed: int
+    mismatch: Mismatch = LINEAR
 
 
 def phantom_truth(
@@ -94,6 +110,8 @@ def phantom_truth(
     private: float = PRIVATE,
     seed: int = 0,
     concepts: str = "domains",
+    mismatch: Mismatch = LINEAR,
+    target: np.ndarray | None = None,
 ) -> PhantomTruth:
     """The generative model of one subject for these images and features.
 
@@ -102,15 +120,28 @@ def phantom_truth(
     the target. private: the share q of the target's variance that no voxel carries, see `phantom.private`. The truth
     depends on the set of images given, by the means and variances over it, and is a continuous function of the features.
     concepts: what category voxels prefer, "domains" or "kinds" (columns `kind` and `kind2`, see `phantom.concepts`).
+    target (image, d), in the order of the stimuli: the embedding to be decoded where it is that of another network than the
+    brain's; its share q is private then. mismatch: see `phantom.mismatch`.
 
     Raises DataError where ids do not match, features are missing or not finite, private is outside [0, 1).
     """
-    read = read_network(stimuli, features, subject=subject, grid=grid, seed=seed, concepts=concepts)
+    read = read_network(stimuli, features, subject=subject, grid=grid, seed=seed, concepts=concepts, mismatch=mismatch)
+    if target is not None:
+        if len(target) != len(read.ids):
+            raise DataError(f"phantom: the target has {len(target)} rows, there are {len(read.ids)} images")
+        read = replace(read, target=target)
     return truth_of(read, kappa=kappa, private=private)
 
 
 def read_network(
-    stimuli: Stimuli, features: Features, *, subject: int = 1, grid: str = "4mm", seed: int = 0, concepts: str = "domains"
+    stimuli: Stimuli,
+    features: Features,
+    *,
+    subject: int = 1,
+    grid: str = "4mm",
+    seed: int = 0,
+    concepts: str = "domains",
+    mismatch: Mismatch = LINEAR,
 ) -> Reading:
     """What the voxels of one subject read, the part of `phantom_truth` that depends on neither kappa nor private."""
     features = features if np.array_equal(features.ids, stimuli.ids) else features.take(stimuli.ids)
@@ -121,14 +152,19 @@ def read_network(
         raise DataError(f"phantom: {len(features)} images are too few to scale its signals; give at least 20")
     check_concepts(concepts)
     space, units = anatomy(grid, subject=subject, seed=seed)
+    atlas = units
+    if mismatch.warp:
+        units = placed(units, displacement(space.coordinates(), mismatch.warp, subject=subject, seed=seed), subject, seed)
     domains = domain_table(stimuli)
     units = readout_table(units, features, domains)
     kinds = None
     if concepts == "kinds":
         kinds, of = kind_table(stimuli)
         units = with_kinds(units, of, subject=subject, seed=seed)
-    clean = signals(features, units, domains, kinds, subject=subject, seed=seed)
-    return Reading(features.ids, clean, _target(features), units, space, subject, seed)
+    clean = compressed(signals(features, units, domains, kinds, subject=subject, seed=seed), mismatch.nonlinearity)
+    if mismatch.warp:  # users see the grid and the atlas; what a voxel reads is where it truly lies
+        units = units.assign(roi_true=units["roi"], **{name: atlas[name] for name in ("x", "y", "z", "roi")})
+    return Reading(features.ids, clean, _target(features), units, space, subject, seed, mismatch)
 
 
 def truth_of(read: Reading, *, kappa: float = KAPPA, private: float = PRIVATE) -> PhantomTruth:
@@ -154,6 +190,7 @@ def truth_of(read: Reading, *, kappa: float = KAPPA, private: float = PRIVATE) -
         kappa=kappa,
         subject=read.subject,
         seed=read.seed,
+        mismatch=read.mismatch,
     )
 
 
@@ -186,7 +223,8 @@ def simulate(
 ) -> Responses:
     """Responses to these trials; row t of the table is trial number t, whatever block it is computed in.
 
-    noise=False gives the clean signals, without session effects. out: an array or memory map (trial, unit) to fill.
+    noise=False gives the clean signals, without session effects, haemodynamics and motion. out: an array or memory map
+    (trial, unit) to fill.
     """
     image = positions(as_ids(trials["stimulus"], "trials.stimulus"), truth.ids)
     n, units = len(trials), len(truth.units)
@@ -198,26 +236,54 @@ def simulate(
     session = trials["session"].to_numpy(dtype=int) if "session" in trials.columns else np.ones(n, dtype=int)
     effect = session_effects(truth.seed, truth.subject, units)
     spread = np.sqrt(truth.rest_variance()).astype(np.float32)
+    estimated = _estimates(truth, image, run_numbers(session, place))
     for start in range(0, n, block):
         stop = min(start + block, n)
-        signal = truth.signal[image[start:stop]]
         if not noise:
             values = np.zeros((stop - start, units), dtype=np.float32)
-            values[:, truth.informative] = signal
+            values[:, truth.informative] = truth.signal[image[start:stop]]
             out[start:stop] = values
             continue
         own = [trial_generator(truth.seed, truth.subject, 0, t) for t in range(start, stop)]
-        shared = [trial_generator(truth.seed, truth.subject, 1, t) for t in range(start, stop)]
         values = truth.rest.draw(own)
         values *= spread
-        draws = np.stack([g.standard_normal(len(truth.factor), dtype=np.float32) for g in shared])
-        values[:, truth.informative] += signal + np.float32(np.sqrt(truth.kappa)) * (draws @ truth.factor)
+        estimated(values, start, stop)
         for row, t in enumerate(range(start, stop)):
             gain, offset = effect(session[t], place[t])
             values[row] *= gain
             values[row] += offset
         out[start:stop] = values
     return Responses(out, trials, truth.units, space=truth.space, measure="z")
+
+
+def _estimates(truth: PhantomTruth, image: np.ndarray, run: np.ndarray) -> Callable[[np.ndarray, int, int], None]:
+    """A function that adds, to values (trial, unit) of the trials start to stop, the estimates of their neural responses."""
+    informative, mismatch = truth.informative, truth.mismatch
+    who = {"subject": truth.subject, "seed": truth.seed}
+    kernel = None
+    if mismatch.haemodynamics:
+        xyz = truth.units[["x", "y", "z"]].to_numpy()[informative]
+        kernel = leakage(delays(xyz, mismatch.haemodynamics, **who)).astype(np.float32)
+
+    def neural(start: int, stop: int) -> np.ndarray:
+        shared = [trial_generator(truth.seed, truth.subject, 1, t) for t in range(start, stop)]
+        draws = np.stack([g.standard_normal(len(truth.factor), dtype=np.float32) for g in shared])
+        return truth.signal[image[start:stop]] + np.float32(np.sqrt(truth.kappa)) * (draws @ truth.factor)
+
+    def add(values: np.ndarray, start: int, stop: int) -> None:
+        if kernel is None:
+            found = neural(start, stop)
+        else:
+            first, last = max(start - REACH, 0), min(stop + REACH, len(image))
+            found = smeared(neural(first, last), run[first:last], kernel)[start - first : stop - first]
+        if not mismatch.motion:
+            values[:, informative] += found
+            return
+        for number in np.unique(run[start:stop]):
+            rows = run[start:stop] == number
+            values[rows] += (moved(truth.space, informative, mismatch.motion, run=int(number), **who) @ found[rows].T).T
+
+    return add
 
 
 def make_fmri(

@@ -38,6 +38,8 @@ def ideal_scores(
 
     Raises DataError where shapes or ids do not match.
     """
+    if truth.mismatch.in_time:
+        raise DataError("ideal observer: its likelihood is that of trials without haemodynamics and motion; set both to 0")
     data = np.asarray(data)
     if data.ndim != 2 or data.shape[1] != len(truth.units):
         raise DataError(

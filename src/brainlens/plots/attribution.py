@@ -16,6 +16,7 @@ from brainlens.plots import cortex, mesh, style
 from brainlens.types import DataError, Result, Volume
 
 OVERLAY = 0.75  # opacity of the hottest pixel
+UNIT = "map / its 99.5 % quantile"
 
 
 def pixel_maps(
@@ -182,10 +183,9 @@ def brain_beside_truth(
     figure, axes = style.canvas(11.0, 1.75 * len(rows) + 1.0, nrows=len(rows), ncols=len(views))
     colours = matplotlib.colormaps[style.SEQUENTIAL]
     for line, (name, values) in zip(axes, rows, strict=True):
-        finite = values[np.isfinite(values)].astype(float)
-        top = float(np.quantile(finite, 0.995)) if len(finite) else 1.0
-        scale = Normalize(0, (float(finite.max()) or 1.0) if name == "truth" else (top if top > 0 else 1.0))
-        surface = mesh.on_surface(values.astype(float), result.space)
+        shown = values.astype(float) / (float(np.nanmax(values)) or 1.0) if name == "truth" else as_share(values)
+        scale = Normalize(0, 1)
+        surface = mesh.on_surface(shown, result.space)
         for ax, (side, hemisphere) in zip(line, views, strict=True):
             titled = line is axes[0]
             cortex.draw(ax, surface[hemisphere], side, hemisphere=hemisphere, scale=scale, colours=colours, titled=titled)
@@ -202,10 +202,18 @@ def brain_beside_truth(
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), colours), ax=list(axes.ravel()), location="bottom", shrink=0.3, aspect=34, pad=0.03
     )
-    bar.set_label("map / its 99.5 % quantile", fontsize=9)
+    bar.set_label(UNIT, fontsize=9)
     n = int(np.isfinite(rows[0][1]).sum())
     noun = "voxels" if isinstance(result.space, Volume) else "vertices"
     return style.head(figure, f"Attribution on the cortex, n = {n:,} {noun}", result)
+
+
+def as_share(values: np.ndarray) -> np.ndarray:
+    """A map (unit,) over the 99.5 % quantile of its size, so that maps of methods with other units share a scale."""
+    found = np.asarray(values, dtype=np.float64)
+    size = np.abs(found[np.isfinite(found)])
+    top = float(np.quantile(size, 0.995)) if len(size) else 0.0
+    return found / (top if top > 0 else 1.0)
 
 
 def _wrap(text: str, width: int = 24, lines: int = 3) -> str:
@@ -227,3 +235,26 @@ def _lines(words: Sequence[str], weights: Sequence[float], *, width: int = LINE)
         out[-1].append((text, float(weight) / top))
         length += len(text) + 1.6
     return out
+
+
+def sensitivity_maps(result: Result) -> Figure:
+    """The mean map under each setting of the sensitivity table (Figs. 7 and 10): the largest value along z, seen from above.
+
+    One row a parameter, one column a value; each map on its own scale, since bits fall and rise with the settings.
+    """
+    table, maps, space = result.tables["sensitivity"], np.asarray(result.arrays["sensitivity/maps"]), result.space
+    if not isinstance(space, Volume):
+        raise DataError(f"sensitivity maps are drawn in a volume, this result is in {type(space).__name__}")
+    groups = [(str(name), rows) for name, rows in table.groupby("parameter", sort=False)]
+    columns = max(len(rows) for _, rows in groups)
+    figure, axes = style.canvas(1.35 * columns + 0.9, 1.65 * len(groups) + 0.4, nrows=len(groups), ncols=columns)
+    brain = space.mask.any(axis=2)
+    for line, (name, rows) in zip(np.asarray(axes).reshape(len(groups), columns), groups, strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, value, at in zip(line, rows["value"], rows["map"], strict=False):
+            seen = np.where(brain, space.fill(maps[int(at)], 0.0).max(axis=2), np.nan)
+            ax.imshow(seen.T, origin="lower", cmap=style.SEQUENTIAL, vmin=0, vmax=max(float(np.nanmax(seen)), 1e-12))
+            ax.set_title(str(value), fontsize=8.5, color=style.INK)
+        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9, color=style.INK)
+    return style.head(figure, "Mean map under each setting, each on its own scale", result)

@@ -1,10 +1,10 @@
-"""Voxel values on the cortical surface, on its flat map, and on slices of the MNI152 template; layer maps in two dimensions.
+"""Voxel values on the cortical surface and on its flat map; layer maps in two dimensions.
 
 A map is drawn as it was given: nothing is smoothed, and a threshold hides values, it does not change them. Values
 near 0 fade into the anatomy (opacity in proportion to |value|, full from 40 % of the scale), so that weak effects are
 neither hidden nor shouted; on a scale that starts at 0, negative values are not drawn. What was not measured keeps
 the grey of the anatomy. Ventral views are seen from below with the front up, so the right hemisphere is on the
-reader's left there; slices show the subject's left on the left.
+reader's left there. `slices` draws the same maps on the MNI152 template.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
-from scipy.ndimage import map_coordinates
 
 from brainlens.plots import layers, mesh, style
 from brainlens.types import DataError, Result, Volume
@@ -28,7 +27,6 @@ PANELS = (  # the default arrangement: flat maps and ventral views below, where 
     (("flat", "left"), ("ventral", "right"), ("ventral", "left"), ("flat", "right")),
 )
 Panels = Sequence[Sequence[tuple[str, str]]]
-AXES = {"x": 0, "y": 1, "z": 2}
 FULL_FROM = 0.4  # share of the scale from which a value is opaque
 DARKEST = 0.14  # brightness of a layer map at confidence 0: still not the black of a missing value
 
@@ -58,36 +56,9 @@ def cortex_map(
     figure, axes = style.canvas(2.7 * len(panels[0]), 2.25 * len(panels) + 0.9, nrows=len(panels), ncols=len(panels[0]))
     for ax, (side, hemisphere) in zip(axes.ravel(), (p for row in panels for p in row), strict=True):
         draw(ax, surface[hemisphere], side, hemisphere=hemisphere, scale=scale, colours=colours, threshold=threshold)
-    _bar(figure, axes, scale, colours, unit or name, threshold)
+    colour_bar(figure, axes, scale, colours, unit or name, threshold)
     n = int(np.isfinite(array).sum())
     return style.head(figure, f"{title or name}  ·  n = {n:,} {noun(result)}", result)
-
-
-def slices(
-    result: Result,
-    values: str | np.ndarray,
-    *,
-    title: str = "",
-    unit: str = "",
-    threshold: float | None = None,
-    limits: tuple[float, float] | None = None,
-    cuts: dict[str, Sequence[float]] | None = None,
-) -> Figure:
-    """Values (unit,) of a volume on sagittal, coronal and axial slices of the MNI152 template, in voxels as measured.
-
-    cuts: {"z": (mm, ...), ...}; without it three a plane, spread over where the strongest tenth of the values lies.
-
-    Raises DataError for an unknown array or a result whose units are not voxels.
-    """
-    array, name = values_of(result, values)
-    space = _volume(result)
-    scale, colours = scale_of(array, limits)
-    shown = np.isfinite(array) & (np.abs(array) >= (threshold or 0))
-    opacity = np.where(shown, _opacity(array, scale), 0.0)
-    rgba = np.concatenate([colours(scale(np.where(shown, array, 0.0)))[:, :3], opacity[:, None]], axis=1)
-    figure, axes = _slice_panels(space, rgba, cuts or _cuts(space, np.where(shown, np.abs(array), 0.0)))
-    _bar(figure, axes, scale, colours, unit or name, threshold)
-    return style.head(figure, f"{title or name}  ·  n = {int(np.isfinite(array).sum()):,} voxels", result)
 
 
 def layer_map(
@@ -106,10 +77,10 @@ def layer_map(
     that colour-blind readers can order.
     """
     numbers, certain, names, rgb = layer_colours(result, layer, confidence, names)
-    measured = np.isfinite(numbers) & np.isfinite(certain)
-    figure, axes = colour_map(result, rgb, measured.astype(float), panels=panels)
+    shown, said = predicted_units(result, np.isfinite(numbers) & np.isfinite(certain))
+    figure, axes = colour_map(result, rgb, shown.astype(float), panels=panels)
     layer_legend(figure, axes, names)
-    return style.head(figure, f"{title}  ·  n = {int(measured.sum()):,} {noun(result)}", result)
+    return style.head(figure, f"{title}  ·  {said}", result)
 
 
 def colour_map(
@@ -145,33 +116,7 @@ def paint_colours(
         weight = mesh.interpolate(seen, thick[hemisphere])
         there = np.isfinite(image).all(axis=-1) & np.isfinite(weight)
         pixels = _over(_anatomy(side, hemisphere), np.where(there[..., None], image, 0.0), np.where(there, weight, 0.0))
-        _panel(ax, pixels, f"{hemisphere} {side}" if titled else "")
-
-
-def colour_slices(
-    result: Result, rgb: np.ndarray, opacity: np.ndarray, *, weight: np.ndarray, cuts: dict[str, Sequence[float]] | None = None
-) -> tuple[Figure, np.ndarray]:
-    """As `colour_map` on slices of the MNI152 template, cut where the weight (unit,) is largest. No title yet."""
-    space = _volume(result)
-    return _slice_panels(space, np.concatenate([rgb, opacity[:, None]], axis=1), cuts or _cuts(space, weight))
-
-
-def layer_slices(
-    result: Result,
-    *,
-    layer: str | np.ndarray = "layer",
-    confidence: str | np.ndarray = "confidence",
-    names: Sequence[str] | None = None,
-    title: str = "Selected layer",
-    cuts: dict[str, Sequence[float]] | None = None,
-) -> Figure:
-    """As `layer_map`, on slices of the MNI152 template."""
-    numbers, certain, names, rgb = layer_colours(result, layer, confidence, names)
-    measured = np.isfinite(numbers) & np.isfinite(certain)
-    weight = np.where(measured, certain, 0.0)
-    figure, axes = colour_slices(result, rgb, measured.astype(float), weight=weight, cuts=cuts)
-    layer_legend(figure, axes, names)
-    return style.head(figure, f"{title}  ·  n = {int(measured.sum()):,} voxels", result)
+        _panel(ax, pixels, f"{hemisphere} {side}" if titled else "", letter=hemisphere[0].upper())
 
 
 def draw(
@@ -190,8 +135,25 @@ def draw(
     on_pixels = mesh.interpolate(seen, values)
     shown = np.isfinite(on_pixels) & (np.abs(on_pixels) >= (threshold or 0))
     rgb = colours(scale(np.where(shown, on_pixels, 0.0)))[..., :3] * seen.shade[..., None]
-    opacity = np.where(shown, _opacity(on_pixels, scale), 0.0)
-    _panel(ax, _over(_anatomy(side, hemisphere), rgb, opacity), f"{hemisphere} {side}" if titled else "")
+    opacity = np.where(shown, opacity_of(on_pixels, scale), 0.0)
+    pixels = _over(_anatomy(side, hemisphere), rgb, opacity)
+    _panel(ax, pixels, f"{hemisphere} {side}" if titled else "", letter=hemisphere[0].upper())
+
+
+def predicted_units(result: Result, measured: np.ndarray) -> tuple[np.ndarray, str]:
+    """Which units a map of selections shows, and the words for it: those with test R² > 0 where it is known, else all measured.
+
+    What a unit selects means something where the selection predicts it; the others would be specks of noise.
+    """
+    r2 = result.arrays.get("r2")
+    n = int(measured.sum())
+    if r2 is None or np.shape(r2) != measured.shape:
+        return measured, f"n = {n:,} {noun(result)}"
+    score = np.asarray(r2, dtype=float)
+    shown = measured & np.isfinite(score) & (np.where(np.isfinite(score), score, 0.0) > 0)
+    if not shown.any():
+        return measured, f"n = {n:,} {noun(result)}, none with test R² > 0"
+    return shown, f"{int(shown.sum()):,} of {n:,} {noun(result)}: those with test R² > 0"
 
 
 def values_of(result: Result, values: str | np.ndarray) -> tuple[np.ndarray, str]:
@@ -205,31 +167,28 @@ def values_of(result: Result, values: str | np.ndarray) -> tuple[np.ndarray, str
     return array.astype(np.float64), name
 
 
-def _volume(result: Result) -> Volume:
-    if not isinstance(result.space, Volume):
-        raise DataError(f"slices need units in a Volume, this {result.task} result has {type(result.space).__name__}")
-    return result.space
-
-
 def noun(result: Result) -> str:
     """What a unit is called."""
     return "voxels" if isinstance(result.space, Volume) else "vertices"
 
 
 def scale_of(array: np.ndarray, limits: tuple[float, float] | None) -> tuple[Normalize, Colormap]:
-    """Colour scale of a map: diverging around 0 where more than a tenth of the range lies below 0, else sequential from 0."""
+    """Colour scale of a map: diverging around 0 where more than a tenth of the range lies below 0, else sequential from 0.
+
+    Both arms of a diverging scale are equally steep, and each ends where the values end.
+    """
     finite = array[np.isfinite(array)]
     low, high = limits or (float(v) for v in np.quantile(finite, [0.005, 0.995]))
     if not low < high:
         low, high = (low - 0.5, high + 0.5) if limits is None else (low, low + 1.0)
     if low < 0 < high and -low > 0.1 * (high - low):
-        reach = max(-low, high)
-        return TwoSlopeNorm(0.0, -reach, reach), matplotlib.colormaps[style.DIVERGING]
+        arms = matplotlib.colormaps[style.DIVERGING](0.5 + np.linspace(low, high, 512) / (2 * max(-low, high)))
+        return Normalize(low, high), ListedColormap(arms)
     near_zero = limits is None and high > 0 and low < 0.3 * high  # a scale that nearly reaches 0 starts there
     return Normalize(0.0 if near_zero else low, high), matplotlib.colormaps[style.SEQUENTIAL]
 
 
-def _bar(figure: Figure, axes: np.ndarray, scale: Normalize, colours: Colormap, text: str, threshold: float | None) -> None:
+def colour_bar(figure: Figure, axes: np.ndarray, scale: Normalize, colours: Colormap, text: str, threshold: float | None) -> None:
     bar = figure.colorbar(
         ScalarMappable(scale, colours), ax=list(axes.ravel()), location="bottom", shrink=0.34, aspect=32, pad=0.03
     )
@@ -246,7 +205,7 @@ def _anatomy(side: str, hemisphere: str) -> np.ndarray:
     return mesh.paint(mesh.view(side, hemisphere), np.repeat(tone[:, None], 3, axis=1))
 
 
-def _opacity(values: np.ndarray, scale: Normalize) -> np.ndarray:
+def opacity_of(values: np.ndarray, scale: Normalize) -> np.ndarray:
     """How opaque a value is: in proportion to its size where the scale holds 0 (nothing below a scale that starts there)."""
     low, high = float(scale.vmin or 0.0), float(scale.vmax or 0.0)
     if low > 0 or high < 0:
@@ -263,68 +222,12 @@ def _over(base: np.ndarray, rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     return image
 
 
-def _panel(ax: Axes, image: np.ndarray, title: str) -> None:
+def _panel(ax: Axes, image: np.ndarray, title: str, *, letter: str) -> None:
+    """One view; the letter names the hemisphere, since ventral views show the right one on the reader's left."""
     ax.imshow(image, interpolation="antialiased", interpolation_stage="rgba")
     ax.set_axis_off()
+    ax.text(0.02, 0.02, letter, transform=ax.transAxes, fontsize=8.5, color=style.FAINT, fontweight="bold")
     ax.set_title(title, fontsize=8.5, color=style.FAINT, pad=2)
-
-
-@lru_cache(maxsize=1)
-def _template() -> tuple[np.ndarray, np.ndarray]:
-    from nilearn import datasets
-
-    image = datasets.load_mni152_template(resolution=2)
-    return np.asarray(image.get_fdata(), dtype=np.float32), np.linalg.inv(image.affine)
-
-
-def _cuts(space: Volume, weight: np.ndarray) -> dict[str, list[float]]:
-    """Three slices a plane through where the strongest tenth of the weight lies (quantiles .2, .5, .8 of its coordinates)."""
-    mm = space.coordinates()
-    strong = weight >= np.quantile(weight, 0.9) if weight.max() > 0 else np.ones(len(weight), bool)
-    return {axis: [float(v) for v in np.quantile(mm[strong, i], [0.2, 0.5, 0.8])] for axis, i in AXES.items()}
-
-
-def _slice_panels(
-    space: Volume, rgba: np.ndarray, cuts: dict[str, Sequence[float]] | dict[str, list[float]]
-) -> tuple[Figure, np.ndarray]:
-    unknown = sorted(set(cuts) - set(AXES))
-    if unknown or not cuts:
-        raise DataError(f"slices: no axis {unknown[0] if unknown else None!r}; cuts name x, y and z in mm")
-    columns = max(len(v) for v in cuts.values())
-    figure, axes = style.canvas(2.6 * columns, 2.35 * len(cuts) + 0.9, nrows=len(cuts), ncols=columns)
-    number = np.full(space.mask.shape, -1)
-    number[space.mask] = np.arange(len(space))
-    for row, (axis, places) in zip(axes, cuts.items(), strict=True):
-        for ax in row:
-            ax.set_axis_off()
-        for ax, place in zip(row, places, strict=False):
-            _slice(ax, axis, float(place), number, rgba, np.linalg.inv(space.affine))
-    return figure, axes
-
-
-def _slice(ax: Axes, axis: str, place: float, number: np.ndarray, rgba: np.ndarray, inverse: np.ndarray) -> None:
-    """One slice at 1 mm: the template in grey, over it the colour of the nearest voxel."""
-    template, to_template = _template()
-    i = AXES[axis]
-    j, k = (a for a in range(3) if a != i)
-    span = ((-92, 92), (-128, 94), (-74, 92))
-    u, v = np.arange(*span[j], 1.0), np.arange(*span[k], 1.0)
-    mm = np.empty((len(v), len(u), 3))
-    mm[..., i], mm[..., j], mm[..., k] = place, u[None], v[:, None]
-    grey = map_coordinates(template, (mm @ to_template[:3, :3].T + to_template[:3, 3]).transpose(2, 0, 1), order=1)
-    at = np.rint((mm @ inverse[:3, :3].T + inverse[:3, 3]).transpose(2, 0, 1)).astype(int)
-    inside = ((at >= 0) & (at < np.array(number.shape)[:, None, None])).all(axis=0)
-    unit = np.where(inside, number[tuple(np.clip(at, 0, np.array(number.shape)[:, None, None] - 1))], -1)
-    image = np.repeat((1 - 0.72 * (1 - np.clip(grey, 0, 1)))[..., None], 3, axis=2)
-    image[grey < 0.02] = 1.0
-    colour = rgba[unit]
-    opacity = np.where(unit >= 0, colour[..., 3], 0.0)
-    image += opacity[..., None] * (colour[..., :3] - image)
-    ax.imshow(image, origin="lower", extent=(u[0] - 0.5, u[-1] + 0.5, v[0] - 0.5, v[-1] + 0.5), interpolation="nearest")
-    ax.set_title(f"{axis} = {place:.0f} mm", fontsize=8.5, color=style.FAINT, pad=2)
-    if axis != "x":
-        for side, letter in ((0.03, "L"), (0.97, "R")):
-            ax.text(side, 0.03, letter, transform=ax.transAxes, fontsize=8, color=style.FAINT, ha="center")
 
 
 def layer_colours(

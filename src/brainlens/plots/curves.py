@@ -88,11 +88,18 @@ def learning_curve(
 
 
 def degradation(
-    curves: dict[str, np.ndarray], *, kind: str = "deletion", at: np.ndarray | None = None, result: Result | None = None
+    curves: dict[str, np.ndarray],
+    *,
+    kind: str = "deletion",
+    at: np.ndarray | None = None,
+    unit: str = "cosine to the target",
+    result: Result | None = None,
 ) -> Figure:
     """Score while the most important units are deleted (or inserted) first, one line a method; area under it in the legend.
 
-    curves: {method: (point,) or (stimulus, point)}; with stimuli the mean and the 95 % interval of the mean are drawn.
+    curves: {method: (point,) or (stimulus, point)}; with stimuli the mean and the 95 % interval of the mean are drawn. at
+    (point,): the share that is deleted at each point, evenly from 0 to 1 unless given; shares that are closer at the start are
+    drawn on a scale that widens them there.
     """
     if kind not in ("deletion", "insertion") or not curves:
         raise DataError(
@@ -111,10 +118,15 @@ def degradation(
             n = max(n, len(rows))
             reach = 1.96 * rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
             ax.fill_between(x, mean - reach, mean + reach, color=tone, alpha=0.18, linewidth=0)
+    if at is not None and len(at) > 3 and at[1] < 0.5 / (len(at) - 1):  # closer at the start, where the map's units are
+        ax.set_xscale("symlog", linthresh=float(at[1]))
+        ticks = [v for v in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if v in np.round(at, 6)]
+        ax.set_xticks(ticks)
+        ax.minorticks_off()
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     ax.legend(fontsize=8.5, frameon=False)
     verb = "deleted" if kind == "deletion" else "inserted"
-    style.label(ax, x=f"share of units {verb}, most important first", y="score")
+    style.label(ax, x=f"share of units {verb}, most important first", y=unit)
     return style.head(figure, kind.capitalize() + (f", n = {n:,} stimuli" if n else ""), result)
 
 
@@ -146,10 +158,14 @@ def rsa_profile(
 ) -> Figure:
     """Correlation of each layer's dissimilarities with the brain's, with intervals, the noise-ceiling band and controls.
 
-    table: columns layer, r, and low, high where known. ceiling: by default metrics ending in `ceiling_low` and `ceiling_high`.
+    table: columns layer, r (or score), and low, high where known; the table `profile` of `metrics.rsa` serves as well.
+    ceiling: by default metrics ending in `ceiling_low` and `ceiling_high`.
     controls: {name: r} drawn as dashed lines (pixels, shuffled).
     """
+    if isinstance(table, str) and table not in result.tables and "profile" in result.tables:
+        table = "profile"  # the name that metrics.similarity.rsa gives it
     rows = _table(result, table, "layer")
+    rows = rows.rename(columns={"score": "r"}) if "r" not in rows.columns else rows
     if "r" not in rows.columns:
         raise DataError(f"rsa table has no column 'r'; it has {', '.join(map(str, rows.columns))}")
     names = [str(v) for v in rows["layer"]]

@@ -14,8 +14,10 @@ from brainlens.types import DataError, Result
 
 METHODS = ("pca", "tsne", "umap")
 MODALITIES = ("brain", "image", "text")
+MOST_SORTED = 5000  # rows, beyond which all their distances take too much memory
 MARKERS = {"brain": "o", "image": "s", "text": "^"}
 MAX_LEGEND = 12
+ALIKE = 1e-3  # root mean squared distance of unit vectors from their mean, below which they differ by rounding alone
 
 
 def embedding_map(
@@ -28,8 +30,9 @@ def embedding_map(
 ) -> Figure:
     """Brain, image and text embeddings in two common dimensions, coloured by group (category, domain), one panel a modality.
 
-    Rows are scaled to unit length and each modality is centred, since contrastive training leaves the modalities apart by
-    a constant (the modality gap) that would otherwise be all the map shows; then PCA, t-SNE or UMAP is fitted on all together.
+    Rows are scaled to unit length; each modality is centred and scaled to unit variance, since contrastive training leaves the
+    modalities apart by a constant (the modality gap) and as different in size, which would otherwise be all the map shows; then
+    PCA, t-SNE or UMAP is fitted on all together. A modality whose embeddings are all alike has a panel that says so.
     groups (stimulus,): by default the array `groups`, or no colours.
 
     Raises DataError for an unknown method, absent embeddings, groups that do not fit, and UMAP where it is not installed.
@@ -44,11 +47,18 @@ def embedding_map(
         raise DataError(
             f"embedding map: {present} are {[p.shape for p in parts]} and groups {None if groups is None else len(groups)}"
         )
-    flat, axis = reduce(np.concatenate([p - p.mean(axis=0) for p in parts]), method=method, seed=seed)
+    sizes = [float(np.sqrt(((p - p.mean(axis=0)) ** 2).sum(axis=1).mean())) for p in parts]
+    alike = [size < ALIKE for size in sizes]
+    if all(alike):
+        raise DataError(f"embedding map: the {n} embeddings of {', '.join(present)} are all alike, so they have no map")
+    scaled = [(p - p.mean(axis=0)) / (1.0 if same else size) for p, size, same in zip(parts, sizes, alike, strict=True)]
+    flat, axis = reduce(np.concatenate(scaled), method=method, seed=seed)
     figure, axes = style.canvas(3.4 * len(present) + 0.4, 3.9, ncols=len(present), sharex=True, sharey=True)
     names = sorted({str(g) for g in groups}) if groups is not None else []
     for i, (ax, modality) in enumerate(zip(axes[0], present, strict=True)):
         _scatter(ax, flat[i * n : (i + 1) * n], groups, names, MARKERS.get(modality, "o"))
+        if alike[i]:
+            ax.text(0.5, 0.6, "all alike", transform=ax.transAxes, ha="center", fontsize=9, color=style.FAINT)
         style.label(ax, title=modality, x=f"{axis} 1", y=f"{axis} 2" if i == 0 else "")
     if 0 < len(names) <= MAX_LEGEND:
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -62,7 +72,9 @@ def embedding_map(
 def similarity_matrices(
     result: Result, *, groups: np.ndarray | None = None, modalities: Sequence[str] = MODALITIES, most: int = 400
 ) -> Figure:
-    """Cosine similarity of all pairs of stimuli within each modality, rows sorted by group, on one colour scale.
+    """Cosine similarity of all pairs of stimuli within each modality, on one colour scale; every panel has the same order.
+
+    Rows are sorted by group, and within a group, or where there are none, so that like images stand together (`by_likeness`).
 
     Beyond `most` stimuli every k-th of the sorted rows is shown, which the title says.
     """
@@ -73,7 +85,8 @@ def similarity_matrices(
     groups = result.arrays.get("groups") if groups is None else np.asarray(groups)
     if groups is not None and len(groups) != n:
         raise DataError(f"similarity matrices: {n} stimuli but {len(groups)} groups")
-    order = np.arange(n) if groups is None else np.argsort(np.asarray(groups).astype(str), kind="stable")
+    last = "image" if "image" in present else present[-1]
+    order = by_likeness(np.asarray(result.arrays[f"embedding/{last}"], dtype=np.float64), groups)
     order = order[np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))]
     matrices = []
     for modality in present:
@@ -92,6 +105,23 @@ def similarity_matrices(
     bar.set_label("cosine similarity (centred)", fontsize=9)
     part = "" if len(order) == n else f", every {n / len(order):.0f}th shown"
     return style.head(figure, f"Representational similarity, n = {n:,} stimuli{part}", result)
+
+
+def by_likeness(rows: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    """An order of rows (n, d) in which like rows stand together: leaves of average linkage on cosines, within each group."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    n = len(rows)
+    if groups is not None:
+        labels = np.asarray(groups).astype(str)
+        parts = [np.flatnonzero(labels == name) for name in np.unique(labels)]
+        return np.concatenate([part[by_likeness(rows[part])] for part in parts])
+    if n < 3 or n > MOST_SORTED:
+        return np.arange(n)
+    z = rows - rows.mean(axis=0)
+    z = z / np.linalg.norm(z, axis=1, keepdims=True).clip(1e-12)
+    distance = np.clip(1 - z @ z.T, 0, None)
+    return np.asarray(leaves_list(linkage(distance[np.triu_indices(n, 1)], "average")))
 
 
 def reduce(rows: np.ndarray, *, method: str = "pca", seed: int = 0) -> tuple[np.ndarray, str]:

@@ -15,6 +15,7 @@ from brainlens.types import DataError, Result
 
 MAX_REGIONS = 40
 NO_REGION = ("", "none", "nan")
+FIRST, LAST = "V1", "EBA"  # the ends of the hierarchy that the slope is measured along (metrics.selectors.HIERARCHY)
 
 
 def region_profiles(
@@ -114,7 +115,8 @@ def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str 
     ax.set_yticks(range(0, len(names), step), [style.printable(v) for v in names[::step]], fontsize=8.5)
     style.label(ax, x="region, early to late", y="expected layer")
     ax.legend(fontsize=8.5, frameon=False)
-    return style.head(figure, f"Hierarchy: slope {slope:+.2f} layers a region{_slope(result)}, n = {len(found):,} voxels", result)
+    said = _slope(result) or f"{slope:+.2f} layers a region (least squares)"
+    return style.head(figure, f"Hierarchy: {said}, n = {len(found):,} voxels", result)
 
 
 def receptive_fields(result: Result, *, least: int = 5, most: int = 8) -> Figure:
@@ -138,15 +140,16 @@ def receptive_fields(result: Result, *, least: int = 5, most: int = 8) -> Figure
         local = np.clip(1 - scale[inside].astype(float), 0.03, 1)
         colour = np.tile([0.0, 0.447, 0.698, 1.0], (int(inside.sum()), 1))
         colour[:, 3] = local * min(1.0, 40 / np.sqrt(inside.sum()) / 3)
-        ax.scatter(places[inside, 0], places[inside, 1], s=9, c=colour, linewidths=0, rasterized=True)
+        ax.scatter(places[inside, 0], places[inside, 1], s=9, c=colour, linewidths=0, rasterized=True, clip_on=False)
         centre = np.average(places[inside], axis=0, weights=local)
         ax.plot(*centre, "+", color=style.VERMILION, ms=11, mew=2)
         ax.set_xlim(-1, 1)
         ax.set_ylim(1, -1)  # y is down, as in the picture
         ax.set_aspect("equal")
-        ax.spines[["top", "right"]].set_visible(True)
-        ax.set_xticks([-1, 0, 1], ["left", "", "right"], fontsize=8)
-        ax.set_yticks([-1, 0, 1], ["top", "", "bottom"] if ax in axes[:, 0] else ["", "", ""], fontsize=8)
+        ax.spines[:].set(visible=True, color="#9aa3af")
+        ax.set_xticks([-0.78, 0.78], ["left", "right"], fontsize=8)
+        ax.set_yticks([-0.85, 0.85], ["top", "bottom"] if ax in axes[:, 0] else ["", ""], fontsize=8)
+        ax.tick_params(length=0)
         scaled = float(np.mean(scale[inside]))
         ax.set_title(f"{style.printable(str(name))}  n = {sizes[name]:,}, scale {scaled:.2f}", fontsize=8.5, color=style.INK)
     return style.head(figure, "Places that each region reads", result)
@@ -218,7 +221,9 @@ def regions_of(result: Result, n: int) -> pd.Series:
     """The column `roi` of the unit table; DataError if it is not there or not of n rows."""
     if result.units is None or "roi" not in result.units.columns or len(result.units) != n:
         have = "no unit table" if result.units is None else f"{len(result.units)} rows, columns {list(result.units.columns)}"
-        raise DataError(f"regions need a unit table of {n} rows with a column 'roi'; there is {have}")
+        raise DataError(
+            f"regions are drawn where units have them: name the region of each of {n} units in a column 'roi'; there is {have}"
+        )
     return result.units["roi"].astype(str)
 
 
@@ -230,7 +235,7 @@ def layer_names(result: Result, count: int) -> list[str]:
     return [str(i + 1) for i in range(count)]
 
 
-def ticks(ax: Axes, names: Sequence[str], *, most: int = 16) -> None:
+def ticks(ax: Axes, names: Sequence[str], *, most: int = 26) -> None:
     """Layer names on the x axis, at most so many of them, slanted where they are long."""
     step = max(1, int(np.ceil(len(names) / most)))
     places = list(range(0, len(names), step))
@@ -245,9 +250,10 @@ def ticks(ax: Axes, names: Sequence[str], *, most: int = 16) -> None:
 
 
 def _slope(result: Result) -> str:
+    """The slope that the metrics report, in its own unit; empty where there is none."""
     for name, value in result.metrics.items():
         if name.endswith("hierarchy_slope"):
             low, high = (result.metrics.get(f"{name}.{side}") for side in ("low", "high"))
             interval = f" [{low:+.2f}, {high:+.2f}]" if low is not None and high is not None else ""
-            return f"; reported {value:+.2f}{interval}"
+            return f"slope {value:+.2f}{interval} of the network's depth from {FIRST} to {LAST}"
     return ""

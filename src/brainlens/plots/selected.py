@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from brainlens.plots import cortex, style
+from brainlens.plots import cortex, slices, style
 from brainlens.types import DataError, Result
 
 ROW = (("flat", "left"), ("ventral", "right"), ("ventral", "left"), ("flat", "right"))  # one fit a row
@@ -25,7 +27,7 @@ def space_map(result: Result, *, space: str = "space", scale: str = "scale", tit
     rgb, opacity, known = _place_colours(result, space, scale)
     figure, axes = cortex.colour_map(result, rgb, opacity)
     _place_legend(figure, axes)
-    return style.head(figure, f"{title}  ·  n = {known:,} {cortex.noun(result)}", result)
+    return style.head(figure, f"{title}  ·  {known}", result)
 
 
 def space_slices(result: Result, *, space: str = "space", scale: str = "scale", title: str = "Place in the picture") -> Figure:
@@ -33,9 +35,9 @@ def space_slices(result: Result, *, space: str = "space", scale: str = "scale", 
     rgb, opacity, known = _place_colours(result, space, scale)
     weight = np.asarray(result.arrays.get("r2", opacity), dtype=float)
     weight = opacity * np.where(np.isfinite(weight), weight, 0.0).clip(0)
-    figure, axes = cortex.colour_slices(result, rgb, opacity, weight=weight)
+    figure, axes = slices.colour_slices(result, rgb, opacity, weight=weight)
     _place_legend(figure, axes)
-    return style.head(figure, f"{title}  ·  n = {known:,} voxels", result)
+    return style.head(figure, f"{title}  ·  {known}", result)
 
 
 def label_map(result: Result, values: str, *, names: Sequence[str], title: str = "") -> Figure:
@@ -66,37 +68,64 @@ def layer_rows(
     figure, axes = style.canvas(2.7 * len(ROW) + 1.2, 2.1 * len(numbers) + 1.2, nrows=len(numbers), ncols=len(ROW))
     for row, (one, sure, title) in enumerate(zip(numbers, certain, titles, strict=True)):
         _, _, layer_names, rgb = cortex.layer_colours(result, np.asarray(one), np.asarray(sure), None)
-        cortex.paint_colours(axes[row], ROW, result, rgb, np.isfinite(one).astype(float), titled=row == 0)
+        shown, said = cortex.predicted_units(result, np.isfinite(one))
+        cortex.paint_colours(axes[row], ROW, result, rgb, shown.astype(float), titled=row == 0)
         axes[row, 0].text(-0.04, 0.5, title, transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
     cortex.layer_legend(figure, axes, layer_names)
-    return style.head(figure, f"Selected layer in {len(numbers)} fits  ·  n = {numbers.shape[1]:,} {cortex.noun(result)}", result)
+    return style.head(figure, f"Selected layer in {len(numbers)} fits  ·  {said}", result)
+
+
+def weight_rows(result: Result, *, names: Sequence[str], weights: str = "layer_weights") -> Figure:
+    """The weight that each unit gives every layer (unit, layer): one row a layer, all on one scale from 0 (Figs. 13 to 15)."""
+    table = np.asarray(style.need(result, weights)[0], dtype=float)
+    if table.ndim != 2 or table.shape[1] != len(names):
+        raise DataError(f"layer weights {table.shape} do not fit {len(names)} names of layers")
+    known = np.isfinite(table).all(axis=1)
+    top = max(float(np.quantile(table[known], 0.995)), 1e-9) if known.any() else 1.0
+    tone = matplotlib.colormaps[style.SEQUENTIAL] if isinstance(style.SEQUENTIAL, str) else style.SEQUENTIAL
+    figure, axes = style.canvas(2.7 * len(ROW) + 1.2, 1.9 * len(names) + 1.2, nrows=len(names), ncols=len(ROW))
+    for number, (line, name) in enumerate(zip(np.asarray(axes).reshape(len(names), len(ROW)), names, strict=True)):
+        share = np.where(known, table[:, number], 0.0) / top
+        cortex.paint_colours(line, ROW, result, tone(share.clip(0, 1))[:, :3], known.astype(float), titled=number == 0)
+        line[0].text(-0.04, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
+    scale = ScalarMappable(Normalize(0, top), tone)
+    figure.colorbar(scale, ax=list(np.ravel(axes)), location="bottom", shrink=0.34, label="weight of the layer")
+    return style.head(figure, f"Weight of each layer  ·  n = {int(known.sum()):,} {cortex.noun(result)}", result)
 
 
 def label_colours(count: int) -> np.ndarray:
-    """Colours (label, 3) that can be told apart: the house palette up to 8, then pairs of 20, then around the wheel."""
-    if count <= len(style.PALETTE):
-        return np.array([matplotlib.colors.to_rgb(c) for c in style.PALETTE[:count]])
-    table = matplotlib.colormaps["tab20"](np.arange(20) / 20 + 0.01)[:, :3]
-    return table[:count] if count <= 20 else matplotlib.colormaps["hsv"](np.arange(count) / count)[:, :3]
+    """Colours (label, 3) that can be told apart on grey cortex: the palette but grey, then hues in two tones."""
+    strong = [c for c in style.PALETTE if c != style.GREY]
+    if count <= len(strong):
+        return np.array([matplotlib.colors.to_rgb(c) for c in strong[:count]])
+    number = np.arange(count)
+    angle = 2 * np.pi * (number // 2) / ((count + 1) // 2) + 0.35
+    light = np.where(number % 2, 0.80, 0.55)
+    return style.oklch(light, np.where(number % 2, 0.13, 0.19), angle)
 
 
 def place_colour(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) of places in [-1, 1]: blue to the left, orange to the right, light above, dark below."""
+    """Colours (..., 3) of places in [-1, 1]: blue to the left, orange to the right, light above, dark below.
+
+    The middle is a pale violet and nothing is as dark as brown, so that no place looks like the grey of the anatomy.
+    """
     across, down = (np.clip(v, -1, 1) for v in np.broadcast_arrays(x, y))
-    lightness, chroma = 0.62 - 0.27 * down, 0.16 * np.abs(across)
+    lightness, chroma = 0.68 - 0.18 * down, 0.17 * np.abs(across)
     angle = np.deg2rad(np.where(across < 0, 255.0, 60.0))
     return style.oklch(lightness.ravel(), chroma.ravel(), angle.ravel()).reshape(*across.shape, 3)
 
 
-def _place_colours(result: Result, space: str, scale: str) -> tuple[np.ndarray, np.ndarray, int]:
+def _place_colours(result: Result, space: str, scale: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Colours (unit, 3), opacities (unit,), 0 where a unit is not shown, and the words for how many are."""
     (places,) = style.need(result, space)
     if places.ndim != 2 or places.shape[1] != 2:
         raise DataError(f"place map: {space!r} must be (unit, 2), got {places.shape}")
     known = np.isfinite(places).all(axis=1)
     far = np.asarray(result.arrays.get(scale, np.zeros(len(places))), dtype=float)
     x, y = (np.where(known, places[:, k], 0.0) for k in range(2))
-    opacity = np.where(known, 1 - (1 - PALEST) * np.clip(np.where(np.isfinite(far), far, 0.0), 0, 1), 0.0)
-    return place_colour(x, y), opacity, int(known.sum())
+    shown, said = cortex.predicted_units(result, known)
+    opacity = np.where(shown, 1 - (1 - PALEST) * np.clip(np.where(np.isfinite(far), far, 0.0), 0, 1), 0.0)
+    return place_colour(x, y), opacity, said
 
 
 def _place_legend(figure: Figure, axes: np.ndarray) -> None:
@@ -105,7 +134,7 @@ def _place_legend(figure: Figure, axes: np.ndarray) -> None:
     if engine is not None:
         engine.set(rect=(0, 0, 1, 0.965))  # type: ignore[call-arg]  # the square bar pushes the panels into the title
     bar = figure.colorbar(
-        matplotlib.cm.ScalarMappable(), ax=list(axes.ravel()), location="bottom", shrink=0.13, aspect=1.0, pad=0.03
+        matplotlib.cm.ScalarMappable(), ax=list(axes.ravel()), location="bottom", shrink=0.2, aspect=1.0, pad=0.03
     )
     ax = bar.ax
     ax.clear()

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from matplotlib.ticker import PercentFormatter
 
 from brainlens.plots import style
@@ -30,7 +32,7 @@ def topomaps(
 ) -> Figure:  # fmt: skip
     """Scalp maps (map, channel), or one (channel,), drawn by MNE on one colour scale; channels are the dots.
 
-    Nothing is drawn where no channel is near, so that no extremum stands on a place that was not measured.
+    Colours end at the outline of the head: channels below its rim lie outside of it and colour only the edge.
 
     Raises DataError for maps that do not fit the sensors or hold missing values.
     """
@@ -39,12 +41,12 @@ def topomaps(
         raise DataError(f"scalp maps are finite (map, channel) with {len(space)} channels, got shape {maps.shape}")
     import mne
 
-    columns = min(len(maps), 5)
+    columns = len(maps) if len(maps) <= 4 else 4 if len(maps) <= 8 else 5
     rows = -(-len(maps) // columns)
-    figure, axes = style.canvas(
-        max(1.5 * columns + 0.9, 4.2), (2.25 if rows == 1 else 1.8) * rows + 0.6, nrows=rows, ncols=columns
-    )
+    figure, axes = style.canvas(max(2.0 * columns, 4.2), 2.15 * rows + 1.3, nrows=rows, ncols=columns)
     info, sphere = _info(space)
+    power = _power(maps)
+    maps, unit = maps / 10.0**power, f"{unit}{f' x 10^{power}' if power else ''}"
     reach = float(np.abs(maps).max()) or 1.0
     signed = bool((maps < 0).any())
     levels = [share * reach for share in ((-0.75, -0.5, -0.25, 0.25, 0.5, 0.75) if signed else (0.25, 0.5, 0.75))]  # in all maps
@@ -54,16 +56,32 @@ def topomaps(
     for i, (ax, values) in enumerate(zip(axes.ravel(), maps, strict=False)):
         image, _ = mne.viz.plot_topomap(
             values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else "YlOrRd", sphere=sphere,
-            vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="local",
+            vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="head", border="mean",
         )  # fmt: skip
+        _inside_the_head(ax, sphere)
         for line in ax.lines:
             if line.get_linestyle() == "None" and len(space) > MANY:
                 line.set_markersize(1.0)
         if i < len(titles):
             ax.set_title(style.printable(titles[i]), fontsize=9, color=style.INK)
-    bar = figure.colorbar(image, ax=list(axes.ravel()), shrink=0.7)
+    bar = figure.colorbar(image, ax=list(axes.ravel()), location="bottom", shrink=0.45, aspect=30, pad=0.04)
     bar.set_label(style.printable(unit), fontsize=9)
     return style.head(figure, f"{title}, {len(space)} channels", result)
+
+
+def _power(maps: np.ndarray) -> int:
+    """The power of ten that is written with the unit, 0 where the numbers can be read as they are."""
+    top = float(np.abs(maps).max())
+    power = int(np.floor(np.log10(top))) if top > 0 else 0
+    return power if not -2 <= power <= 3 else 0
+
+
+def _inside_the_head(ax: Axes, sphere: tuple[float, float, float, float]) -> None:
+    """Cuts colours and contours at the circle of the head."""
+    circle = Circle(sphere[:2], sphere[3], transform=ax.transData)
+    for part in (*ax.images, *ax.collections):
+        if not isinstance(part, PathCollection):  # the dots of the channels stay
+            part.set_clip_path(circle)
 
 
 def time_windows(
@@ -203,6 +221,20 @@ def stages(image: np.ndarray, maps: dict[str, np.ndarray], *, result: Result | N
         ax.imshow(np.asarray(values), cmap=tone if np.ndim(values) == 2 else None)
         ax.set_title(style.printable(STAGES.get(name, name.replace("_", " "))), fontsize=9, color=style.INK)
     return style.head(figure, "Stages of the saliency extraction, each scaled to its own range", result)
+
+
+def filters(rows: dict[str, list[np.ndarray]], *, result: Result | None = None) -> Figure:
+    """Pictures (h, w, 3) and what forms of the saliency filter make of them: one row a form, one column a picture."""
+    count = len(next(iter(rows.values()), []))
+    if count == 0 or any(len(made) != count for made in rows.values()):
+        raise DataError(f"filters: every row needs as many pictures; got { {name: len(made) for name, made in rows.items()} }")
+    figure, axes = style.canvas(1.3 * count + 1.6, 1.3 * len(rows) + 0.5, nrows=len(rows), ncols=count)
+    for line, (name, made) in zip(np.asarray(axes).reshape(len(rows), count), rows.items(), strict=True):
+        for ax, picture in zip(line, made, strict=True):
+            ax.imshow(np.asarray(picture))
+            ax.set_axis_off()
+        line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9, color=style.INK)
+    return style.head(figure, "Pictures before and after saliency extraction", result)
 
 
 def _info(space: Sensors) -> tuple[Any, tuple[float, float, float, float]]:

@@ -40,9 +40,9 @@ _SHARED = (  # names that never stand in one figure share a colour
     ("#00573F", "linear_projected nice"),  # darker than the encoder in its published form
     ("#8A4170", "mlp_projected canonical"),
     (SKY, "cnn integrated_gradients patch_token atm"),
-    (YELLOW, "ridge_whitened nice_sa"),
+    (YELLOW, "ridge_whitened nice_sa_like"),
     (INK, "ideal"),
-    (GREY, "random shuffled nice_ga"),
+    (GREY, "random shuffled nice_ga_like"),
 )
 ENCODERS = {name: tone for tone, names in _SHARED for name in names.split()}
 

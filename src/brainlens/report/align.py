@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from brainlens.report.parts import Case, Section, capital
 from brainlens.types import Result
 
 MODALITIES = ("brain", "image", "text")
+KINDS = {"pca": "principal components", "umap": "dimensions by UMAP"}
+LEAST_UMAP = 30  # stimuli
 Scores = dict[str, dict[str, float]]
 
 
@@ -35,7 +38,7 @@ def scores_by_encoder(result: Result) -> Scores:
     return out
 
 
-def retrieval_section(result: Result, dpi: int) -> Section:
+def retrieval_section(result: Result, dpi: int | None) -> Section:
     """Bars of every encoder, the share found among the first k, and cases."""
     section = Section("Retrieval", dpi)
     scores = scores_by_encoder(result)
@@ -81,7 +84,7 @@ def scores_by_subject(result: Result) -> Scores:
     return out
 
 
-def caption_section(result: Result, dpi: int) -> Section:
+def caption_section(result: Result, dpi: int | None) -> Section:
     """How well images and the captions of every source find each other under one network."""
     section = Section("Captions", dpi)
     table = result.tables.get("caption_quality")
@@ -116,7 +119,7 @@ def cases(result: Result, *, direction: str = "brain->image", good: int = 4, bad
     return out
 
 
-def comparison_section(result: Result, dpi: int) -> Section:
+def comparison_section(result: Result, dpi: int | None) -> Section:
     """Models by one score, and the score against the number of training images."""
     section = Section("Models side by side", dpi)
     table = result.tables.get("comparison")
@@ -138,7 +141,7 @@ def comparison_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def embedding_section(result: Result, dpi: int) -> Section:
+def embedding_section(result: Result, dpi: int | None) -> Section:
     """Brain, image and text in two dimensions and as similarity matrices."""
     section = Section("Embeddings", dpi)
     arrays = result.arrays
@@ -148,19 +151,18 @@ def embedding_section(result: Result, dpi: int) -> Section:
         return section
     n = len(arrays[f"embedding/{same[0]}"])
     groups = _groups(result, n)
+    method = "umap" if find_spec("umap") is not None and n >= LEAST_UMAP else "pca"
     coloured = "coloured by category" if groups is not None else "without categories"
-    caption = (
-        f"The embeddings of {n:,} test stimuli in two common principal components, {coloured}; each modality is centred first."
-    )
-    flat = partial(embeddings.embedding_map, result, groups=groups, modalities=same)
+    caption = f"The embeddings of {n:,} test stimuli in two common {KINDS[method]}, {coloured}; each is centred and scaled."
+    flat = partial(embeddings.embedding_map, result, method=method, groups=groups, modalities=same)
     section.draw(flat, caption, "Scatter plots, one a modality.")
-    order = "sorted by category" if groups is not None else "in the order of the data"
+    order = "sorted by category" if groups is not None else "sorted so that like images stand together (average linkage)"
     caption = f"Cosine similarity of all pairs of the {n:,} test stimuli, {order}."
     section.draw(partial(embeddings.similarity_matrices, result, groups=groups, modalities=same), caption, "Similarity matrices.")
     return section
 
 
-def training_section(result: Result, dpi: int) -> Section:
+def training_section(result: Result, dpi: int | None) -> Section:
     """Loss and validation scores by step, and the weights of the losses where they move."""
     section = Section("Training", dpi)
     log = result.tables.get("log")

@@ -1,18 +1,19 @@
-"""What stands on the brain, the picture or the sentence: attribution, layers, scores."""
+"""Report sections drawn on the cortex, the image or the caption: attribution, layers, scores."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from brainlens.plots import attribution, cortex, curves, layers, slabs
+from brainlens.plots import attribution, cortex, curves, layers, slabs, slices
 from brainlens.report.encode import selector_maps
 from brainlens.report.parts import Section, capital, in_standard_space
 from brainlens.types import Result, Surface, Volume
 
 
-def attribution_section(result: Result, dpi: int) -> Section:
+def attribution_section(result: Result, dpi: int | None) -> Section:
     """The found map beside truth and control, on cortex and slices; deletion, insertion and sensitivity."""
     section = Section("Attribution on the brain", dpi)
     arrays = result.arrays
@@ -28,13 +29,15 @@ def attribution_section(result: Result, dpi: int) -> Section:
             caption += f" Area under the ROC curve against the truth: {said}; chance is .5." if said else ""
             make = partial(attribution.brain_beside_truth, result, truth=truth, scores=scores)
             section.draw(make, caption, f"Found map, truth and control on the cortex. {said}")
-        _maps(section, result, "map/brain_mean", title="Attribution, mean over trials", unit="attribution")
+        _maps(section, result, "map/brain_mean", title="Attribution, mean over trials", unit=attribution.UNIT, share=True)
     for kind in ("deletion", "insertion"):
         found = {k.split("/", 1)[1]: np.asarray(v) for k, v in arrays.items() if k.startswith(f"{kind}/")}
         if found:
             verb = "deleted" if kind == "deletion" else "inserted"
             caption = f"Score while units are {verb} in the order of each map; bands are 95 % intervals of the mean."
-            section.draw(partial(curves.degradation, found, kind=kind, result=result), caption, f"{capital(kind)} curves.")
+            at, unit = arrays.get("degradation/shares"), result.config.get("degradation_score", "cosine to the target")
+            make = partial(curves.degradation, found, kind=kind, at=at, unit=str(unit), result=result)
+            section.draw(make, caption, f"{capital(kind)} curves.")
     table = result.tables.get("sensitivity")
     if table is not None and {"parameter", "value"} <= set(table.columns):
         scored = [str(c) for c in table.columns if c not in ("parameter", "value") and not str(c).endswith((".low", ".high"))]
@@ -42,10 +45,13 @@ def attribution_section(result: Result, dpi: int) -> Section:
         for metric in shown:
             caption = f"How {metric.replace('_', ' ')} moves with each setting, the others held."
             section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{metric} against each setting.")
+        if "sensitivity/maps" in arrays and isinstance(result.space, Volume):
+            caption = "The mean map under each setting, seen from above: the largest value along z, each map on its own scale."
+            section.draw(partial(attribution.sensitivity_maps, result), caption, "Brain maps of the settings.")
     return section
 
 
-def words_and_pixels_section(result: Result, dpi: int) -> Section:
+def words_and_pixels_section(result: Result, dpi: int | None) -> Section:
     """Heat maps over pictures and shaded captions."""
     section = Section("Attribution on pixels and words", dpi)
     images = result.arrays.get("pixels/images", result.arrays.get("gallery/images"))
@@ -79,7 +85,7 @@ def words_and_pixels_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def encoding_section(result: Result, dpi: int) -> Section:
+def encoding_section(result: Result, dpi: int | None) -> Section:
     """Layer maps, layers by region, the hierarchy, scores on the brain and against the ceiling."""
     section = Section("Encoding and layer maps", dpi)
     arrays, units = result.arrays, result.units
@@ -89,7 +95,7 @@ def encoding_section(result: Result, dpi: int) -> Section:
         section.draw(partial(cortex.layer_map, result), caption, "Layer map on inflated and flat cortex.")
         if isinstance(result.space, Volume):
             section.draw(
-                partial(cortex.layer_slices, result), "The same on slices of the MNI152 template.", "Layer map on slices."
+                partial(slices.layer_slices, result), "The same on slices of the MNI152 template.", "Layer map on slices."
             )
     selector_maps(section, result)
     if "layer_weights" in arrays and units is not None and "roi" in units.columns:
@@ -108,10 +114,12 @@ def encoding_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def similarity_section(result: Result, dpi: int) -> Section:
+def similarity_section(result: Result, dpi: int | None) -> Section:
     """The layers' similarity to the brain."""
     section = Section("Similarity to the brain, layer by layer", dpi)
-    table = result.tables.get("rsa")
+    table = result.tables.get("rsa", result.tables.get("profile"))
+    if table is not None and "score" in table.columns and "r" not in table.columns:
+        table = table.rename(columns={"score": "r"})
     if table is None or not {"layer", "r"} <= set(table.columns) or not table["r"].notna().any():
         return section
     names = ("pixels", "shuffled", "silhouette")
@@ -123,8 +131,13 @@ def similarity_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def _maps(section: Section, result: Result, name: str, *, title: str, unit: str) -> None:
-    """A map on the cortex and on slices, or in its own grid where the space is not standard."""
+def _maps(section: Section, result: Result, name: str, *, title: str, unit: str, share: bool = False) -> None:
+    """A map on the cortex and on slices, or in its own grid where the space is not standard.
+
+    share: the map over its own 99.5 % quantile, the unit in which it stands beside truth and control.
+    """
+    if share:
+        result = replace(result, arrays={**result.arrays, name: attribution.as_share(result.arrays[name])})
     n = int(np.isfinite(np.asarray(result.arrays[name], dtype=float)).sum())
     if isinstance(result.space, (Volume, Surface)) and in_standard_space(result):
         caption = f"{title} on the inflated and flattened fsaverage5 cortex, n = {n:,}. Values near 0 fade into the anatomy; "
@@ -134,9 +147,9 @@ def _maps(section: Section, result: Result, name: str, *, title: str, unit: str)
         )
         if isinstance(result.space, Volume):
             caption = f"The same on slices of the MNI152 template, unsmoothed; left is the subject's left. n = {n:,} voxels."
-            section.draw(partial(cortex.slices, result, name, title=title, unit=unit), caption, f"{title} on brain slices.")
+            section.draw(partial(slices.slices, result, name, title=title, unit=unit), caption, f"{title} on brain slices.")
     elif isinstance(result.space, Volume):
-        caption = f"{title}, n = {n:,} voxels, in the recording's own grid (it is not aligned to a template)."
+        caption = f"{title}, n = {n:,} voxels, on slices of the recording's own grid, which is on no template."
         section.draw(partial(slabs.mosaic, result, name, title=title, unit=unit), caption, f"{title} on slices.")
 
 

@@ -13,7 +13,7 @@ from brainlens.types import Result
 CONCEPTS = 4
 
 
-def words_section(result: Result, dpi: int) -> Section:
+def words_section(result: Result, dpi: int | None) -> Section:
     """Labels of voxels; nothing for other tasks."""
     section = Section("Words of voxels", dpi)
     if "label" not in result.arrays or "nouns" not in result.tables:

@@ -12,7 +12,7 @@ from brainlens.report.parts import Section, in_standard_space
 from brainlens.types import Result, Volume
 
 
-def patterns_section(result: Result, dpi: int) -> Section:
+def patterns_section(result: Result, dpi: int | None) -> Section:
     """Patterns known through their dissimilarities: scores by layer, and dissimilarities measured and predicted."""
     section = Section("Patterns of images that were not fitted", dpi)
     table = result.tables.get("layers")
@@ -30,7 +30,7 @@ def patterns_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def networks_section(result: Result, dpi: int) -> Section:
+def networks_section(result: Result, dpi: int | None) -> Section:
     """Networks, or one before and after fine-tuning, side by side: scores with intervals, regions, the best of each unit."""
     section = Section("Networks side by side", dpi)
     table = result.tables.get("comparison")
@@ -55,11 +55,20 @@ def networks_section(result: Result, dpi: int) -> Section:
         caption = "The model with the highest test R² at each unit, where any is above 0. A difference may be within noise."
         make = partial(selected.label_map, result, "best_model", names=names, title="Best model")
         section.draw(make, caption, "Map of the best model.")
+        for name, values in zip(names, result.arrays.get("to_best", ()), strict=False):
+            caption = f"How far {name} stays behind the best model at each unit where any predicts; 0 where it is the best."
+            title = f"{name}: R² less the best"
+            make = partial(cortex.cortex_map, result, np.asarray(values), title=title, unit="R² less the best")
+            section.draw(make, caption, f"Difference of {name} to the best model.")
+        if {"models/layer", "models/confidence"} <= set(result.arrays):
+            caption = "The layer that each unit reads, one row a model; they have the same layers."
+            make = partial(selected.layer_rows, result, layer="models/layer", confidence="models/confidence", names=names)
+            section.draw(make, caption, "Layer maps side by side.")
     _agreement(section, result, "subjects")
     return section
 
 
-def beside_section(result: Result, dpi: int) -> Section:
+def beside_section(result: Result, dpi: int | None) -> Section:
     """What was asked beside one fit: other seeds, single layers, channels, training images."""
     section = Section("Seeds, single layers, channels", dpi)
     if result.task != "encode":
@@ -86,7 +95,15 @@ def beside_section(result: Result, dpi: int) -> Section:
 
 
 def selector_maps(section: Section, result: Result) -> None:
-    """Where in the picture each unit reads, and how far it reads the whole picture."""
+    """The raw layer weights, where in the picture each unit reads, and how far it reads the whole picture."""
+    named = result.config.get("layers")
+    if "layer_weights" in result.arrays and isinstance(named, list) and in_standard_space(result):
+        caption = (
+            "The weight that each unit's selector gives every layer, before the layer map above makes one number of them; one "
+        )
+        caption += "scale for all rows."
+        make = partial(selected.weight_rows, result, names=[str(name) for name in named])
+        section.draw(make, caption, "Maps of the weight of each layer.")
     if "space" not in result.arrays:
         return
     if in_standard_space(result):

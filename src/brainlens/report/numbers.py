@@ -30,7 +30,7 @@ NAMES = {
     "layer_spearman": "found against true layer, Spearman",
     "rf_error_median": "receptive-field centre error, median",
     "scale_auroc": "global against local units, AUROC",
-    "hierarchy_slope": "hierarchy slope (layers a region)",
+    "hierarchy_slope": "hierarchy slope (share of the network's depth from V1 to EBA)",
     "mrr": "mean reciprocal rank",
     "mean_rank": "mean rank (0 = best)",
     "median_rank": "median rank (0 = best)",
@@ -62,7 +62,8 @@ KEY = re.compile(  # what a reader looks for first
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
     r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean|significant_share|split_half_share)$"
 )
-LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|undefined|left_out|duplicate)")
+LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|left_out|duplicate)")
+NO_CEILING = "no noise ceiling: no stimulus was shown twice, so scores stand without one"
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,28 @@ class Row:
     main: bool
 
 
-def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = None) -> list[Row]:
-    """One row a metric, in the order given; neighbours stand in the row of their metric. ideal: the ideal observer's metrics."""
+def once(found: list[Row]) -> list[Row]:
+    """The rows without those that repeat one number under another name: same value, interval and chance, and the same last word.
+
+    Of `truth/auroc` and `attribute/bottleneck/truth_auroc` the one that names its method stays.
+    """
+    out: dict[tuple[str, str, str, str], Row] = {}
+    for row in found:
+        kind = re.split(r"[/_]", row.key)[-1]
+        seen = (row.value, row.interval, row.chance, kind)
+        if row.interval and seen in out:
+            longer = max(out[seen], row, key=lambda one: one.key.count("/"))
+            out[seen] = longer
+        else:
+            out[seen if row.interval else (row.key, "", "", "")] = row
+    return list(out.values())
+
+
+def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = None, headline: str = "") -> list[Row]:
+    """One row a metric, in the order given; neighbours stand in the row of their metric. ideal: the ideal observer's metrics.
+
+    headline: whose the scores are that name no method (`retrieval/...`).
+    """
     baselines = any(key.startswith("retrieval/") for key in metrics)  # then align/<encoder>/retrieval/... has its own table
     out = []
     for key, value in metrics.items():
@@ -91,16 +112,29 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
         n = metrics.get(f"{key}.n", metrics.get(join(group, "n")))
         row = Row(
             key=key,
-            label=label(key),
+            label=label(key) + (f" ({headline.replace('_', ' ')})" if headline and key.startswith("retrieval/") else ""),
             value=number(value, name, difference=is_difference(key)),
             interval=interval(key, metrics),
-            chance="" if level is None else "0 (no difference)" if is_difference(key) else number(level, name),
+            chance="" if level is None else "0 (no difference)" if is_difference(key) else _chance(level, name),
             ceiling=_ceiling(key, metrics, ideal or {}),
-            n="" if n is None else f"{n:,.0f}",
+            n=_counted(group, name, n, metrics),
             main=bool(KEY.match(name)) and not (baselines and re.match(r"align/[^-/]+/retrieval/", key)),
         )
         out.append(row)
     return out
+
+
+def _counted(group: str, name: str, n: float | None, metrics: Mapping[str, float]) -> str:
+    """The n of a score; for a mean over chosen units their number and that of all."""
+    chosen, every = metrics.get(join(group, "units_scored")), metrics.get(join(group, "units"))
+    if chosen is not None and every is not None and re.match(r"(r2|r|ceiling)_(mean|of_ceiling)$", name):
+        return f"{chosen:,.0f} of {every:,.0f} units"
+    return "" if n is None else f"{n:,.0f}"
+
+
+def _chance(level: float, name: str) -> str:
+    """A chance level as text; the mean of a permutation null near 0 is 0 with noise of its own."""
+    return "≈ 0" if 0 < abs(level) < 0.01 and not SHARE.match(name) else number(level, name)
 
 
 def number(value: float, name: str = "", *, difference: bool = False) -> str:
@@ -151,6 +185,8 @@ def losses(metrics: Mapping[str, float]) -> list[str]:
         if LOST.search(name) and value > 0 and not key.endswith(SIDES):
             share = f"{100 * value:.1f} %" if "share" in name else f"{value:,.0f}"
             out.append(f"{label(key)}: {share}")
+    if any(key.endswith("ceiling_undefined") and value > 0 for key, value in metrics.items()):
+        out.append(NO_CEILING)
     return out
 
 

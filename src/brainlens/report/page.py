@@ -11,7 +11,7 @@ import hashlib
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from PIL import Image
 from brainlens import __version__, store
 from brainlens.plots.retrieval import DIRECTIONS
 from brainlens.plots.style import SIMULATION, is_simulation
-from brainlens.report import numbers, wording
+from brainlens.report import cite, numbers, wording
 from brainlens.report.align import scores_by_encoder
 from brainlens.report.parts import Case, Picture, Section
 from brainlens.report.sections import sections
@@ -36,8 +36,9 @@ DPI = (130, 90, 60)  # figures are drawn again, coarser, until the page is small
 THUMB = 112  # pixels of a thumbnail
 TABLE_ROWS = 60
 TABLES = (  # shown as they are
-    *("ablation", "prompts", "regions", "cost", "sensitivity", "randomisation"),
+    *("ablation", "prompts", "methods", "regions", "cost", "sensitivity", "randomisation"),
     *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "parcels", "words"),
+    *("runs", "side by side"),
 )
 
 
@@ -59,34 +60,55 @@ class ShownRun:
 
     @property
     def main(self) -> list[numbers.Row]:
-        return [row for row in self.rows if row.main] or self.rows[:8]
+        return numbers.once([row for row in self.rows if row.main]) or self.rows[:8]
 
 
-def build(runs: Sequence[Path | str] | Path | str, out: Path | str, *, title: str = "brainlens report") -> Path:
+def build(
+    runs: Sequence[Path | str] | Path | str, out: Path | str, *, title: str = "brainlens report", template: str = ""
+) -> Path:
     """Reads every run folder under `runs` and writes one self-contained page; returns its path.
 
     A run folder is one that holds a whole `result.json`; a damaged one is an error, an unfinished one (weights or a log
-    without `result.json`) is named on the page.
+    without `result.json`) is named on the page. template: the standard space of volumes that do not say theirs (MNI152), so that
+    they are drawn on it.
 
     Raises DataError where there is no run.
     """
-    roots = [Path(runs)] if isinstance(runs, (str, Path)) else [Path(r) for r in runs]
-    for root in roots:
-        if not root.is_dir():
-            raise DataError(f"report: {root} is not a folder; give a run folder or a folder of run folders")
-    folders = sorted({p.parent for root in roots for p in root.rglob("result.json") if _is_run(p)})
-    if not folders:
-        raise DataError(
-            f"report: no finished run (a folder with result.json) under {', '.join(map(str, roots))}; run a verb first"
-        )
-    unfinished = sorted(
-        {p.parent.name for root in roots for p in root.rglob("log.jsonl") if not (p.parent / "result.json").exists()}
-    )
-    page = render([(folder.name, store.load_result(folder)) for folder in folders], title=title, unfinished=unfinished)
+    store.check_writable(Path(out).parent)
+    found = run_folders(runs, template=template)
+    unfinished = sorted({p.parent.name for root in _roots(runs) for p in root.rglob("log.jsonl")
+                         if not (p.parent / "result.json").exists()})  # fmt: skip
+    page = render([(folder.name, result) for folder, result in found], title=title, unfinished=unfinished)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     store.save_text(out, page)
     return out
+
+
+def run_folders(runs: Sequence[Path | str] | Path | str, *, template: str = "") -> list[tuple[Path, Result]]:
+    """Every finished run under `runs` with its result, by folder. Raises DataError where there is none; see `build`."""
+    if template and not template.upper().startswith("MNI"):
+        raise DataError(f"template {template!r} is not known; give MNI152 for data in MNI space, or nothing for their own grid")
+    roots = _roots(runs)
+    notes = {p for root in roots for p in root.rglob("result.json") if not p.parent.name.startswith(".")}  # begun by a writer
+    folders = sorted({p.parent for p in notes if _is_run(p)})
+    if not folders:
+        raise DataError(
+            f"report: no finished run (a folder with result.json) under {', '.join(map(str, roots))}; run a verb first"
+        )
+    found = [(folder, store.load_result(folder)) for folder in folders]
+    if not template:
+        return found
+    return [(folder, replace(result, config={"template": template, **result.config})) for folder, result in found]
+
+
+def _roots(runs: Sequence[Path | str] | Path | str) -> list[Path]:
+    """Folders to look under. Raises DataError for what is none."""
+    roots = [Path(runs)] if isinstance(runs, (str, Path)) else [Path(r) for r in runs]
+    for root in roots:
+        if not root.is_dir():
+            raise DataError(f"report: {root} is not a folder; give a run folder or a folder of run folders")
+    return roots
 
 
 def render(
@@ -111,7 +133,7 @@ def render(
             title=title,
             runs=shown,
             unfinished=list(unfinished),
-            citations=wording.citations([result for _, result in ranked]),
+            citations=cite.citations([result for _, result in ranked]),
             simulation=SIMULATION,
             simulated=[is_simulation(result) for _, result in ranked],
             date=date or time.strftime("%Y-%m-%d"),
@@ -140,7 +162,7 @@ def _shown(number: int, name: str, result: Result, dpi: int) -> ShownRun:
         title=wording.title(result),
         sentence=wording.sentence(result),
         simulation=is_simulation(result),
-        rows=numbers.rows(result.metrics, ideal=ideal),
+        rows=numbers.rows(result.metrics, ideal=ideal, headline=wording.headline(result)),
         warnings=wording.warnings(result),
         sections=sections(result, dpi=dpi),
         tables=_tables(result),
@@ -205,7 +227,7 @@ def _cell(value: object, column: str) -> str:
     return "" if value is None else str(value)
 
 
-def _thumb(image: np.ndarray) -> str:
+def thumbnail(image: np.ndarray) -> str:
     """A picture as a data address, at most THUMB pixels wide and high, small ones enlarged without smoothing."""
     picture = Image.fromarray(np.ascontiguousarray(image, dtype=np.uint8))
     scale = THUMB / max(picture.size)
@@ -232,11 +254,11 @@ def _picture(picture: Picture) -> dict[str, object]:
 
 def _case(case: Case) -> dict[str, object]:
     return {
-        "src": _thumb(case.image),
+        "src": thumbnail(case.image),
         "caption": case.caption,
         "rank": case.rank,
         "good": case.good,
-        "found": [{"src": _thumb(image), "hit": hit} for image, hit in case.found],
+        "found": [{"src": thumbnail(image), "hit": hit} for image, hit in case.found],
     }
 
 

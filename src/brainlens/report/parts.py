@@ -9,19 +9,24 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from brainlens.plots import style
-from brainlens.types import DataError, Result, Surface, Volume
+from brainlens.plots.standard import in_standard_space
+from brainlens.types import DataError
 
-FSL_2MM = ((91, 109, 91), np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]]))
+__all__ = ["Case", "Picture", "Section", "capital", "in_standard_space"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as PNG with what a reader who cannot see it is told, and its caption; or the reason why there is none."""
+    """A figure as PNG with what a reader who cannot see it is told, and its caption; or the reason why there is none.
+
+    make: draws it anew, for a file of another format.
+    """
 
     caption: str
     alt: str = ""
     png: bytes = b""
     note: str = ""
+    make: Callable[[], Figure] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,30 +42,22 @@ class Case:
 
 @dataclass
 class Section:
-    """A heading with pictures, and for retrieval the cases as rows of thumbnails."""
+    """A heading with pictures, and for retrieval the cases as rows of thumbnails. dpi None: nothing is drawn yet."""
 
     title: str
-    dpi: int
+    dpi: int | None
     pictures: list[Picture] = field(default_factory=list)
     cases: list[Case] = field(default_factory=list)
 
     def draw(self, maker: Callable[[], Figure], caption: str, alt: str) -> None:
         """Adds the picture, or a note with the reason if the data do not bear it."""
+        if self.dpi is None:
+            self.pictures.append(Picture(caption, alt, make=maker))
+            return
         try:
-            self.pictures.append(Picture(caption, alt, style.png(maker(), dpi=self.dpi)))
+            self.pictures.append(Picture(caption, alt, style.png(maker(), dpi=self.dpi), make=maker))
         except DataError as error:
             self.pictures.append(Picture(caption, note=f"Not drawn: {error}"))
-
-
-def in_standard_space(result: Result) -> bool:
-    """Whether the units lie in MNI space or on fsaverage: the phantom, FSL's 2 mm grid, or a config that says `template`."""
-    if isinstance(result.space, Surface):
-        return True
-    if not isinstance(result.space, Volume):
-        return False
-    template = str(result.config.get("template", result.provenance.get("template", "")))
-    fsl = result.space.mask.shape == FSL_2MM[0] and np.allclose(result.space.affine, FSL_2MM[1])
-    return style.is_simulation(result) or fsl or template.upper().startswith("MNI")
 
 
 def capital(text: str) -> str:

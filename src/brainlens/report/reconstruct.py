@@ -9,7 +9,7 @@ from brainlens.report.parts import Section, in_standard_space
 from brainlens.types import Result, Volume
 
 
-def reconstruction_section(result: Result, dpi: int) -> Section:
+def reconstruction_section(result: Result, dpi: int | None) -> Section:
     """Candidates beside the seen pictures, the nearest training picture and decoded latents."""
     section = Section("Reconstructed pictures", dpi)
     if "pictures/candidates" not in result.arrays:
@@ -24,7 +24,7 @@ def reconstruction_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def regions_section(result: Result, dpi: int) -> Section:
+def regions_section(result: Result, dpi: int | None) -> Section:
     """Contributions over denoising as curves and on the cortex, maps over pictures, lesions."""
     section = Section("Which region drew what", dpi)
     if "value_contribution/parcels" not in result.arrays:

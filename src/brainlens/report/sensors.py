@@ -15,7 +15,7 @@ MAX_MAPS = 24
 PICTURE = "saliency/picture"
 
 
-def sensor_section(result: Result, dpi: int) -> Section:
+def sensor_section(result: Result, dpi: int | None) -> Section:
     """Repetitions, accuracy over time windows and across times, evoked response, scalp maps, categories."""
     section = Section("Sensors and time", dpi)
     repeats = result.tables.get("repeats")
@@ -39,7 +39,7 @@ def sensor_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def decoding_section(result: Result, dpi: int) -> Section:
+def decoding_section(result: Result, dpi: int | None) -> Section:
     """The time course of what can be told apart."""
     section = Section("Decoding over time", dpi)
     course = result.tables.get("timecourse")
@@ -54,7 +54,7 @@ def decoding_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def variants_section(result: Result, dpi: int) -> Section:
+def variants_section(result: Result, dpi: int | None) -> Section:
     """The model without each of its parts, and with other captions."""
     section = Section("Ablations and captions", dpi)
     for name, title, caption in (
@@ -69,7 +69,7 @@ def variants_section(result: Result, dpi: int) -> Section:
     return section
 
 
-def saliency_section(result: Result, dpi: int) -> Section:
+def saliency_section(result: Result, dpi: int | None) -> Section:
     """Every stage of the saliency extraction of some test pictures."""
     section = Section("Visual saliency extraction", dpi)
     if PICTURE not in result.arrays:
@@ -159,8 +159,8 @@ def _scalp(section: Section, result: Result) -> None:
             short.split("_")[0], "contribution (cosine)"
         )
         title = TITLES.get(short, capital(short.replace("_", " ")))
-        caption = f"{title}; the head from above, nose up. Dots: the {len(space)} channels, those below the middle of the head "
-        caption += "outside the circle; between them values are interpolated."
+        caption = f"{title}; the head from above, nose up. Dots: the {len(space)} channels, those below its rim outside; "
+        caption += "inside it values are interpolated between them."
         caption += " All maps have one colour scale." if maps.ndim == 2 and len(maps) > 1 else ""
         make = partial(sensors.topomaps, space, maps, titles=titles, unit=unit, title=title, result=result)
         section.draw(make, caption, f"Scalp maps: {title}.")

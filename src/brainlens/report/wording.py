@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from brainlens import datasets
 from brainlens.plots.style import SIMULATION, is_simulation
 from brainlens.report import numbers
 from brainlens.types import Result, Sensors, Surface, Volume
@@ -17,34 +16,46 @@ TITLES = {
     "attribute": "Attribute: which voxels, channels, pixels and words carried it?",
     "encode": "Encode: which part of the network predicts which part of the brain?",
     "compare": "Compare: which network predicts which part of the brain?",
+    "scores": "Runs side by side",
+    "sweep": "Sweep",
     "reconstruct": "Reconstruct: what did the picture look like?",
     "describe": "Describe: what does each voxel mean, in words?",
     "rsa": "Similarity: which layer orders pictures as the brain does?",
     "decode": "Decode: which category was seen?",
     "epochs": "Epochs: what does the recording look like around a picture?",
+    "paper": "Paper: its tables, with the data at hand",
     "captions": "Captions: do pictures and sentences find each other?",
 }
-_BOTTLENECK = (
-    "Bridging Vision, Language, and Brain: Whole-Brain Interpretation of Visual Representations "
-    "via Information Bottleneck Attribution"
-)
-CITE = {
-    "align": f"{_BOTTLENECK} (whole-brain alignment)",
-    "sensors": "A Neuroscience-inspired Framework for Tri-modality Alignment of Brain Signals, Vision, and Language",
-    "attribute": f"{_BOTTLENECK} (section 4.2, attribution)",
-    "encode": "Yang, H., Gee, J., Shi, J. Brain Decodes Deep Nets (FactorTopy: layer, space, scale and channel selectors)",
-    "compare": "Yang, H., Gee, J., Shi, J. Brain Decodes Deep Nets (FactorTopy: layer, space, scale and channel selectors)",
-    "reconstruct": "Towards Interpretable Visual Decoding with Attention to Brain Representations (region tokens)",
-    "describe": "Gao, T. et al. BrainLMM: A Label-Free Framework for Mapping Multi-Semantic Representation in the Visual Cortex",
+BY_METHOD = {  # a title that says what was asked where the method asks another question than the task
+    "ridge_onehot": "Encode: how well do the categories shown predict each voxel?",
+    "ridge_patterns": "Encode: which layer of the network predicts the patterns of images?",
 }
-SOFTWARE = (
-    ("fsaverage5", "Fischl, B., Sereno, M. I., Dale, A. M. (1999). Cortical surface-based analysis II. NeuroImage 9, 195-207"),
-    ("MNI152", "Fonov, V. et al. (2011). Unbiased average age-appropriate atlases for pediatric studies. NeuroImage 54, 313-327"),
-)
+ENCODERS = {  # what stands behind the name of an encoder
+    "ridge": "ridge regression from the responses to the embeddings",
+    "ridge_whitened": "ridge, cosines after whitening by the covariance of its leave-one-out residuals",
+    "ridge_projected": "ridge on reliable voxels, compared in the canonical metric",
+    "canonical": "ridge, compared in the canonical metric",
+    "linear": "one linear map, trained by the contrastive loss",
+    "linear_projected": "one linear map, trained against targets in the canonical metric",
+    "mlp": "a residual multi-layer perceptron on region voxels",
+    "mlp_projected": "the multi-layer perceptron, trained against targets in the canonical metric",
+    "cnn": "3D convolutions over the volume",
+    "volume": "the transformer over patches of the whole brain",
+    "neuroalign": "NeuroAlign: saliency extraction, semantic guidance, dynamic loss adjustment",
+    "unfiltered": "NeuroAlign without its saliency extraction",
+    "nice": "NICE: temporal and spatial convolutions",
+    "nice_sa": "NICE with self-attention over channels",
+    "nice_ga": "NICE with graph attention over channels",
+    "atm": "a transformer over channels, in the manner of ATM",
+    "eegnet": "EEGNet: depthwise separable convolutions",
+    "ideal": "the ideal observer, which knows how the data were made",
+}
 
 
 def title(result: Result) -> str:
     """The question that a task answers."""
+    if result.task == "encode" and str(result.config.get("method")) in BY_METHOD:
+        return BY_METHOD[str(result.config["method"])]
     return TITLES.get(result.task, result.task.replace("_", " ").capitalize())
 
 
@@ -64,10 +75,8 @@ def _did(result: Result) -> str:
     encoders = _listed(config.get("encoders") or config.get("encoder"))
     method = _listed(config.get("method") or config.get("methods"))
     if result.task == "align":
-        main = f"; the main one is {encoders[-1]}" if len(encoders) > 1 else ""
-        many = "Encoders" if len(encoders) > 1 else "The encoder"
-        who = f"{many} ({', '.join(encoders)}{main})" if encoders else "An encoder"
-        return f"{who} learned to turn brain responses into embeddings{of_target}, and looked the test pictures up."
+        who = _encoders(config, encoders)
+        return f"{who} learned to turn brain responses into embeddings{of_target}, and looked the test images up."
     if result.task == "attribute":
         how = f"The method {', '.join(method)}" if method else "An attribution method"
         return f"{how} scored which parts of the brain response (or picture, or caption) carried the match."
@@ -79,10 +88,21 @@ def _did(result: Result) -> str:
     if result.task == "describe":
         pictures = "drawn pictures" if config.get("bank") == "diffusion" else "training pictures"
         return f"Voxels got words from captions, ranked by predicted responses{of_target} to a bank of {pictures}."
+    if config.get("method") == "ridge_onehot":
+        return (
+            "Each voxel's response was predicted from the category shown alone (ridge on one-hot categories), and scored on runs "
+            "that were left out of the fit."
+        )
+    if config.get("method") == "ridge_patterns":
+        return (
+            f"The response pattern of each image was predicted from {target or 'features'} by ridge regression, layer and "
+            "penalty chosen in nested folds, and scored on images that no fold was fitted on."
+        )
     if result.task == "encode":
         how = f" with {', '.join(method or encoders)}" if method or encoders else ""
         source = f" from {target}" if target else ""
-        return f"Each unit's response was predicted{source}{how}, and scored on responses that were not used for fitting."
+        rule = f" Means are over units by this rule: {config['scored_units']}." if config.get("scored_units") else ""
+        return f"Each unit's response was predicted{source}{how}, and scored on responses that were not used for fitting.{rule}"
     if result.task == "reconstruct":
         how = ", ".join(method) or "An adapter"
         return (
@@ -93,10 +113,33 @@ def _did(result: Result) -> str:
         return f"The recording was cut into epochs around the onset of each picture and averaged; values are in {_unit(config)}."
     if result.task == "decode" and config.get("target"):
         return f"Trials were told apart by {config['target']} at each time, by a classifier that had not seen them."
+    if result.task == "scores":
+        return "The scores that all of these runs have, side by side: value and 95 % interval."
+    if result.task == "sweep":
+        count = int(result.metrics.get("sweep/runs", 0))
+        return f"{count} runs of {config.get('verb')}, each with its first score; their folders are named in the table."
     if result.task == "compare":
         models = ", ".join(_listed(config.get("models")))
         return f"The same units were predicted from each of {models}{' with ' + ', '.join(method) if method else ''}."
     return f"Task {result.task}{' with ' + ', '.join(method) if method else ''}{' on ' + target if target else ''}."
+
+
+def _encoders(config: Mapping[str, Any], names: list[str]) -> str:
+    """The encoders of a run, which of them the key numbers are of and by what rule, and what it is."""
+    if not names:
+        return "An encoder"
+    main = str(config.get("main", names[-1])).replace("_", " ")
+    rule = ", the best on validation images" if config.get("main_by") else ""
+    what = ENCODERS.get(main.replace(" ", "_"), "")
+    if len(names) == 1:
+        return f"The encoder {names[0]}{f' ({what})' if what else ''}"
+    return f"Encoders ({', '.join(names)}; key numbers are of {main}{rule}{f': {what}' if what else ''})"
+
+
+def headline(result: Result) -> str:
+    """The encoder that scores without a name belong to; empty where a run has one encoder or none."""
+    names = result.config.get("encoders") or []
+    return str(result.config.get("main", names[-1])) if result.task == "align" and len(names) > 1 else ""
 
 
 def _unit(config: Mapping[str, Any]) -> str:
@@ -161,6 +204,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("instructions", "vector instructions", str),
         ("threads", "threads", str),
         ("wall_s", "wall time", _duration),
+        ("wall_time_s", "wall time", _duration),
         ("peak_mb", "peak memory", lambda v: f"{float(v):,.0f} MB"),
         ("device_peak_mb", "peak accelerator memory", lambda v: f"{float(v):,.0f} MB"),
         ("platform", "platform", str),
@@ -180,25 +224,6 @@ def provenance(result: Result) -> list[tuple[str, str]]:
 def settings(result: Result) -> list[tuple[str, str]]:
     """Every argument of the run, as rows."""
     return [(str(k), _plain(v)) for k, v in result.config.items() if k not in ("warnings", "citation")]
-
-
-def citations(results: list[Result]) -> list[str]:
-    """What these runs rest on: the method papers, the data, the template surfaces."""
-    out: list[str] = []
-    for result in results:
-        key = "sensors" if result.task == "align" and isinstance(result.space, Sensors) else result.task
-        if key in CITE:
-            out.append(CITE[key])
-        for table in (result.config, result.provenance):
-            given = table.get("citation")
-            out += [given] if isinstance(given, str) and given != "brainlens" else []
-        name = str(result.config.get("dataset", ""))
-        if name in datasets.DATASETS and name not in datasets.SIMULATED:
-            known = datasets.facts(name)
-            out.append(f"{known['citation']}: {known['title']}")
-    if any(isinstance(r.space, (Volume, Surface)) for r in results):
-        out += [f"{text} ({name})" for name, text in SOFTWARE]
-    return list(dict.fromkeys(out))
 
 
 def _duration(seconds: Any) -> str:

@@ -129,6 +129,27 @@ def channel_numbers(responses: Responses, names: Sequence[str]) -> np.ndarray:
 
 def check_channels(responses: Responses, *, among: np.ndarray | None = None, rows: int = 256) -> Responses:
     """The recording itself, or DataError naming the channels that never change or hold NaN in `rows` of the trials `among`."""
+    for text, listed in bad_channels(responses, among=among, rows=rows).items():
+        raise DataError(f"{len(listed)} channels {text}: {listed}; leave them out, or interpolate them before")
+    return responses
+
+
+def without_bad_channels(responses: Responses) -> Responses:
+    """The recording without channels that never change or hold NaN, each named in a warning. DataError where none is left."""
+    found = bad_channels(responses)
+    gone = {name for listed in found.values() for name in listed}
+    if not gone:
+        return responses
+    said = "; ".join(f"{len(listed)} {text}: {', '.join(listed)}" for text, listed in found.items())
+    keep = ~responses.units["channel"].astype(str).isin(gone).to_numpy()
+    if not keep.any():
+        raise DataError(f"no good channel is left: {said}; is the recording whole?")
+    warnings.warn(f"channels are left out: {said}", stacklevel=3)
+    return responses.columns(keep)
+
+
+def bad_channels(responses: Responses, *, among: np.ndarray | None = None, rows: int = 256) -> dict[str, list[str]]:
+    """Channels that hold NaN or never change in `rows` of the trials `among`, under what is wrong with them."""
     among = np.arange(len(responses)) if among is None else among
     chosen = among[np.unique(np.linspace(0, len(among) - 1, min(rows, len(among))).astype(int))]
     low, high = np.full(responses.data.shape[1], np.inf), np.full(responses.data.shape[1], -np.inf)
@@ -138,11 +159,8 @@ def check_channels(responses: Responses, *, among: np.ndarray | None = None, row
         bad |= ~np.isfinite(trial).all(axis=1)
         low, high = np.fmin(low, trial.min(axis=1)), np.fmax(high, trial.max(axis=1))
     names = [str(name) for name in responses.units["channel"]]
-    for mask, text in ((bad, "hold NaN or infinite values"), (~bad & (low == high), "are flat")):
-        if mask.any():
-            listed = [name for name, wrong in zip(names, mask) if wrong]
-            raise DataError(f"{len(listed)} channels {text}: {listed}; leave them out, or interpolate them before")
-    return responses
+    masks = {"hold NaN or infinite values": bad, "are flat": ~bad & (low == high)}
+    return {text: [name for name, wrong in zip(names, mask) if wrong] for text, mask in masks.items() if mask.any()}
 
 
 def check_rate(responses: Responses, *, rate: float, window: tuple[float, float]) -> Responses:

@@ -1,4 +1,4 @@
-"""Linear decoders solved in the sample space, and the metric in which their errors are round.
+"""Linear decoders solved in the sample space, and whitening by the covariance of their leave-one-out residuals.
 
 With far fewer images (n) than voxels (V), one (n, n) kernel and one Cholesky factor per penalty cost n^2 V + n^3 / 3
 products, where the voxel space would cost V^3.
@@ -97,7 +97,7 @@ def _factor(kernel: Tensor, alpha: float) -> Tensor:
 
 @dataclass(frozen=True)
 class WhitenedMetric:
-    """A metric in which the decoder's errors are round: query -> q @ root, gallery -> (g @ forward + shift) @ root."""
+    """Whitening by the covariance of the leave-one-out residuals: query -> q @ root, gallery -> (g @ forward + shift) @ root."""
 
     root: Tensor
     forward: Tensor

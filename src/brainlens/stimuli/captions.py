@@ -40,7 +40,7 @@ def captions_of(stimuli: Stimuli, name: str) -> list[list[str]]:
     """The captions of one source, one list an image. Raises DataError listing the sources that there are."""
     if name not in source_names(stimuli):
         there = ", ".join(source_names(stimuli)) or "none"
-        raise DataError(f"caption source {name!r} is not there; there is {there}; `brainlens captions` makes others")
+        raise DataError(f"caption source {name!r} is not available; available: {there}; `brainlens captions` makes others")
     return list(stimuli.captions) if name == OWN else [list(each) for each in stimuli.table[COLUMN + name]]
 
 

@@ -3,9 +3,14 @@
     E_d = sqrt((dI/dx)^2 + (dI/dy)^2)                                            eq. 10, Sobel on the grey image I_g
     S_l = |I_g - mean|,  S_d = |I_g - std|,  S_c = sum_{i != j} |C_i - C_j|      eq. 11
     E_x = alpha_l S_l + alpha_d S_d + alpha_c S_c
-    S_a = [sigmoid(N(E_d)) - sigmoid(N(E_x))] + eta                              eq. 1
+    S_a = [sigmoid(N(E_d)) - sigmoid(N(E_x))] + eta                              eq. 1, sign "printed"
+    S_a = [sigmoid(N(E_d)) + sigmoid(N(E_x))] + eta                              sign "enhancing"
     R_a = N(|1/n_s sum_s [G_c(S_a) - lambda G_s(S_a)]|^gamma)                    eq. 2, G of sigma s and 2 s: eqs. 12, 13
     I_a = I R_a                                                                  eq. 3
+
+The printed sign takes weight from bright, coloured and contrasted places; the paper's text and figures want them enhanced, which
+is the other sign. Before the filter a picture is resized to 224 px on its shorter side and cut to a square, as Table 3 says; the
+kernels are in pixels.
 
 All of it is convolutions on batches. Where the paper gives two values or none: the scales are (1, 2, 4) as in Table 3, not
 {1, 2} as in A.2.1; N maps each picture to [0, 1]; alpha_j = 1/3; eta = 0.5, which keeps S_a above zero (Algorithm 1 prints
@@ -15,18 +20,46 @@ gamma in its place).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from brainlens.types import DataError, Stimuli
+from brainlens.types import DataError, Stimuli, image_key
 
-BLOCK = 64  # pictures filtered at a time
+SIGNS = ("printed", "enhancing")
+SIZE = 224  # px, Table 3
+ROUNDS = 8  # of restoring the brightness: what is clipped at white is made up for elsewhere
 GREY = (0.299, 0.587, 0.114)  # luminance weights of R, G, B (ITU-R 601), as in common image libraries
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """How pictures are filtered before they are embedded.
+
+    sign: of the gate, see the module. size: px on the shorter side, and of the square that is cut; 0 leaves pictures at their own
+    size. brightness: the filtered picture gets the mean of the picture back, as far as white allows.
+    Raises DataError for another sign and a size that is too small.
+    """
+
+    sign: str = "printed"
+    size: int = SIZE
+    brightness: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sign not in SIGNS:
+            raise DataError(f"saliency: sign {self.sign!r} is not one of {', '.join(SIGNS)}")
+        if self.size != 0 and self.size < 32:
+            raise DataError(
+                f"saliency: size {self.size} must be 0 (pictures as they are) or at least 32 px; the paper's is {SIZE}"
+            )
+
+
+PAPER = FilterSettings()
 
 
 @dataclass(frozen=True)
@@ -53,6 +86,7 @@ def saliency(
     scales: Sequence[float] = (1.0, 2.0, 4.0),
     surround: float = 0.5,
     gamma: float = 1.2,
+    sign: str = "printed",
     device: str = "cpu",
 ) -> Saliency:
     """All stages for pictures (n, h, w, 3), uint8 or floats in [0, 1]; equations in the module.
@@ -61,6 +95,7 @@ def saliency(
     Raises DataError for another shape, values outside [0, 1], an even or too small kernel, no scale.
     """
     rgb = _as_rgb(images).to(device)
+    FilterSettings(sign)
     if sobel < 3 or sobel % 2 == 0:
         raise DataError(f"saliency: sobel {sobel} must be odd and at least 3; the paper's is 7")
     if not len(scales) or min(scales) <= 0:
@@ -72,7 +107,8 @@ def saliency(
     luminance, contrast = (grey - mean).abs(), (grey - spread).abs()
     colour = 2 * (rgb[:, [0, 0, 1]] - rgb[:, [1, 2, 2]]).abs().sum(1, keepdim=True)
     exogenous = alphas[0] * luminance + alphas[1] * contrast + alphas[2] * colour
-    gate = torch.sigmoid(_unit_range(edges)) - torch.sigmoid(_unit_range(exogenous)) + eta
+    direction = -1.0 if sign == "printed" else 1.0
+    gate = torch.sigmoid(_unit_range(edges)) + direction * torch.sigmoid(_unit_range(exogenous)) + eta
     responses = []
     for scale in scales:
         centre, around = _gauss_taps(scale, rgb), _gauss_taps(2 * scale, rgb)
@@ -88,8 +124,8 @@ def saliency(
 class Filtered(Sequence[np.ndarray]):
     """Pictures I R_a, uint8, each filtered when it is asked for, so that 16,540 photographs are never in memory at once."""
 
-    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, device: str = "cpu") -> None:
-        self._images, self._device = images, device
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, settings: FilterSettings = PAPER, device: str = "cpu") -> None:
+        self._images, self._settings, self._device = images, settings, device
 
     def __len__(self) -> int:
         return len(self._images)
@@ -97,27 +133,51 @@ class Filtered(Sequence[np.ndarray]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return _filtered(np.asarray(self._images[index])[None], self._device)[0]
+        return filtered(np.asarray(self._images[index]), self._settings, device=self._device)
+
+    def key(self, index: int) -> bytes:
+        """What tells this filtered picture from others, without filtering it: the picture and the settings."""
+        return image_key(np.asarray(self._images[index])) + repr(sorted(asdict(self._settings).items())).encode()
 
 
-def saliency_stimuli(stimuli: Stimuli, *, device: str = "cpu") -> Stimuli:
-    """The same stimuli with each picture I replaced by I R_a, uint8, constants at their defaults.
+def saliency_stimuli(stimuli: Stimuli, settings: FilterSettings = PAPER, *, device: str = "cpu") -> Stimuli:
+    """The same stimuli with each picture I replaced by I R_a, uint8, filtered as it is opened; other constants at defaults."""
+    return Stimuli(stimuli.ids, Filtered(stimuli.images, settings, device), stimuli.captions, stimuli.table)
 
-    Pictures that lie in memory are filtered at once, in blocks; files are filtered as they are opened.
-    """
-    if not isinstance(stimuli.images, np.ndarray):
-        return Stimuli(stimuli.ids, Filtered(stimuli.images, device), stimuli.captions, stimuli.table)
-    blocks = [_filtered(stimuli.images[start : start + BLOCK], device) for start in range(0, len(stimuli), BLOCK)]
-    return Stimuli(stimuli.ids, np.concatenate(blocks), stimuli.captions, stimuli.table)
+
+def filtered(picture: np.ndarray, settings: FilterSettings = PAPER, *, device: str = "cpu") -> np.ndarray:
+    """I R_a of one picture (h, w, 3) uint8."""
+    square = cut_square(picture, settings.size)
+    found = saliency(square[None], sign=settings.sign, device=device).image[0]
+    if settings.brightness:
+        found = restored(found, float(square.mean()) / 255)
+    return np.rint(found * 255).astype(np.uint8)
+
+
+def cut_square(picture: np.ndarray, size: int) -> np.ndarray:
+    """Resized to `size` on the shorter side (bicubic) and cut to the square in the middle; as it is at size 0."""
+    if size == 0:
+        return picture
+    image = Image.fromarray(picture)
+    scale = size / min(image.size)
+    wide, high = (max(size, round(n * scale)) for n in image.size)
+    left, top = (wide - size) // 2, (high - size) // 2
+    return np.array(image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size)))
+
+
+def restored(image: np.ndarray, brightness: float) -> np.ndarray:
+    """The picture in [0, 1] multiplied by one gain and cut at white, so that its mean is `brightness` as far as it can be."""
+    if image.max() <= 0:
+        return image
+    gain = 1.0
+    for _ in range(ROUNDS):
+        gain *= brightness / max(float(np.minimum(image * gain, 1).mean()), 1e-6)
+    return np.minimum(image * gain, 1)
 
 
 def stage_names() -> list[str]:
     """The stages in the order of computation, for a figure of all of them."""
     return [each.name for each in fields(Saliency)]
-
-
-def _filtered(pictures: np.ndarray, device: str) -> np.ndarray:
-    return np.rint(saliency(pictures, device=device).image * 255).astype(np.uint8)
 
 
 def _as_rgb(images: np.ndarray) -> Tensor:

@@ -20,7 +20,8 @@ from brainlens.store.features import cached_features, features_folder, load_feat
 from brainlens.store.files import (
     append_log,
     check_file,
-    lock,
+    check_seal,
+    checked_sha256,
     plain,
     read_json,
     read_log,
@@ -30,8 +31,10 @@ from brainlens.store.files import (
     save_json,
     save_nifti,
     save_text,
+    seal,
     sha256,
 )
+from brainlens.store.locks import PATIENCE, check_writable, lock
 from brainlens.store.models import NOTE as MODEL_NOTE
 from brainlens.store.models import StoredModel, load_model, save_model
 from brainlens.store.results import TASKS, code_version, fingerprint, load_result, provenance, run_folder, save_result
@@ -40,6 +43,7 @@ from brainlens.store.training import load_checkpoint, load_weights, remove_check
 
 __all__ = [
     "MODEL_NOTE",
+    "PATIENCE",
     "TASKS",
     "ArrayWriter",
     "LazyRows",
@@ -47,6 +51,9 @@ __all__ = [
     "append_log",
     "cached_features",
     "check_file",
+    "check_seal",
+    "check_writable",
+    "checked_sha256",
     "code_version",
     "features_folder",
     "fingerprint",
@@ -85,6 +92,7 @@ __all__ = [
     "save_table",
     "save_text",
     "save_weights",
+    "seal",
     "select_rows",
     "sha256",
 ]

@@ -7,12 +7,15 @@ read it. The manifest is written last: an array that it does not list was never 
 from __future__ import annotations
 
 import ast
+import fcntl
 import hashlib
 import io
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +26,6 @@ from brainlens.store.files import (
     FULL,
     check_file,
     file_name,
-    folder_turn,
     full_disk,
     read_json,
     replacing,
@@ -31,6 +33,7 @@ from brainlens.store.files import (
     sha256,
     sync_folder,
 )
+from brainlens.store.locks import PATIENCE, PAUSE, folder_turn, is_at
 from brainlens.types import DataError, as_ids
 
 MANIFEST = "manifest.json"
@@ -54,15 +57,25 @@ def manifest(folder: str | Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     entries = read_json(path)
-    if not isinstance(entries, dict) or not all(isinstance(e, dict) and "file" in e and "sha256" in e for e in entries.values()):
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) and _is_entry(e) for e in entries.values()):
         raise DataError(f"{path} is not a manifest of this library; remove it or name another folder")
     return entries
 
 
+def _is_entry(entry: dict[str, Any]) -> bool:
+    return all(isinstance(entry.get(key), str) and entry[key] for key in ("file", "sha256"))
+
+
 def record(folder: str | Path, name: str, entry: dict[str, Any]) -> None:
     """Adds or replaces one entry of the manifest."""
-    with folder_turn(Path(folder)):
-        save_json(Path(folder) / MANIFEST, manifest(folder) | {name: entry})
+    merge(folder, {name: entry})
+
+
+def merge(folder: str | Path, entries: dict[str, dict[str, Any]]) -> None:
+    """Adds or replaces entries of the manifest."""
+    if entries:
+        with folder_turn(Path(folder)):
+            save_json(Path(folder) / MANIFEST, manifest(folder) | entries)
 
 
 def entry_of(folder: str | Path, name: str) -> dict[str, Any]:
@@ -225,15 +238,16 @@ class ArrayWriter:
         header = _header(self.shape, self.dtype)
         self._offset, self._row_bytes = len(header), _bytes(self.shape[1:], self.dtype)
         self._total = self.shape[0] if self.shape else 1
-        if self._resume and self._part.exists() and self._note.exists():
-            note = read_json(self._note)
-            if {k: note.get(k) for k in self._plan} == self._plan:
-                self.done = int(note["done"])
-        if not self.done:
-            self._note.unlink(missing_ok=True)  # before its rows go, or a later try would believe it
-        flags = os.O_RDWR | os.O_CREAT | (0 if self.done else os.O_TRUNC)
-        self._handle = os.open(self._part, flags, 0o644)
-        self._put(header, 0)
+        self._handle = self._held()
+        try:
+            self.done = self._done_before()
+            if not self.done:
+                self._note.unlink(missing_ok=True)  # before its rows go, or a later try would believe it
+                os.ftruncate(self._handle, 0)
+            self._put(header, 0)
+        except BaseException:
+            os.close(self._handle)
+            raise
         self._digest, self._hashed = hashlib.sha256(header), 0  # rows hashed as they pass, while they come in order
         return self
 
@@ -268,6 +282,35 @@ class ArrayWriter:
         if self._unsynced > SYNC_BYTES:
             self.sync()
 
+    def _done_before(self) -> int:
+        """Rows that an earlier try left safe; 0 where it wrote something else, or its note is damaged."""
+        if not (self._resume and self._note.exists()):
+            return 0
+        with suppress(DataError):
+            note = read_json(self._note)
+            done = note.get("done") if isinstance(note, dict) and {k: note.get(k) for k in self._plan} == self._plan else None
+            have = os.fstat(self._handle).st_size - self._offset
+            if isinstance(done, int) and 0 <= done <= self._total and have >= done * self._row_bytes:
+                return done
+        return 0
+
+    def _held(self) -> int:
+        """The open part, held against other writers of this array. Raises DataError where another one keeps it for minutes."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            handle = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(handle)
+                if time.monotonic() > until:
+                    raise DataError(f"{self.path} is being written by another process; wait for it") from None
+                time.sleep(PAUSE)
+                continue
+            if is_at(handle, self._part):
+                return handle
+            os.close(handle)  # the writer before us has finished it and given it its name
+
     def sync(self) -> None:
         """Makes the rows so far survive a kill or a power cut."""
         os.fsync(self._handle)
@@ -276,33 +319,35 @@ class ArrayWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if kind is None and self.done == self._total:
-                os.fsync(self._handle)
+            if kind is None:
+                self._finish()
             elif self._resume and self.done and not isinstance(error, OSError):
                 self.sync()
+        except DataError:
+            kind = DataError
+            raise
         finally:
-            os.close(self._handle)
             full = isinstance(error, DataError) and isinstance(error.__cause__, OSError)
             failed = kind is not None and not self._resume
             if failed or (full and not self._note.exists()):
                 self._part.unlink(missing_ok=True)
-        if kind is None:
-            if self.done < self._total:
-                raise DataError(
-                    f"array {self.name!r}: only {self.done} of {self._total} rows were written; write the rest and it is kept"
-                )
-            digest = self._digest.hexdigest() if self._hashed == self._total else sha256(self._part)
-            os.replace(self._part, self.path)
-            sync_folder(self.folder)
-            entry = {
-                "file": self.path.name,
-                "shape": list(self.shape),
-                "dtype": self.dtype.str,
-                "sha256": digest,
-                "ids": self.ids,
-            }
-            record(self.folder, self.name, entry)
-            self._note.unlink(missing_ok=True)
+            os.close(self._handle)
+
+    def _finish(self) -> None:
+        """Gives the whole array its name, still held against other writers, and lists it."""
+        if self.done < self._total:
+            if self._resume and self.done:
+                self.sync()
+            raise DataError(
+                f"array {self.name!r}: only {self.done} of {self._total} rows were written; write the rest and it is kept"
+            )
+        os.fsync(self._handle)
+        digest = self._digest.hexdigest() if self._hashed == self._total else sha256(self._part)
+        os.replace(self._part, self.path)
+        sync_folder(self.folder)
+        entry = {"file": self.path.name, "shape": list(self.shape), "dtype": self.dtype.str, "sha256": digest, "ids": self.ids}
+        record(self.folder, self.name, entry)
+        self._note.unlink(missing_ok=True)
 
     def _put(self, data: Any, at: int) -> None:
         view = memoryview(data)

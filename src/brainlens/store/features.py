@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from brainlens.store.arrays import ArrayWriter, open_array
-from brainlens.store.files import lock, plain, read_json, save_json
-from brainlens.types import DataError, Features
+from brainlens.store.files import check_seal, plain, read_json, save_json, seal
+from brainlens.store.locks import PATIENCE, lock
+from brainlens.types import DataError, Features, reading
 
 FLOAT16_MAX = 65504.0
+FORMAT = 1  # a note without it is of before notes had a hash
 
 
 def features_folder(folder: str | Path, key: dict[str, Any]) -> Path:
@@ -40,7 +43,7 @@ def cached_features(
     """
     place = features_folder(folder, {"key": key, "dtype": dtype})
     if not (place / "features.json").exists():
-        with lock(place):
+        with lock(place, wait=math.inf):  # what another run extracts, however long it takes, is taken from it
             if not (place / "features.json").exists():
                 if ids is None:
                     whole = compute()
@@ -53,19 +56,24 @@ def cached_features(
 
 def save_features(features: Features, folder: str | Path, *, dtype: str = "float16") -> Path:
     """Writes Features into a folder of their own and returns it."""
-    _extract(Path(folder), lambda start, stop: _rows(features, start, stop), list(map(str, features.ids)), len(features), dtype)
+    with lock(folder, wait=PATIENCE, shared=True):
+        (Path(folder) / "features.json").unlink(missing_ok=True)  # until all is written, what lies there is no features
+        _extract(Path(folder), lambda a, b: _rows(features, a, b), list(map(str, features.ids)), len(features), dtype)
     return Path(folder)
 
 
 def load_features(folder: str | Path) -> Features:
     """Stored Features as memory maps. Raises DataError when a layer is missing or damaged."""
     folder = Path(folder)
-    note = read_json(folder / "features.json")
-    ids = note["ids"]
-    data = {layer: open_array(folder, f"data/{layer}", ids=ids) for layer in note["data"]}
-    tokens = {layer: open_array(folder, f"tokens/{layer}", ids=ids) for layer in note["tokens"]}
-    grid = {layer: (int(rows), int(columns)) for layer, (rows, columns) in note["grid"].items()}
-    return Features(data, np.array(ids, dtype=np.str_), note["model"], tokens, grid)
+    path = folder / "features.json"
+    note = read_json(path)
+    with reading(path, "extract the features again"):
+        check_seal(path, note, required="format" in note)
+        ids = note["ids"]
+        data = {layer: open_array(folder, f"data/{layer}", ids=ids) for layer in note["data"]}
+        tokens = {layer: open_array(folder, f"tokens/{layer}", ids=ids) for layer in note["tokens"]}
+        grid = {layer: (int(rows), int(columns)) for layer, (rows, columns) in note["grid"].items()}
+        return Features(data, np.array(ids, dtype=np.str_), note["model"], tokens, grid)
 
 
 def _rows(features: Features, start: int, stop: int) -> Features:
@@ -89,7 +97,7 @@ def _extract(place: Path, compute: Callable[[int, int], Features], ids: list[str
             wide = [*wide, *overflow.args[0]]
             save_json(state, wide)
             continue
-        save_json(place / "features.json", note)
+        save_json(place / "features.json", seal(note | {"format": FORMAT}))
         state.unlink(missing_ok=True)
         return
 

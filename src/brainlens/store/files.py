@@ -7,13 +7,14 @@ valid. A full disk removes the temporary file, leaves the old one and raises Dat
 from __future__ import annotations
 
 import errno
-import fcntl
+import glob
 import gzip
 import hashlib
 import io
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -22,7 +23,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from brainlens.types import DataError, read_text
+from brainlens.store.locks import claimed, clean
+from brainlens.types import DataError, read_text, reading
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK = 1 << 22  # bytes read at a time when a file is hashed
@@ -49,13 +51,14 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    clean(path.parent, f".{glob.escape(path.name)}.*.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        with open(part, "wb") as handle:
+        with open(claimed(part), "wb") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(part, path)
+            os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
         if error.errno in FULL:
@@ -91,8 +94,8 @@ def sha256(path: str | Path) -> str:
 _verified: dict[tuple[str, int, int], str] = {}
 
 
-def check_file(path: str | Path, expected: str) -> None:
-    """Raises DataError unless the file has this SHA-256; each (path, mtime, size) is read once a process."""
+def checked_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes; each (path, mtime, size) is read once a process. Raises DataError when it is missing."""
     path = Path(path)
     try:
         state = path.stat()
@@ -101,64 +104,28 @@ def check_file(path: str | Path, expected: str) -> None:
     key = (str(path.resolve()), state.st_mtime_ns, state.st_size)
     if key not in _verified:
         _verified[key] = sha256(path)
-    if _verified[key] != expected:
+    return _verified[key]
+
+
+def check_file(path: str | Path, expected: str) -> None:
+    """Raises DataError unless the file has this SHA-256; see `checked_sha256`."""
+    found = checked_sha256(path)
+    if found != expected:
         raise DataError(
-            f"{path} is damaged or half replaced: SHA-256 {_verified[key][:12]}..., {expected[:12]}... expected; write it again"
+            f"{path} is damaged or half replaced: SHA-256 {found[:12]}..., {str(expected)[:12]}... expected; write it again"
         )
-
-
-@contextmanager
-def lock(folder: str | Path) -> Iterator[Path]:
-    """Holds a folder for one writer; the lock of a process that died is free at once.
-
-    Raises DataError naming the process that holds it.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
-            os.close(handle)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise DataError(f"{folder}: this file system gives no locks ({error.strerror}); use a local disk") from error
-            raise DataError(f"{folder} is being written by process {holder}; wait for it or choose another folder") from None
-        # The holder before us may have removed the file between our open and our flock: then we hold nothing.
-        try:
-            same = os.fstat(handle).st_ino == os.stat(path).st_ino
-        except FileNotFoundError:
-            same = False
-        if same:
-            break
-        os.close(handle)
-    try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield folder
-    finally:
-        with suppress(FileNotFoundError):
-            path.unlink()
-        os.close(handle)
-
-
-@contextmanager
-def folder_turn(folder: Path) -> Iterator[None]:
-    """Waits for the folder's turn: two writers of one manifest do not lose each other's entries."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def save_text(path: str | Path, text: str) -> None:
     """Writes a text file (UTF-8), whole or not at all."""
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{path}: {text[error.start]!a} is half a character and no text; correct it where it comes from"
+        ) from None
     with replacing(path) as handle:
-        handle.write(text.encode("utf-8"))
+        handle.write(content)
 
 
 def save_json(path: str | Path, value: Any) -> None:
@@ -168,14 +135,23 @@ def save_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file; DataError when it is missing or not JSON."""
-    try:
-        if not Path(path).is_file():
-            raise DataError(f"{path} is missing; run the step that writes it, or name another folder")
+    if not Path(path).is_file():
+        raise DataError(f"{path} is missing; run the step that writes it, or name another folder")
+    with reading(path, "write it again", fault="is not valid JSON"):
         return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of more digits than Python reads
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not valid JSON ({type(error).__name__}: {error}); write it again") from None
+
+
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a note with the SHA-256 of all else that it says under `sha256`."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    text = json.dumps(plain(rest), sort_keys=True, ensure_ascii=False)
+    return rest | {"sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
+
+
+def check_seal(path: str | Path, content: dict[str, Any], *, required: bool = True) -> None:
+    """Raises DataError for a note that was altered after it was written. required: False for notes of before they had a hash."""
+    if (required or "sha256" in content) and content.get("sha256") != seal(content)["sha256"]:
+        raise DataError(f"{path} was altered after it was written: its SHA-256 does not match; write it again")
 
 
 def plain(value: Any) -> Any:
@@ -236,7 +212,7 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     records = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(json.JSONDecodeError):
+            with suppress(ValueError, RecursionError):  # whatever a kill or a disk made of a line
                 records.append(json.loads(line))
     return records
 
@@ -258,12 +234,13 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
 
 
 def save_figure(path: str | Path, figure: Any, *, dpi: int = 150) -> None:
-    """Writes a matplotlib figure in the format that the suffix names (png, svg, pdf)."""
+    """Writes a matplotlib figure in the format that the suffix names (png, svg, pdf); the same figure, the same bytes."""
     picture = io.BytesIO()
     kind = Path(path).suffix.lower().lstrip(".")
     if kind not in ("png", "svg", "pdf"):
         raise DataError(f"{path}: figure suffix must be .png, .svg or .pdf")
-    figure.savefig(picture, format=kind, dpi=dpi, bbox_inches="tight")
+    undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    figure.savefig(picture, format=kind, dpi=dpi, bbox_inches="tight", metadata=undated)
     with replacing(path) as handle:
         handle.write(picture.getbuffer())
 

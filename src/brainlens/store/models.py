@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from brainlens.store.files import check_file, read_json, save_json
+from brainlens.store.locks import PATIENCE, lock
 from brainlens.store.training import decode_state, encode_state, read_tensors, write_tensors
-from brainlens.types import DataError
+from brainlens.types import DataError, reading
 
 FORMAT = 1
 NOTE = "model.json"
@@ -52,15 +53,16 @@ def save_model(folder: str | Path, *, model: str, version: int, parameters: Mapp
         "brainlens": brainlens.__version__,
     }
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    part = folder / f"model-{name}.new.safetensors"
-    digest = write_tensors(part, tensors)
-    path = folder / f"model-{name}-{digest[:12]}.safetensors"
-    part.replace(path)
-    content |= {"file": path.name, "tensors_sha256": digest}
-    save_json(folder / NOTE, content | {"sha256": _digest(content)})
-    for old in folder.glob("model-*.safetensors"):
-        if old != path:
-            old.unlink(missing_ok=True)
+    with lock(folder, wait=PATIENCE, shared=True):
+        part = folder / f"model-{name}.new.safetensors"
+        digest = write_tensors(part, tensors)
+        path = folder / f"model-{name}-{digest[:12]}.safetensors"
+        part.replace(path)
+        content |= {"file": path.name, "tensors_sha256": digest}
+        save_json(folder / NOTE, content | {"sha256": _digest(content)})
+        for old in folder.glob("model-*.safetensors"):
+            if old != path:
+                old.unlink(missing_ok=True)
     return folder / NOTE
 
 
@@ -82,8 +84,9 @@ def load_model(folder: str | Path) -> StoredModel:
     path = Path(folder) / name
     check_file(path, content["tensors_sha256"])
     tensors = read_tensors(path)
-    parameters, state = (decode_state(content[key], tensors) for key in ("parameters", "state"))
-    return StoredModel(str(content["model"]), int(content["version"]), parameters, state)
+    with reading(note, "save the model again"):
+        parameters, state = (decode_state(content[key], tensors) for key in ("parameters", "state"))
+        return StoredModel(str(content["model"]), int(content["version"]), parameters, state)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -10,11 +10,14 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,15 +25,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens.store.arrays import ids_hash, manifest, open_array, release, save_array, save_bytes
-from brainlens.store.files import check_file, plain, read_json, save_json
-from brainlens.types import DataError, Features, Responses, Result, Sensors, Space, Stimuli, Surface, Volume, image_key
+from brainlens.store.arrays import MANIFEST, ids_hash, manifest, merge, open_array, release, save_array, save_bytes
+from brainlens.store.files import check_file, check_seal, plain, read_json, save_json, seal, sync_folder
+from brainlens.store.locks import PATIENCE, STAGING, lock
+from brainlens.types import (
+    DataError,
+    Features,
+    Responses,
+    Result,
+    Sensors,
+    Space,
+    Stimuli,
+    Surface,
+    Volume,
+    image_key,
+    reading,
+)
 
-FORMAT = 1
+FORMAT = 2  # 1 had no hash of itself
+RESULT = "result.json"
 SPACE = "space/"  # array names under which a space is stored
 TASKS = {
-    "align": 4,
-    "attribute": 2,
+    "align": 5,
+    "attribute": 3,
     "embed": 1,
     "encode": 4,
     "decode": 3,
@@ -39,63 +56,96 @@ TASKS = {
     "compare": 2,
     "describe": 1,
     "reconstruct": 1,
+    "sweep": 1,
+    "paper": 1,
 }  # raised when numbers change
 VERSIONS = ("numpy", "pandas", "scipy", "torch", "transformers", "diffusers", "scikit-learn", "nibabel", "nilearn", "mne")
 
 
 def save_result(result: Result, folder: str | Path) -> Path:
-    """Writes a result into its run folder and returns the path of `result.json`, which is written last."""
+    """Writes a result into its run folder and returns the path of `result.json`, which is written last.
+
+    All is written beside the old files and takes their place at the end: a full disk leaves the old result as it was, a kill in
+    between an unfinished run, and a second writer waits for the first.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     metrics, config, provenance_ = plain(dict(result.metrics)), plain(result.config), plain(result.provenance)
     clash = [name for name in result.arrays if name.startswith(SPACE)]
     if clash:
         raise DataError(f"array name {clash[0]!r}: names that begin with {SPACE!r} are kept for the space")
     space, space_arrays = _space_out(result.space)
-    for name, array in {**result.arrays, **space_arrays}.items():
-        save_array(folder, name, np.asarray(array))
-    listed = manifest(folder)
-    tables = {name: _save_table(folder, f"table/{name}", table) for name, table in result.tables.items()}
-    units = None if result.units is None else _save_table(folder, "units", result.units)
-    content = {
-        "task": result.task,
-        "metrics": metrics,
-        "config": config,
-        "provenance": provenance_,
-        "arrays": {name: listed[name] for name in result.arrays},
-        "units": units,
-        "tables": tables,
-        "space": space | {"arrays": {name: listed[name] for name in space_arrays}} if space else None,
-        "format": FORMAT,
-    }
-    save_json(folder / "result.json", content)
-    return folder / "result.json"
+    with lock(folder, wait=PATIENCE, shared=True), _staging(folder) as stage:
+        for name, array in {**result.arrays, **space_arrays}.items():
+            save_array(stage, name, np.asarray(array))
+        listed = manifest(stage)
+        tables = {name: _save_table(stage, f"table/{name}", table) for name, table in result.tables.items()}
+        units = None if result.units is None else _save_table(stage, "units", result.units)
+        content = {
+            "task": result.task,
+            "metrics": metrics,
+            "config": config,
+            "provenance": provenance_,
+            "arrays": {name: listed[name] for name in result.arrays},
+            "units": units,
+            "tables": tables,
+            "space": space | {"arrays": {name: listed[name] for name in space_arrays}} if space else None,
+            "format": FORMAT,
+        }
+        save_json(stage / RESULT, seal(content))
+        _move(stage, folder, listed)
+    return folder / RESULT
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder in the run folder that goes when the block ends, however it ends."""
+    stage = folder / f"{STAGING}{os.getpid()}"
+    stage.mkdir()
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move(stage: Path, folder: Path, listed: dict[str, dict[str, Any]]) -> None:
+    """The new files in the place of the old ones; without a `result.json` in between, so that half is never read for a whole."""
+    (folder / RESULT).unlink(missing_ok=True)
+    for path in sorted(stage.iterdir()):
+        if path.name not in (RESULT, MANIFEST):
+            os.replace(path, folder / path.name)
+    merge(folder, listed)
+    os.replace(stage / RESULT, folder / RESULT)
+    sync_folder(folder)
 
 
 def load_result(folder: str | Path) -> Result:
-    """A stored result; arrays are read-only memory maps. Raises DataError when a piece is missing or damaged."""
+    """A stored result; arrays are read-only memory maps. Raises DataError when a piece is missing, altered or damaged."""
     folder = Path(folder)
-    content = read_json(folder / "result.json")
+    path = folder / RESULT
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a result of this library; name a run folder")
     missing = [key for key in ("task", "metrics", "config", "provenance", "arrays") if key not in content]
     if missing:
-        raise DataError(f"{folder / 'result.json'} has no {missing[0]!r}; it was not written by this library")
-    if content.get("format", 0) > FORMAT:
-        raise DataError(
-            f"{folder / 'result.json'} has format {content['format']}, this version reads up to {FORMAT}; update brainlens"
+        raise DataError(f"{path} has no {missing[0]!r}; it was not written by this library")
+    number = content.get("format", 0)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise DataError(f"{path} has format {number!r}, a number is expected; it was altered, run again")
+    if number > FORMAT:
+        raise DataError(f"{path} has format {number}, this version reads up to {FORMAT}; update brainlens")
+    with reading(path, "run again"):
+        check_seal(path, content, required=number >= 2)
+        units = content.get("units")
+        return Result(
+            task=content["task"],
+            metrics={name: float("nan") if value is None else float(value) for name, value in content["metrics"].items()},
+            arrays={name: _listed_array(folder, name, entry) for name, entry in content["arrays"].items()},
+            units=None if units is None else _load_table(folder, units),
+            tables={name: _load_table(folder, entry) for name, entry in (content.get("tables") or {}).items()},
+            config=dict(content["config"]),
+            provenance=dict(content["provenance"]),
+            space=_space_in(folder, content.get("space")),
         )
-    arrays = {name: _listed_array(folder, name, entry) for name, entry in content["arrays"].items()}
-    units = content.get("units")
-    tables = {name: _load_table(folder, entry) for name, entry in (content.get("tables") or {}).items()}
-    return Result(
-        task=content["task"],
-        metrics={name: float("nan") if value is None else float(value) for name, value in content["metrics"].items()},
-        arrays=arrays,
-        units=None if units is None else _load_table(folder, units),
-        tables=tables,
-        config=content["config"],
-        provenance=content["provenance"],
-        space=_space_in(folder, content.get("space")),
-    )
 
 
 def run_folder(root: str | Path, task: str, config: Mapping[str, Any], data: Sequence[str]) -> Path:
@@ -259,7 +309,8 @@ def _save_table(folder: Path, name: str, table: pd.DataFrame) -> dict[str, Any]:
 def _load_table(folder: Path, entry: Mapping[str, Any]) -> pd.DataFrame:
     path = folder / Path(entry["file"]).name
     check_file(path, entry["sha256"])
-    table = read_table(path.read_bytes(), entry["columns"])
+    with reading(path, "run again"):
+        table = read_table(path.read_bytes(), entry["columns"])
     return table if entry["columns"] else pd.DataFrame(index=range(entry["rows"]))
 
 

@@ -6,6 +6,7 @@ arrays, numbers and text, such as the state of a model, of AdamW and of random g
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainlens.store.arrays import entry_of, record
-from brainlens.store.files import check_file, file_name, read_json, replacing, save_text, sha256
-from brainlens.types import DataError
+from brainlens.store.files import check_file, check_seal, file_name, read_json, replacing, save_text, seal
+from brainlens.store.locks import folder_turn
+from brainlens.types import DataError, reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,20 +48,21 @@ def save_checkpoint(folder: str | Path, state: Mapping[str, Any]) -> Path:
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
     structure = encode_state(dict(state), tensors)
-    number = max(_numbers(folder), default=0) + 1
-    path = folder / f"checkpoint-{number:08d}.safetensors"
-    digest = write_tensors(path, tensors)
-    note = folder / f"checkpoint-{number:08d}.json"
-    text = json.dumps({"sha256": digest, "state": structure}, separators=(",", ":"))
-    try:
-        save_text(note, text)
-    except DataError:
-        path.unlink(missing_ok=True)
-        raise
-    for old in folder.glob("checkpoint-*.safetensors"):  # also those whose note was never written
-        if int(old.stem.split("-")[1]) <= number - KEPT:
-            old.with_suffix(".json").unlink(missing_ok=True)
-            old.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_turn(folder):
+        number = max(_numbers(folder), default=0) + 1
+        path = folder / f"checkpoint-{number:08d}.safetensors"
+        note = path.with_suffix(".json")
+        content = seal({"tensors_sha256": write_tensors(path, tensors), "state": structure})
+        try:
+            save_text(note, json.dumps(content, separators=(",", ":")))
+        except DataError:
+            path.unlink(missing_ok=True)
+            raise
+        for old in folder.glob("checkpoint-*.safetensors"):  # also those whose note was never written
+            if int(old.stem.split("-")[1]) <= number - KEPT:
+                old.with_suffix(".json").unlink(missing_ok=True)
+                old.unlink(missing_ok=True)
     return note
 
 
@@ -74,9 +77,11 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
         path = folder / f"checkpoint-{number:08d}.safetensors"
         try:
             note = read_json(path.with_suffix(".json"))
-            check_file(path, note["sha256"])
-            return decode_state(note["state"], read_tensors(path))
-        except (DataError, KeyError, TypeError) as error:
+            with reading(path.with_suffix(".json"), "train again"):
+                check_seal(path.with_suffix(".json"), note)
+                check_file(path, note["tensors_sha256"])
+                return decode_state(note["state"], read_tensors(path))
+        except DataError as error:
             warnings.warn(f"checkpoint {number} is not used: {error}", stacklevel=2)
     if numbers:
         raise DataError(f"{folder}: none of {len(numbers)} checkpoints is whole; remove them to train from the start")
@@ -108,19 +113,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         pointer = flat.untyped_storage().data_ptr()
         own[name] = flat.clone() if pointer in seen or flat.untyped_storage().nbytes() != flat.nbytes else flat
         seen.add(pointer)
+    content = save(own)
     with replacing(path) as handle:
-        handle.write(save(own))
-    return sha256(path)
+        handle.write(content)
+    return hashlib.sha256(content).hexdigest()  # of what was written, not of what lies there now
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading(path, "write it again", fault="is not a whole safetensors file"):
         return load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"{path} is not a whole safetensors file ({error}); write it again") from None
 
 
 def encode_state(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -197,7 +197,7 @@ def features_from_arrays(layers: Mapping[str, Any], grid: Any) -> dict[str, Any]
         raise DataError("features are a dict of arrays by layer, e.g. {'layer.6': array}; give at least one layer")
     unknown = [name for name in grid if name not in layers] if isinstance(grid, Mapping) else []
     if unknown:
-        raise DataError(f"grid names the layer {unknown[0]!r}, which is not there; the layers are {list(layers)}")
+        raise DataError(f"grid names the layer {unknown[0]!r}, which is not found; the layers are {list(layers)}")
     found: dict[str, Any] = {"data": {}, "tokens": {}, "grid": {}}
     for layer, given in layers.items():
         array = plain(given, f"layer {layer!r}")

@@ -43,7 +43,7 @@ def positions(of: Iterable[str], among: Iterable[str], what: str = "stimulus") -
     wanted = list(of)
     missing = [name for name in dict.fromkeys(wanted) if name not in row]
     if missing:
-        raise DataError(f"{what}: {len(missing)} ids are not there, first {missing[:3]}; the table holds {len(row)} ids")
+        raise DataError(f"{what}: {len(missing)} ids are not found, first {missing[:3]}; the table holds {len(row)} ids")
     return np.fromiter((row[name] for name in wanted), dtype=np.int64, count=len(wanted))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from brainlens.looks import look
 from brainlens.types.ids import DataError
 from brainlens.types.responses import Responses
 from brainlens.types.tables import Stimuli
@@ -36,6 +37,9 @@ class Recording:
     def __iter__(self) -> Iterator[Any]:
         """`responses, stimuli = recording`."""
         return iter((self.responses, self.stimuli))
+
+    def _repr_html_(self) -> str:
+        return str(look("recording", self))
 
     def __repr__(self) -> str:
         return f"Recording({self.responses!r}, {self.stimuli!r}{'' if self.truth is None else ', truth known'})"

@@ -14,6 +14,7 @@ from brainlens.types.ids import DataError, as_ids, choose
 from brainlens.types.spaces import Space, subspace
 
 MAX_BAD_UNITS = 0.20  # share of units with missing values above which a recording is refused
+LARGEST = 1e18  # beyond it the square of a value is infinite in float32
 MEASURES = ("z", "psc", "uV", "fT", "fT/cm")
 
 
@@ -180,12 +181,12 @@ class Responses:
         return {str(name): self.where(split=name) for name in pd.unique(self.trials["split"])}
 
     def clean(self) -> tuple[Responses, dict[str, int]]:
-        """Without the units that hold NaN or infinite values or never change; and how many of each were dropped.
+        """Without the units that hold NaN, infinite or absurd values (1e18) or never change; and how many of each were dropped.
 
         Raises DataError when more than 20 % of the units hold missing values.
         """
         flat = (0, 2) if self.data.ndim == 3 else (0,)
-        bad = ~np.isfinite(self.data).all(axis=flat)
+        bad = ~(np.abs(self.data) < LARGEST).all(axis=flat)
         if bad.mean() > MAX_BAD_UNITS:
             raise DataError(
                 f"{bad.mean():.0%} of the {len(bad)} units hold NaN or infinite values; the limit is {MAX_BAD_UNITS:.0%}"

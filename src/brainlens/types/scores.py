@@ -87,7 +87,7 @@ def unit_of(name: str) -> str:
         return "r"
     if name.endswith("rank"):
         return "rank"
-    return {"ms": "ms", "s": "s", "seconds": "s", "slope": "layers a region"}.get(name.rpartition("_")[2], "")
+    return {"ms": "ms", "s": "s", "seconds": "s", "slope": "share of depth"}.get(name.rpartition("_")[2], "")
 
 
 def join(group: str, name: str) -> str:

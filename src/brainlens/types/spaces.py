@@ -39,6 +39,9 @@ class Volume:
         return out
 
 
+MESHES = {"fsaverage5": 10_242, "fsaverage6": 40_962, "fsaverage": 163_842, "fs_LR_32k": 32_492}  # vertices of a hemisphere
+
+
 @dataclass(frozen=True)
 class Surface:
     """A cortical surface: `mesh` name (fsaverage5, ...), `hemisphere` and `vertex` (unit,) of each unit."""
@@ -52,6 +55,11 @@ class Surface:
             raise DataError(f"surface: hemisphere {self.hemisphere.shape} and vertex {self.vertex.shape} must match")
         if not set(np.unique(self.hemisphere)) <= {"left", "right"}:
             raise DataError("surface: hemisphere holds 'left' or 'right'")
+        most = MESHES.get(self.mesh)  # of other meshes the number of vertices is not known here
+        low, high = (int(self.vertex.min()), int(self.vertex.max())) if len(self.vertex) else (0, 0)
+        if low < 0 or (most is not None and high >= most):
+            wrong, last = (low if low < 0 else high), "..." if most is None else str(most - 1)
+            raise DataError(f"surface: vertex {wrong} is not one of {self.mesh}, which has 0 to {last}; name the mesh it is of")
 
     def __len__(self) -> int:
         return len(self.vertex)

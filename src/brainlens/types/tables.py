@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brainlens.looks import look
 from brainlens.types import arrays
 from brainlens.types.ids import DataError, as_ids, image_key, positions, unique_ids
 from brainlens.types.scores import scores
@@ -159,6 +160,14 @@ class Result:
     def scores(self) -> pd.DataFrame:
         """The metrics as one tidy table: metric, value, low, high (95 % interval), chance, ceiling, n, unit."""
         return scores(self.metrics)
+
+    @property
+    def plot(self) -> Any:
+        """The figures of this result: `result.plot.NAME()` is a matplotlib figure, `result.plot` lists the names."""
+        return look("plot", self)
+
+    def _repr_html_(self) -> str:
+        return str(look("result", self))
 
     def __repr__(self) -> str:
         return f"Result({self.task}, metrics={len(self.metrics)}, arrays={ {k: v.shape for k, v in self.arrays.items()} })"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,4 +49,15 @@ def as_captions(value: Any, what: str) -> list[str]:
     wrong = [caption for caption in listed if not isinstance(caption, str)]
     if wrong or isinstance(value, dict):
         raise DataError(f"captions of {what}: a text or a list of texts is expected, got {(wrong or [value])[0]!r:.60}")
-    return listed
+    return [_whole(caption, what) for caption in listed]
+
+
+def _whole(caption: str, what: str) -> str:
+    """In Unicode NFC, so that one spelling is one text. Raises DataError for half of a character, which cannot be written."""
+    try:
+        caption.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"captions of {what}: {caption[error.start]!a} is half a character; correct it where it comes from"
+        ) from None
+    return unicodedata.normalize("NFC", caption)

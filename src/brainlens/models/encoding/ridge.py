@@ -140,7 +140,8 @@ class LayerwiseRidge(MultiOutputMixin, RegressorMixin, Model):
         names = _known_layers(given, self.layers)
         order = np.random.default_rng(self.seed).permutation(len(chosen))  # folds of random images; an image is one row here
         chosen, y = chosen[order], y[order]
-        fold = fold_labels(len(chosen), folds=min(self.cv, len(chosen)))
+        images = len(np.unique(chosen))  # single trials: the repeats of an image stay in one fold
+        fold = fold_labels(len(chosen), groups=None if images == len(chosen) else chosen, folds=min(self.cv, images))
         units = y.shape[1]
         best, layer, penalty = np.full(units, -np.inf), np.zeros(units, np.int64), np.zeros(units, np.float32)
         scores = np.full((units, len(names)), np.nan, dtype=np.float32)
@@ -212,8 +213,10 @@ def _matrix(features: Features, layer: str, pool: int, rows: np.ndarray) -> np.n
     if layer not in features.data and pool < 1:
         raise DataError(f"layer {layer!r} has no global token and pool={pool} leaves its spatial tokens out; use pool=1 or more")
     x = layer_matrix(features, layer, pool, rows=rows)
-    if not np.isfinite(x).all():
-        raise DataError(f"features of {features.model}, layer {layer!r}: NaN or infinity; check_finite() names the image")
+    fine = np.isfinite(x).all(axis=1)
+    if not fine.all():
+        name = str(features.ids[rows[int(np.argmin(fine))]])
+        raise DataError(f"features of {features.model}, layer {layer!r}: image {name!r} holds NaN or infinity; extract it again")
     return x
 
 

@@ -13,7 +13,7 @@ add over voxels. The selectors of all voxels, as functions of place, then maximi
     q_ic = omega_il alpha_i                                            (global token of layer l)
          = omega_il (1 - alpha_i) exp(-|u_i - t_c|^2 / (2 h^2)) / Z    (places t_c in layer l)
 
-so that a voxel that its own responses leave undecided follows its neighbours (the paper's topology) or stays open. The q of
+so that a voxel with weak evidence takes the layer of its neighbours (the paper's topology). The q of
 a voxel sum to 1, hence sum_c q_c exp E_c = 1 + sum_c q_c (exp E_c - 1): only candidates with evidence are kept.
 Not in the paper, which starts at random: there the readout is random too, the gradient of the selectors means nothing at
 first, and they saturate before the channel weights are learnt.

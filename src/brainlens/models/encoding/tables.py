@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -85,6 +86,18 @@ class EncodingTables:
         chosen = np.where(np.isfinite(snr), snr, -np.inf) > least
         return chosen if chosen.any() else np.ones(len(self.units), bool)
 
+    def rule(self, least: float) -> str:
+        """By what `scored` chooses units, in words."""
+        if "ncsnr" not in self.units.columns and self.reliable is not None:
+            return "reliable over the two halves of the repeats" if self.reliable.any() else "all, since none is reliable"
+        given = "ncsnr" in self.units.columns
+        snr = self.units["ncsnr"].to_numpy(float) if given else self.ncsnr
+        if not np.isfinite(snr).any():
+            return "all, since nothing says how reliable they are"
+        known = "given with the units" if given else "estimated from the repeats"
+        fine = bool((np.where(np.isfinite(snr), snr, -np.inf) > least).any())
+        return f"signal to noise above {least:g}, {known}" if fine else f"all, since none has signal to noise above {least:g}"
+
     def in_units(self, guess: np.ndarray) -> tuple[np.ndarray, EncodingTables]:
         """Predictions and the test part in units of the training part (mean 0, variance 1 per unit), as they are scored."""
         mean, spread = self.train.y.mean(axis=0), self.train.y.std(axis=0)
@@ -121,6 +134,15 @@ def tables(responses: Responses, features: Features, *, seed: int = 0, single_tr
     responses, counts = responses.clean()
     counts["regions_left_out"] = len(before - _region_names(responses.units))
     part = _parts(trials, seed)
+    fixed = _never_changes(responses.data[part == "train"])
+    if fixed.any():
+        if fixed.all():
+            raise DataError("encode: no unit changes over the training images; is the recording z-scored by session?")
+        responses, counts = responses.columns(~fixed), counts | {"units_constant_in_training": int(fixed.sum())}
+        said = (
+            f"{int(fixed.sum())} of {len(fixed)} units never change in training and are left out: nothing can be learned of them"
+        )
+        warnings.warn(said, stacklevel=3)
     ceiling = noise_ceiling(responses.data, as_ids(trials["stimulus"]))
     made = {
         name: _part(responses, part == name, features, single=single_trials and name != "test")
@@ -143,6 +165,11 @@ def tables(responses: Responses, features: Features, *, seed: int = 0, single_tr
         ceiling.defined,
         reliable,
     )
+
+
+def _never_changes(data: np.ndarray) -> np.ndarray:
+    """Units (bool) that hold one value over the rows, up to the rounding of float32."""
+    return np.asarray(np.ptp(data, axis=0) <= 1e-6 * np.abs(data).max(axis=0))
 
 
 def split_half(responses: Responses) -> np.ndarray | None:
@@ -225,8 +252,11 @@ class LayerTokens:
             )
             if whole.shape[1] != spatial.shape[2]:
                 raise DataError(f"layer {layer!r}: global token has {whole.shape[1]} channels, spatial tokens {spatial.shape[2]}")
-            if not (torch.isfinite(spatial).all() and torch.isfinite(whole).all()):
-                raise DataError(f"features of {features.model}, layer {layer!r}: NaN or infinity; check_finite() names the image")
+            fine = torch.isfinite(spatial).flatten(1).all(1) & torch.isfinite(whole).all(1)
+            if not fine.all():
+                name = str(features.ids[held[int(fine.int().argmin())]])
+                where = f"features of {features.model}, layer {layer!r}"
+                raise DataError(f"{where}: image {name!r} holds NaN or infinity, or what float16 cannot hold; extract it again")
             if statistics is not None:
                 found = statistics[layer]
             elif standardise:

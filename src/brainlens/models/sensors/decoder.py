@@ -22,7 +22,9 @@ class SensorTraining:
     Its text says Adam and batch 1000 (A.3.4), its table AdamW and 256; the table is taken. `guidance`, `adjustment` and
     `saliency` are the three parts that the ablation leaves out one at a time; without adjustment the weights are equal.
     norms, form: see nn.guidance. patience: epochs without a better validation loss before stopping; None: never.
-    precision: "float32", or "bfloat16" for the products of the encoder (weights, norms and losses stay in float32).
+    rescale: each channel is divided by its deviation over training rows and time; False: recordings that are whitened already
+    (MVNN) are taken as they are, as the published code does, and others divided all the same. precision: "float32", or
+    "bfloat16" for the products of the encoder (weights, norms and losses stay in float32).
     """
 
     epochs: int = 200
@@ -42,24 +44,28 @@ class SensorTraining:
     form: str = "softmax"
     patience: int | None = None
     precision: str = "float32"
+    rescale: bool = True
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
             raise DataError(f"precision {self.precision!r} is not one of ['float32', 'bfloat16']")
 
 
-THINGS_EEG2 = SensorTraining()
+THINGS_EEG2 = SensorTraining(rescale=False)
 
 
-THINGS_MEG = SensorTraining(epochs=100)
+THINGS_MEG = SensorTraining(epochs=100, rescale=False)
 
 
 NICE_TRAINING = SensorTraining(
-    batch=1000, decay_sensor=0.0, decay_image=0.0, guidance=False, adjustment=False, saliency=False, dropout=0.5
+    batch=1000, decay_sensor=0.0, decay_image=0.0, guidance=False, adjustment=False, saliency=False, dropout=0.5, rescale=False
 )
 
 
-ATM_STYLE = replace(NICE_TRAINING, epochs=40, batch=64, lr=3e-4)  # the schedule of ATM's retrieval script
+COMPARED = replace(NICE_TRAINING, rescale=True)  # encoders of our own on NICE's schedule, whose input is scaled
+
+
+ATM_STYLE = replace(COMPARED, epochs=40, batch=64, lr=3e-4)  # the schedule of ATM's retrieval script
 
 
 SMALL: dict[str, Any] = {
@@ -68,6 +74,7 @@ SMALL: dict[str, Any] = {
     "lr": 1e-3,
     "validation": 200,
     "patience": 8,
+    "rescale": True,
 }  # for about a thousand images, a tenth of THINGS-EEG2
 
 

@@ -44,7 +44,7 @@ def fit_model(
     checkpoint: str | Path | Checkpoint | None = None,
     start: SensorAligner | None = None,
 ) -> Responses:
-    """Fits a model on the training trials of a protocol; returns the test trials, which nothing here has looked at.
+    """Fits a model on the training trials of a protocol; returns the test trials, not used for fitting or selection.
 
     Recordings on disk stay there (`np.asarray(test.data)` reads the test trials); repeats of a training image are averaged.
     Texts are for NeuroAlign. checkpoint: a folder from which the same call goes on after a kill, to the same bits, and which is

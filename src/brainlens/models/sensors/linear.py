@@ -42,7 +42,7 @@ def fit_linear(
     validation: int = 740,
     device: str = "cpu",
 ) -> tuple[SensorDecoder, Responses]:
-    """A linear decoder, and the test trials of the tested subject, which nothing here has looked at.
+    """A linear decoder, and the test trials of the tested subject, not used for fitting, scaling or selection.
 
     encoder: "ridge" (`ridge.fit_ridge`) or "canonical": the same regression, but what is compared are canonical variates.
     With y_hat the predictions for images left out of the regression and y the embeddings, both sides are mapped to the space

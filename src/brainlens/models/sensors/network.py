@@ -131,7 +131,8 @@ class SensorNetwork(SensorAligner):
         text = None if texts is None else self._table(texts, "text", ids, "texts")
         widths = (image.shape[1], None if text is None else text.shape[1])
         held = held_out(len(ids), training.validation, self.random_state)
-        scale = channel_scale(rows.data, np.flatnonzero(~held[row]))
+        whitened = not training.rescale and layout.unit == "z"
+        scale = channel_scale(rows.data, np.flatnonzero(~held[row]), whitened=whitened)
         started = time.perf_counter()
         with _seeded(self.random_state, self.device):
             decoder = build(

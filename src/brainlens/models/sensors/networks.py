@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from brainlens.models.sensors.decoder import ATM_STYLE, NICE_TRAINING, THINGS_EEG2, THINGS_MEG, SensorTraining
+from brainlens.models.sensors.decoder import ATM_STYLE, COMPARED, NICE_TRAINING, THINGS_EEG2, THINGS_MEG, SensorTraining
 from brainlens.models.sensors.network import SensorNetwork
 from brainlens.types import DataError, Features
 
@@ -54,9 +54,10 @@ class NeuroAlign(SensorNetwork):
 class NICE(SensorNetwork):
     """NICE: the TSConv encoder into the space of the image embeddings as they are (Song et al. 2024).
 
-    attention: None, "spatial" (NICE-SA, self-attention over channels) or "graph" (NICE-GA, graph attention over all channels).
-    The defaults are the paper's: 200 epochs, batch 1000, Adam 2e-4 (.5, .999), temperature .07, dropout .5, 740 validation
-    images.
+    attention: None, or in front of it "spatial" (self-attention over channels, in the manner of NICE-SA) or "graph" (graph
+    attention over all channels, in the manner of NICE-GA); the released modules are others. Recordings that are whitened are
+    taken as they are. The defaults are the paper's: 200 epochs, batch 1000, Adam 2e-4 (.5, .999), temperature .07, dropout .5,
+    740 validation images.
     """
 
     recipe = NICE_TRAINING
@@ -78,7 +79,7 @@ class NICE(SensorNetwork):
 
     @property
     def network(self) -> str:
-        kinds = {None: "nice", "spatial": "nice_sa", "graph": "nice_ga"}
+        kinds = {None: "nice", "spatial": "nice_sa_like", "graph": "nice_ga_like"}
         if self.attention not in kinds:
             raise DataError(f"NICE: attention {self.attention!r} is not one of {list(kinds)}")
         return kinds[self.attention]
@@ -112,7 +113,7 @@ class ATM(ComparedNetwork):
     | schedule | 40 epochs, batch 64, AdamW 3e-4 | `paper()` the same; the default is NICE's, for comparison on one footing |
     """
 
-    encoder, recipe = "atm", NICE_TRAINING
+    encoder, recipe = "atm", COMPARED
 
     @classmethod
     def paper(cls, **changed: Any) -> Self:
@@ -123,13 +124,13 @@ class ATM(ComparedNetwork):
 class EEGNet(ComparedNetwork):
     """EEGNet (Lawhern et al. 2018) with a projection head, trained by contrast on NICE's schedule, as NICE compares it."""
 
-    encoder, recipe = "eegnet", NICE_TRAINING
+    encoder, recipe = "eegnet", COMPARED
 
 
 class SensorLinear(ComparedNetwork):
     """One matrix on all samples, with dropout, trained by contrast on NICE's schedule: what networks must be better than."""
 
-    encoder, recipe = "linear", NICE_TRAINING
+    encoder, recipe = "linear", COMPARED
 
 
 class OwnNetwork(ComparedNetwork):
@@ -138,7 +139,7 @@ class OwnNetwork(ComparedNetwork):
     Raises DataError where it does not give (B, d), and in `save`: a class of yours cannot be stored; save its state_dict.
     """
 
-    recipe = NICE_TRAINING
+    recipe = COMPARED
 
     def __init__(
         self,
@@ -170,8 +171,8 @@ class OwnNetwork(ComparedNetwork):
 NETWORKS: dict[str, tuple[type[SensorNetwork], dict[str, Any]]] = {
     "neuroalign": (NeuroAlign, {}),
     "nice": (NICE, {}),
-    "nice_sa": (NICE, {"attention": "spatial"}),
-    "nice_ga": (NICE, {"attention": "graph"}),
+    "nice_sa_like": (NICE, {"attention": "spatial"}),
+    "nice_ga_like": (NICE, {"attention": "graph"}),
     "atm": (ATM, {}),
     "eegnet": (EEGNet, {}),
     "linear": (SensorLinear, {}),

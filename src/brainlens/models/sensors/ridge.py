@@ -47,7 +47,7 @@ def fit_ridge(
     validation: int = 740,
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[RidgeDecoder, Responses]:
-    """W = argmin |Y - X W|^2 + penalty tr(X'X)/p |W|^2, and the test trials, which nothing here has looked at.
+    """W = argmin |Y - X W|^2 + penalty tr(X'X)/p |W|^2, and the test trials, not used for fitting or selection.
 
     X (row, p): means over `width` neighbouring samples of every channel, centred; Y: embeddings of length 1, centred. The
     penalty is that of the largest mean cosine on the validation images, which are the same as those of `fit_sensors`.

@@ -73,8 +73,11 @@ def uncopied(responses: Responses, rows: np.ndarray) -> Responses:
     return replace(responses, data=select_rows(responses.data, rows), trials=responses.trials.iloc[rows])
 
 
-def channel_scale(data: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (channel, 1) over training rows and time, in pieces; flat or missing channels are errors."""
+def channel_scale(data: np.ndarray, rows: np.ndarray, *, whitened: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (channel, 1) over training rows and time, in pieces; flat or missing channels are errors.
+
+    whitened: 0 and 1, so that channels are not divided a second time.
+    """
     total, square, count = 0.0, 0.0, 0
     for start in range(0, len(rows), 512):
         block = np.asarray(data[rows[start : start + 512]], dtype=np.float64)
@@ -85,6 +88,8 @@ def channel_scale(data: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     bad = np.flatnonzero(~np.isfinite(spread) | (spread == 0))
     if len(bad):
         raise DataError(f"{len(bad)} channels are flat or hold NaN, first number {bad[0]}; drop them with clean()")
+    if whitened:
+        return torch.zeros(len(spread), 1), torch.ones(len(spread), 1)
     return torch.as_tensor(mean, dtype=torch.float32)[:, None], torch.as_tensor(spread, dtype=torch.float32)[:, None]
 
 

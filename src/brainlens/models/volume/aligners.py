@@ -44,7 +44,7 @@ def fit_ridge(
 ) -> Decoder:
     """Ridge from voxels to the image and the text embedding, each penalty chosen by validation reciprocal rank.
 
-    whitened: cosines are taken in the metric in which the leave-one-out errors of the training images are round. fits:
+    whitened: cosines after whitening by the covariance of the leave-one-out residuals of the training images. fits:
     those of a plain ridge on the same split, to be used again.
     """
     start = time.perf_counter()

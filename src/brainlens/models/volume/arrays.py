@@ -38,7 +38,7 @@ def as_volume(mask_img: Any) -> Volume:
         import nibabel as nib
 
         if not Path(mask_img).is_file():
-            raise DataError(f"mask_img {str(mask_img)!r} is not there; give a NIfTI file, a nibabel image or a Volume")
+            raise DataError(f"mask_img {str(mask_img)!r} is not found; give a NIfTI file, a nibabel image or a Volume")
         mask_img = nib.load(mask_img)  # type: ignore[attr-defined]
     if not hasattr(mask_img, "dataobj") or not hasattr(mask_img, "affine"):
         raise DataError(f"mask_img is a {type(mask_img).__name__}; give a nibabel image, a path of one, or a brainlens Volume")

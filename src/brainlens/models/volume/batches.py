@@ -10,6 +10,8 @@ from brainlens.models.volume.split import AlignmentPart
 from brainlens.models.volume.steps import Drawn
 from brainlens.types import DataError
 
+REPEATS = ("mean", "subset", "single")
+
 
 class Batches:
     """The batches of a run: `draw(step)` gives items without repetition, with a random subset of their repeats.
@@ -46,12 +48,14 @@ class Batches:
 
 
 def repeat_weights(rows: Tensor, repeats: str, generator: torch.Generator) -> Tensor:
-    """Weights (n, R) of the repeats in a training row: all equal ("mean"), or a random non-empty subset ("subset")."""
+    """Weights (n, R) of the repeats in a training row: all equal ("mean"), a random non-empty subset ("subset"), or one."""
     there = rows >= 0
     if repeats == "mean":
         return there.float()
-    if repeats != "subset":
-        raise DataError(f"repeats {repeats!r} is not one of 'mean', 'subset'")
+    if repeats not in REPEATS:
+        raise DataError(f"repeats {repeats!r} is not one of {', '.join(REPEATS)}")
     order = torch.rand(rows.shape, generator=generator).masked_fill(~there, 2.0).argsort(1).argsort(1)
+    if repeats == "single":
+        return (order == 0).float() * there
     count = (torch.rand(len(rows), generator=generator) * there.sum(1)).long() + 1
     return ((order < count[:, None]) & there).float()

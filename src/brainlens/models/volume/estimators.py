@@ -18,9 +18,9 @@ class RidgeAligner(Aligner):
     """Ridge from voxels to the embeddings: z = (x - mean) W + b, W = argmin |Z - (X - mean) W|^2 + alpha |W|^2.
 
     X (n, V) mean responses of the images, Z (n, d) their centred embeddings of length one. The penalty is the one with the
-    best mean reciprocal rank on held-back images. whitened: cosines are taken where the leave-one-out errors are round (linear
-    discriminant analysis). projected: ridge on reliable voxels and the canonical metric, which is what `VolumeAligner` starts
-    from; it needs a mask, whose patches have an edge of `patch` voxels.
+    best mean reciprocal rank on held-back images. whitened: cosines after whitening by the covariance of the leave-one-out
+    residuals (linear discriminant analysis). projected: ridge on reliable voxels and the canonical metric, which is what
+    `VolumeAligner` starts from; it needs a mask, whose patches have an edge of `patch` voxels.
 
     Raises DataError for both at once.
     """
@@ -140,7 +140,9 @@ class VolumeAligner(Aligner):
     | class token | learned + sum over patches, a linear readout past all blocks | learned |
     | size | width 256, 1 block | width 1280, 12 blocks (small: 128, 4 blocks) |
     | negatives | the batch of 128 | batch of 256 and a queue of 4096 (small: 128 and 512) |
-    | steps | up to 400, early stopping | 150 epochs (small: 60), the best checkpoint |
+    | a row | mean of a random subset of an image's repeats | one trial |
+    | targets | centred by their training mean | as they are |
+    | steps | up to 400, early stopping by validation loss | 150 epochs (small: 60), the checkpoint that retrieves best |
 
     Why: with the thousands of images that a subject has, the linear start is above what random starts reach.
     training, design: fields of `AlignmentTraining` and `VolumeDesign` to be changed.

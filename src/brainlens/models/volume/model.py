@@ -93,7 +93,7 @@ class Aligner(Model):
         responses = tables[0] if varies.all() else tables[0].columns(varies)
         split = split_tables(
             responses, tables[1], tables[2], validation=self.validation, seed=self.seed, device=self.device,
-            centre=None if before is None else before.centre_,
+            centre=None if before is None else before.centre_, centred=self.settings().centred,
         )  # fmt: skip
         self.fit_split(split, start_from=before, progress=progress)
         self.voxels_, self.n_features_in_ = varies, len(varies)

@@ -99,13 +99,14 @@ def split_tables(
     seed: int = 0,
     device: str = "cpu",
     centre: Mapping[str, np.ndarray] | None = None,
+    centred: bool = True,
 ) -> Split:
     """The tables as tensors, split by the column `split`; without validation trials a share of training images is held back.
 
-    Targets are centred by the training mean (or `centre`, that of a model which is trained further) and scaled to length 1. No
-    trial has to be a test trial. Where the trials name several subjects, whose volumes
-    must then be in one space, repeats are averaged within a subject, never between. Raises DataError for a stimulus in two
-    parts of the split, for stimuli without features, and for a part that is empty.
+    Targets are centred by the training mean (or `centre`, that of a model which is trained further; not at all with
+    centred=False, as published) and scaled to length 1. No trial has to be a test trial. Where the trials name several
+    subjects, whose volumes must then be in one space, repeats are averaged within a subject, never between. Raises DataError
+    for a stimulus in two parts of the split, for stimuli without features, and for a part that is empty.
     """
     responses, counts = responses.clean()
     trials = responses.trials
@@ -128,6 +129,8 @@ def split_tables(
     means = {"image": image[positions(train_ids, images.ids, "image features")].mean(0)}
     if text is not None and texts is not None:
         means["text"] = text[positions(train_ids, texts.ids, "text features")].mean(0)
+    if not centred:
+        means = {which: np.zeros_like(value) for which, value in means.items()}
     means |= {which: np.asarray(value) for which, value in (centre or {}).items() if which in means}
 
     def targets(features: Features, which: str, layer: str, ids: np.ndarray) -> Tensor:

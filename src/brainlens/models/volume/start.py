@@ -240,9 +240,9 @@ class CrossFitted(nn.Module):
     """An encoder on coordinates that begins at the linear start, and in training sees its out-of-fold predictions.
 
     Rows are [coordinates (R), correction (D)]: z = encoder(u), with the correction added to what the class token carries. For
-    training images it is the difference between the start fitted without their fold and the start, so that the loss does not
-    take the start for better than it is on new images; for others it is zero. A ridge that has seen its images drives the loss
-    down by itself, and training then lets the metric decay.
+    training images it is the difference between the start fitted without their fold and the start; for others it is zero.
+    In-sample ridge predictions are over-confident, so training uses out-of-fold predictions (cross-fitting); otherwise the loss
+    is near zero from the start and the learned metric degrades.
     """
 
     carry: Tensor

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from brainlens import store
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.models.volume import processes
-from brainlens.models.volume.batches import Batches, repeat_weights
+from brainlens.models.volume.batches import REPEATS, Batches, repeat_weights
 from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.steps import MODALITIES, PRECISIONS, joint_gradients, remember, targets, wrong_items
 from brainlens.nn.losses import trimodal
@@ -34,13 +34,17 @@ class AlignmentTraining:
     """How a contrastive encoder is trained: AdamW with warm-up and cosine decay, early stopping on validation images.
 
     `temperature` divides the cosines; `average` is the decay of the exponential moving average of the weights that is
-    validated and kept (0: none); `repeats` is what a training row is: the mean of the repeats of an image, or the mean of
-    a random subset of them ("subset"), which shows the encoder several noise levels.
+    validated and kept (0: none); `repeats` is what a training row is: the mean of the repeats of an image, the mean of
+    a random subset of them ("subset"), which shows the encoder several noise levels, or one of them ("single").
+    `select`: the checkpoint that is kept, and what early stopping waits for: the least validation "loss", or the best
+    "retrieval", the mean reciprocal rank among the validation images. At a temperature of .01 the loss rises with
+    over-confidence while retrieval still improves.
 
-    `epochs` above 0 sets the steps: epochs x items / batch. `accumulate`: the batch is computed in so many pieces, with the
-    loss of the whole batch. `precision`: float32, bfloat16 or float16 (with a scaled loss) inside the encoder; weights, loss
-    and validation stay float32. `queue`: past embeddings kept as further negatives (0: none), cleared when the subject
-    changes. `modality`: which targets enter the loss, image, text or both. The batch is that of all processes together.
+    `epochs` above 0 sets the steps: epochs x items / batch, items being images, or trials where rows are single. `accumulate`:
+    the batch is computed in so many pieces, with the loss of the whole batch. `precision`: float32, bfloat16 or float16 (with a
+    scaled loss) inside the encoder; weights, loss and validation stay float32. `queue`: past embeddings kept as further
+    negatives (0: none), cleared when the subject changes. `modality`: which targets enter the loss, image, text or both. The
+    batch is that of all processes together.
     """
 
     steps: int = 400
@@ -60,9 +64,15 @@ class AlignmentTraining:
     precision: str = "float32"
     queue: int = 0
     modality: str = "both"
+    select: str = "loss"
 
     def __post_init__(self) -> None:
-        for name, known in {"precision": tuple(PRECISIONS), "modality": MODALITIES, "repeats": ("mean", "subset")}.items():
+        for name, known in {
+            "precision": tuple(PRECISIONS),
+            "modality": MODALITIES,
+            "repeats": REPEATS,
+            "select": ("loss", "retrieval"),
+        }.items():
             if getattr(self, name) not in known:
                 raise DataError(f"training: {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         for name, least in {
@@ -93,7 +103,7 @@ class AlignmentRun:
     best: dict[str, Tensor]
     log: list[dict[str, float]] = field(default_factory=list)
     step: int = 0
-    best_loss: float = float("inf")
+    best_loss: float = float("inf")  # of what the checkpoint is selected by; retrieval counts as its negative
     stale: int = 0
     queue: MemoryQueue | None = None
     scaler: torch.amp.GradScaler | None = None
@@ -141,11 +151,12 @@ class AlignmentRun:
                 else:
                     slow.copy_(fast)
 
-    def judge(self, record: dict[str, float]) -> None:
+    def judge(self, record: dict[str, float], select: str = "loss") -> None:
         """Notes a validation and keeps the weights if it is the best so far."""
         self.log.append(record)
-        if record["validation_loss"] < self.best_loss:
-            self.best_loss, self.stale = record["validation_loss"], 0
+        value = record["validation_loss"] if select == "loss" else -record["validation_mrr"]
+        if value < self.best_loss:
+            self.best_loss, self.stale = value, 0
             self.best = copy.deepcopy(self.averaged.state_dict())
         else:
             self.stale += 1
@@ -160,7 +171,7 @@ def train_contrastive(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, float]]:
-    """Trains `module` in place and returns its log; the weights left in it are those with the best validation loss.
+    """Trains `module` in place and returns its log; the weights left in it are those with the best validation (see `select`).
 
     Every step draws its batch and its dropout from generators seeded by (seed, step), so a run that was killed and
     resumed from `folder` ends with the same weights to the bit on the CPU. In several processes (see `processes.joined`)
@@ -170,7 +181,7 @@ def train_contrastive(
     the folder. Raises DataError for a checkpoint of other data, another configuration or another version.
     """
     part, device = split.train, split.train.x.device
-    training = training.on(len(part.ids))
+    training = training.on(int((part.rows >= 0).sum()) if training.repeats == "single" else len(part.ids))
     batches, run = Batches(part, training.batch, training.repeats, seed), AlignmentRun.begin(module, training, part)
     made_for = _made_for(module, part, training, seed)
     saved = store.load_checkpoint(folder) if folder is not None else None
@@ -187,7 +198,7 @@ def train_contrastive(
                 first = processes.is_first()
                 record = {"step": run.step, "loss": loss, **(validate(run.averaged, rows, held, training) if first else {})}
                 record = processes.from_first(record)
-                run.judge(record)
+                run.judge(record, training.select)
                 if progress is not None and processes.is_first():
                     progress(run.step, record)
             due = run.step % training.checkpoint_every == 0 or run.step == training.steps
@@ -248,7 +259,7 @@ def _made_for(module: nn.Module, part: AlignmentPart, training: AlignmentTrainin
         "voxels": part.x.shape[1],
         "images": hashlib.sha256("\n".join(part.ids.tolist()).encode()).hexdigest()[:16],
         "encoder": hashlib.sha256(shapes.encode()).hexdigest()[:16],
-        "training": asdict(training),
+        "training": {name: v for name, v in asdict(training).items() if (name, v) != ("select", "loss")},  # checkpoints before it
         "seed": seed,
     }
 

@@ -1,0 +1,181 @@
+"""A run as one file to send on, and a fitted model as the folder of a model hub.
+
+An archive is a zip whose first entry, `archive.json`, lists every file of the run with its SHA-256 and size. It is opened only
+where every byte is what the list says, every name stays inside the run's folder, and the sizes are those that are listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from brainlens.store.files import BLOCK, read_json, replacing, save_text, sha256
+from brainlens.store.models import NOTE, load_model
+from brainlens.store.results import load_result
+from brainlens.types import DataError
+
+LIST = "archive.json"
+FORMAT = 1
+LIST_BYTES = 16 << 20  # of the list itself
+DATE = (1980, 1, 1, 0, 0, 0)  # of every entry, so that the same run is the same archive
+
+
+def save_archive(run: str | Path, out: str | Path) -> Path:
+    """Writes a finished run into one zip and returns its path; every listed file of the run is checked before.
+
+    Raises DataError for a folder without a whole run, and for a link in it, which would bring files from elsewhere.
+    """
+    run, out = Path(run), Path(out)
+    load_result(run)
+    files = sorted(path for path in run.rglob("*") if not path.is_dir() and not path.name.startswith("."))
+    for path in files:
+        if path.is_symlink() or not path.resolve().is_relative_to(run.resolve()):
+            raise DataError(f"{path} is a link; an archive holds the run's own files alone, so copy the file there")
+    listed = {p.relative_to(run).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files}
+    note = {"format": FORMAT, "name": run.name, "files": listed}
+    with replacing(out) as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        archive.writestr(zipfile.ZipInfo(LIST, DATE), json.dumps(note, indent=1))
+        for path in files:
+            info = zipfile.ZipInfo(path.relative_to(run).as_posix(), DATE)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            with path.open("rb") as source, archive.open(info, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, BLOCK)
+    return out
+
+
+def open_archive(archive: str | Path, runs: str | Path) -> Path:
+    """Unpacks an archive into `runs` and returns the run's folder; nothing is left there if a byte is wrong.
+
+    Raises DataError for a file that is no archive, was altered, names a file outside, or whose run is there already.
+    """
+    archive, runs = Path(archive), Path(runs)
+    if not archive.is_file():
+        raise DataError(f"{archive} is not a file; give an archive of `brainlens export`")
+    runs.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=".archive.", dir=runs))
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            note = _listed(opened, archive)
+            folder = runs / note["name"]
+            if folder.exists():
+                raise DataError(f"{folder} is there already; remove it or name another folder with --runs")
+            for name, entry in note["files"].items():
+                _unpack(opened, name, entry, place, archive)
+        load_result(place)
+        os.replace(place, folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise DataError(f"{archive} is damaged or no archive of a run ({error}); ask for it again") from None
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return folder
+
+
+def _listed(opened: zipfile.ZipFile, archive: Path) -> dict[str, Any]:
+    """The list of an archive, its names and entries checked."""
+    names = opened.namelist()
+    if LIST not in names or opened.getinfo(LIST).file_size > LIST_BYTES:
+        raise DataError(f"{archive} has no {LIST}; it was not written by `brainlens export`")
+    try:
+        note = json.loads(opened.read(LIST))
+        files, name = note["files"], note["name"]
+        good = note["format"] <= FORMAT and all(isinstance(e["sha256"], str) and int(e["bytes"]) >= 0 for e in files.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError(f"{archive}: its {LIST} is damaged; ask for the archive again") from None
+    if not good:
+        raise DataError(f"{archive} is of a newer format; update brainlens")
+    for each in (*files, name):
+        parts = PurePosixPath(each).parts
+        if not parts or PurePosixPath(each).is_absolute() or ".." in parts or "\\" in each or (each == name and len(parts) > 1):
+            raise DataError(f"{archive} names the file {each!r}, which lies outside of the run; it is not opened")
+    if sorted(names) != sorted([LIST, *files]):
+        raise DataError(f"{archive} holds other files than its list names; ask for it again")
+    return dict(note)
+
+
+def _unpack(opened: zipfile.ZipFile, name: str, entry: Mapping[str, Any], place: Path, archive: Path) -> None:
+    """One file, read to its listed size and no further."""
+    path, digest, left = place / name, hashlib.sha256(), int(entry["bytes"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with opened.open(name) as source, path.open("wb") as target:
+        while block := source.read(min(BLOCK, left + 1)):
+            left -= len(block)
+            if left < 0:
+                break
+            digest.update(block)
+            target.write(block)
+    if left or digest.hexdigest() != entry["sha256"]:
+        raise DataError(f"{archive}: {name} is not what its list says (altered or damaged); ask for the archive again")
+
+
+CARD = """---
+library_name: brainlens
+tags: [neuroscience, {task}, brainlens]
+---
+# {model}
+
+Fitted by brainlens {version} (`{task}`) on `{dataset}`{network}.
+
+```python
+from brainlens.models.encoding import load  # or the class itself, brainlens.{model}
+model = load("this folder")
+```
+
+| score | value | 95 % interval | chance | n |
+|---|---|---|---|---|
+{scores}
+
+The weights are safetensors; `model.json` holds the parameters and the SHA-256 of the weights. Nothing here is a pickle, and
+nothing is run when it is loaded.
+"""
+SHOWN = 12  # scores on a card
+
+
+def save_hub_folder(run: str | Path, out: str | Path) -> Path:
+    """The fitted model of a run as a hub's folder: README.md (the card), config.json, model.json and its safetensors.
+
+    Raises DataError for a run without a model and for a folder that is there and holds something.
+    """
+    run, out = Path(run), Path(out)
+    result = load_result(run)
+    place = run / "model"
+    if not (place / NOTE).is_file():
+        raise DataError(f"{run} holds no fitted model; runs of encode, align and reconstruct keep theirs in model/")
+    stored = load_model(place)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there and not empty; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    weights = read_json(place / NOTE)["file"]
+    for name in (NOTE, weights):
+        with (place / name).open("rb") as source, replacing(out / name) as target:
+            shutil.copyfileobj(source, target, BLOCK)
+    network = result.config.get("model")
+    config = {"library_name": "brainlens", "model_type": stored.model, "task": result.task, "version": stored.version}
+    save_text(
+        out / "config.json", json.dumps(config | {"dataset": result.config.get("dataset"), "network": network}, indent=1) + "\n"
+    )
+    versions = result.provenance.get("versions", {})
+    card = CARD.format(
+        task=result.task, model=stored.model, version=str(versions.get("brainlens", "")).partition("+")[0],
+        dataset=result.config.get("dataset"), network=f" with the network `{Path(str(network)).name}`" if network else "",
+        scores=_card_rows(result),
+    )  # fmt: skip
+    save_text(out / "README.md", card)
+    return out
+
+
+def _card_rows(result: Any) -> str:
+    rows = []
+    for line in result.scores().head(SHOWN).itertuples():
+        interval = "" if line.low != line.low else f"{line.low:.3g} to {line.high:.3g}"
+        chance, n = ("" if value != value else f"{value:.3g}" for value in (line.chance, line.n))
+        rows.append(f"| {line.metric} | {line.value:.3g} | {interval} | {chance} | {n} |")
+    return "\n".join(rows)

@@ -1,0 +1,124 @@
+"""One door for the bytes of files: whatever a parser raises on them is one line that names the file and the way out.
+
+Parsers raise what they like on damaged bytes: recursion, huge numbers, half a character, a library's own kinds. None of it is
+of use to a user. What a file claims is held against its size before anything is allocated, and what a table names must lie in
+the folder that the user gave.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from brainlens.types.ids import DataError
+
+FREE = 1 << 27  # bytes that any file may expand to
+RATIO = 200  # times its own size that a larger one may; brain images reach 50, deflate cannot go beyond 1,032
+COUNTED = 1 << 26  # bytes of a packed file up to which it is unpacked once to count: bombs are small
+OUTSIDE = "BRAINLENS_ALLOW_OUTSIDE"  # the environment reaches the processes that a command starts
+
+
+@contextmanager
+def reading(
+    path: str | Path, way_out: str = "fetch it again, or write it again", *, fault: str = "is damaged or of another format"
+) -> Iterator[None]:
+    """Turns whatever is raised inside into a DataError of one line that names the file and ends in the way out.
+
+    A DataError passes, with the file's name before it where it has none; an interruption passes as it is.
+    """
+    try:
+        yield
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename or path} is missing") from error
+    except PermissionError as error:
+        raise DataError(f"{error.filename or path} may not be read ({error.strerror}); give yourself the right to") from error
+    except MemoryError as error:
+        raise DataError(f"{path} needs more memory than there is; use a machine with more, or a smaller file") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:160]
+        raise DataError(f"{path} {fault} ({type(error).__name__}: {said}); {way_out}") from error
+
+
+def check_expansion(path: str | Path, claimed: float, stored: float | None = None) -> None:
+    """Raises DataError where a file claims to unpack to more than its size lets anyone believe, before it is unpacked.
+
+    claimed: bytes in memory; stored: bytes on disk that they come from (None: those of the whole file).
+    """
+    have = Path(path).stat().st_size if stored is None else stored
+    if claimed > FREE and claimed > RATIO * have:
+        raise DataError(
+            f"{path}: {have / 1e6:.3g} MB unpack to {claimed / 1e6:,.0f} MB, more than {RATIO} times; "
+            "do not use it, or store it unpacked where you trust it"
+        )
+
+
+def check_gzip(path: str | Path) -> None:
+    """`check_expansion` of a gzip file by unpacking it piece by piece, nothing of which is kept."""
+    path = Path(path)
+    size, total = path.stat().st_size, 0
+    if size > COUNTED:
+        return
+    with reading(path), gzip.open(path, "rb") as handle:
+        while piece := handle.read(1 << 20):
+            total += len(piece)
+            check_expansion(path, total, size)
+
+
+def check_mat(path: str | Path) -> None:
+    """`check_expansion` of a MATLAB 5 file: its packed variables are unpacked piece by piece and only counted."""
+    path = Path(path)
+    size, total = path.stat().st_size, 0
+    if size > COUNTED:
+        return
+    with reading(path), open(path, "rb") as handle:
+        start = handle.read(128)
+        order = "big" if start[126:128] == b"MI" else "little"
+        while len(tag := handle.read(8)) == 8:
+            kind, length = (int.from_bytes(tag[i : i + 4], order) for i in (0, 4))  # type: ignore[arg-type]
+            if kind != 15:  # what is not packed cannot be larger than the file
+                handle.seek(length, os.SEEK_CUR)
+                continue
+            unpacker, packed = zlib.decompressobj(), handle.read(min(length, size))
+            while packed and not unpacker.eof:
+                total += len(unpacker.decompress(packed, 1 << 20))
+                packed = unpacker.unconsumed_tail
+                check_expansion(path, total, size)
+
+
+def outside_allowed() -> bool:
+    """Whether files that lie outside the folder that names them are read (`--allow-outside`)."""
+    return os.environ.get(OUTSIDE, "") not in ("", "0")
+
+
+def inside(folder: str | Path, names: Iterable[str | Path], what: str) -> list[Path]:
+    """The paths of files in a folder by the names that a table, a manifest or a recording gives.
+
+    what: who names them, for the error. Raises DataError for an absolute name, one with `..`, and a link that leads out of the
+    folder: a picture that lies elsewhere would end in a report that people share. Files need not exist.
+    """
+    folder = Path(folder)
+    listed = list(names)
+    paths = [folder / name for name in listed]
+    if outside_allowed():
+        return paths
+    root = folder.resolve()
+    parents: dict[Path, Path] = {}  # many files, few folders
+    for name, path in zip(listed, paths, strict=True):
+        if "\0" in str(name):
+            raise DataError(f"{what} names the file {str(name)!r}, which is no file name")
+        parent = parents.setdefault(path.parent, path.parent.resolve())
+        end = parent / path.name if path.name != ".." and not path.is_symlink() else path.resolve()
+        if Path(name).is_absolute() or ".." in Path(name).parts or not end.is_relative_to(root):
+            raise DataError(
+                f"{what} names {str(name)!r}, which lies outside {folder}; copy it into the folder, or give "
+                "`brainlens --allow-outside COMMAND` where you trust it"
+            )
+    return paths

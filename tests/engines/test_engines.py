@@ -1,0 +1,104 @@
+"""Engines: what goes in comes out on each of them, in any order; what fails is one outcome, what is missing one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from brainlens.engines import ENGINES, engine
+from brainlens.types import DataError
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def pieces_module():
+    """A module that worker processes can import too."""
+    sys.path.insert(0, str(HERE))
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *([before] if before else [])])
+    yield importlib.import_module("engine_pieces")
+    sys.path.remove(str(HERE))
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def outcomes(name: str, work, pieces, workers: int, **options: str) -> dict[int, dict]:
+    return dict(engine(name)(work, pieces, workers=workers, options=options))
+
+
+def test_the_engines_that_there_are():
+    assert list(ENGINES) == ["local", "dask", "slurm"]
+    with pytest.raises(DataError, match="there are local, dask, slurm"):
+        engine("ray")
+
+
+def test_local_is_a_loop(pieces_module):
+    found = outcomes("local", pieces_module.square, [1, 2, 3], 1)
+    assert {i: out["value"] for i, out in found.items()} == {0: 1, 1: 4, 2: 9}
+
+
+@pytest.mark.parametrize(
+    "workers, options, match",
+    [(2, {}, "one process"), (1, {"threads": "2"}, "takes no options")],
+)
+def test_local_refuses_what_it_cannot_do(pieces_module, workers, options, match):
+    with pytest.raises(DataError, match=match):
+        outcomes("local", pieces_module.square, [1], workers, **options)
+
+
+def test_dask_loses_a_worker_and_no_piece(pieces_module, tmp_path):
+    """Piece 2 kills its process the first time: it is done again, and so is the rest; piece 1 raises and is one outcome."""
+    jobs = [{"n": n, "folder": str(tmp_path)} for n in range(6)]
+    found = outcomes("dask", pieces_module.dangerous, jobs, 2)
+    assert (tmp_path / "died").exists()
+    assert {i: out.get("value") for i, out in found.items() if i != 1} == {0: 0, 2: 4, 3: 9, 4: 16, 5: 25}
+    assert found[1] == {"error": "ValueError: piece 1 is wrong"}
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"scheduler": "tcp://127.0.0.1:9"}, "not there or went away"),
+        ({"scheduler": "tcp://127.0.0.1:9", "threads": "1", "queue": "long"}, "takes no other options"),
+        ({"cluster": "moon"}, "there are local, slurm"),
+        ({"queue": "long"}, "do not apply on this machine"),
+        ({"threads": "none"}, "not a whole number"),
+    ],
+)
+def test_dask_options_that_do_not_apply(pieces_module, options, match, monkeypatch):
+    import distributed
+
+    client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="1s"))
+    with pytest.raises(DataError, match=match):
+        outcomes("dask", pieces_module.square, [1], 1, **options)
+
+
+@pytest.mark.parametrize("name, package", [("dask", "distributed"), ("slurm", "submitit")])
+def test_an_engine_that_is_not_installed_names_the_extra(pieces_module, monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=r"pip install 'brainlens\[sweep\]'"):
+        outcomes(name, pieces_module.square, [1], 1)
+
+
+def test_slurm_without_its_commands_is_one_line(pieces_module, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DataError, match="sbatch is not on this machine"):
+        outcomes("slurm", pieces_module.square, [1], 1)
+
+
+def test_jobs_of_submitit_on_this_machine(pieces_module, tmp_path):
+    """The path that SLURM takes, with submitit's own local executor; a job that dies is an outcome."""
+    jobs = [{"n": 3, "folder": str(tmp_path)}, {"n": 1, "folder": str(tmp_path)}]
+    began = time.monotonic()
+    found = outcomes("slurm", pieces_module.dangerous, jobs, 2, cluster="local", folder=str(tmp_path / "jobs"), timeout_min="2")
+    assert time.monotonic() - began < 120
+    assert found[0] == {"value": 9}
+    assert "piece 1 is wrong" in found[1]["error"]
+    with pytest.raises(DataError, match="slurm_partitoin"):
+        outcomes("slurm", pieces_module.square, [1], 1, cluster="local", folder=str(tmp_path / "jobs"), slurm_partitoin="x")

@@ -1,0 +1,119 @@
+"""Figures of a run as files and by name; what is cited; and a page of a run that misses arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from typer.testing import CliRunner
+
+from brainlens import report, store
+from brainlens.cli import app
+from brainlens.report import cite, numbers, wording
+from brainlens.types import DataError, Result, Volume
+
+BEGINS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
+
+
+@pytest.fixture
+def similarity() -> Result:
+
+    table = pd.DataFrame({"layer": ["a", "b"], "score": [0.1, 0.3], "low": [0.0, 0.2], "high": [0.2, 0.4]})
+    return Result("rsa", {"rsa/best_layer": 0.3}, tables={"profile": table}, config={"method": "spearman"})
+
+
+@pytest.mark.parametrize("kind", BEGINS)
+def test_every_figure_becomes_a_file(tmp_path: Path, similarity: Result, kind: str) -> None:
+    store.save_result(similarity, tmp_path / "runs" / "rsa-1")
+    done = CliRunner().invoke(app, ["figures", str(tmp_path / "runs"), "--format", kind, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    file = tmp_path / "out" / "rsa-1" / f"rsa_profile.{kind}"
+    assert str(file) in done.output.replace("\n", "")
+    assert file.read_bytes().startswith(BEGINS[kind])
+
+
+def test_a_figure_is_written_as_the_same_bytes_twice(tmp_path: Path, similarity: Result) -> None:
+    store.save_result(similarity, tmp_path / "runs" / "rsa-1")
+    first, _ = report.save_figures(tmp_path / "runs", tmp_path / "a", kind="svg")
+    second, _ = report.save_figures(tmp_path / "runs", tmp_path / "b", kind="svg")
+    assert [f.read_bytes() for f in first] == [f.read_bytes() for f in second]
+
+
+def test_bad_formats_folders_and_templates_are_one_line(tmp_path: Path, similarity: Result) -> None:
+    store.save_result(similarity, tmp_path / "rsa-1")
+    with pytest.raises(DataError, match="'gif' is not one of pdf, svg, png"):
+        report.save_figures(tmp_path, tmp_path / "out", kind="gif")
+    with pytest.raises(DataError, match="not a folder"):
+        report.save_figures(tmp_path / "absent", tmp_path / "out")
+    with pytest.raises(DataError, match="'talairach' is not known; give MNI152"):
+        report.build(tmp_path, tmp_path / "page.html", template="talairach")
+
+
+def test_names_are_those_of_the_functions_and_each_draws(made: ModuleType) -> None:
+    found = report.makers(made.align())
+    assert {
+        "topk_bars_top1",
+        "topk_bars_top5",
+        "rank_curve",
+        "embedding_map",
+        "similarity_matrices",
+        "training",
+        "gallery",
+    } <= set(found)
+    plots = report.Plots(made.align())
+    assert isinstance(plots.rank_curve(), Figure)
+    assert "rank_curve" in dir(plots)
+    with pytest.raises(DataError, match=r"no figure .rank. of this result; there are gallery"):
+        _ = plots.rank
+
+
+def test_a_run_that_misses_an_array_still_has_a_page() -> None:
+    tables = {"nouns": pd.DataFrame({"noun": ["cat"]}), "histogram": pd.DataFrame()}
+    broken = Result("describe", {"describe/significant_share": 0.2}, {"label": np.zeros((4, 4), dtype=int)}, tables=tables)
+    text = report.render([("describe-1", broken)])
+    assert "20.0 %" in text
+    assert "Not drawn: the run does not hold what this section needs; it misses &#39;significant&#39;." in text
+
+
+def haxby() -> Result:
+    config = {"method": "ridge_onehot", "dataset": "haxby2001", "seed": 0}
+    affine = np.diag([-3.1, 3.75, 3.75, 1.0])
+    return Result("encode", {"encoding/r2_mean": 0.02}, config=config, space=Volume(np.ones((4, 3, 1), dtype=bool), affine))
+
+
+def test_what_is_cited_is_what_ran() -> None:
+    said = " ".join(cite.citations([haxby()]))
+    assert "Naselaris" in said
+    assert "Haxby" in said
+    for absent in ("FactorTopy", "fsaverage", "MNI152"):
+        assert absent not in said
+    said = " ".join(cite.citations([Result("encode", {}, config={"method": "factortopy"})]))
+    assert "FactorTopy" in said
+    assert "categories" in wording.title(haxby())
+    assert "network" not in wording.sentence(haxby())
+
+
+def test_scores_say_whose_they_are(made: ModuleType) -> None:
+    result = made.align()
+    config = result.config | {"main": "linear", "main_by": "validation images"}
+    text = wording.sentence(Result("align", result.metrics, config=config))
+    assert "key numbers are of linear, the best on validation images: one linear map" in text
+    rows = {row.key: row.label for row in numbers.rows(result.metrics, headline="linear")}
+    assert rows["retrieval/brain->image/top1"].endswith("(linear)")
+
+
+def test_one_number_stands_once_and_counts_name_their_units() -> None:
+    scores = {"truth/auroc": 0.9, "truth/auroc.low": 0.8, "truth/auroc.high": 0.95}
+    named = {f"attribute/bottleneck/truth_{k.removeprefix('truth/')}": v for k, v in scores.items()}
+    kept = numbers.once([row for row in numbers.rows(scores | named) if row.main])
+    assert [row.key for row in kept] == ["attribute/bottleneck/truth_auroc"]
+    (row,) = [r for r in numbers.rows({"encoding/r2_mean": 0.4, "encoding/units_scored": 516.0, "encoding/units": 3666.0})
+              if r.key.endswith("mean")]  # fmt: skip
+    assert row.n == "516 of 3,666 units"
+    assert numbers.losses({"encoding/ceiling_undefined": 1.0}) == [numbers.NO_CEILING]
+    (row,) = numbers.rows({"encoding/r2_weighted": 0.05, "encoding/r2_weighted.chance": -0.00057})
+    assert row.chance == "≈ 0"

@@ -1,0 +1,178 @@
+"""Runs that are sent on: an archive gives back every byte or nothing, a hub's folder holds a model that loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainlens import RidgeCV, store
+from brainlens.cli import app
+from brainlens.cli.share import run_names, side_by_side
+from brainlens.models.encoding import load
+from brainlens.store.archive import LIST, open_archive, save_archive, save_hub_folder
+from brainlens.types import DataError, Result
+
+METRICS = {"encoding/r2_mean": 0.25, "encoding/r2_mean.low": 0.2, "encoding/r2_mean.high": 0.3}
+
+
+def write(folder: Path, *, more: dict[str, float] | None = None, model: bool = True) -> Path:
+    rng = np.random.default_rng(0)
+    if model:
+        RidgeCV(alphas=(1.0, 10.0)).fit(rng.standard_normal((30, 4)), rng.standard_normal((30, 3))).save(folder / "model")
+    result = Result(
+        "encode", METRICS | (more or {}), {"r2": np.arange(3.0)}, pd.DataFrame({"roi": ["V1"] * 3}), config={"dataset": "own"}
+    )
+    store.save_result(result, folder)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write(tmp_path / "runs" / "encode-0123")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_archive_gives_the_run_back(run, tmp_path):
+    archive = save_archive(run, tmp_path / "a.zip")
+    back = open_archive(archive, tmp_path / "back")
+    assert back == tmp_path / "back" / "encode-0123"
+    assert files(back) == files(run)
+    assert save_archive(back, tmp_path / "b.zip").read_bytes() == archive.read_bytes()
+    with pytest.raises(DataError, match="is there already"):
+        open_archive(archive, tmp_path / "back")
+
+
+def rewritten(archive: Path, change) -> None:
+    """The archive with its entries as change(name, bytes) -> (name, bytes) has them."""
+    with zipfile.ZipFile(archive) as old:
+        entries = [change(name, old.read(name)) for name in old.namelist()]
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in entries:
+            if entry is not None:
+                new.writestr(*entry)
+
+
+def flip(name: str, data: bytes):
+    return (name, data[:-1] + bytes([data[-1] ^ 1]) if name == "r2.npy" else data)
+
+
+def longer(name: str, data: bytes):
+    return (name, data + b"0" * 10_000_000 if name == "r2.npy" else data)
+
+
+def less(name: str, data: bytes):
+    return None if name == "r2.npy" else (name, data)
+
+
+def without_list(name: str, data: bytes):
+    return None if name == LIST else (name, data)
+
+
+def outside(name: str, data: bytes):
+    return (name.replace("r2.npy", "../../r2.npy"), data.replace(b"r2.npy", b"../../r2.npy") if name == LIST else data)
+
+
+def absolute(name: str, data: bytes):
+    return (name, data.replace(b'"encode-0123"', b'"/tmp/encode-0123"') if name == LIST else data)
+
+
+def newer(name: str, data: bytes):
+    return (name, data.replace(b'"format": 1', b'"format": 9') if name == LIST else data)
+
+
+def broken_list(name: str, data: bytes):
+    return (name, b"[" * 100_000 if name == LIST else data)
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (flip, "r2.npy is not what its list says"),
+        (longer, "r2.npy is not what its list says"),
+        (less, "other files than its list"),
+        (without_list, "has no archive.json"),
+        (outside, "outside of the run"),
+        (absolute, "outside of the run"),
+        (newer, "newer format"),
+        (broken_list, "archive.json is damaged"),
+    ],
+)
+def test_an_altered_archive_leaves_nothing(run, tmp_path, change, match):
+    archive = save_archive(run, tmp_path / "a.zip")
+    rewritten(archive, change)
+    with pytest.raises(DataError, match=match):
+        open_archive(archive, tmp_path / "back")
+    assert list((tmp_path / "back").iterdir()) == []
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, -30])
+def test_half_an_archive_is_one_line(run, tmp_path, cut):
+    archive = save_archive(run, tmp_path / "a.zip")
+    archive.write_bytes(archive.read_bytes()[:cut])
+    with pytest.raises(DataError, match="damaged or no archive"):
+        open_archive(archive, tmp_path / "back")
+
+
+def test_what_is_not_a_whole_run_is_not_exported(run, tmp_path):
+    (run / "link.npy").symlink_to("/etc/hostname")
+    with pytest.raises(DataError, match="is a link"):
+        save_archive(run, tmp_path / "a.zip")
+    (run / "link.npy").unlink()
+    (run / "r2.npy").write_bytes((run / "r2.npy").read_bytes()[:-8])
+    with pytest.raises(DataError):
+        save_archive(run, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_a_hub_folder_holds_a_model_that_loads(run, tmp_path):
+    out = save_hub_folder(run, tmp_path / "hub")
+    assert {p.suffix for p in out.iterdir()} == {".md", ".json", ".safetensors"}
+    x = np.ones((2, 4))
+    np.testing.assert_array_equal(load(out).predict(x), load(run / "model").predict(x))
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: brainlens\n")
+    assert "| encoding/r2_mean | 0.25 | 0.2 to 0.3 |" in card
+    assert json.loads((out / "config.json").read_text())["model_type"] == "RidgeCV"
+    with pytest.raises(DataError, match="not empty"):
+        save_hub_folder(run, out)
+    shutil.rmtree(run / "model")
+    with pytest.raises(DataError, match="holds no fitted model"):
+        save_hub_folder(run, tmp_path / "other")
+
+
+def test_runs_side_by_side(run, tmp_path, capsys):
+    other = write(tmp_path / "more" / "encode-0123", more={"encoding/r_mean": 0.5}, model=False)
+    assert run_names([run, other]) == ["runs/encode-0123", "more/encode-0123"]
+    results = {"a": store.load_result(run), "b": store.load_result(other)}
+    (row,) = side_by_side(results)
+    assert row == {"score": "encoding/r2_mean", "a": "0.25 (0.2 to 0.3)", "b": "0.25 (0.2 to 0.3)", "chance": "0", "n": ""}
+    assert [r["score"] for r in side_by_side(results, every=True)] == ["encoding/r2_mean", "encoding/r_mean"]
+    for name in ("c.html", "c.csv"):
+        app(["compare", str(run), str(other), "--out", str(tmp_path / name)], standalone_mode=False)
+    assert "Runs side by side" in (tmp_path / "c.html").read_text()
+    assert list(pd.read_csv(tmp_path / "c.csv")["value"]) == [0.25, 0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    "line, match",
+    [
+        (["compare", "RUN"], "two or more"),
+        (["compare", "RUN", "RUN"], "comes twice"),
+        (["compare", "RUN", "OTHER", "--out", "x.png"], "can be .html"),
+        (["export", "RUN", "--out", "a.zip", "--hub", "b"], "exclude each other"),
+        (["import", "nosuch.zip"], "not a file"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, line, match):
+    words = [str(run) if word == "RUN" else str(tmp_path) if word == "OTHER" else word for word in line]
+    with pytest.raises(DataError, match=match):
+        app(words, standalone_mode=False)

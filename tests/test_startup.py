@@ -1,0 +1,88 @@
+"""What a user waits for before anything is done: an import, a page of help, a mistake in a command."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "pandas", "numpy", "scipy", "mne", "nilearn", "nibabel", "matplotlib", "sklearn", "transformers", "diffusers")
+SAID = """
+import contextlib, io, json, sys
+from brainlens.cli import EVERY, main
+asked = json.loads(sys.argv[1]) or [[one.name or one.callback.__name__, "--help"] for one in EVERY] + [["--help"], ["--version"]]
+said = {}
+for arguments in asked:
+    sys.argv = ["brainlens", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            said[" ".join(arguments)] = [end.code, err.getvalue(), len(out.getvalue())]
+print(json.dumps({"said": said, "modules": [name for name in sys.modules if "." not in name]}))
+"""
+
+
+def asked(*commands: list[str]) -> tuple[dict[str, list[object]], set[str]]:
+    """{command: (exit code, standard error, characters of standard output)} in a process of its own, and what it imported."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SAID, json.dumps(commands)], capture_output=True, text=True, timeout=300, check=True
+    )
+    found = json.loads(ended.stdout.splitlines()[-1])
+    return found["said"], set(found["modules"])
+
+
+def seconds(program: str) -> float:
+    """Of processor time, the least of three tries: the machine may be busy."""
+    found = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=300)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(found)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    said, modules = asked()
+    assert len(said) >= 18
+    assert all(code == 0 and shown > 5 for code, _, shown in said.values()), said
+    assert not modules & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["encode", "--dataset", "nope"],
+        ["encode", "--layr", "x"],
+        ["encode", "--dataset", "folder", "--data", "/no/such/folder"],
+        ["encode", "--dataset", "folder", "--data", "/tmp", "--train", "5"],
+        ["encode", "--dataset", "folder", "--data", "/tmp", "--option", "meash=fsaverage5"],
+        ["describe", "--data", "/tmp"],
+        ["reconstruct", "--dataset", "nope"],
+        ["attribute", "/no/such/run"],
+        ["predict", "/no/such/run", "--images", "/tmp"],
+        ["embed", "/no/such/run"],
+        ["nosuchcommand"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_in_a_command_is_said_before_torch_is_loaded(command: list[str]) -> None:
+    said, modules = asked(command)
+    ((code, err, _),) = said.values()
+    assert code == 2
+    assert len(str(err).splitlines()) == 1, err
+    assert not modules & {"torch", "transformers", "diffusers", "mne", "nilearn", "matplotlib", "sklearn"}
+
+
+def test_import_and_help_cost_little_beside_what_they_stand_on() -> None:
+    """Processor time, against an empty program and against the libraries of the command line alone."""
+    empty = seconds("pass")
+    assert seconds("import brainlens") - empty < 0.1
+    library = seconds("import typer, typer.main, typer.rich_utils, pydantic, rich.markdown")
+    call = "import sys; sys.argv = ['brainlens', 'encode', '--help']; from brainlens.cli import main; main()"
+    assert seconds(call) < 2.5 * library

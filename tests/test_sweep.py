@@ -1,0 +1,162 @@
+"""`brainlens sweep`: which runs a line or a table means, and that they are the runs that would have been typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from brainlens import store
+from brainlens.cli import app
+from brainlens.cli.axes import axes, combinations, command_line, table_pieces
+from brainlens.types import DataError
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    """40 pictures, 12 units, two presentations each."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("own")
+    (folder / "images").mkdir()
+    names = [f"picture{i:02d}.png" for i in range(40)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "images" / name)
+    np.save(folder / "responses.npy", rng.standard_normal((80, 12)).astype(np.float32))
+    split = ["train"] * 30 + ["test"] * 10
+    pd.DataFrame({"stimulus": names * 2, "split": split * 2}).to_csv(folder / "trials.csv", index=False)
+    return folder
+
+
+def words(recording: Path, runs: Path, *more: str) -> list[str]:
+    fixed = ["sweep", "encode", "--dataset", "folder", "--data", str(recording), "--method", "ridge", "--runs", str(runs)]
+    return [*fixed, *more]
+
+
+def test_axes_are_what_comes_several_times():
+    found = axes(["--subject", "1..3", "--model", "a", "--model=b", "--per-voxel", "--parts", "2"])
+    assert found == {"--subject": ["1", "2", "3"], "--model": ["a", "b"], "--per-voxel": [None], "--part": ["1/2", "2/2"]}
+    pieces = combinations(found)
+    assert len(pieces) == 12 == len({tuple(piece) for piece in pieces})
+    first = ["encode", "--subject", "1", "--model", "a", "--per-voxel", "--part", "1/2"]
+    assert command_line("encode", pieces[0]) == first
+
+
+@pytest.mark.parametrize(
+    "given, match",
+    [
+        (["--subject", "3..1"], "axis without values"),
+        (["--parts", "0"], "whole number above 0"),
+        (["--parts"], "whole number above 0"),
+        (["model", "a"], "belongs to no option"),
+        (["--model", "a", "b"], "'b' belongs to no option"),
+        (["--seed", "1", "--seed", "1"], "a value twice"),
+    ],
+)
+def test_axes_that_mean_nothing(given, match):
+    with pytest.raises(DataError, match=match):
+        axes(given)
+
+
+def test_a_table_has_a_run_a_row(tmp_path):
+    table = tmp_path / "sweep.csv"
+    table.write_text("subject,roi,per_voxel\n1,V1;V2,yes\n2,,\n")
+    assert table_pieces(table) == [
+        [("--subject", "1"), ("--roi", "V1"), ("--roi", "V2"), ("--per-voxel", None)],
+        [("--subject", "2")],
+    ]
+
+
+@pytest.mark.parametrize("text, match", [("subject,roi\n", "no row"), ("subject,roi\n1\n", "cells"), ("subject\n1,2\n", "cells")])
+def test_tables_that_mean_nothing(tmp_path, text, match):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=match):
+        table_pieces(tmp_path / "t.csv")
+    with pytest.raises(DataError, match="missing"):
+        table_pieces(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    "more, match",
+    [
+        (["--nonsense", "1"], "No such option: --nonsense"),
+        (["--seed", "one"], "valid integer"),
+        (["--engine", "ray"], "there are local, dask, slurm"),
+        (["--workers", "0"], "0 workers"),
+        (["--engine-option", "timeout"], "not name=value"),
+        (["--table", "none.csv"], "exclude each other"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_run(recording, tmp_path, more, match):
+    with pytest.raises(Exception, match=match):
+        app(words(recording, tmp_path / "runs", *more), standalone_mode=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_shows_the_runs_alone(recording, tmp_path, capsys):
+    app(words(recording, tmp_path / "runs", "--seed", "4..6", "--dry"), standalone_mode=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 runs of encode" in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_verb_that_cannot_be_swept():
+    with pytest.raises(DataError, match="there are encode, align"):
+        app(["sweep", "report"], standalone_mode=False)
+
+
+def contents(runs: Path) -> dict[str, tuple]:
+    """Every encode run by its name: its metrics and the bytes of its arrays."""
+    found = {}
+    for note in sorted(runs.glob("encode-*/result.json")):
+        result = store.load_result(note.parent)
+        found[note.parent.name] = (result.metrics, {k: np.asarray(v).tobytes() for k, v in result.arrays.items()})
+    return found
+
+
+def test_a_cluster_gives_the_serial_runs_to_the_bit_and_a_restart_does_nothing(recording, tmp_path, capsys):
+    axis = ["--parts", "2", "--seed", "0..1"]
+    app(words(recording, tmp_path / "serial", *axis), standalone_mode=False)
+    app(words(recording, tmp_path / "dask", *axis, "--engine", "dask", "--engine-option", "threads=1"), standalone_mode=False)
+    serial, dask = contents(tmp_path / "serial"), contents(tmp_path / "dask")
+    assert len(serial) == 4
+    assert serial.keys() == dask.keys()
+    for name, (metrics, arrays) in serial.items():
+        timeless = {k: v for k, v in metrics.items() if "seconds" not in k}
+        np.testing.assert_equal(timeless, {k: v for k, v in dask[name][0].items() if "seconds" not in k})
+        assert arrays == dask[name][1]
+    capsys.readouterr()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "serial").glob("encode-*/result.json")}
+    app(words(recording, tmp_path / "serial", *axis), standalone_mode=False)
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    (sweep,) = (tmp_path / "serial").glob("sweep-*")
+    assert len(store.read_log(sweep)) == 4  # nothing was worked on again
+    table = store.load_result(sweep).tables["runs"]
+    assert len(table) == 4
+    assert set(table["part"]) == {"1/2", "2/2"}
+    assert (table["metric"] == "encoding/r2_mean").all()
+
+
+def test_parts_together_are_the_whole(recording, tmp_path):
+    """Ridge fits every unit by itself, so that the parts hold the scores of the whole."""
+    common = ["--dataset", "folder", "--data", str(recording), "--method", "ridge", "--runs", str(tmp_path)]
+    app(["encode", *common], standalone_mode=False)
+    app(["sweep", "encode", *common, "--parts", "3"], standalone_mode=False)
+    (sweep,) = tmp_path.glob("sweep-*")
+    names = json.loads((sweep / "result.json").read_text())["tables"]
+    assert "runs" in names
+    order = store.load_result(sweep).tables["runs"]["run"]
+    parts = np.concatenate([store.load_result(tmp_path / name).arrays["r2"] for name in order])
+    (whole,) = {p.parent for p in tmp_path.glob("encode-*/result.json")} - {tmp_path / name for name in order}
+    np.testing.assert_allclose(parts, store.load_result(whole).arrays["r2"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_that_fails_costs_itself_alone(recording, tmp_path):
+    with pytest.raises(DataError, match=r"1 of 2 runs failed.*part '40/40'"):
+        app(words(recording, tmp_path, "--part", "1/2", "--part", "40/40"), standalone_mode=False)
+    (sweep,) = tmp_path.glob("sweep-*")
+    table = store.load_result(sweep).tables["runs"]
+    assert list(table["error"].fillna("").str.len() > 0) == [False, True]
+    assert "1 <= K <= N <= 12" in (sweep / "logs" / "0002.log").read_text()

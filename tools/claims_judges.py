@@ -1,0 +1,83 @@
+"""The group `judges` and the claims on real recordings that go with it; `tools/claims.py` runs them.
+
+Each fit is kept in claims/work/judges-SCALE; the same command goes on from there:
+
+    BRAINLENS_TEST_DATA=FOLDER python tools/claims.py --only judges --go-on [--encoders ridge ridge_whitened mlp]
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from brainlens.claims.encode import Plan
+from brainlens.claims.judges import ALIGNERS, ENCODERS, Judging, order_table, worlds
+from brainlens.claims.real_encoding import digit_encoding, it_similarity, layers_of
+from brainlens.datasets import digits69
+from brainlens.models.volume.fit import LINEAR, TRAINING
+
+SIZES = {"full": (1200, 200), "half": (600, 200), "small": (120, 40)}
+PHOTOGRAPHS = ("coco_captions", "images92", "things_eeg2_test_images")
+DINO, MOBILE = "dinov2_vits14_11blocks", "mobilenet_v2_1.0_224"
+TARGETS = {"digits69/encode/dinov2_p95": ".67", "digits69/encode/pixels_p95": ".62", "images92/rsa/dinov2": ".38"}
+Tell = Callable[..., None]
+
+
+def judges_group(
+    scale: str, work: Path, tell: Tell, *, aligners: tuple[str, ...] = ALIGNERS, done: Callable[[dict[str, float]], None]
+) -> dict[str, float]:
+    """Every aligner and encoder on the linear phantom and on the mismatched ones; with the test data the brain reads DINOv2.
+
+    Without the folder of the test data the mismatched brain reads an untrained network and there are no photographs.
+    """
+    images, tests = SIZES[scale]
+    place, data = work / f"judges-{scale}", os.environ.get("BRAINLENS_TEST_DATA")
+    found = worlds(images=images, tests=tests, cache=place / "layers")
+    if data:
+        folder = Path(data)
+        photographs = tuple(str(folder / name) for name in PHOTOGRAPHS)
+        found = worlds(
+            images=images, tests=tests, cache=place / "layers", brain_network=str(folder / DINO), other=str(folder / MOBILE),
+            photographs=photographs,
+        )  # fmt: skip
+    training = TRAINING if scale == "full" else replace(TRAINING, steps=20)
+    linear = LINEAR if scale == "full" else replace(LINEAR, steps=20)
+    metrics: dict[str, float] = {}
+    for verb in ("align", "encode"):  # the judges of decoding first, since their order is what was seen to turn round
+        for world in found:
+            encoders = ENCODERS if scale == "full" else ENCODERS[:2]
+            chosen = replace(world, aligners=aligners if world.aligners else (), encoders=encoders)
+            judging = Judging(chosen, place, training, linear, plan=Plan(noise=0))
+
+            def keep(more: dict[str, float]) -> None:
+                metrics.update(more)
+                done(metrics)
+
+            (judging.align if verb == "align" else judging.encode)(tell, keep)
+    return metrics
+
+
+def digit_encoding_claims(data: Path, work: Path, tell: Tell) -> dict[str, float]:
+    """Pixels and DINOv2 against the voxels of the digits."""
+    tell("layers of the digits", None)
+    stimuli = digits69.load(data / "digits69", standardise=False).stimuli
+    layers = layers_of(data / DINO, stimuli, cache=work / "real-layers")
+    tell("ridge on the digits, ten folds", None)
+    return digit_encoding(data / "digits69", {"dinov2": layers})
+
+
+def it_claims(data: Path, work: Path, tell: Tell) -> dict[str, float]:
+    """DINOv2 against human IT on the 92 photographs."""
+    tell("layers of the 92 images", None)
+    return it_similarity(data / "images92", data / DINO, "dinov2", cache=work / "real-layers")
+
+
+def order(metrics: dict[str, float]) -> list[str]:
+    """Which ranking survives: one line a method, its score in every world with its interval."""
+    rows = order_table(metrics)
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["Decoding: brain->image, top-1. Encoding: mean test R2. Columns are brains.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return [*lines, *(f"| {' | '.join(str(row.get(head, '')) for head in heads)} |" for row in rows), ""]

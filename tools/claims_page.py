@@ -1,0 +1,262 @@
+"""docs/claims.md: the targets with what was reached, and ten tables; every other figure is in claims/GROUP.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+REBUILT = "2026-11-28"  # of the phantom and the miniature
+Metrics = Mapping[str, float | None]
+FMRI = ("brain->image", "image->brain", "brain->text", "text->brain")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: rows and columns are (head, piece of the key); `key` puts them together. group: whose facts it has."""
+
+    title: str
+    group: str
+    said: str
+    rows: Sequence[tuple[str, str]]
+    columns: Sequence[tuple[str, str]]
+    key: str = "{row}/{column}"
+
+
+ALIGNERS = (
+    ("ideal observer", "ideal"), ("`volume`, our default", "volume"), ("the paper's form, small", "volume_paper_small"),
+    ("ridge, canonical metric (its start)", "ridge_projected"), ("MLP, canonical metric", "mlp_projected"),
+    ("linear contrastive, canonical metric", "linear_projected"), ("ridge, whitened", "ridge_whitened"), ("MLP", "mlp"),
+    ("linear contrastive", "linear"), ("ridge", "ridge"), ("3D CNN", "cnn"), ("`volume`, shuffled pairs", "shuffled"),
+)  # fmt: skip
+METHODS = (
+    ("bottleneck (IB-BA), our default", "bottleneck"), ("bottleneck, the paper's form", "ib_ba_paper"), ("Grad-CAM", "gradcam"),
+    ("attention relevance", "chefer"), ("integrated gradients", "integrated_gradients"), ("RISE", "rise"), ("random", "random"),
+    ("bottleneck, permuted weights", "randomised"),
+)  # fmt: skip
+POINTING = tuple((head, "" if key == "bottleneck" else f"/{key}") for head, key in METHODS[:1] + METHODS[2:7])
+ENCODERS = (
+    ("true selectors (oracle)", "oracle"), ("FactorTopy, our default", "factortopy"),
+    ("FactorTopy, the paper's text", "factortopy_paper"), ("the same with a closing ridge", "factortopy_paper_refit"),
+    ("FactorTopy, the released code's form", "factortopy_released"),
+    ("the same with a closing ridge", "factortopy_released_refit"), ("ridge, best layer of each voxel", "ridge"),
+    ("class token", "class_token"), ("GNet", "gnet"), ("patch token", "patch_token"),
+    ("FactorTopy, shuffled images", "shuffled"),
+)  # fmt: skip
+SENSORS = (
+    ("ridge, canonical metric", "canonical"), ("NeuroAlign without saliency", "no_saliency"), ("ridge", "ridge"),
+    ("NICE-style", "nice"), ("linear", "linear"), ("NeuroAlign without adjustment", "no_adjustment"),
+    ("NeuroAlign without guidance", "no_guidance"), ("NeuroAlign", "neuroalign"), ("NeuroAlign, shuffled pairs", "shuffled"),
+    ("control, sources read the filtered picture: NeuroAlign", "control/neuroalign"),
+    ("control: the same without saliency", "control/unfiltered"),
+)  # fmt: skip
+DRAWN = (
+    ("chosen of the candidates", ""), ("first candidate", "first/"), ("best possible choice", "best/"),
+    ("nearest training picture by ridge", "retrieval_baseline/"), ("the paper's form", "paper/"),
+    ("without token dropout", "no_dropout/"), ("without Min-SNR", "no_min_snr/"), ("low-level start", "low_level/"),
+    ("shuffled brain", "shuffled/"),
+)  # fmt: skip
+DESCRIBERS = (
+    ("true noise-free voxel (ideal)", "ideal/"), ("our default", ""), ("its significant voxels", "significant/"),
+    ("the paper's rank score", "paper/"), ("pictures alone", "image_only/"), ("majority noun", "majority/"),
+    ("text readout", "text_readout/"), ("BrainSCUBA", "brainscuba/"), ("CLIP-MSM", "clip_msm/"),
+)  # fmt: skip
+TABLES = (
+    Table(
+        "Which image or caption was seen? fMRI",
+        "align",
+        "Top-1 of 1,000 test images, repeats averaged; chance .001. 9,000 training images x 3.",
+        ALIGNERS,
+        [(way, way) for way in FMRI],
+        "align/{row}/retrieval/{column}/top1",
+    ),
+    Table(
+        "Which voxels carried it?",
+        "attribute",
+        "Area under the ROC curve of the mean map for voxels that carry information; chance .5.",
+        METHODS,
+        [
+            ("mean map", "truth_auroc"),
+            ("single trials", "truth_auroc_trial_mean"),
+            ("plain map", "plain/truth_auroc"),
+            ("insertion (image)", "image/insertion_auc"),
+            ("deletion (image)", "image/deletion_auc"),
+        ],
+        "attribute/{row}/{column}",
+    ),
+    Table(
+        "Which pixels and words?",
+        "pointing",
+        "Pointing game: share of maps whose maximum lies on the object that drives the response.",
+        POINTING,
+        [
+            ("pixels", "pixels{row}/pointing_game"),
+            ("words", "words{row}/pointing_game"),
+            ("the noun itself", "words{row}/kind_only/pointing_game"),
+        ],
+        "attribute/{column}",
+    ),
+    Table(
+        "Which layer, place and scale predict each voxel?",
+        "encode",
+        "Mean test R2 of voxels with ncsnr > .3, and what is found of the truth.",
+        ENCODERS,
+        [
+            ("R2", "r2_mean"),
+            ("share of the ceiling", "r2_of_ceiling"),
+            ("layers (Spearman)", "truth/layer_spearman"),
+            ("field error", "truth/rf_error_median"),
+            ("scale (AUROC)", "truth/scale_auroc"),
+            ("hierarchy slope", "hierarchy_slope"),
+        ],
+        "encode/{row}/{column}",
+    ),
+    Table(
+        "Which image was seen? EEG",
+        "eeg",
+        "Of 200 test images, chance .005 and .025; mean over subjects, intervals over subjects and images.",
+        SENSORS,
+        [
+            ("within, top-1", "within/top1"),
+            ("within, top-5", "within/top5"),
+            ("across, top-1", "across/top1"),
+            ("across, top-5", "across/top5"),
+        ],
+        "eeg/{row}/{column}",
+    ),
+    Table(
+        "What did the picture look like?",
+        "reconstruct",
+        "Two-way identification by the miniature CLIP (chance .5); kind of the main object by the "
+        "detector; colour and place by the miniature CLIP.",
+        DRAWN,
+        [("two-way", "two_way_clip"), ("kind", "kind_detector"), ("colour", "color"), ("place", "place")],
+        "reconstruct/{row}{column}",
+    ),
+    Table(
+        "What does the diffusion miniature draw from captions?",
+        "diffusion",
+        "200 test scenes; the same judges on the scenes themselves beside it.",
+        [("drawn", ""), ("the scenes themselves", "real/")],
+        [("caption of 50", "pick50"), ("colour", "color"), ("place", "place"), ("kind", "kind_detector")],
+        "diffusion/{row}{column}",
+    ),
+    Table(
+        "What does each voxel mean?",
+        "describe",
+        "Category voxels with a predictable response: first label in the true domain, true kind among the first "
+        "three, both kinds of a two-kind voxel among the first four.",
+        DESCRIBERS,
+        [("domain", "domain_top1"), ("kind", "kind_top3"), ("two kinds", "two_kinds_top4")],
+        "describe/{row}{column}",
+    ),
+)
+REAL = (
+    ("Haxby 2001: best voxel's R2, one run left out", "haxby2001/encode/r2_max", "haxby2001"),
+    ("Haxby 2001: share of voxels with R2 > 0", "haxby2001/encode/r2_share_positive", "haxby2001"),
+    ("Haxby 2001: accuracy of 8 categories", "haxby2001/decode/accuracy", "haxby2001"),
+    ("92 images, human IT: best layer of MobileNetV2 (Spearman)", "images92/rsa/best_layer", "images92"),
+    ("92 images, human IT: best layer of DINOv2", "images92/rsa/dinov2", "images92"),
+    ("92 images, human IT: pixels", "images92/rsa/pixels", "images92"),
+    ("92 images: lower bound of the noise ceiling", "images92/rsa/ceiling_low", "images92"),
+    ("digits, fMRI: 95th percentile of r, DINOv2", "digits69/encode/dinov2_p95", "digits69"),
+    ("digits, fMRI: 95th percentile of r, pixels", "digits69/encode/pixels_p95", "digits69"),
+    ("digits, reconstructed: two-way", "digits69/reconstruct/two_way", "digits69"),
+    ("digits, reconstructed: two-way within a digit", "digits69/reconstruct/two_way_within", "digits69"),
+)
+HEAD = """# Claims
+
+What each method recovers of the phantom's known truth, and what it gives on real recordings. `make claims` writes this page.
+A miss stays here with its value. Intervals are 95 % bootstrap intervals; *was* is the figure on the phantom and the miniature
+before both were rebuilt on 2026-11-28. The phantom's voxels read a CLIP linearly, which favours linear methods: see the judges
+below before you take a ranking for more than that. Every other figure, with its n and its chance, is in `claims/GROUP.json`;
+what was tried, and the causes of misses, is in the [notes on the claims](notes/claims.md).
+"""
+
+
+def page(groups: Mapping[str, Mapping[str, object]], before: Metrics, targets: Mapping[str, str],
+         order: Callable[[Metrics], list[str]]) -> str:  # fmt: skip
+    """The page of the groups that were run: {group: {date, commit, device, scale, metrics}}.
+
+    before: figures of before the rebuild. targets: {key: target}. order: the lines of the table of judges.
+    """
+    metrics: dict[str, float | None] = {}
+    for kept in groups.values():
+        metrics |= kept["metrics"]  # type: ignore[operator]
+    lines = [HEAD, "## Targets\n", *target_table(metrics, targets)]
+    for each in TABLES:
+        lines += ["", f"## {each.title}\n", f"{each.said} {facts(groups, each.group)}\n"]
+        lines += body(each, metrics, before) if each.group in groups else []
+    lines += ["", "## Which ranking survives other judges?\n", facts(groups, "judges") + "\n"]
+    lines += order(groups["judges"]["metrics"]) if "judges" in groups else []  # type: ignore[arg-type]
+    lines += ["", "## Real recordings\n", "| | value | 95 % interval | chance |", "|---|---|---|---|"]
+    for said, key, _ in REAL:
+        if metrics.get(key) is not None:
+            chance = metrics.get(f"{key}.chance", metrics.get(f"{key.rpartition('/')[0]}/chance"))
+            lines.append(f"| {said} | {number(metrics[key])} | {interval(metrics, key)} | {number(chance)} |")
+    return "\n".join(lines) + "\n"
+
+
+def facts(groups: Mapping[str, Mapping[str, object]], name: str) -> str:
+    """When a group was run and how, or that it was not."""
+    if name not in groups:
+        return f"Not run yet (`make claims ONLY={name}`)."
+    kept = groups[name]
+    old = " Measured on the phantom and the miniature before their rebuild." if str(kept["date"]) < REBUILT else ""
+    return f"Run on {kept['date']} ({kept['device']}, size: {kept['scale']}, commit {kept['commit']}).{old}"
+
+
+def body(table: Table, metrics: Metrics, before: Metrics) -> list[str]:
+    """The rows that hold a figure, under the columns that do."""
+    keys = [[table.key.format(row=row, column=piece.format(row=row)) for _, piece in table.columns] for _, row in table.rows]
+    filled = [any(metrics.get(line[i]) is not None for line in keys) for i in range(len(table.columns))]
+    heads = [head for (head, _), there in zip(table.columns, filled, strict=True) if there]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for (said, _), line in zip(table.rows, keys, strict=True):
+        if any(metrics.get(key) is not None for key in line):
+            cells = [cell(metrics, before, key) for key, there in zip(line, filled, strict=True) if there]
+            lines.append(f"| {said} | {' | '.join(cells)} |")
+    return lines
+
+
+def cell(metrics: Metrics, before: Metrics, key: str) -> str:
+    """A score with its interval, and what it was before the rebuild."""
+    if metrics.get(key) is None:
+        return ""
+    span = interval(metrics, key)
+    old = f", was {number(before[key])}" if before.get(key) is not None else ""
+    return number(metrics[key]) + (f" ({span})" if span else "") + old
+
+
+def interval(metrics: Metrics, key: str) -> str:
+    low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
+    return "" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
+
+
+def target_table(metrics: Metrics, targets: Mapping[str, str]) -> list[str]:
+    """Every target: reached, and whether a number meets it; a target in words is for the reader to judge."""
+    lines = ["| claim | value | 95 % interval | target | |", "|---|---|---|---|---|"]
+    for key, target in targets.items():
+        value = metrics.get(key)
+        said = "not run" if key not in metrics else verdict(value, target, metrics)
+        lines.append(f"| `{key}` | {number(value)} | {interval(metrics, key)} | {target} | {said} |")
+    return lines
+
+
+def verdict(value: float | None, target: str, metrics: Metrics) -> str:
+    """ "met" or "missed" for a target that is a number; empty for one in words."""
+    found = re.fullmatch(r"(>=|<=|>|<) ?(-?\.?\d[\d.]*)", target)
+    near = re.fullmatch(r"(\.?\d[\d.]*) \+- (\.?\d[\d.]*)", target)
+    if value is None:
+        return "undefined"
+    if found:
+        sign, limit = found[1], float(found[2])
+        good = {">=": value >= limit, "<=": value <= limit, ">": value > limit, "<": value < limit}[sign]
+        return "met" if good else "**missed**"
+    if near:
+        return "met" if abs(value - float(near[1])) <= float(near[2]) else "**missed**"
+    return ""
