@@ -121,17 +121,18 @@ def made(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
+@pytest.mark.filterwarnings("ignore:.*are drawn for the test")
 def test_algonauts_never_hands_out_another_file_or_region(tmp_path):
     write_algonauts(tmp_path / "data", 0)
     cache = tmp_path / "cache"
-    whole = same_as_uncached(algonauts2023.load, tmp_path / "data", cache)
-    same_as_uncached(algonauts2023.load, tmp_path / "data", cache, roi="V1")
+    whole = same_as_uncached(algonauts2023.load, tmp_path / "data", cache, test=0.5)
+    same_as_uncached(algonauts2023.load, tmp_path / "data", cache, roi="V1", test=0.5)
     np.save(tmp_path / "data/subj01/roi_masks/lh.areas_challenge_space.npy", (np.arange(6) + 1) % 3)  # as many vertices, others
-    same_as_uncached(algonauts2023.load, tmp_path / "data", cache, roi="V1")
+    same_as_uncached(algonauts2023.load, tmp_path / "data", cache, roi="V1", test=0.5)
     write_algonauts(tmp_path / "data", 5)
-    assert not np.array_equal(same_as_uncached(algonauts2023.load, tmp_path / "data", cache), whole)
+    assert not np.array_equal(same_as_uncached(algonauts2023.load, tmp_path / "data", cache, test=0.5), whole)
     write_algonauts(tmp_path / "other", 9)
-    same_as_uncached(algonauts2023.load, tmp_path / "other", cache)
+    same_as_uncached(algonauts2023.load, tmp_path / "other", cache, test=0.5)
 
 
 # --- THINGS-EEG2

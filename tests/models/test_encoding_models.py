@@ -262,8 +262,11 @@ ASKED = {
     "other images": (lambda f: fit("ClassToken", TRAIN, Y), "features hold 100 images but Y has 130 rows"),
     "and for ridge": (lambda f: fit("LayerwiseRidge", TRAIN, Y), "features hold 100 images but Y has 130 rows"),
     "a NaN column": (lambda f: fit("GNet", TRAIN, spoilt("column")), "in 1 of 24 units, first unit 4"),
-    "NaN in a layer": (lambda f: fit("PatchToken", BAD, Y[:N]), "layer 'b': NaN or infinity"),
-    "NaN in a layer of ridge": (lambda f: fit("LayerwiseRidge", BAD, Y[:N]), "layer 'b': NaN or infinity"),
+    "NaN in a layer": (lambda f: fit("PatchToken", BAD, Y[:N]), "layer 'b': image '000000002' holds NaN or infinity"),
+    "NaN in a layer of ridge": (
+        lambda f: fit("LayerwiseRidge", BAD, Y[:N]),
+        "layer 'b': image '000000002' holds NaN or infinity",
+    ),
     "one unit as a vector": (lambda f: fit("ClassToken", TRAIN, Y[:N, 0]), r"use Y\[:, None\]"),
     "no coordinates": (lambda f: FactorTopy().fit(TRAIN, Y[:N]), r"needs coordinates=\(unit, 3\)"),
     "other coordinates": (lambda f: FactorTopy().fit(TRAIN, Y[:N], XYZ[:9]), r"here \(24, 3\), got \(9, 3\)"),
