@@ -171,6 +171,7 @@ def test_options_reach_the_loader_and_the_run_folder(test_data) -> None:
 
 def test_options_of_the_phantom_act(monkeypatch) -> None:
     from brainlens.datasets import phantom
+    from brainlens.phantom.mismatch import Mismatch
 
     seen = {}
 
@@ -184,6 +185,8 @@ def test_options_of_the_phantom_act(monkeypatch) -> None:
     monkeypatch.setattr(phantom, "truth", truth)
     with pytest.raises(Stop):
         open_recording(Source(n_train=20, n_test=10, options={"grid": "2mm", "kappa": 0.5}))
+    assert seen.pop("brain") is None  # the voxels read the network that is decoded
+    assert seen.pop("mismatch") == Mismatch()
     assert seen == {"grid": "2mm", "kappa": 0.5, "subject": 1, "seed": 0}
 
 

@@ -95,7 +95,7 @@ def test_places_that_nothing_tells_are_left_out_and_wrong_ones_are_one_line(made
     assert surface_coordinates(Surface("my_mesh", units.hemisphere, units.vertex)) is None
     made_recordings.write_fslr(tmp_path / "MNINonLinear")
     assert surface_coordinates(units, folder=tmp_path).shape == (2, 3)
-    with pytest.raises(DataError, match="vertex 10242 is not on fsaverage5"):
+    with pytest.raises(DataError, match="vertex 10242 is not one of fsaverage5"):
         surface_coordinates(Surface("fsaverage5", np.array(["left"]), np.array([10_242])))
     with pytest.raises(DataError, match="'flat' is not one of inflated, sphere"):
         surface_coordinates(units, shape="flat")

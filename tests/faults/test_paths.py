@@ -72,6 +72,7 @@ def test_of_the_command_line(case: Any, secret: Path, monkeypatch: pytest.Monkey
     assert os.environ["BRAINLENS_ALLOW_OUTSIDE"] == "1"
 
 
+@pytest.mark.filterwarnings("ignore:.*are drawn for the test")
 def test_of_recordings_of_others(
     tmp_path: Path, secret: Path, writers: dict[str, ModuleType], made_meg: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
