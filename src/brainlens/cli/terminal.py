@@ -165,7 +165,11 @@ def finished(folders: Sequence[Path], made: str) -> None:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    from brainlens.types.scores import digits
+
+    return digits(value)
 
 
 def _duration(seconds: float) -> str:
