@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ def test_an_example_opens_and_passes_its_audit(tmp_path: Path, monkeypatch: pyte
     assert all(stimuli.captions)
     assert len(files) == sum(path.is_file() for path in out.rglob("*"))
     assert all(layout in command or "check" in command or "runs" in command for command in examples.next_commands(layout, out))
+    (named,) = [word for command in examples.next_commands(layout, out) for word in re.findall(r"--target (\w+)", command)] or [
+        ""
+    ]
+    assert (layout == "epochs") == bool(named)
+    assert not named or responses.trials[named].value_counts().min() >= 10  # the documented command has two conditions to tell
     with pytest.raises(DataError, match="not empty"):
         examples.write_example(layout, out)
 

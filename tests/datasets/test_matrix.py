@@ -131,7 +131,7 @@ def pipeline(made_pipeline: ModuleType, tmp_path_factory: pytest.TempPathFactory
 
 def documented() -> dict[str, list[str]]:
     """The rows of the table in the page: recording -> cells."""
-    lines = re.findall(r"^\| `?([a-z0-9_, ]+?)`? \|(.+)\|$", DOCS.read_text(), flags=re.M)
+    lines = re.findall(r"^\| `([a-z0-9_, ]+)` \|(.+)\|$", DOCS.read_text(), flags=re.M)
     return {name: [cell.strip() for cell in cells.split("|")] for name, cells in lines if cells.count("|") == len(VERBS) - 1}
 
 

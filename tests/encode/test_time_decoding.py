@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainlens.encode import OverTime, decode
 from brainlens.encode.discriminant import area_variances, areas
+from brainlens.encode.run_decode import one_part
 from brainlens.encode.time_decoding import _folds, _permuted
 from brainlens.metrics.statistics import auroc_interval
 from brainlens.types import DataError, Responses
@@ -283,3 +284,11 @@ def test_bad_input_is_one_line(call, message):
     with pytest.raises(DataError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_recording_of_one_run_is_noticed_so_that_folds_take_its_place():
+    labels, runs = np.tile([0, 1], 12), np.repeat([0, 1, 2], 8)
+    assert not one_part(make(labels, runs), "run")
+    assert one_part(make(labels, np.zeros(24, int)), "run")
+    assert one_part(make(labels, runs, subjects=np.repeat([0, 1], [16, 8])), "run")  # the second subject has one run
+    assert not one_part(make(labels, runs), "block")

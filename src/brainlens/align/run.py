@@ -182,15 +182,15 @@ def _mean_result(results: list[Result], subjects: Sequence[str], *, seed: int) -
     Two subjects say nothing of others: then the interval is over stimuli alone. config: `interval_over`; table `subjects`.
     """
     people = len(subjects) >= FEW_SUBJECTS
-    metrics: dict[str, float] = {}
-    for name, result in zip(subjects, results, strict=True):
-        metrics |= {f"subject/{name}/{key}": value for key, value in result.metrics.items() if key.startswith("retrieval/")}
+    metrics: dict[str, float] = {}  # the mean first, as it is what a page leads with
     ids = [np.asarray(result.arrays["ids"]) for result in results]
     for key in [key for key in results[0].arrays if key.startswith("ranks/")]:
         found = summary_over_subjects(
             [np.asarray(r.arrays[key]) for r in results], ids, [len(i) for i in ids], seed=seed, draw_subjects=people
         )
         metrics |= {f"retrieval/{key.removeprefix('ranks/')}/{score}": value for score, value in found.items()}
+    for name, result in zip(subjects, results, strict=True):
+        metrics |= {f"subject/{name}/{key}": value for key, value in result.metrics.items() if key.startswith("retrieval/")}
     config = {**results[0].config, "subjects": list(subjects), "one_each": True}
     config["interval_over"] = "subjects and stimuli" if people else "stimuli"
     data = [entry for result in results for entry in result.provenance.get("data", [])]

@@ -93,7 +93,7 @@ def open_sensors(
             f"{source.folder / PICTURES[0]} (a folder a concept), of which they are made; see docs/sensors.md"
         )
     stimuli = _captioned(stimuli if source.captions is None else chosen_captions(stimuli, source.captions))
-    images, texts = _embeddings(source, stimuli, cache, device, tell)
+    images, texts = _embeddings(source, stimuli, cache, device, tell, concepts=protocol.gallery == "concept")
     return SensorRecording(_joined(parts), stimuli, images, texts)
 
 
@@ -278,22 +278,25 @@ def _joined(parts: list[Responses]) -> Responses:
     return replace(parts[0], data=join_rows(same), trials=trials)
 
 
-def _embeddings(source: Source, stimuli: Stimuli, cache: Path, device: str, tell: Tell) -> tuple[Features, Features | None]:
+def _embeddings(
+    source: Source, stimuli: Stimuli, cache: Path, device: str, tell: Tell, *, concepts: bool
+) -> tuple[Features, Features | None]:
     """Embeddings of images, of concepts where their centres are there, and of captions.
 
-    Rows of the file of centres are the test concepts by name, the order in which released files have them.
+    Rows of the file of centres are the test concepts by name, the order in which released files have them. concepts: without that
+    file the centres are made of the THINGS pictures.
     """
     place = network_folder(source)
     tell(f"embeddings of {len(stimuli):,} images", None)
     model = clip.load_clip(place, device=device)
     data = {"image": clip.embed_images(model, stimuli, cache=cache / "features")["image"]}
     assert source.folder is not None
-    centres, pictures = source.folder / CENTRES, pictures_folder(source.folder)
-    if centres.exists() or (pictures is not None and "concept" in stimuli.table.columns):
+    centres, pictures = source.folder / CENTRES, pictures_folder(source.folder) if concepts else None
+    if centres.exists() or pictures is not None:
         test = np.flatnonzero((stimuli.table["split"] == "test").to_numpy())
         if "concept" in stimuli.table.columns:
             test = test[np.argsort(stimuli.table["concept"].to_numpy(dtype=str)[test], kind="stable")]
-        if centres.exists():
+        if pictures is None or centres.exists():
             values = np.asarray(open_npy(centres), np.float32)
         else:
             tell(f"centres of {len(test):,} concepts from the pictures in {pictures.name}", None)

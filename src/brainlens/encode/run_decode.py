@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from brainlens.datasets.epoching import read_epochs_of
@@ -31,7 +32,7 @@ def run_decode(
     """Cuts the recording, tells the categories of `target` apart at each time, and stores the result as a run.
 
     target: a column of the trials (None: the first of TARGETS with 2 categories or more and 4 trials in each). group: the
-    column whose parts are left out in turn, where it is there; else stratified folds. Raises DataError for a recording that
+    column whose parts are left out in turn, where it has two; else stratified folds. Raises DataError for a recording that
     cannot be cut, a column that is not there, and fewer than two categories.
     """
     tell("cutting epochs", None)
@@ -40,6 +41,8 @@ def run_decode(
     tell(f"telling {chosen} apart over time", None)
     options = options or OverTime()
     rows, notes = one_row_an_image(responses, chosen, options.folds)
+    if group is not None and one_part(rows, group):
+        notes, group = [*notes, f"There is one {group}, which cannot be left out: trials are in stratified folds."], None
     result = decode_over_time(rows, chosen, group, options=options, seed=seed)
     result = replace(result, config={**result.config, "warnings": notes})
     course = result.tables["timecourse"]
@@ -49,6 +52,15 @@ def run_decode(
     counts = more | {f"decode/trials_{name}": float(n) for name, n in responses.trials[chosen].astype(str).value_counts().items()}
     result = replace(result, metrics=result.metrics | counts)
     return keep(result, runs, source), table(result, "decode/")
+
+
+def one_part(responses: Responses, group: str) -> bool:
+    """Whether a subject has trials of one value of this column alone, so that none can be left out of its fit."""
+    trials = responses.trials
+    if group not in trials.columns:
+        return False
+    people = trials["subject"] if "subject" in trials.columns else np.zeros(len(trials))
+    return bool((trials.groupby(people)[group].nunique() < 2).any())
 
 
 def one_row_an_image(responses: Responses, target: str, folds: int) -> tuple[Responses, list[str]]:

@@ -60,9 +60,11 @@ def retrieval_section(result: Result, dpi: int | None) -> Section:
         section.draw(partial(retrieval.rank_curve, result), caption, "Rising curves, one a direction, over the curve of chance.")
     by_subject = scores_by_subject(result)
     if by_subject:
+        drawn = result.config.get("interval_over") == "subjects and stimuli"
+        people = ", for the mean over subjects and stimuli drawn anew" if drawn else ""
         caption = (
             f"Top-5 retrieval of {len(by_subject) - 1} subjects, each in a gallery of its own test pictures, and their mean. "
-            "Whiskers: 95 % bootstrap intervals over test stimuli. Dashed: chance."
+            "Whiskers: 95 % bootstrap intervals over test stimuli" + people + ". Dashed: chance."
         )
         draw = partial(retrieval.topk_bars, by_subject, k=5, title="Top-5 by subject, 95 % intervals", result=result)
         section.draw(draw, caption, f"Bars of top-5 by subject. {_said(by_subject, 5)}")

@@ -47,7 +47,8 @@ def decoding_section(result: Result, dpi: int | None) -> Section:
         names = [str(name) for name in result.config.get("categories", ())]
         caption = (
             f"{', '.join(names)} told apart by a linear discriminant at each time, on trials that were left out of its fit "
-            f"({result.config.get('left_out', 'folds')}). Squares: times that stand after correction for all of them."
+            f"({result.config.get('left_out', 'folds')}). Squares: times that stand after correction for all of them; "
+            "the bar: runs of times that stand as a whole."
         )
         section.draw(partial(decoding.over_time, course, result=result), caption, "Area under the ROC curve over time.")
     return section
