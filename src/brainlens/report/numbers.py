@@ -11,7 +11,7 @@ import numpy as np
 from brainlens.types.scores import SHARE, SIDES, chance, digits, is_difference, is_score, join
 
 SILENT = (  # groups that the heading names already
-    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe"),
+    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe", "decode"),
 )
 NAMES = {
     "truth_auroc": "area under the ROC curve against the truth",
@@ -27,6 +27,7 @@ NAMES = {
     "layer_correlation": "agreement of layer maps, correlation",
     "same_layer_share": "units with the same layer",
     "units_significant": "units with R² > 0 at q < .05",
+    "share_significant": "share of units with r > 0 at q < .05",
     "layer_spearman": "found against true layer, Spearman",
     "rf_error_median": "receptive-field centre error, median",
     "scale_auroc": "global against local units, AUROC",
@@ -48,6 +49,7 @@ NAMES = {
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
     "nearest_share": "nearest other image is of the same category",
+    "auc_mean": "mean area under the ROC curve over all times",
     "peak_auc": "largest area under the ROC curve over time",
     "peak_p": "its p, corrected for all times",
     "peak_time": "time of the largest area (s)",
