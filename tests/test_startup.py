@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,23 @@ def test_a_mistake_in_a_command_is_said_before_torch_is_loaded(command: list[str
     assert code == 2
     assert len(str(err).splitlines()) == 1, err
     assert not modules & {"torch", "transformers", "diffusers", "mne", "nilearn", "matplotlib", "sklearn"}
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        (["sweep", "encode", "--seed", "0..1", "--roi", "V1", "--dry"], "sweep: 2 runs of encode"),
+        (["paper", "factortopy", "--dataset", "haxby2001", "--data", "/no/such/folder", "--only", "ridge"], "/no/such/folder"),
+    ],
+    ids=["sweep", "paper"],
+)
+def test_a_command_that_calls_others_finds_them_in_a_program_of_its_own(command: list[str], words: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "brainlens", *command], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False
+    )
+    assert words in done.stdout + done.stderr, done.stderr
+    assert "No such command" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_import_and_help_cost_little_beside_what_they_stand_on() -> None:

@@ -124,7 +124,7 @@ def check_same_volume(a: Volume, b: Volume, what: str, than: str) -> None:
 def select_subjects(responses: Responses, subjects: Sequence[str]) -> Responses:
     """The trials of these subjects. Raises DataError listing the subjects that there are."""
     if "subject" not in responses.trials.columns:
-        raise DataError("the trials have no column 'subject', so none can be chosen")
+        raise DataError(f"subject {subjects[0]!r}: the trials have no column 'subject'; leave --subject out, or add the column")
     there = responses.trials["subject"].astype(str)
     unknown = [name for name in subjects if not (there == name).any()]
     if unknown:

@@ -231,7 +231,7 @@ def findings(folder: Path, **options: object) -> dict[str, tuple[str, str]]:
 def test_an_audit_of_a_good_folder(written: Path, tmp_path: Path) -> None:
     found = findings(written)
     assert [what for what, (level, _) in found.items() if level == "error"] == ["captions"]  # 10 of 12 images have none
-    assert found["trials x units"] == ("ok", "24 x 5; 12 stimuli, 2 to 2 trials each")
+    assert found["trials x units"] == ("ok", "24 x 5; 12 stimuli, 2 trials each")
     assert found["split"] == ("ok", "test: 4 images in 8 trials; train: 8 images in 16 trials")
     assert found["order of trials"][0] == "ok"
     assert found["space"][1].startswith("volume 3 x 2 x 2, voxels of 8 x 8 x 8 mm, x 0 to 16")

@@ -115,5 +115,10 @@ def test_one_number_stands_once_and_counts_name_their_units() -> None:
               if r.key.endswith("mean")]  # fmt: skip
     assert row.n == "516 of 3,666 units"
     assert numbers.losses({"encoding/ceiling_undefined": 1.0}) == [numbers.NO_CEILING]
+    ways = {f"retrieval/{way}/top5{end}": v for way in ("brain->image", "image->brain")
+            for end, v in (("", 0.5), (".low", 0.4), (".high", 0.6))}  # fmt: skip
+    assert len(numbers.once(numbers.rows(ways))) == 2  # alike by chance, not one number
+    found = numbers.rows({"attribution/mass": 0.05, "attribution/image/deletion_auc": 0.1})
+    assert [row.key for row in numbers.first(found, 8)] == ["attribution/image/deletion_auc"]
     (row,) = numbers.rows({"encoding/r2_weighted": 0.05, "encoding/r2_weighted.chance": -0.00057})
     assert row.chance == "≈ 0"

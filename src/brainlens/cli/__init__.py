@@ -137,11 +137,15 @@ def main() -> None:
 
 
 EVERY = list(app.registered_commands)
+CALLERS = ("paper", "sweep")  # they run other commands of this program
 
 
 def _asked(arguments: list[str]) -> list[Any]:
-    """The one command that is called, so that the options of the others need not be made; all where it is none of them."""
+    """The one command that is called, so that the options of the others need not be made; all where it is none of them, or one
+    that calls others."""
     name = next((text for text in arguments if not text.startswith("-")), "")
+    if name in CALLERS:
+        return EVERY
     return [one for one in EVERY if (one.name or str(getattr(one.callback, "__name__", ""))) == name] or EVERY
 
 

@@ -116,5 +116,7 @@ def long_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _value(line: Any) -> str:
+    from brainlens.types.scores import digits
+
     interval = "" if line["low"] != line["low"] else f" ({line['low']:.3g} to {line['high']:.3g})"
-    return f"{line['value']:.3g}{interval}"
+    return f"{digits(line['value'])}{interval}"

@@ -116,7 +116,8 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
         blocks = ["\n".join(f"  {n:<{reach}}  {c}" for n, c in zip(names, line, strict=True) if c) for line in cells]
         console.print("\n\n".join([title, *blocks]), markup=False, highlight=False)
         return
-    table = Table(title=title, title_justify="left")
+    console.print(title, style="italic", markup=False, highlight=False)  # a title of the table's own is folded at its width
+    table = Table()
     for name in names:
         table.add_column(name, overflow="fold")
     for line in cells:
@@ -164,7 +165,11 @@ def finished(folders: Sequence[Path], made: str) -> None:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    from brainlens.types.scores import digits
+
+    return digits(value)
 
 
 def _duration(seconds: float) -> str:

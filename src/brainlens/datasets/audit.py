@@ -56,14 +56,19 @@ def audit(name: str, folder: str | Path, options: dict[str, Any] | None = None, 
     return found + _files(Path(folder))
 
 
+def _span(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def _counts(responses: Responses, stimuli: Stimuli) -> list[Finding]:
     trials = responses.trials
     many = trials.groupby("stimulus").size()
     shape = " x ".join(f"{n:,}" for n in responses.data.shape)
-    found = [Finding("ok", "trials x units", f"{shape}; {len(stimuli):,} stimuli, {many.min()} to {many.max()} trials each")]
+    found = [Finding("ok", "trials x units", f"{shape}; {len(stimuli):,} stimuli, {_span(many)} trials each")]
     for name in [name for name in ("subject", "session", "run") if name in trials.columns]:
         parts = trials[name].astype(str).value_counts(sort=False)
-        found.append(Finding("ok", f"{name}s", f"{len(parts)}, with {parts.min():,} to {parts.max():,} trials"))
+        found.append(Finding("ok", f"{name}s", f"{len(parts)}, with {_span(parts)} trials{'' if len(parts) == 1 else ' each'}"))
     if "split" not in trials.columns:
         return [*found, Finding("note", "split", "no column split: verbs that need a test set have none")]
     parts = {str(k): f"{v['stimulus'].nunique():,} images in {len(v):,} trials" for k, v in trials.groupby("split")}

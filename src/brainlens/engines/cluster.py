@@ -26,7 +26,9 @@ def dask(
     chosen = dict(options)
     address, kind = chosen.pop("scheduler", None), chosen.pop("cluster", "local")
     # A piece that runs a network in several threads beside others gains nothing; processes share the processor evenly.
-    threads = _whole("threads", chosen.pop("threads", None), max(1, (os.cpu_count() or 1) // max(1, workers)))
+    share = max(1, (os.cpu_count() or 1) // max(1, workers))
+    asked = os.environ.get(THREADS[0], "")  # whoever shares the machine has said how many threads are hers
+    threads = _whole("threads", chosen.pop("threads", None), int(asked) if asked.isdigit() and int(asked) else share)
     with ExitStack() as stack:
         try:
             if address is not None:

@@ -36,6 +36,7 @@ def over_time(table: pd.DataFrame, *, result: Result | None = None) -> Figure:
         ax.plot(time, np.where(inside, low, np.nan), color=style.ORANGE, lw=4, label="cluster of p < .05")
     if time.min() < 0 < time.max():
         ax.axvline(0, color=style.INK, lw=0.6)
-    ax.legend(fontsize=8, frameon=False)
+    # outside: curve, band, squares and bar fill the axes, and a box over them hides times that stand
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     style.label(ax, x="time (ms)", y="area under the ROC curve")
     return style.head(figure, "Decoding over time", result)

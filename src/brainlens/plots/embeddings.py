@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result
@@ -59,6 +60,7 @@ def embedding_map(
         _scatter(ax, flat[i * n : (i + 1) * n], groups, names, MARKERS.get(modality, "o"))
         if alike[i]:
             ax.text(0.5, 0.6, "all alike", transform=ax.transAxes, ha="center", fontsize=9, color=style.FAINT)
+        ax.xaxis.set_major_locator(MaxNLocator(4))  # more of them touch in a narrow panel
         style.label(ax, title=modality, x=f"{axis} 1", y=f"{axis} 2" if i == 0 else "")
     if 0 < len(names) <= MAX_LEGEND:
         handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -209,6 +209,8 @@ def ceiling_scatter(result: Result, *, score: str = "r2", ceiling: str = "ceilin
     ax.plot([0, top], [0, top], color=style.VERMILION, lw=1.5, label="ceiling")
     ax.axhline(0, color=style.GREY, lw=0.8)
     bar = figure.colorbar(cells, ax=ax)
+    for each in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
+        each(lambda v, _: f"{v:,.0f}" if f"{v:.0f}"[0] in "125" else "")
     bar.set_label("units", fontsize=9)
     ax.legend(fontsize=8.5, frameon=False, loc="upper left")
     style.label(ax, x="noise ceiling (R²)", y="test R²")

@@ -62,6 +62,8 @@ TEMPLATE = (
     "Fonov, V. et al. (2011). Unbiased average age-appropriate atlases for pediatric studies. NeuroImage 54, 313-327 (MNI152)"
 )
 
+OWN = "yours"  # the citation of a layout: the recording in it is the user's own
+
 
 def citations(results: list[Result]) -> list[str]:
     """What these runs rest on: the papers of the methods that ran, the data, and templates where something is drawn on one."""
@@ -75,7 +77,7 @@ def citations(results: list[Result]) -> list[str]:
         name = str(result.config.get("dataset", ""))
         if name in datasets.DATASETS and name not in datasets.SIMULATED:
             facts = datasets.facts(name)
-            out.append(f"{facts['citation']}: {facts['title']}")
+            out += [f"{facts['citation']}: {facts['title']}"] if facts["citation"] != OWN else []
     drawn = [result for result in results if not isinstance(result.space, Sensors) and in_standard_space(result)]
     out += [SURFACE] if drawn else []
     out += [TEMPLATE] if any(isinstance(result.space, Volume) for result in drawn) else []

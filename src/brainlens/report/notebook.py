@@ -24,7 +24,7 @@ THUMBNAILS = 6
 def result_html(result: Result) -> str:
     """The key numbers of a result with interval, chance and n, and the first of its figures; `result.plot` names the others."""
     rows = numbers.rows(result.metrics, ideal=scores_by_encoder(result).get("ideal"), headline=wording.headline(result))
-    main = (numbers.once([row for row in rows if row.main]) or rows)[:ROWS]
+    main = numbers.first(rows, ROWS)[:ROWS]
     lines = [(row.label, row.value, row.interval, row.chance, row.n) for row in main]
     body = Markup("<p><b>{}</b><br>{}</p>").format(wording.title(result), wording.sentence(result))
     body += _table(("score", "value", "95 % interval", "chance", "n"), lines)

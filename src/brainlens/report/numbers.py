@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brainlens.types.scores import SHARE, SIDES, chance, is_difference, is_score, join
+from brainlens.types.scores import SHARE, SIDES, chance, digits, is_difference, is_score, join
 
 SILENT = (  # groups that the heading names already
-    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe"),
+    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe", "decode"),
 )
 NAMES = {
     "truth_auroc": "area under the ROC curve against the truth",
@@ -27,6 +27,7 @@ NAMES = {
     "layer_correlation": "agreement of layer maps, correlation",
     "same_layer_share": "units with the same layer",
     "units_significant": "units with R² > 0 at q < .05",
+    "share_significant": "share of units with r > 0 at q < .05",
     "layer_spearman": "found against true layer, Spearman",
     "rf_error_median": "receptive-field centre error, median",
     "scale_auroc": "global against local units, AUROC",
@@ -48,12 +49,20 @@ NAMES = {
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
     "nearest_share": "nearest other image is of the same category",
+    "auc_mean": "mean area under the ROC curve over all times",
     "peak_auc": "largest area under the ROC curve over time",
     "peak_p": "its p, corrected for all times",
     "peak_time": "time of the largest area (s)",
     "onset": "first time with p < .05, corrected (s)",
     "peak_ms": "time of the largest deflection (ms)",
     "peak": "largest deflection of a channel",
+    "mass": "mean of the map, scaled to 0 to 1",
+    "area": "share of units above half of the map's range",
+    "drop_absolute": "loss of cosine when only the map's part stays (x 100)",
+    "drop_relative": "loss of cosine when only the map's part stays (% of it)",
+    "increase": "cases whose cosine rises when only the map's part stays (%)",
+    "deletion_auc": "area under the deletion curve (less is better)",
+    "insertion_auc": "area under the insertion curve (more is better)",
     "baseline_ratio": "field power, peak / baseline",
 }
 KEY = re.compile(  # what a reader looks for first
@@ -62,6 +71,7 @@ KEY = re.compile(  # what a reader looks for first
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
     r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean|significant_share|split_half_share)$"
 )
+CHANGED = re.compile(r"(matched/(drop_absolute|increase)|deletion_auc|insertion_auc)$")
 LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|left_out|duplicate)")
 NO_CEILING = "no noise ceiling: no stimulus was shown twice, so scores stand without one"
 
@@ -83,18 +93,26 @@ class Row:
 def once(found: list[Row]) -> list[Row]:
     """The rows without those that repeat one number under another name: same value, interval and chance, and the same last word.
 
-    Of `truth/auroc` and `attribute/bottleneck/truth_auroc` the one that names its method stays.
+    Of `truth/auroc` and `attribute/bottleneck/truth_auroc` the one that names its method stays. Two directions of retrieval that
+    happen to score alike both stay.
     """
-    out: dict[tuple[str, str, str, str], Row] = {}
+    out: dict[tuple[str, ...], Row] = {}
     for row in found:
         kind = re.split(r"[/_]", row.key)[-1]
-        seen = (row.value, row.interval, row.chance, kind)
+        way = next((part for part in row.key.split("/") if "->" in part), "")
+        seen = (row.value, row.interval, row.chance, kind, way)
         if row.interval and seen in out:
             longer = max(out[seen], row, key=lambda one: one.key.count("/"))
             out[seen] = longer
         else:
-            out[seen if row.interval else (row.key, "", "", "")] = row
+            out[seen if row.interval else (row.key,)] = row
     return list(out.values())
+
+
+def first(found: list[Row], most: int) -> list[Row]:
+    """What a reader looks for first; of attribution without a known truth how scores change with the map; else the first rows."""
+    changed = [row for row in found if CHANGED.search(row.key)]
+    return once([row for row in found if row.main]) or changed or found[:most]
 
 
 def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = None, headline: str = "") -> list[Row]:
@@ -150,10 +168,8 @@ def number(value: float, name: str = "", *, difference: bool = False) -> str:
         text = f"{100 * value:+.1f} points" if SHARE.match(name) else f"{value:+.3g}"
     elif SHARE.match(name):
         text = f"{100 * value:.1f} %"
-    elif (float(value).is_integer() and abs(value) >= 10) or abs(value) >= 1000:
-        text = f"{value:,.0f}"
     else:
-        text = f"{value:.3g}"
+        text = digits(value)
     return text.replace("-", "−")
 
 

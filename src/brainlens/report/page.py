@@ -60,7 +60,7 @@ class ShownRun:
 
     @property
     def main(self) -> list[numbers.Row]:
-        return numbers.once([row for row in self.rows if row.main]) or self.rows[:8]
+        return numbers.first(self.rows, 8)
 
 
 def build(
@@ -213,7 +213,8 @@ def _interval(metrics: Mapping[Any, Any], key: str) -> str:
 
 def _table(name: str, table: pd.DataFrame) -> tuple[str, list[str], list[list[str]], int]:
     """A small table as text: intervals beside their column, at most TABLE_ROWS rows, and how many there are in all."""
-    columns = [str(c) for c in table.columns if not str(c).endswith((".low", ".high"))]
+    empty = {str(c) for c in table.columns if table[c].isna().all() or (table[c].astype(str) == "").all()}
+    columns = [str(c) for c in table.columns if not str(c).endswith((".low", ".high")) and str(c) not in empty]
     lines = [[_interval(row, column) for column in columns] for row in table.head(TABLE_ROWS).to_dict("records")]
     heads = [numbers.label(c) for c in columns]
     return name.replace("_", " "), heads, lines, len(table)

@@ -20,6 +20,7 @@ from brainlens.store.files import BLOCK, read_json, replacing, save_text, sha256
 from brainlens.store.models import NOTE, load_model
 from brainlens.store.results import load_result
 from brainlens.types import DataError
+from brainlens.types.scores import digits
 
 LIST = "archive.json"
 FORMAT = 1
@@ -176,6 +177,6 @@ def _card_rows(result: Any) -> str:
     rows = []
     for line in result.scores().head(SHOWN).itertuples():
         interval = "" if line.low != line.low else f"{line.low:.3g} to {line.high:.3g}"
-        chance, n = ("" if value != value else f"{value:.3g}" for value in (line.chance, line.n))
-        rows.append(f"| {line.metric} | {line.value:.3g} | {interval} | {chance} | {n} |")
+        chance, n = ("" if value != value else digits(value) for value in (line.chance, line.n))
+        rows.append(f"| {line.metric} | {digits(line.value)} | {interval} | {chance} | {n} |")
     return "\n".join(rows)

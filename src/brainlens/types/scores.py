@@ -23,6 +23,13 @@ SHARE = re.compile(
 COLUMNS = ("metric", "value", "low", "high", "chance", "ceiling", "n", "unit")
 
 
+def digits(value: float) -> str:
+    """A number as text: counts and large numbers whole and with separators, others to three digits."""
+    if (float(value).is_integer() and abs(value) >= 10) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
 def scores(metrics: Mapping[str, float]) -> pd.DataFrame:
     """One row a score: columns metric, value, low, high (95 % interval), chance, ceiling, n, unit; NaN where unknown.
 

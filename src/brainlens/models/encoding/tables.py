@@ -322,7 +322,8 @@ def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
         have = len(np.unique(stimulus[part == name]))
         if have < least:
             raise DataError(
-                f"encode: the part {name!r} has {have} images, it needs at least {least}; split holds {sorted(set(part))}"
+                f"encode: the part {name!r} has {have} images, it needs at least {least}; split holds {sorted(set(part))}; "
+                "give some images another part in the column `split`"
             )
     return part
 

@@ -32,7 +32,8 @@ def volume_aligner(run: str | Path) -> VolumeAligner:
     found = _check_run(run)
     if "volume" not in found.config.get("encoders", []):
         raise DataError(
-            f"{run}: a run of `align` with the encoder 'volume' is needed; this one has {found.config.get('encoders')}"
+            f"{run}: a run of `align` with the encoder 'volume' is needed; this one has {found.config.get('encoders')}; "
+            "run `align --encoder volume` on the same recording first"
         )
     beside = Path(run) / MODEL / "volume"
     return VolumeAligner.load(beside if beside.is_dir() else Path(run) / MODEL)
