@@ -9,7 +9,7 @@ from brainlens.plots import words
 
 
 def main(out: Path) -> Path:
-    recording = phantom.load(n_train=250, n_test=60, concepts="kinds")
+    recording = phantom.load(n_train=400, n_test=80, concepts="kinds")
     units = recording.responses.units
     chosen = recording.responses.columns((units["roi"] != "none").to_numpy())
     features = phantom.features(recording.stimuli)

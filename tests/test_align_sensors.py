@@ -139,7 +139,7 @@ def test_across_leaves_the_tested_subject_out_and_validation_is_by_image(tables:
         (lambda r, i, t: align_sensors(r.where(subject="1"), i, t, protocol=Protocol("across")), "2 subjects"),
         (lambda r, i, t: align_sensors(r, i, None, protocol=ONE), "needs texts"),
         (lambda r, i, t: align_sensors(r, i, t, protocol=ONE, encoder="cnn"), "not one of"),
-        (lambda r, i, t: align_sensors(r, i.take(i.ids[:50]), t, protocol=ONE), "not there"),
+        (lambda r, i, t: align_sensors(r, i.take(i.ids[:50]), t, protocol=ONE), "not found"),
         (lambda r, i, t: align_sensors(r.where(split="train"), i, t, protocol=ONE), "0 test trials"),
         (lambda r, i, t: Protocol("between"), "within"),
         (lambda r, i, t: without(QUICK, "attention"), "saliency"),

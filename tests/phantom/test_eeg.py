@@ -104,7 +104,7 @@ def test_only_the_target_layer_is_enough() -> None:
         (lambda s, f: eeg_truth(s, f, subject=0), "must be 1"),
         (lambda s, f: eeg_truth(s, f, amplitude=0.0), "above 0"),
         (lambda s, f: eeg_truth(s.take(s.ids[:2]), f), "too few"),
-        (lambda s, f: eeg_truth(s, f.take(f.ids[:10])), "not there"),
+        (lambda s, f: eeg_truth(s, f.take(f.ids[:10])), "not found"),
         (lambda s, f: eeg_trials(s, rows=(3, 1)), "do not divide"),
         (lambda s, f: make_eeg(s, f, subjects=()), "no subject"),
     ],

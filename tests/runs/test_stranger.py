@@ -92,5 +92,5 @@ def test_four_commands_and_no_python(
     command("attribute", str(aligned), "--trials", "2", "--steps", "2", monkeypatch=monkeypatch)
     command("report", "runs", monkeypatch=monkeypatch)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"the main one is {best.replace('_', ' ')}" in page
+    assert f"key numbers are of {best.replace('_', ' ')}" in page
     assert torch.get_default_dtype() == torch.float32
