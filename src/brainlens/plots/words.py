@@ -106,7 +106,7 @@ def word_histograms(result: Result, *, most: int = 12) -> Figure:
         part = table[table["roi"] == region].iloc[::-1]
         ax.barh(np.arange(len(part)), part["voxels"], color=style.BLUE, height=0.7)
         ax.set_yticks(np.arange(len(part)), [style.printable(str(name)) for name in part["label"]], fontsize=8)
-        ax.set_ylim(-0.6, max(len(part), 4) - 0.4)  # a lone bar is no thicker than the others
+        ax.set_ylim(min(-0.6, len(part) - 4.6), len(part) - 0.4)  # a lone bar is at the top, no thicker than the others
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         style.label(ax, title=str(region), x="voxels")
     for ax in axes.ravel()[len(regions) :]:
