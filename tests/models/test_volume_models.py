@@ -238,8 +238,9 @@ def test_training_goes_on_from_a_stored_model(fitted, planted, tmp_path, name):
 
 def test_a_changed_brain_is_read_better_after_training_on(planted):
     """The same voxels mixed by another matrix, with 60 of the 100 images: above the old model, and above a start from nothing."""
-    old, tuned, fresh = further(planted, 0)
-    assert tuned > old + 0.2  # over ten seeds .38 to .51 above the old one, .05 to .27 above a start from nothing
+    old, tuned, fresh = np.mean([further(planted, seed) for seed in range(3)], axis=0)
+    # over ten seeds and two processors .38 to .57 above the old one; -.06 to .39 above a start from nothing, one of 20 below it
+    assert tuned > old + 0.2
     assert tuned > fresh
 
 
