@@ -89,7 +89,7 @@ def run_sweep(
     began = time.time()
     folder = store.run_folder(runs, "sweep", {"verb": verb, "lines": [[str(w) for w in line] for line in lines]}, [])
     with store.lock(folder):
-        known = {} if again else _known(folder, runs, lines)
+        known = {} if again else _known(folder, lines)
         left = [index for index in range(len(lines)) if index not in known]
         tell(f"{len(left)} of {len(lines)} runs of {verb}", 0.0)
         jobs = [{"line": lines[index], "log": str(folder / "logs" / f"{index + 1:04d}.log")} for index in left]
@@ -99,7 +99,7 @@ def run_sweep(
             known[left[place]] = outcome
             store.append_log(folder, {"line": lines[left[place]], **outcome})
             tell(f"{len(left)} of {len(lines)} runs of {verb}", done / len(left))
-        rows = [_row(runs, names[index], known[index]) for index in range(len(lines))]
+        rows = [_row(names[index], known[index]) for index in range(len(lines))]
         _store(folder, verb, lines, rows, began)
     return folder, rows
 
@@ -158,7 +158,7 @@ def _options(given: Sequence[str] | None) -> dict[str, str]:
     return options
 
 
-def _known(folder: Path, runs: Path, lines: Sequence[list[str]]) -> dict[int, dict[str, Any]]:
+def _known(folder: Path, lines: Sequence[list[str]]) -> dict[int, dict[str, Any]]:
     """The outcomes of an earlier call whose run folders are still there."""
     from brainlens import store
 
@@ -171,7 +171,7 @@ def _known(folder: Path, runs: Path, lines: Sequence[list[str]]) -> dict[int, di
     return found
 
 
-def _row(runs: Path, name: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, Any]:
+def _row(name: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, Any]:
     """A piece as a row: what it is, its first score, its folder."""
     from brainlens import store
 
