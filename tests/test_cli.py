@@ -142,6 +142,19 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
         main()
 
 
+def test_the_other_commands_are_there_after_a_call(monkeypatch, capfd):
+    """Only the asked command's options are made for a call, and a notebook or a test that calls again finds all."""
+    from typer.main import get_command
+
+    from brainlens.cli import app, main
+
+    names = set(get_command(app).commands)
+    monkeypatch.setattr(sys, "argv", ["brainlens", "report", "nowhere"])
+    with pytest.raises(SystemExit):
+        main()
+    assert set(get_command(app).commands) == names >= {"encode", "report", "sweep", "import"}
+
+
 STOPPED = """
 import os, signal, sys
 from brainlens import store

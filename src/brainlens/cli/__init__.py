@@ -131,6 +131,8 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
             typer.echo(f"error: {' '.join(text.split())}", err=True)
         code = 2
+    finally:
+        app.registered_commands = EVERY  # who calls this from Python finds every command afterwards
     if code == 130:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
     sys.exit(code or 0)
