@@ -2,8 +2,9 @@
 
     python tools/train_attention.py --work WORK --out src/brainlens/miniatures/attention [--pictures 12000] [--steps 2000]
 
-Drawn scenes, each as one token: its embedding by the miniature CLIP in the width of the text. The keys and values that result
-know no brain; region tokens start as ridge predictions of such a token. A killed run goes on from its last checkpoint.
+Drawn scenes, each as twenty tokens: a learned map of its embedding by the miniature CLIP. The network's own answers under the
+captions are what they are trained to. Keys, values and the map know no brain; region tokens start as ridge predictions of such
+tokens. No token is dropped: they are of one embedding. A killed run goes on from its last checkpoint.
 The file names the hash of the diffusion model that it fits: train it anew when that one changes.
 """
 
@@ -22,9 +23,10 @@ from brainlens import miniatures, store
 from brainlens.backbones import clip
 from brainlens.backbones.diffusion import load_diffusion
 from brainlens.models.generation.adapter_training import DEFAULT
-from brainlens.models.generation.neuro_adapter import pretrain_attention
+from brainlens.models.generation.pretraining import TOKENS, pretrain_attention
 from brainlens.phantom.scenes import make_scenes
 from brainlens.reconstruct.prompts import PromptAxes
+from brainlens.reconstruct.starting import first_captions
 
 SEED = 9_000_017  # of scenes that no recording shows
 
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--pipeline", type=Path, help="folder of the diffusion model; default: the miniature")
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of an embedding")
     parser.add_argument("--rate", type=float, default=2e-3)
     a = parser.parse_args()
     torch.set_num_threads(1)
@@ -43,8 +46,8 @@ def main() -> None:
     diffusion = load_diffusion(place)
     scenes = make_scenes(a.pictures, seed=SEED, split="train")
     embeddings = clip.embed_images(clip.load_clip(miniatures.folder("clip")), scenes)["image"]
-    axes = PromptAxes.fit(embeddings, int(diffusion.prompt.shape[-1]))
-    training = replace(DEFAULT, steps=a.steps, lr=a.rate, evaluate_every=200)
+    axes = PromptAxes.whitened(embeddings)
+    training = replace(DEFAULT, steps=a.steps, lr=a.rate, dropout=False, evaluate_every=200)
     said = [0.0]
 
     def progress(share: float) -> None:
@@ -53,12 +56,20 @@ def main() -> None:
             print(json.dumps({"share": round(share, 3), "cpu_s": round(time.process_time())}), flush=True)
 
     found = pretrain_attention(
-        place, np.asarray(scenes.images), axes(embeddings), training=training, folder=a.work, progress=progress
-    )
+        place, np.asarray(scenes.images), axes(embeddings),
+        captions=first_captions(scenes), tokens=a.tokens, training=training, folder=a.work, progress=progress,
+    )  # fmt: skip
     a.out.mkdir(parents=True, exist_ok=True)
     store.save_weights(a.out, "attention", {name: value.half() for name, value in found.items()})
     store.save_weights(a.out, "axes", {"mean": torch.from_numpy(axes.mean), "turn": torch.from_numpy(axes.turn)})
-    facts = {"model_type": "attention", "pipeline": diffusion.files, "pictures": a.pictures, "steps": a.steps, "seed": SEED}
+    facts = {
+        "model_type": "attention",
+        "pipeline": diffusion.files,
+        "pictures": a.pictures,
+        "steps": a.steps,
+        "tokens": a.tokens,
+        "seed": SEED,
+    }
     store.save_json(a.out / "config.json", facts)
 
 

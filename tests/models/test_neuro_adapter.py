@@ -21,7 +21,9 @@ from sklearn.linear_model import Ridge
 
 from brainlens import store
 from brainlens.attribution.cross_attention import AttentionRecord
-from brainlens.backbones.diffusion import decode, load_diffusion
+from brainlens.backbones.diffusion import caption_states, decode, load_diffusion
+from brainlens.models.generation import adapter_training
+from brainlens.models.generation.adapter_tables import open_pipeline
 from brainlens.models.generation.adapter_training import (
     AdapterTable,
     AdapterTraining,
@@ -29,10 +31,11 @@ from brainlens.models.generation.adapter_training import (
     response_prompts,
     validation_loss,
 )
-from brainlens.models.generation.neuro_adapter import NeuroAdapter, pretrain_attention
+from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.noise import add_noise, candidate_noise, ddim_step, loss_weights, sampling_times, target
+from brainlens.models.generation.pretraining import pretrain_attention, start_tokens, token_targets
 from brainlens.models.generation.sampling import Sampling, draw_latents
-from brainlens.nn.region_adapter import cross_attention, text_keys
+from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt, cross_attention, text_keys
 from brainlens.parcels import Parcels
 from brainlens.subjects import held_out
 from brainlens.types import DataError, Stimuli
@@ -226,7 +229,7 @@ def test_responses_are_what_the_docstring_says(fitted, planted) -> None:
     assert not set(fitted["all"].units_) & {18, 19}  # in no parcel
 
 
-def test_ridge_tokens_are_each_parcels_own_prediction(pipeline, planted) -> None:
+def test_ridge_tokens_together_are_the_ridge_prediction(pipeline, planted) -> None:
     """Of ridge by scikit-learn at one of the penalties, and of new brains."""
     rng = np.random.default_rng(3)
     directions = rng.normal(size=(2, 16))
@@ -241,10 +244,11 @@ def test_ridge_tokens_are_each_parcels_own_prediction(pipeline, planted) -> None
         factor = ["FFA", "PPA"].index(name)
         r = np.corrcoef(drawn[:, p].ravel(), np.outer(planted.new[:, factor], directions[factor]).ravel())[0, 1]
         assert r > 0.8, (name, r)  # .90 or more over ten seeds
-        units = model.members_[p]
-        x = model.inputs(planted.mean())[train][:, units]
-        each = [Ridge(alpha).fit(x, prompts[train]).coef_[0] for alpha in ALPHAS]
-        assert min(np.abs(coef - tokens.weight[p, : len(units), 0].numpy()).max() for coef in each) < 1e-4
+    x = model.inputs(planted.mean())[train][:, np.concatenate(model.members_)]
+    sizes = [len(units) for units in model.members_]
+    found = torch.cat([tokens.weight[p, :size, 0] for p, size in enumerate(sizes)]).numpy() / len(sizes)
+    each = [Ridge(alpha).fit(x, prompts[train]).coef_[0] for alpha in ALPHAS]
+    assert min(np.abs(coef - found).max() for coef in each) < 1e-4
 
 
 def test_the_low_level_path_is_ridge_and_drawing_starts_there(fitted, planted) -> None:
@@ -546,6 +550,76 @@ def test_pretrained_attention_and_other_adapters_are_starts(pipeline, planted, f
     assert np.array_equal(again.inputs(planted.y_new), mask.inputs(planted.y_new))
 
 
+CAPTIONS = ("a dog", "two red cats at the top", "")
+
+
+def test_distilled_training_aims_at_the_answer_under_the_caption(pipeline, planted) -> None:
+    """The loss is that of diffusers' own network under the caption's states; tokens that are these states would have none."""
+    diffusion = open_pipeline(pipeline, "cpu")
+    states = caption_states(pipeline, CAPTIONS)
+    latents = torch.from_numpy(planted.latents[:3])
+    table = AdapterTable(latents, torch.arange(3), torch.arange(3), captions=states)
+    adapter = RegionAdapter(diffusion.unet, [np.arange(4)] * 2)
+    rows, times = torch.tensor([2, 0, 1]), torch.tensor([10, 400, 990])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    a = diffusion.alphas[times].view(-1, 1, 1, 1)
+    noisy = a.sqrt() * latents[rows] + (1 - a).sqrt() * noise
+    with torch.no_grad():
+        told, free = (diffusion.unet(noisy, times, encoder_hidden_states=s, return_dict=False)[0]
+                      for s in (states[rows], diffusion.prompt.expand(3, -1, -1)))  # fmt: skip
+        plain = noise if diffusion.prediction == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * latents[rows]
+        with adapter.on(diffusion.unet):
+            for share in (0.0, 0.25, 1.0):
+                prompt = RegionPrompt(empty_text(diffusion))
+                found = adapter_training._error(diffusion, table, rows, noise, times, prompt, share)
+                wanted = (free - (1 - share) * plain - share * told).square().flatten(1).mean(1)
+                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+            told_prompt = RegionPrompt(text_keys(diffusion.unet, states[rows]))
+            assert adapter_training._error(diffusion, table, rows, noise, times, told_prompt, 1.0).max() < 1e-8
+
+
+def test_captions_change_the_fit_and_no_distillation_leaves_it(pipeline, planted) -> None:
+    captions = [CAPTIONS[i % 2] for i in range(80)]
+    given = {"captions": [captions[i] for i in planted.shown]}
+    plain = planted.fit(pipeline, NeuroAdapter(2, training=QUICK)).adapter_
+    off = planted.fit(pipeline, NeuroAdapter(2, training=QUICK | {"distil": 0.0}), **given).adapter_
+    on = planted.fit(pipeline, NeuroAdapter(2, training=QUICK), **given).adapter_
+    assert all(torch.equal(plain[name], off[name]) for name in plain)
+    assert any(not torch.allclose(plain[name], on[name], atol=1e-4) for name in plain)
+
+
+def test_learned_tokens_start_as_states_of_captions_and_parcels_as_these_tokens(pipeline, planted) -> None:
+    """Embeddings that say which caption a picture has: the tokens that the map gives are the states of that caption."""
+    kind = np.arange(80) % 2
+    embeddings = np.stack([kind - 0.5, np.random.default_rng(0).normal(size=80) * 0.1], axis=1).astype(np.float32)
+    captions = [CAPTIONS[k] for k in kind]
+    recipe = AdapterTraining(**QUICK | {"steps": 1, "lr": 1e-12})
+    found = pretrain_attention(pipeline, planted.latents, embeddings, captions=captions, tokens=6, training=recipe)
+    assert found["tokens.weight"].shape == (6, 2, 16)
+    targets = token_targets(embeddings, found)
+    states = caption_states(pipeline, captions)[:, :6].numpy()
+    np.testing.assert_allclose(targets, states, atol=0.15 * np.abs(states).max())
+    x = np.random.default_rng(1).normal(size=(80, 24)).astype(np.float32)
+    x[:, ::2] += 4 * (kind[:, None] - 0.5)  # half of all units know
+    members = [np.arange(2 * i, 2 * i + 2) for i in range(12)]
+    adapter = RegionAdapter(open_pipeline(pipeline, "cpu").unet, members)
+    held = np.arange(80) >= 70
+    start_tokens(adapter, x, targets, held)
+    tokens = adapter.tokens(torch.from_numpy(x)).detach().numpy()
+    # two parcels a token, whose mean is the ridge prediction of that token: the biases tell which is which
+    bias = adapter.tokens.bias.detach().numpy()
+    for j in range(6):
+        own = [p for p in range(12) if nearest(bias[p], targets.mean(0)) == j]
+        assert len(own) == 2
+        error = np.square(tokens[:, own].mean(1) - targets[:, j])[held].mean()
+        spread = np.square(targets[:, j] - targets[:, j].mean(0))[held].mean()
+        assert error < 0.6 * spread or spread < 1e-6
+
+
+def nearest(one: np.ndarray, many: np.ndarray) -> int:
+    return int(np.square(many - one).sum(1).argmin())
+
+
 def test_the_papers_form_is_its_own(fitted) -> None:
     assert NeuroAdapter.paper().get_params()["regions"] == 200
     recipe = NeuroAdapter.paper()._recipe()
@@ -575,6 +649,8 @@ def test_bad_input_is_one_clear_line(pipeline, planted, fitted, tmp_path) -> Non
 
     prompts = np.zeros((160, 16), np.float32)
     ridge = NeuroAdapter(2, start="ridge", training=QUICK)
+    mapped = dict(model._ready()[1].layers.state_dict())
+    mapped |= {"tokens.weight": torch.zeros(3, 9, 16), "tokens.bias": torch.zeros(3, 16)}
     cases = [
         (lambda: fit(y=holed), "Y: 1 of 24 columns hold NaN"),
         (lambda: fit(y=y[:, :20]), "Y has 20 units, the parcels are of 24"),
@@ -593,6 +669,10 @@ def test_bad_input_is_one_clear_line(pipeline, planted, fitted, tmp_path) -> Non
         (lambda: fit(images=Stimuli(np.array(["a"]), np.zeros((1, 8, 8, 3), np.uint8)), ids=None), "give ids="),
         (lambda: fit(ridge), "needs prompts="),
         (lambda: fit(ridge, prompts=prompts[:, :5]), "prompts have 5 channels, the network's text has 16"),
+        (lambda: fit(captions=["a dog"] * 7), "there are 160 images and 7 captions"),
+        (lambda: fit(captions=[["a dog"]] * 160), "give one text for each image"),
+        (lambda: fit(NeuroAdapter(2, training={"distil": 1.5})), "distil=1.5"),
+        (lambda: fit(ridge, prompts=prompts[:, :5], before=mapped), "prompts have 5 channels, the pretrained attention reads 9"),
         (lambda: fit(ridge, prompts=prompts[:7]), "there are 160 images, prompts has 7"),
         (lambda: fit(NeuroAdapter(2, start="ridge", training=QUICK | {"head": True}), prompts=prompts), "is for linear tokens"),
         (lambda: fit(NeuroAdapter(2, start="warm")), "start 'warm'"),
@@ -610,7 +690,8 @@ def test_bad_input_is_one_clear_line(pipeline, planted, fitted, tmp_path) -> Non
             "of another pipeline or with another head",
         ),
         (lambda: fit(pipeline=wide, before=dict(model._ready()[1].layers.state_dict())), "another network"),
-        (lambda: pretrain_attention(wide, planted.latents, prompts[:80]), r"should be finite \(image, tokens, 24\)"),
+        (lambda: pretrain_attention(wide, planted.latents, prompts[:80, None]), r"should be finite \(image, tokens, 24\)"),
+        (lambda: pretrain_attention(wide, planted.latents, prompts[:80], tokens=0), "0 tokens of an embedding"),
         (lambda: NeuroAdapter().reconstruct(y), "is not fitted"),
         (lambda: NeuroAdapter().save(tmp_path / "none"), "is not fitted"),
         (lambda: model.reconstruct(y[:, :9]), "Y has 9 units, the model was fitted on 24"),

@@ -16,12 +16,14 @@ from brainlens.backbones.diffusion import load_diffusion
 from brainlens.datasets.source import Opened, Source, open_recording
 from brainlens.metrics.reconstruction import pixel_correlation, two_way
 from brainlens.models.generation.adapter_training import AdapterTraining
-from brainlens.models.generation.neuro_adapter import NeuroAdapter, pretrain_attention
+from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.pretraining import pretrain_attention
 from brainlens.plots import reconstruct as figures
 from brainlens.reconstruct import starting
+from brainlens.reconstruct.material import material
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import Partition, block_parcels, named_sets, partition, patch_parcels, region_sets
-from brainlens.reconstruct.run import Asked, reconstruct_opened, run_reconstruct
+from brainlens.reconstruct.run import Asked, Reconstruction, reconstruct_opened, run_reconstruct
 from brainlens.reconstruct.scoring import Scorer, exchanged, metrics_of, score_rows
 from brainlens.reconstruct.starting import predicted_responses
 from brainlens.report.sections import sections
@@ -257,6 +259,21 @@ def test_prompts_keep_distances_where_there_is_room() -> None:
     assert PromptAxes.fit(e, 4)(e[:2]).shape == (2, 4)
     with pytest.raises(DataError, match="all embeddings are the same"):
         PromptAxes.fit(np.ones((5, 3)), 4)
+    with pytest.raises(DataError, match="all embeddings are the same"):
+        PromptAxes.whitened(np.ones((5, 3)))
+    white = PromptAxes.whitened(rng.normal(size=(400, 5)) * [3, 2, 1, 0.5, 1e-6] + 5)
+    assert white.turn.shape == (5, 4)  # what does not vary is no axis
+
+
+def test_training_pictures_are_embedded_like_all_others(pipeline: Path, recording: Opened, tmp_path: Path) -> None:
+    """Embeddings of a recording are z-scored by its training images; those that the shipped attention was trained on are not."""
+    given = material(recording, Partition(), 20, True, trials=None, size=16)
+    asked = Asked(pipeline=str(pipeline), **QUICK)
+    parts = Reconstruction(given, asked, SMALL, load_diffusion(pipeline), tmp_path, 0, "cpu", silent)
+    found = parts.embed()(np.concatenate([given.seen, given.train_pictures]))[len(given.seen) :]
+    np.testing.assert_allclose(parts.embedded, found, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    assert np.linalg.norm(given.train_embedding, axis=1).min() > 2
 
 
 def test_rows_of_the_table_are_what_their_names_say() -> None:
@@ -317,10 +334,11 @@ def test_attention_that_ships_is_used_for_its_own_pipeline_alone(
     place = tmp_path / "attention"
     place.mkdir()
     attention = pretrain_attention(
-        pipeline, np.zeros((20, 16, 16, 3), np.uint8), np.eye(20, 16, dtype=np.float32),
+        pipeline, np.zeros((20, 16, 16, 3), np.uint8), np.eye(20, 191, dtype=np.float32),
         training=AdapterTraining(steps=1, batch=4, draws=4),
     )  # fmt: skip
-    axes = PromptAxes.fit(np.random.default_rng(0).normal(size=(30, 192)), 16)
+    axes = PromptAxes.whitened(np.random.default_rng(0).normal(size=(300, 192)) * np.arange(1, 193))
+    attention["tokens.weight"] = torch.zeros(20, axes.turn.shape[1], 16)
     store.save_weights(place, "attention", {name: value.half() for name, value in attention.items()})
     store.save_weights(place, "axes", {"mean": torch.from_numpy(axes.mean), "turn": torch.from_numpy(axes.turn)})
     store.save_json(place / "config.json", {"pipeline": diffusion.files})

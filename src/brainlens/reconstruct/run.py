@@ -27,12 +27,21 @@ from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import Partition, named_sets
 from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
-from brainlens.reconstruct.starting import STARTS, fit_predicted, new_scenes, recipe, shipped_attention, trained_attention
+from brainlens.reconstruct.starting import (
+    STARTS,
+    first_captions,
+    fit_predicted,
+    new_scenes,
+    recipe,
+    shipped_attention,
+    trained_attention,
+)
 from brainlens.solvers.ridge import ridge_cv, ridge_predict
 from brainlens.types import DataError, Result, Stimuli
 
 MINIATURE = f"{SHIPPED}diffusion"
 PRESETS = ("default", "paper")
+GOING_ON = replace(DEFAULT, lr=1e-3)  # of a start that draws already
 PRETRAIN, PRETRAIN_STEPS = 4000, 1500  # other pictures, and steps on them, where no attention ships
 
 
@@ -188,7 +197,7 @@ class Reconstruction:
     def new_model(self) -> NeuroAdapter:
         """The estimator of the preset, before the fit."""
         asked = self.asked
-        base = PAPER if asked.preset == "paper" else DEFAULT
+        base = PAPER if asked.preset == "paper" else DEFAULT if asked.start == "random" else GOING_ON
         training = {**asdict(recipe(base, asked.steps)), **dict(asked.changes.get("training", {}))}
         common: dict[str, Any] = {"low_level": asked.low_level, "seed": self.seed, "device": self.device, "training": training}
         common |= {name: value for name, value in asked.changes.items() if name != "training"}
@@ -205,11 +214,12 @@ class Reconstruction:
             return NeuroAdapter.load(kept)
         model, given = self.new_model(), self.given
         before = self.before(model)
-        prompts = self.prompts(given.train_embedding) if model.start == "ridge" else None
+        prompts = self.prompts(self.embedded) if model.start == "ridge" else None
         self.tell("latents of the training images", None)
         model.fit(
             given.train.data, given.train_stimuli, given.parcels, pipeline=self.asked.place, ids=given.train_names,
-            prompts=prompts, before=before, folder=self.place / "fit", progress=self.share("training the adapter"),
+            prompts=prompts, captions=first_captions(given.train_stimuli), before=before, folder=self.place / "fit",
+            progress=self.share("training the adapter"),
         )  # fmt: skip
         model.save(kept)
         return model
@@ -228,8 +238,8 @@ class Reconstruction:
             self.tell("embeddings and latents of other pictures", None)
             prompts = self.prompts(self.embed()(np.asarray(pictures.images)))
             return trained_attention(
-                asked.place, np.asarray(pictures.images), prompts, training=training, seed=self.seed, device=self.device,
-                folder=where, progress=self.share("training the attention on other pictures"),
+                asked.place, np.asarray(pictures.images), prompts, captions=first_captions(pictures), training=training,
+                seed=self.seed, device=self.device, folder=where, progress=self.share("training the attention on other pictures"),
             )  # fmt: skip
         if not self.given.repeated:
             raise DataError("reconstruct: start 'predicted' draws noise from repeats, and no training image is repeated here")
@@ -256,12 +266,21 @@ class Reconstruction:
         own = self.source.model in (None, "miniature") and asked.pretrain is None and asked.pretrain_steps is None
         return shipped_attention(self.diffusion.files) if own and asked.start == "attention" else None
 
+    @cached_property
+    def embedded(self) -> np.ndarray:
+        """Embeddings of the training pictures as the network gives them, which other pictures' are comparable with: those of the
+        recording are z-scored by its training images."""
+        return self.embed()(self.given.train_pictures)
+
     def prompts(self, embedding: np.ndarray) -> np.ndarray:
-        """Embeddings in the width that the network reads, by axes of the training images or those that ship."""
+        """Embeddings as the attention reads them, by axes of the training images or those that ship; with start "ridge" alone
+        they are tokens themselves, in the width of the network's text."""
         if self.shipped is not None:
             return self.shipped[1](embedding)
+        if self.asked.start == "attention":
+            return PromptAxes.whitened(self.embedded)(embedding)
         width = int(self.diffusion.prompt.shape[-1])
-        return PromptAxes.fit(self.given.train_embedding, width, seed=self.seed)(embedding)
+        return PromptAxes.fit(self.embedded, width, seed=self.seed)(embedding)
 
     def pictures(self, model: NeuroAdapter) -> np.ndarray:
         asked, text = self.asked, f"drawing {len(self.given.seen)} x {self.asked.candidates} pictures"

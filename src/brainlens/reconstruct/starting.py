@@ -3,7 +3,7 @@ responses which an encoding model predicts for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from brainlens import miniatures, store
 from brainlens.models.generation.adapter_training import AdapterTraining
-from brainlens.models.generation.neuro_adapter import NeuroAdapter, pretrain_attention
+from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.pretraining import pretrain_attention
 from brainlens.parcels import Parcels
 from brainlens.phantom.scenes import make_scenes
 from brainlens.reconstruct.prompts import PromptAxes
@@ -34,6 +35,7 @@ def trained_attention(
     pictures: Any,
     prompts: np.ndarray,
     *,
+    captions: Sequence[str] | None,
     training: AdapterTraining,
     seed: int,
     device: str,
@@ -44,8 +46,9 @@ def trained_attention(
     if (folder / "attention.safetensors").is_file():
         return store.load_weights(folder, "attention")
     found = pretrain_attention(
-        pipeline, pictures, prompts, training=training, seed=seed, device=device, folder=folder, progress=progress
-    )
+        pipeline, pictures, prompts, captions=captions, training=training, seed=seed, device=device, folder=folder,
+        progress=progress,
+    )  # fmt: skip
     store.save_weights(folder, "attention", found)
     return found
 
@@ -62,6 +65,12 @@ def shipped_attention(files: str) -> tuple[dict[str, Tensor], PromptAxes] | None
     weights = {name: value.float() for name, value in store.load_weights(place, "attention").items()}
     axes = {name: value.numpy() for name, value in store.load_weights(place, "axes").items()}
     return weights, PromptAxes(axes["mean"], axes["turn"])
+
+
+def first_captions(stimuli: Stimuli) -> list[str] | None:
+    """The first caption of every picture; None where one has none."""
+    texts = [str(own[0]) for own in stimuli.captions if len(own)]
+    return texts if len(texts) == len(stimuli) else None
 
 
 def predicted_responses(predicted: np.ndarray, residual: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from brainlens import miniatures
-from brainlens.backbones.diffusion import Diffusion, encode, load_diffusion
+from brainlens.backbones.diffusion import Diffusion, caption_states, encode, load_diffusion
 from brainlens.metrics.encoding import noise_ceiling
-from brainlens.nn.region_adapter import RegionAdapter
 from brainlens.parcels import Parcels, reliability
 from brainlens.solvers.ridge import ridge_cv
 from brainlens.types import DataError, Stimuli, as_ids, positions
@@ -26,7 +25,7 @@ SHIPPED = "miniatures/"
 @dataclass(frozen=True)
 class ImageRows:
     """The images that were shown: group (row,) the number of each row's image, names (image,), and what is given of each:
-    pictures[at[i]] (h, w, 3) uint8, read when asked for, or latents; prompts (image, width) or None."""
+    pictures[at[i]] (h, w, 3) uint8, read when asked for, or latents; prompts (image, width) or None; given: number of images."""
 
     group: np.ndarray
     names: np.ndarray
@@ -34,6 +33,7 @@ class ImageRows:
     at: np.ndarray
     latents: np.ndarray | None
     prompts: np.ndarray | None
+    given: int
 
     @property
     def n(self) -> int:
@@ -86,7 +86,7 @@ def match_images(images: Any, ids: Sequence[str] | None, rows: int, prompts: Any
         latents = pictures[at].astype(np.float32)
         if latents.ndim != 4 or not np.isfinite(latents).all():
             raise DataError(f"latents of shape {pictures.shape} should be finite (row, channel, height, width)")
-        return ImageRows(group, unique, None, at, latents, chosen)
+        return ImageRows(group, unique, None, at, latents, chosen, count)
     for i in at[:1].tolist():
         if (
             np.asarray(pictures[i]).dtype != np.uint8
@@ -95,7 +95,7 @@ def match_images(images: Any, ids: Sequence[str] | None, rows: int, prompts: Any
         ):
             shape = np.asarray(pictures[i]).shape
             raise DataError(f"images are (h, w, 3) uint8, got {np.asarray(pictures[i]).dtype} {shape}; or give latents as floats")
-    return ImageRows(group, unique, pictures, at, None, chosen)
+    return ImageRows(group, unique, pictures, at, None, chosen, count)
 
 
 def fit_responses(
@@ -163,27 +163,17 @@ def latents_of(diffusion: Diffusion, rows: ImageRows, *, batch: int = 32) -> Ten
     return out
 
 
-def start_tokens(adapter: RegionAdapter, x: np.ndarray, prompts: np.ndarray | None, held: np.ndarray) -> None:
-    """Every token starts as its own parcel's ridge prediction of the prompt: W_p, b_p = argmin |m - x_p W - b|^2 + a |W|^2.
+def caption_table(diffusion: Diffusion, captions: Sequence[str] | None, rows: ImageRows, distil: float) -> Tensor | None:
+    """States (image, token, channel) float16 of the captions of `rows`; None without captions or distillation.
 
-    Raises DataError without prompts, for another width, and for tokens with a head, which would undo it.
+    Raises DataError unless there is one caption, a text, for each image.
     """
-    if prompts is None:
-        raise DataError('start="ridge" needs prompts= in fit, an embedding of every image in the width of the text')
-    if prompts.shape[1] != adapter.width:
-        raise DataError(
-            f"prompts have {prompts.shape[1]} channels, the network's text has {adapter.width}; use its own embeddings"
-        )
-    if adapter.tokens.proj is not None:
-        raise DataError('start="ridge" is for linear tokens; set training={"head": False}')
-    tokens = adapter.tokens
-    with torch.no_grad():
-        for p, (index, real) in enumerate(zip(tokens.index, tokens.real, strict=True)):
-            units = index[real > 0].numpy()
-            fit = ridge_cv(x[~held][:, units], prompts[~held], ALPHAS)
-            tokens.weight[p] = 0
-            tokens.weight[p, : len(units)] = fit.weights
-            tokens.bias[p] = fit.intercept
+    if captions is None or distil == 0:
+        return None
+    texts = list(captions)
+    if len(texts) != rows.given or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"there are {rows.given} images and {len(texts)} captions; give one text for each image, or none at all")
+    return caption_states(diffusion.place, [texts[i] for i in rows.at.tolist()]).half()
 
 
 def ridge_latents(x: np.ndarray, latents: Tensor, held: np.ndarray) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class AdapterTraining:
     """AdamW with warm-up and cosine decay, at most `epochs` over the images or `steps` where that is above 0.
 
     dropout: tokens of a sample are dropped with a probability r ~ U(0, 1) drawn for it. weighting, gamma: `loss_weights`.
+    distil: share of the target that is the network's own answer under the caption, where captions are given; see `_aim`.
     head: a linear map and layer norm shared by all tokens. scale: weight of the attention to regions. draws: noisy
     pictures in the validation loss, held-back images in turn, read every `evaluate_every` steps.
     """
@@ -45,6 +46,7 @@ class AdapterTraining:
     weighting: str = "min-snr-velocity"
     gamma: float = 5.0
     dropout: bool = True
+    distil: float = 1.0
     head: bool = False
     scale: float = 1.0
     evaluate_every: int = 200
@@ -59,29 +61,36 @@ class AdapterTraining:
         if self.lr <= 0 or self.clip <= 0 or not 0 <= self.warmup < 1:
             raise DataError(f"adapter training: lr={self.lr}, clip={self.clip}, warmup={self.warmup}; need > 0, > 0, 0 to 1")
 
+        if not 0 <= self.distil <= 1:
+            raise DataError(f"adapter training: distil={self.distil} is a share, 0 to 1")
+
     def total(self, images: int) -> int:
         return self.steps if self.steps > 0 else self.epochs * max(1, images // self.batch)
 
 
 DEFAULT = AdapterTraining()
-PAPER = AdapterTraining(epochs=300, batch=16, lr=1e-4, weighting="min-snr", head=True)  # section 3 and the released code
+# section 3 and the released code
+PAPER = AdapterTraining(
+    epochs=300, batch=16, lr=1e-4, weighting="min-snr", distil=0.0, head=True
+)  # section 3 and the released code
 
 
 @dataclass(frozen=True)
 class AdapterTable:
     """Training images: latents (n, c, h, w), rows of those that train and of those that validate; inputs: what the prompts are
-    made of, as a hash."""
+    made of, as a hash; captions (n, token, channel): states of their captions, for distillation, or None."""
 
     latents: Tensor
     train: Tensor
     validation: Tensor
     inputs: str = ""
+    captions: Tensor | None = None
 
     @classmethod
-    def of(cls, latents: Tensor, held: np.ndarray, inputs: str) -> AdapterTable:
+    def of(cls, latents: Tensor, held: np.ndarray, inputs: str, captions: Tensor | None = None) -> AdapterTable:
         """Of all images, those at `held` (image,) bool for validation."""
         train, validation = (torch.from_numpy(np.flatnonzero(part)) for part in (~held, held))
-        return cls(latents, train, validation, inputs)
+        return cls(latents, train, validation, inputs, captions)
 
 
 def train_adapter(
@@ -182,7 +191,7 @@ def validation_loss(
     with torch.no_grad(), adapter.on(diffusion.unet):
         for at in torch.arange(len(rows)).split(training.batch):
             keep = torch.zeros(len(at), regions, dtype=torch.bool) if regions else None
-            error = _error(diffusion, table.latents[rows[at]], noise[at], times[at], prompt_of(rows[at], keep))
+            error = _error(diffusion, table, rows[at], noise[at], times[at], prompt_of(rows[at], keep), training.distil)
             total += float((error * weights[times[at]].to(error)).sum())
     return total / len(rows)
 
@@ -202,17 +211,34 @@ def _loss(
     times = (even * len(diffusion.alphas)).long().clamp_max(len(diffusion.alphas) - 1)
     noise = torch.randn(size, *table.latents.shape[1:], generator=draw)
     keep = drop_regions(size, regions, draw) if training.dropout else None
-    error = _error(diffusion, table.latents[rows], noise, times, prompt_of(rows, keep))
+    error = _error(diffusion, table, rows, noise, times, prompt_of(rows, keep), training.distil)
     return (error * weights[times.to(weights.device)]).mean()
 
 
-def _error(diffusion: Any, clean: Tensor, noise: Tensor, times: Tensor, prompt: RegionPrompt) -> Tensor:
+def _error(
+    diffusion: Any, table: AdapterTable, rows: Tensor, noise: Tensor, times: Tensor, prompt: RegionPrompt, distil: float
+) -> Tensor:
     """Squared error of what the network says, mean over latents: (B,)."""
     device = diffusion.prompt.device
-    clean, noise, alphas = clean.to(device), noise.to(device), diffusion.alphas[times].to(device)
+    clean, noise, alphas = table.latents[rows].to(device), noise.to(device), diffusion.alphas[times].to(device)
     noisy = add_noise(clean, noise, alphas)
-    said = diffusion.unet(noisy, times.to(device), encoder_hidden_states=prompt, return_dict=False)[0]
-    return (said - target(clean, noise, alphas, diffusion.prediction)).square().flatten(1).mean(1)
+    times = times.to(device)
+    aim = target(clean, noise, alphas, diffusion.prediction)
+    if table.captions is not None and distil > 0:
+        aim = _aim(diffusion, aim, noisy, times, table.captions[rows].to(device, noisy.dtype), distil)
+    said = diffusion.unet(noisy, times, encoder_hidden_states=prompt, return_dict=False)[0]
+    return (said - aim).square().flatten(1).mean(1)
+
+
+def _aim(diffusion: Any, noise: Tensor, noisy: Tensor, times: Tensor, captions: Tensor, distil: float) -> Tensor:
+    """(1 - d) target + d network(x_t, t, caption): the frozen network's own answer under the caption of the picture.
+
+    Both have the same mean where the caption says all that the regions know; the answer has none of the noise that no prompt can
+    foresee, which is most of the loss and all of the scatter of its gradient.
+    """
+    with torch.no_grad():
+        told = RegionPrompt(text_keys(diffusion.unet, captions))
+        return (1 - distil) * noise + distil * diffusion.unet(noisy, times, encoder_hidden_states=told, return_dict=False)[0]
 
 
 def response_prompts(adapter: RegionAdapter, x: Tensor, text: list[Pair]) -> PromptOf:
@@ -246,7 +272,8 @@ def fit_key(diffusion: Any, table: AdapterTable, training: AdapterTraining, seed
         [diffusion.files, sorted(asdict(training).items()), seed, table.inputs, tuple(table.latents.shape), table.train.tolist()]
     )
     digest = hashlib.sha256(text.encode())
-    digest.update(table.latents.contiguous().numpy().tobytes())
+    for part in (table.latents, table.captions):
+        digest.update(b"" if part is None else part.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

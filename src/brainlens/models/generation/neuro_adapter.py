@@ -15,25 +15,24 @@ from torch import Tensor
 from brainlens.models.estimator import Model, check_device
 from brainlens.models.generation.adapter_tables import (
     FitResponses,
+    caption_table,
     fit_responses,
     latents_of,
     match_images,
     open_pipeline,
     ridge_latents,
     same_inputs,
-    start_tokens,
 )
 from brainlens.models.generation.adapter_training import (
-    DEFAULT,
     PAPER,
     AdapterTable,
     AdapterTraining,
     Progress,
-    embedding_prompts,
     empty_text,
     response_prompts,
     train_adapter,
 )
+from brainlens.models.generation.pretraining import TOKEN_MAP, start_tokens, token_targets
 from brainlens.models.generation.sampling import Prompts, Sampling, Watcher, draw_pictures, gate_gradients
 from brainlens.models.volume.arrays import as_array
 from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt
@@ -60,6 +59,7 @@ class NeuroAdapter(Model):
     | without regions (guidance) | the network under its empty prompt | all tokens times 0 |
     | voxels | weighted by reliability | as they are |
     | tokens | linear | a linear map and layer norm behind, as in the released code |
+    | target | where captions are given, the network's own answer under them (`distil`) | the noise |
     | loss | capped on the velocity's own scale | min(snr, 5), which gives no weight to a step of pure noise |
     | training | rate 2e-3, 30 epochs of batches of 32 | rate 1e-4, 300 epochs of batches of 16 |
     | sampling | 20 steps of DDIM from noise | 50 steps of DDPM from a noised grey picture (here: `steps=50`, DDIM) |
@@ -68,8 +68,8 @@ class NeuroAdapter(Model):
     pictures of two factors (80 steps, eight seeds, chance .5) .70 of the factors were right, .48 with min(snr, 5), .55 without
     reliability, .52 with the head, .74 with zeroing, .82 without token dropout; standard errors are .02 to .05. After 400 steps
     all were right with and without dropout, and .46 with min(snr, 5) (four seeds).
-    regions: number of parcels kept, None for all. removal: "mask" or "zero". start: "random", or "ridge", which starts every
-    token as its parcel's ridge prediction of the `prompts` of `fit`. low_level: None, or the share of noise in (0, 1] from which
+    regions: number of parcels kept, None for all. removal: "mask" or "zero". start: "random", or "ridge", which starts the
+    tokens as joint ridge predictions of the `prompts` of `fit` (`pretraining.start_tokens`). low_level: None, or the share of noise in (0, 1] from which
     drawing starts on latents that a ridge predicts from the same voxels. training: fields of `AdapterTraining` to be changed.
     """
 
@@ -110,6 +110,7 @@ class NeuroAdapter(Model):
         pipeline: str | Path,
         ids: Sequence[str] | None = None,
         prompts: Any = None,
+        captions: Sequence[str] | None = None,
         before: NeuroAdapter | Mapping[str, Tensor] | None = None,
         folder: str | Path | None = None,
         progress: Progress | None = None,
@@ -118,7 +119,8 @@ class NeuroAdapter(Model):
 
         images: (row, h, w, 3) uint8, or latents (row, c, h, w) of the pipeline, or `Stimuli` that hold every id. ids: names of
         the images of the rows; rows of one name are repeats. pipeline: a Stable Diffusion folder or name, "miniatures/diffusion"
-        for the one that ships. prompts: for start="ridge", an embedding of each image in the width of the network's text.
+        for the one that ships. prompts: for start="ridge", an embedding of each image as `before` reads it, or in the width of
+        the network's text. captions: one for each image, to distil from (`AdapterTraining.distil`); without them nothing is.
         before: a fitted NeuroAdapter to go on from, whose choice of parcels and weights of voxels are kept (it was fitted to
         predicted responses, for example), or what `pretrain_attention` gave. folder: checkpoints. progress: called with the
         share of the training that is done.
@@ -140,10 +142,11 @@ class NeuroAdapter(Model):
             responses = fit_responses(y, rows, held, parcels, regions=self.regions, weighted=self.reliability)
         diffusion = open_pipeline(pipeline, self.device)
         latents = latents_of(diffusion, rows)
+        states = caption_table(diffusion, captions, rows, recipe.distil)
         adapter = self._new_adapter(diffusion, recipe, responses.members)
         self._start(adapter, responses.x, rows.prompts, held, before, diffusion.files)
         inputs = hashlib.sha256(responses.x.tobytes()).hexdigest() + repr(sorted(self.get_params().items(), key=str))
-        table = AdapterTable.of(latents, held, inputs)
+        table = AdapterTable.of(latents, held, inputs, states)
         adapter.to(self.device)
         self.history_ = train_adapter(
             diffusion,
@@ -284,12 +287,13 @@ class NeuroAdapter(Model):
             adapter.load_state_dict(before.adapter_)
             return
         if before is not None:
-            own = adapter.layers.state_dict()
-            if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in own.items()}:
+            own = {name: value.shape for name, value in adapter.layers.state_dict().items()}
+            layers = {name: value for name, value in before.items() if name not in TOKEN_MAP}
+            if {name: value.shape for name, value in layers.items()} != own:
                 raise DataError("before: attention layers of another network; use what pretrain_attention gave for this pipeline")
-            adapter.layers.load_state_dict(before)
+            adapter.layers.load_state_dict(layers)
         if self.start == "ridge":
-            start_tokens(adapter, x, prompts, held)
+            start_tokens(adapter, x, token_targets(prompts, before), held)
 
     def _ready(self) -> tuple[Any, RegionAdapter]:
         if getattr(self, "_loaded", None) is None:
@@ -336,41 +340,3 @@ class NeuroAdapter(Model):
     def _unpack(self, state: dict[str, Any]) -> None:
         super()._unpack(state)
         self.parcels_ = Parcels(tuple(state["parcels_"]["names"]), state["parcels_"]["label"], state["parcels_"]["source"])
-
-
-def pretrain_attention(
-    pipeline: str | Path,
-    images: Any,
-    prompts: Any,
-    *,
-    training: AdapterTraining = DEFAULT,
-    seed: int = 0,
-    device: str = "cpu",
-    folder: str | Path | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Tensor]:
-    """The attention to tokens, trained on prompts that need no brain, for `NeuroAdapter.fit(before=...)`.
-
-    images as in `fit`; prompts (image, tokens, width) or (image, width): image embeddings in the width of the network's text.
-    Tokens are dropped in training as regions are. Raises DataError for other widths and NaN.
-    """
-    check_device(device)
-    diffusion = open_pipeline(pipeline, device)
-    given = np.asarray(prompts.detach().cpu() if hasattr(prompts, "detach") else prompts, dtype=np.float32)
-    given = given[:, None] if given.ndim == 2 else given
-    width = diffusion.prompt.shape[-1]
-    if given.ndim != 3 or given.shape[2] != width or not np.isfinite(given).all():
-        raise DataError(f"prompts of shape {given.shape} should be finite (image, tokens, {width})")
-    rows = match_images(images, None, len(given), None)
-    held = held_out(rows.n, 0.1, seed)
-    tokens = given.shape[1]
-    adapter = RegionAdapter(diffusion.unet, [np.zeros(1, np.int64)] * tokens, scale=training.scale, seed=seed).to(device)
-    inputs = hashlib.sha256(given.tobytes()).hexdigest()
-    table = AdapterTable.of(latents_of(diffusion, rows), held, inputs)
-    adapter.tokens.requires_grad_(False)
-    prompt_of = embedding_prompts(adapter, torch.from_numpy(given), empty_text(diffusion))
-    place = None if folder is None else Path(folder)
-    train_adapter(
-        diffusion, adapter, table, prompt_of, training=training, regions=tokens, seed=seed, folder=place, progress=progress
-    )
-    return {name: value.detach().cpu() for name, value in adapter.layers.state_dict().items()}
