@@ -69,8 +69,9 @@ class NeuroAdapter(Model):
     reliability, .52 with the head, .74 with zeroing, .82 without token dropout; standard errors are .02 to .05. After 400 steps
     all were right with and without dropout, and .46 with min(snr, 5) (four seeds).
     regions: number of parcels kept, None for all. removal: "mask" or "zero". start: "random", or "ridge", which starts the
-    tokens as joint ridge predictions of the `prompts` of `fit` (`pretraining.start_tokens`). low_level: None, or the share of noise in (0, 1] from which
-    drawing starts on latents that a ridge predicts from the same voxels. training: fields of `AdapterTraining` to be changed.
+    tokens as joint ridge predictions of the `prompts` of `fit` (`pretraining.start_tokens`). low_level: None, or the share of
+    noise in (0, 1] from which drawing starts on latents that a ridge predicts from the same voxels. training: fields of
+    `AdapterTraining` to be changed.
     """
 
     def __init__(
