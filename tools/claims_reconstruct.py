@@ -22,9 +22,10 @@ from brainlens.datasets.source import Source, open_recording
 from brainlens.reconstruct.run import Asked
 from brainlens.types import DataError
 
-PARTS = ("main", "truth", "contributions", "shuffled_training", *ABLATIONS)
+PARTS = ("main", "truth", "true_embedding", "contributions", "shuffled_training", *ABLATIONS)
 FIRST = (
-    *("main", "truth", "contributions", "shuffled_training", "reference", "no_dropout", "no_min_snr", "low_level"),
+    *("main", "truth", "true_embedding", "contributions", "shuffled_training", "reference", "no_dropout"),
+    *("no_min_snr", "no_distillation", "low_level"),
     *("start_ridge", "paper", "parcels/50", "parcels/200"),
 )
 SIZES = {  # training scenes, test scenes, what is asked of the main run, training steps of an ablation
@@ -81,7 +82,13 @@ def reconstruct_group(
         replace(recording, responses=half), source, work / f"reconstruct-{scale}", asked, short=short, tell=tell,
         scenes={"full": 48, "half": 24, "small": 4}[scale],
     )  # fmt: skip
-    made = {"main": study.main, "truth": study.truth, "contributions": study.contributions, "shuffled_training": study.shuffled}
+    made = {
+        "main": study.main,
+        "truth": study.truth,
+        "true_embedding": study.ceiling,
+        "contributions": study.contributions,
+        "shuffled_training": study.shuffled,
+    }
     metrics: dict[str, float] = {}
     for name in parts:
         metrics |= made[name]() if name in made else study.ablation(name)

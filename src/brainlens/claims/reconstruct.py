@@ -12,11 +12,13 @@ import numpy as np
 from brainlens import store
 from brainlens.claims.encode import mispaired
 from brainlens.claims.judging import Judges, shares
+from brainlens.claims.reconstruct_ceiling import ceiling_claims
 from brainlens.claims.reconstruct_truth import contribution_claims, field_claims, lesion_claims
 from brainlens.datasets.runs import MODEL
 from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.models.generation.adapter_tables import open_pipeline
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.sampling import Sampling
 from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.run import Asked, preset, reconstruct_opened
 from brainlens.types import DataError, Result
@@ -31,6 +33,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
     "paper": {**preset("paper"), "steps": None},
     "no_dropout": {"changes": {"training": {"dropout": False}}},
     "no_min_snr": {"changes": {"training": {"weighting": "none"}}},
+    "no_distillation": {"changes": {"training": {"distil": 0.0}}},
     "no_reliability": {"changes": {"reliability": False}},
     "start_ridge": {"start": "ridge"},
     "start_random": {"start": "random"},
@@ -92,6 +95,17 @@ class ReconstructStudy:
             return self._judged(self._run("shuffled_training", self._shorter(self.asked), other), "shuffled_training/")
 
         return self._kept("shuffled_training", run)
+
+    def ceiling(self) -> dict[str, float]:
+        """`reconstruct/true_embedding/...`: what a brain that is read without error would give, see `reconstruct_ceiling`."""
+
+        def run() -> dict[str, float]:
+            ids = self._material().test_ids[: self.asked.trials]
+            scenes, judges = self.recording.stimuli.take([str(name) for name in ids]), self._judges(ids)
+            sampling = Sampling(1, self.asked.guidance, self.asked.sampling_steps, self.seed)
+            return ceiling_claims(self.asked.place, scenes, judges, JUDGED, sampling=sampling, device=self.device)
+
+        return self._kept("true_embedding", run)
 
     def ablation(self, name: str) -> dict[str, float]:
         """`reconstruct/<name>/...` with one thing changed, see ABLATIONS. Raises DataError for other names."""
