@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from brainlens import store
+from brainlens.attribute.brain_scores import labels_of, regions_of, significance_of, truth_of
 from brainlens.attribute.counting import layer_name
 from brainlens.attribute.own import opened
 from brainlens.attribution import degradation
@@ -24,7 +24,7 @@ from brainlens.attribution.rise import region_masks, rise, volume_masks
 from brainlens.attribution.targets import frozen, or_nothing, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
 from brainlens.metrics import attribution as metrics
-from brainlens.metrics.statistics import auroc_interval, bootstrap_mean, fdr
+from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.models.volume.estimators import VolumeAligner
 from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Result, Volume, positions
@@ -121,7 +121,7 @@ def attribute(
     aims = torch.stack(list(goals.values()), 1)
     model.to(options.device)
     with frozen(model):
-        maps = brain_maps(model, x, aims, method=method, layer=where, options=options, regions=_labels(responses.units))
+        maps = brain_maps(model, x, aims, method=method, layer=where, options=options, regions=labels_of(responses.units))
         numbers, curves = _degradation(model, x, goals, maps, options)
     found = maps.cpu().numpy()
     empty = np.all(found == 0, axis=1)
@@ -129,7 +129,11 @@ def attribute(
     arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty}
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
     arrays["degradation/shares"] = np.array(degradation.SHARES)
-    numbers |= cost(method, options) | _significance(found, arrays, options) | _truth(found, responses.units)
+    numbers |= (
+        cost(method, options)
+        | significance_of(found, arrays, options.refine, options.flips, options.seed)
+        | truth_of(found, responses.units)
+    )
     config: dict[str, Any] = {"method": method, "target": target, "layer": where, "paper_layer": layer_name(where)}
     config |= asdict(replace(options, reference=None))
     config |= warn_of_empty(empty, method) | {"degradation_score": f"cosine to {' + cosine to '.join(goals)}"}
@@ -140,7 +144,7 @@ def attribute(
         numbers,
         arrays,
         units=responses.units,
-        tables={"regions": _regions(found, responses), "trials": responses.trials},
+        tables={"regions": regions_of(found, responses), "trials": responses.trials},
         config=config,
         provenance=store.provenance(options.seed, options.device, fingerprints(responses, images, texts), start),
         space=responses.space,
@@ -362,47 +366,3 @@ def _degradation(
                     kept_as = f"{form}/{who.rstrip('/') or 'map'}"
                     curves[kept_as] = curves.get(kept_as, np.zeros(line.shape)) + line
     return out, curves
-
-
-def _significance(maps: np.ndarray, arrays: dict[str, np.ndarray], options: Options) -> dict[str, float]:
-    if len(maps) < 5 or not maps.any():
-        return {}
-    null = 0.0 if options.refine == "signed" else maps.mean(1, keepdims=True)  # a signed map is 0 by chance, others are not
-    p = metrics.sign_flip_p(maps - null, flips=options.flips, seed=options.seed)
-    arrays["map/p"], arrays["map/q"] = p, fdr(p)
-    return {"attribution/significant_share": float((arrays["map/q"] <= 0.05).mean())}
-
-
-def _truth(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
-    if "informative" not in units.columns:
-        return {}
-    right = units["informative"].to_numpy(dtype=bool)
-    there = maps[maps.any(1)]
-    area, low, high = auroc_interval(right, there.mean(0)) if len(there) else (np.nan,) * 3
-    each = metrics.truth_auroc(right, there) if len(there) else np.array([np.nan])
-    return {
-        "truth/auroc": area,
-        "truth/auroc.low": low,
-        "truth/auroc.high": high,
-        "truth/auroc_trial_mean": float(each.mean()),
-        "truth/informative_share": float(right.mean()),
-    }
-
-
-def _labels(units: pd.DataFrame) -> np.ndarray | None:
-    return units["roi"].fillna("").astype(str).to_numpy() if "roi" in units.columns else None
-
-
-def _regions(maps: np.ndarray, responses: Responses) -> pd.DataFrame:
-    """Mean of the map in each region, of each subject, and the region's share of the whole map."""
-    if "roi" not in responses.units.columns:
-        return pd.DataFrame()
-    roi = responses.units["roi"].fillna("").astype(str)
-    known = "subject" in responses.trials.columns
-    subject = responses.trials["subject"].astype(str) if known else pd.Series("", range(len(maps)))
-    parts = []
-    for who in pd.unique(subject):
-        mean = pd.Series(maps[(subject == who).to_numpy()].mean(0))
-        table = mean.groupby(roi).agg(["mean", "sum", "size"]).reset_index(names="roi")
-        parts.append(table.assign(subject=who, share=table["sum"] / max(float(mean.sum()), 1e-30)).drop(columns="sum"))
-    return pd.concat(parts, ignore_index=True)

@@ -8,7 +8,7 @@ NeuroAlign: Table 3), stopped when its validation loss has rested for `patience`
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from brainlens import miniatures, store
+from brainlens.claims.sensor_summary import UNFILTERED, by_base, summarise
 from brainlens.datasets import phantom
 from brainlens.datasets.source import Tell
 from brainlens.metrics import retrieval as retrieval_metrics
-from brainlens.metrics.statistics import two_way_bootstrap
 from brainlens.models.sensors.checkpoint import Checkpoint
 from brainlens.models.sensors.decoder import (
     COMPARED,
@@ -39,12 +39,10 @@ from brainlens.stimuli.saliency import PAPER, FilterSettings, saliency_stimuli
 from brainlens.subjects import Protocol
 from brainlens.types import Features, Responses, Stimuli, positions
 
-UNFILTERED = ("no_saliency_guidance", "no_saliency_adjustment")  # one part at a time on the unfiltered base
 METHODS = ("ridge", "canonical", "linear", "nice", "neuroalign", "no_saliency")
 ABLATIONS = ("no_guidance", "no_adjustment", *UNFILTERED, "no_saliency_guidance_adjustment", "shuffled")
 ENCODERS = {name: name for name in ("nice", "linear", *LINEAR)}  # every other method is a NeuroAlign
 KEPT = ("canonical", "no_saliency", "neuroalign")  # decoders whose channel contributions are compared with the truth
-BASES = {"neuroalign": "eeg/difference", "no_saliency": "eeg/no_saliency/difference"}  # what the others are compared with
 TEST_ROWS = 16  # means of 5 repetitions
 
 
@@ -310,46 +308,6 @@ def _weights(decoder: SensorDecoder) -> dict[str, Any]:
     return found | {"scale.0": decoder.scale[0], "scale.1": decoder.scale[1]}
 
 
-def summarise(fits: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over subjects and seeds, paired differences, and chance; the 95 % intervals draw subjects and test images anew.
-
-    `eeg/difference/X` is NeuroAlign less X, `eeg/no_saliency/difference/X` that without saliency less X, over the subjects that
-    both methods have. `fits`, `subjects`, `sd_subjects`: how many there are, and how far apart.
-    """
-    out: dict[str, float] = {}
-    for kind in sorted({fit["kind"] for fit in fits}):
-        there = [fit for fit in fits if fit["kind"] == kind]
-        out |= {f"eeg/{kind}/chance{k}": k / len(there[0]["ranks"]) for k in (1, 5)}
-        for method in dict.fromkeys(fit["method"] for fit in there):
-            chosen = [fit for fit in there if fit["method"] == method]
-            out |= {f"eeg/{method}/{kind}/fits": float(len(chosen))}
-            out |= {f"eeg/{method}/{kind}/subjects": float(len({fit["subject"] for fit in chosen}))}
-            for k in (1, 5):
-                own = hits(chosen, k)
-                name = f"eeg/{method}/{kind}/top{k}"
-                table = np.stack(list(own.values()))
-                out[name], out[f"{name}.low"], out[f"{name}.high"], _ = two_way_bootstrap(table)
-                out[f"{name}.sd_subjects"] = float(table.mean(axis=1).std())
-                out |= spread_of_seeds(chosen, k, name)
-                for base, start in BASES.items():
-                    full = hits([fit for fit in there if fit["method"] == base], k)
-                    both = [subject for subject in own if subject in full]
-                    if method != base and both:
-                        name = f"{start}/{method}/{kind}/top{k}"
-                        less = np.stack([full[subject] - own[subject] for subject in both])
-                        out[name], out[f"{name}.low"], out[f"{name}.high"], out[f"{name}.p"] = two_way_bootstrap(less)
-    return out
-
-
-def by_base(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics with the ablations of the unfiltered base under `eeg/unfiltered/no_PART/...` too."""
-    found = dict(metrics)
-    for method in UNFILTERED:
-        old, new = f"eeg/{method}/", f"eeg/unfiltered/no_{method.removeprefix('no_saliency_')}/"
-        found |= {key.replace(old, new, 1): value for key, value in metrics.items() if key.startswith(old)}
-    return found
-
-
 def control_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, float]:
     """`eeg/control/...`: NeuroAlign and its unfiltered form where the sources read the filtered picture, within subjects.
 
@@ -362,24 +320,6 @@ def control_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, fl
     place = Path(folder) / "control"
     found = summarise(run_fits(control, sensor_tables(control, place, tell), place, tell))
     return {key.replace("eeg/no_saliency/", "eeg/unfiltered/").replace("eeg/", "eeg/control/", 1): v for key, v in found.items()}
-
-
-def spread_of_seeds(fits: Sequence[dict[str, Any]], k: int, name: str) -> dict[str, float]:
-    """Standard deviation over seeds of the share among the first k, root mean square over subjects that have several seeds."""
-    scores: dict[int, list[float]] = {}
-    for fit in fits:
-        scores.setdefault(int(fit["subject"]), []).append(float((np.array(fit["ranks"]) < k).mean()))
-    variances = [np.var(each, ddof=1) for each in scores.values() if len(each) > 1]
-    return {f"{name}.sd_seeds": float(np.sqrt(np.mean(variances)))} if variances else {}
-
-
-def hits(fits: Sequence[dict[str, Any]], k: int) -> dict[int, np.ndarray]:
-    """For each subject whether each test image (in the order of ids) was among the first k, as a mean over seeds."""
-    found: dict[int, list[np.ndarray]] = {}
-    for fit in fits:
-        ranks = np.array(fit["ranks"])[np.argsort(fit["ids"])]
-        found.setdefault(int(fit["subject"]), []).append((ranks < k).astype(float))
-    return {subject: np.mean(each, axis=0) for subject, each in found.items()}
 
 
 def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool = True, workers: int = 1) -> dict[str, float]:
