@@ -241,7 +241,6 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
     },
     "finetune": {"images", "labels", "out", "steps_", "lr", "batch", "per_class", "held", "seed", "device"},
     "paper": {"dataset", "roi", "steps_", "only", "out", "runs", "seed", "device", "train", "test"},
-    "check": {"seal"},
     "embed": {"dataset", "subject", "runs", "device", "again"},
     "predict": {"out", "device"},
     "reconstruct": {"dataset", "model", "region", "subject", "runs", "seed", "device", "test", "again", "explain"},
