@@ -190,7 +190,7 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
     "export": {"out", "hub"},
     "import": {"runs"},
     "example": {"seed"},
-    "check": {"dataset", "option", "out"},
+    "check": {"dataset", "option", "out", "seal"},
     "decode": {
         "dataset",
         "data",
