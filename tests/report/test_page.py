@@ -14,8 +14,10 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from brainlens import report, store
+from brainlens.cli import app
 from brainlens.report import page as page_module
 from brainlens.types import DataError, Result, Volume
 
@@ -165,6 +167,20 @@ def test_build_reads_stored_runs_and_writes_one_file(tmp_path: Path, made: Modul
     assert "One run" in text
     assert "14.0 %" in text
     assert len(text) < page_module.MAX_BYTES
+
+
+def test_one_page_of_several_folders_shows_each_run_once(tmp_path: Path) -> None:
+    for name, level in (("a/encode-1", 0.11), ("b/encode-2", 0.22), ("c/encode-3", 0.33)):
+        store.save_result(Result("encode", {"encoding/r2_mean": level}), tmp_path / name)
+    page = tmp_path / "page.html"
+    asked = ["report", str(tmp_path / "a" / "encode-1"), str(tmp_path / "b"), str(tmp_path / "b" / "encode-2"), "--out", str(page)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<article") == 2, "a run that is reached by two folders stands once, what was not named not at all"
+    assert "0.33" not in text
+    refused = CliRunner().invoke(app, ["report", str(tmp_path / "a"), str(tmp_path / "absent"), "--out", str(page)])
+    assert "absent is not a folder" in str(refused.exception)
 
 
 def test_a_damaged_run_is_an_error(tmp_path: Path, made: ModuleType) -> None:

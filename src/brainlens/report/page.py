@@ -31,7 +31,7 @@ from brainlens.report.parts import Case, Picture, Section
 from brainlens.report.sections import sections
 from brainlens.types import DataError, Result
 
-MAX_BYTES = 15_000_000
+MAX_BYTES = 25_000_000
 DPI = (130, 90, 60)  # figures are drawn again, coarser, until the page is small enough
 THUMB = 112  # pixels of a thumbnail
 TABLE_ROWS = 60
@@ -120,7 +120,7 @@ def render(
 ) -> str:
     """The page of named results as text; date (YYYY-MM-DD) is today unless given.
 
-    Raises DataError for no result, and if the page stays above 15 MB at the coarsest figures.
+    Raises DataError for no result, and if the page stays above 25 MB at the coarsest figures.
     """
     if not results:
         raise DataError("report: no result to show")
