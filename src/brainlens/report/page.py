@@ -1,7 +1,8 @@
-"""The page: every run under a folder, in one HTML file that needs no network, no script and no other file.
+"""The page: every run under a folder, in one HTML file that needs no network and no other file.
 
-Everything that comes from data is escaped (jinja2 autoescape), and a content security policy forbids scripts, frames,
-forms and every address but inline images, so that a caption or a dataset's name cannot do anything but be read.
+Everything that comes from data is escaped (jinja2 autoescape), and a content security policy forbids frames, forms, every
+address but inline images, and every script but the two of the cortex (`cortex_view`), which it knows by their hashes, so that a
+caption or a dataset's name cannot do anything but be read. Without scripts the page lacks that view alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from PIL import Image
 from brainlens import __version__, store
 from brainlens.plots.retrieval import DIRECTIONS
 from brainlens.plots.style import SIMULATION, is_simulation
-from brainlens.report import cite, numbers, wording
+from brainlens.report import cite, cortex_view, numbers, wording
 from brainlens.report.align import scores_by_encoder
 from brainlens.report.parts import Case, Picture, Section
 from brainlens.report.sections import sections
@@ -126,12 +127,13 @@ def render(
         raise DataError("report: no result to show")
     order = {task: i for i, task in enumerate(wording.ORDER)}
     ranked = sorted(results, key=lambda item: (order.get(item[1].task, len(order)), item[0]))
-    text = ""
+    text, cortex = "", cortex_view.view(ranked)
     for dpi in DPI:
         shown = [_shown(i, name, result, dpi) for i, (name, result) in enumerate(ranked, start=1)]
         text = _environment().get_template("template.html.j2").render(
             title=title,
             runs=shown,
+            cortex=cortex,
             unfinished=list(unfinished),
             citations=cite.citations([result for _, result in ranked]),
             simulation=SIMULATION,
