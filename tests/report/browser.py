@@ -104,7 +104,11 @@ class Tab:
 
     def mouse(self, *points: tuple[float, float]) -> None:
         """Presses at the first point (window pixels), moves over the others, lets go at the last."""
-        for kind, (x, y) in (("mousePressed", points[0]), *(("mouseMoved", p) for p in points[1:]), ("mouseReleased", points[-1])):
+        for kind, (x, y) in (
+            ("mousePressed", points[0]),
+            *(("mouseMoved", p) for p in points[1:]),
+            ("mouseReleased", points[-1]),
+        ):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
     def picture(self, path: Path) -> None:

@@ -18,6 +18,7 @@
 
   $("view").hidden = false;
   $("note").hidden = true;
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); // the page is read while the view is prepared
   const nv = new niivue.Niivue({
     backColor: [1, 1, 1, 1], show3Dcrosshair: false, isOrientCube: false, isOrientationTextVisible: false, isColorbar: false,
     crosshairWidth: 0, dragAndDropEnabled: false, loadingText: "", logLevel: "silent", isAntiAlias: true,

@@ -70,7 +70,7 @@ def view(results: Sequence[tuple[str, Result]]) -> View | None:
     content = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     script = resources.files("brainlens.report").joinpath("cortex_view.js").read_text(encoding="utf-8")
     hashes = (_hash(library), _hash(script))
-    return View(Markup(content), Markup(library), Markup(script), hashes, len(data["maps"]), left_out)  # noqa: S704
+    return View(Markup(content), Markup(library), Markup(script), hashes, len(data["maps"]), left_out)
 
 
 def view_data(results: Sequence[tuple[str, Result]]) -> tuple[dict[str, Any], int]:

@@ -26,7 +26,7 @@ from PIL import Image
 from brainlens import __version__, store
 from brainlens.plots.retrieval import DIRECTIONS
 from brainlens.plots.style import SIMULATION, is_simulation
-from brainlens.report import cite, cortex_view, numbers, wording
+from brainlens.report import cite, cortex_view, methods_table, numbers, wording
 from brainlens.report.align import scores_by_encoder
 from brainlens.report.parts import Case, Picture, Section
 from brainlens.report.sections import sections
@@ -39,7 +39,7 @@ TABLE_ROWS = 60
 TABLES = (  # shown as they are
     *("ablation", "prompts", "methods", "regions", "cost", "sensitivity", "randomisation"),
     *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "parcels", "words"),
-    *("runs", "side by side"),
+    *("runs", "side by side", "subjects"),
 )
 
 
@@ -134,6 +134,7 @@ def render(
             title=title,
             runs=shown,
             cortex=cortex,
+            methods=methods_table.methods_tables(ranked),
             unfinished=list(unfinished),
             citations=cite.citations([result for _, result in ranked]),
             simulation=SIMULATION,
