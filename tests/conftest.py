@@ -40,6 +40,12 @@ def made() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> ModuleType:
+    """A real browser for the pages."""
+    return module("report/browser.py")
+
+
+@pytest.fixture(scope="session")
 def made_meg() -> ModuleType:
     """THINGS-MEG in small, in the layout of its release."""
     return module("datasets/made_meg.py")

@@ -87,7 +87,7 @@ app.command("import")(import_)
 
 @app.command()
 def report(
-    runs: Annotated[Path, typer.Argument(help="A run folder, or a folder of run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders; one page shows them all.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "brainlens report",
     template: Annotated[str, typer.Option(help=TEMPLATE)] = "",

@@ -1,7 +1,8 @@
-"""The page: every run under a folder, in one HTML file that needs no network, no script and no other file.
+"""The page: every run under a folder, in one HTML file that needs no network and no other file.
 
-Everything that comes from data is escaped (jinja2 autoescape), and a content security policy forbids scripts, frames,
-forms and every address but inline images, so that a caption or a dataset's name cannot do anything but be read.
+Everything that comes from data is escaped (jinja2 autoescape), and a content security policy forbids frames, forms, every
+address but inline images, and every script but the two of the cortex (`cortex_view`), which it knows by their hashes, so that a
+caption or a dataset's name cannot do anything but be read. Without scripts the page lacks that view alone.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from PIL import Image
 from brainlens import __version__, store
 from brainlens.plots.retrieval import DIRECTIONS
 from brainlens.plots.style import SIMULATION, is_simulation
-from brainlens.report import cite, numbers, wording
+from brainlens.report import cite, cortex_view, methods_table, numbers, wording
 from brainlens.report.align import scores_by_encoder
 from brainlens.report.parts import Case, Picture, Section
 from brainlens.report.sections import sections
 from brainlens.types import DataError, Result
 
-MAX_BYTES = 15_000_000
+MAX_BYTES = 25_000_000
 DPI = (130, 90, 60)  # figures are drawn again, coarser, until the page is small enough
 THUMB = 112  # pixels of a thumbnail
 TABLE_ROWS = 60
 TABLES = (  # shown as they are
     *("ablation", "prompts", "methods", "regions", "cost", "sensitivity", "randomisation"),
     *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "parcels", "words"),
-    *("runs", "side by side"),
+    *("runs", "side by side", "subjects"),
 )
 
 
@@ -120,18 +121,20 @@ def render(
 ) -> str:
     """The page of named results as text; date (YYYY-MM-DD) is today unless given.
 
-    Raises DataError for no result, and if the page stays above 15 MB at the coarsest figures.
+    Raises DataError for no result, and if the page stays above 25 MB at the coarsest figures.
     """
     if not results:
         raise DataError("report: no result to show")
     order = {task: i for i, task in enumerate(wording.ORDER)}
     ranked = sorted(results, key=lambda item: (order.get(item[1].task, len(order)), item[0]))
-    text = ""
+    text, cortex = "", cortex_view.view(ranked)
     for dpi in DPI:
         shown = [_shown(i, name, result, dpi) for i, (name, result) in enumerate(ranked, start=1)]
         text = _environment().get_template("template.html.j2").render(
             title=title,
             runs=shown,
+            cortex=cortex,
+            methods=methods_table.methods_tables(ranked),
             unfinished=list(unfinished),
             citations=cite.citations([result for _, result in ranked]),
             simulation=SIMULATION,

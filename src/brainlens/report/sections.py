@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from brainlens.report import align, attribute, describe, encode, reconstruct, sensors
+from brainlens.report import align, attribute, describe, encode, group, reconstruct, sensors
 from brainlens.report.parts import Picture, Section
 from brainlens.types import DataError, Result
 
@@ -12,6 +12,7 @@ MAKERS = (
     align.retrieval_section,
     align.comparison_section,
     align.caption_section,
+    group.group_section,
     attribute.attribution_section,
     attribute.words_and_pixels_section,
     attribute.encoding_section,
