@@ -26,6 +26,11 @@ def region_of(name: str) -> str:
     return bare if found is None else found[1] or found[2]
 
 
+def region_labels(units: pd.DataFrame) -> np.ndarray | None:
+    """Region names of units (unit,) str, empty where one has none; None without a column `roi`."""
+    return units["roi"].fillna("").astype(str).to_numpy() if "roi" in units.columns else None
+
+
 def name_regions(responses: Responses) -> Responses:
     """Responses whose `roi` are whole regions, and the labels that they came with, where any is another, in `subregion`."""
     units = responses.units

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,6 @@ from brainlens.report.words_page import build_words, page_data, render_words
 from brainlens.stimuli.nouns import LexiconTagger, read_concreteness, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUICK = Describing(top=20, pictures=20, least=3, permutations=200, resamples=100, alphas=tuple(np.logspace(0, 5, 6)))
 
 
@@ -134,8 +133,7 @@ def test_the_page_of_words_holds_every_voxel_and_nothing_from_outside(run) -> No
         render_words(Result("encode", {}))
 
 
-@pytest.mark.skipif(BROWSER is None and os.environ.get("BRAINLENS_BROWSER") != "required", reason="no browser")
-def test_ten_thousand_rows_are_virtual_and_quiet_in_a_browser(run, tmp_path: Path) -> None:
+def test_ten_thousand_rows_are_virtual_and_quiet_in_a_browser(run, tmp_path: Path, chromium: ModuleType) -> None:
     _, result = run
     times = -(-10_000 // len(result.arrays["label"]))
     units = pd.concat([result.units] * times, ignore_index=True).iloc[:10_000]
@@ -147,7 +145,7 @@ def test_ten_thousand_rows_are_virtual_and_quiet_in_a_browser(run, tmp_path: Pat
     page = tmp_path / "words.html"
     page.write_text(render_words(replace(result, arrays=many, units=units, space=None)))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr", "--dump-dom"]
-    command = [BROWSER, *flags, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+    command = [chromium.browser(), *flags, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=True)
     assert "10,000 of 10,000 voxels" in done.stdout
     assert 10 < done.stdout.count('class="row') < 100  # what is in view, not all

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from brainlens import store
-from brainlens.attribute.brain_scores import labels_of, regions_of, significance_of, truth_of
+from brainlens.attribute.brain_scores import regions_of, significance_of, truth_of
 from brainlens.attribute.counting import layer_name
 from brainlens.attribute.own import opened
 from brainlens.attribution import degradation
@@ -27,6 +27,7 @@ from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.models.volume.estimators import VolumeAligner
 from brainlens.nn.volume_encoder import VolumeEncoder
+from brainlens.subjects import region_labels
 from brainlens.types import DataError, Features, Responses, Result, Volume, positions
 
 METHODS = ("bottleneck", "rise", "gradcam", "chefer", "integrated_gradients", "random")
@@ -121,7 +122,7 @@ def attribute(
     aims = torch.stack(list(goals.values()), 1)
     model.to(options.device)
     with frozen(model):
-        maps = brain_maps(model, x, aims, method=method, layer=where, options=options, regions=labels_of(responses.units))
+        maps = brain_maps(model, x, aims, method=method, layer=where, options=options, regions=region_labels(responses.units))
         numbers, curves = _degradation(model, x, goals, maps, options)
     found = maps.cpu().numpy()
     empty = np.all(found == 0, axis=1)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import auroc_interval, fdr
+from brainlens.subjects import region_labels
 from brainlens.types import Responses
 
 
@@ -37,16 +38,11 @@ def truth_of(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def labels_of(units: pd.DataFrame) -> np.ndarray | None:
-    """Region names of the units, or None."""
-    return units["roi"].fillna("").astype(str).to_numpy() if "roi" in units.columns else None
-
-
 def regions_of(maps: np.ndarray, responses: Responses) -> pd.DataFrame:
     """Mean of the map in each region, of each subject, and the region's share of the whole map."""
-    if "roi" not in responses.units.columns:
+    roi = region_labels(responses.units)
+    if roi is None:
         return pd.DataFrame()
-    roi = responses.units["roi"].fillna("").astype(str)
     known = "subject" in responses.trials.columns
     subject = responses.trials["subject"].astype(str) if known else pd.Series("", range(len(maps)))
     parts = []

@@ -19,6 +19,7 @@ from brainlens.types import DataError, Stimuli
 
 AMONG = 50  # captions that a picture is looked up in
 CHANCE = {
+    "two_way_clip": 0.5,
     "pick50": 1 / AMONG,
     "color": 1 / len(COLORS),
     "place": 1 / len(PLACES),

@@ -9,11 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from brainlens import miniatures
 from brainlens.backbones import clip
 from brainlens.claims.judging import Judges, shares
 from brainlens.metrics.reconstruction import two_way
-from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.models.generation.adapter_tables import open_pipeline
 from brainlens.models.generation.adapter_training import empty_text
 from brainlens.models.generation.pretraining import TOKEN_MAP, token_targets
@@ -35,8 +33,7 @@ def ceiling_claims(
     if shipped is None:
         raise DataError(f"no attention ships for {pipeline}; train it with tools/train_attention.py")
     layers, axes = shipped
-    model = clip.load_clip(miniatures.folder("clip"), device=device)
-    seen = clip.embed_images(model, scenes)["image"]
+    seen = clip.embed_images(judges.model, scenes)["image"]
     targets = token_targets(axes(seen), layers)
     assert targets is not None
     tokens = torch.from_numpy(targets).to(device)
@@ -50,9 +47,6 @@ def ceiling_claims(
 
     prompts = Prompts(given, lambda rows: RegionPrompt(text), len(scenes))
     pictures = draw_pictures(diffusion, adapter, prompts, sampling)[:, 0]
-    drawn = clip.embed_images(model, Stimuli(scenes.ids, pictures, [[] for _ in scenes.ids]))["image"]
-    each = two_way(seen, drawn)
-    key = "reconstruct/true_embedding"
-    found = {f"{key}/two_way_clip{end}": v for end, v in zip(("", ".low", ".high"), bootstrap_mean(each), strict=True)}
-    found |= {f"{key}/two_way_clip.chance": 0.5, f"{key}/two_way_clip.n": float(len(each))}
-    return found | shares(key, {name: value for name, value in judges(pictures).items() if name in judged})
+    drawn = clip.embed_images(judges.model, Stimuli(scenes.ids, pictures, [[] for _ in scenes.ids]))["image"]
+    right = {name: value for name, value in judges(pictures).items() if name in judged}
+    return shares("reconstruct/true_embedding", {"two_way_clip": two_way(seen, drawn), **right})

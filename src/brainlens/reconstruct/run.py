@@ -214,7 +214,7 @@ class Reconstruction:
             return NeuroAdapter.load(kept)
         model, given = self.new_model(), self.given
         before = self.before(model)
-        prompts = self.prompts(self.embedded) if model.start == "ridge" else None
+        prompts = self.axes(self.embedded) if model.start == "ridge" else None
         self.tell("latents of the training images", None)
         model.fit(
             given.train.data, given.train_stimuli, given.parcels, pipeline=self.asked.place, ids=given.train_names,
@@ -236,7 +236,7 @@ class Reconstruction:
         where = self.place / asked.start
         if asked.start == "attention":
             self.tell("embeddings and latents of other pictures", None)
-            prompts = self.prompts(self.embed()(np.asarray(pictures.images)))
+            prompts = self.axes(self.embed()(np.asarray(pictures.images)))
             return trained_attention(
                 asked.place, np.asarray(pictures.images), prompts, captions=first_captions(pictures), training=training,
                 seed=self.seed, device=self.device, folder=where, progress=self.share("training the attention on other pictures"),
@@ -272,15 +272,15 @@ class Reconstruction:
         recording are z-scored by its training images."""
         return self.embed()(self.given.train_pictures)
 
-    def prompts(self, embedding: np.ndarray) -> np.ndarray:
-        """Embeddings as the attention reads them, by axes of the training images or those that ship; with start "ridge" alone
-        they are tokens themselves, in the width of the network's text."""
+    @cached_property
+    def axes(self) -> PromptAxes:
+        """How the attention reads embeddings: by axes of the training images or those that ship; with start "ridge" alone they
+        become tokens themselves, in the width of the network's text."""
         if self.shipped is not None:
-            return self.shipped[1](embedding)
+            return self.shipped[1]
         if self.asked.start == "attention":
-            return PromptAxes.whitened(self.embedded)(embedding)
-        width = int(self.diffusion.prompt.shape[-1])
-        return PromptAxes.fit(self.embedded, width, seed=self.seed)(embedding)
+            return PromptAxes.whitened(self.embedded)
+        return PromptAxes.fit(self.embedded, int(self.diffusion.prompt.shape[-1]), seed=self.seed)
 
     def pictures(self, model: NeuroAdapter) -> np.ndarray:
         asked, text = self.asked, f"drawing {len(self.given.seen)} x {self.asked.candidates} pictures"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -14,6 +12,7 @@ from markupsafe import Markup
 
 from brainlens import __version__, store
 from brainlens.datasets.audit import LEVELS, Finding
+from brainlens.report.policy import source_hash
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -37,7 +36,7 @@ def write_page(findings: Sequence[Finding], name: str, folder: str | Path, out: 
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE)
     text = template.render(
         folder=str(folder), name=name, version=__version__, date=time.strftime("%Y-%m-%d"), style=Markup(css),
-        hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        hash=source_hash(css),
         summary=", ".join(f"{count} {level}" for level, count in counts.items()),
         findings=sorted(findings, key=lambda one: -LEVELS.index(one.level)),
     )  # fmt: skip

@@ -60,7 +60,7 @@
         const value = v[first[h] + i], grey = part.tone[i], known = Number.isFinite(value);
         const on = known && Math.abs(value) >= least, a = on ? opacity(m, value) : 0, k = on ? index(m, value) : 0;
         measured += known; shown += on;
-        for (let c = 0; c < 3; c++) rgba[4 * i + c] = there.has(i) ? [0, 0, 0][c] : grey + a * (table[k + c] - grey);
+        for (let c = 0; c < 3; c++) rgba[4 * i + c] = there.has(i) ? 0 : grey + a * (table[k + c] - grey);
         rgba[4 * i + 3] = 255;
       }
       part.made.rgba255 = rgba;

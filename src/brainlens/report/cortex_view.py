@@ -8,7 +8,6 @@ nilearn ships too, does. Where the reader's browser runs no script or has no Web
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from markupsafe import Markup
 
 from brainlens.plots import cortex, mesh
 from brainlens.plots.standard import in_standard_space
+from brainlens.report.policy import source_hash
+from brainlens.subjects import region_labels
 from brainlens.types import DataError, Result, Surface, Volume
 
 LIBRARY = "_assets/js/niivue.umd.js"  # in nilearn, from 0.14 on
@@ -69,7 +70,7 @@ def view(results: Sequence[tuple[str, Result]]) -> View | None:
         return None
     content = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     script = resources.files("brainlens.report").joinpath("cortex_view.js").read_text(encoding="utf-8")
-    hashes = (_hash(library), _hash(script))
+    hashes = (source_hash(library), source_hash(script))
     return View(Markup(content), Markup(library), Markup(script), hashes, len(data["maps"]), left_out)
 
 
@@ -100,7 +101,7 @@ def _maps(result: Result) -> Iterator[dict[str, Any]]:
     for name in sorted(names, key=lambda k: (FIRST.index(k) if k in FIRST else len(FIRST), k)):
         values = np.asarray(result.arrays[name], dtype=np.float64)
         try:
-            on = np.concatenate([mesh.on_surface(values, result.space)[h] for h in mesh.HEMISPHERES])
+            on = _joined(mesh.on_surface(values, result.space))
         except DataError:  # the static figure says why
             return
         if not np.isfinite(on).any():
@@ -122,10 +123,9 @@ def _units(result: Result) -> dict[str, Any]:
     """Which unit lies at each vertex, its region, and what a unit is called."""
     space, units = result.space, result.units
     assert space is not None
-    on = mesh.on_surface(np.arange(len(space), dtype=np.float64), space, nearest=True)
-    unit = np.concatenate([on[h] for h in mesh.HEMISPHERES])
+    unit = _joined(mesh.on_surface(np.arange(len(space), dtype=np.float64), space, nearest=True))
     number = np.where(np.isfinite(unit), unit, -1).astype("<i4")
-    roi = units["roi"].fillna("").astype(str).to_numpy() if units is not None and "roi" in units.columns else None
+    roi = region_labels(units) if units is not None else None
     names, region = np.unique(roi, return_inverse=True) if roi is not None else (np.array([], dtype=str), np.array([], dtype=int))
     at = np.where(number >= 0, region[number], -1) if roi is not None else np.full(len(number), -1)
     return {
@@ -135,6 +135,11 @@ def _units(result: Result) -> dict[str, Any]:
         "region": _packed(at.astype("<i2")),
         "unit": _packed(number),
     }
+
+
+def _joined(sides: dict[str, np.ndarray]) -> np.ndarray:
+    """Left hemisphere, then right."""
+    return np.concatenate([sides[h] for h in mesh.HEMISPHERES])
 
 
 def _mesh(hemisphere: str) -> dict[str, str]:
@@ -159,7 +164,3 @@ def _library() -> str | None:
 
 def _packed(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-
-
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

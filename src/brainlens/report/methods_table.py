@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from brainlens.metrics.attribution import area_under
 from brainlens.metrics.statistics import bootstrap_mean
@@ -153,8 +153,8 @@ def _agreement(method: _Method, reference: _Method) -> tuple[float | None, float
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Over units where both are known; NaN for a constant map."""
     both = np.isfinite(a) & np.isfinite(b)
-    x, y = rankdata(a[both]), rankdata(b[both])
-    return float(np.corrcoef(x, y)[0, 1]) if len(x) > 1 and x.std() > 0 and y.std() > 0 else float("nan")
+    x, y = a[both], b[both]
+    return float(spearmanr(x, y).statistic) if len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0 else float("nan")
 
 
 def _text(value: float | None, low: float | None, high: float | None) -> str:

@@ -8,7 +8,6 @@ caption or a dataset's name cannot do anything but be read. Without scripts the 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from brainlens.plots.style import SIMULATION, is_simulation
 from brainlens.report import cite, cortex_view, methods_table, numbers, wording
 from brainlens.report.align import scores_by_encoder
 from brainlens.report.parts import Case, Picture, Section
+from brainlens.report.policy import source_hash
 from brainlens.report.sections import sections
 from brainlens.types import DataError, Result
 
@@ -127,14 +127,14 @@ def render(
         raise DataError("report: no result to show")
     order = {task: i for i, task in enumerate(wording.ORDER)}
     ranked = sorted(results, key=lambda item: (order.get(item[1].task, len(order)), item[0]))
-    text, cortex = "", cortex_view.view(ranked)
+    text, cortex, methods = "", cortex_view.view(ranked), methods_table.methods_tables(ranked)
     for dpi in DPI:
         shown = [_shown(i, name, result, dpi) for i, (name, result) in enumerate(ranked, start=1)]
         text = _environment().get_template("template.html.j2").render(
             title=title,
             runs=shown,
             cortex=cortex,
-            methods=methods_table.methods_tables(ranked),
+            methods=methods,
             unfinished=list(unfinished),
             citations=cite.citations([result for _, result in ranked]),
             simulation=SIMULATION,
@@ -142,7 +142,7 @@ def render(
             date=date or time.strftime("%Y-%m-%d"),
             version=__version__,
             style=Markup(_css()),
-            style_hash=base64.b64encode(hashlib.sha256(_css().encode()).digest()).decode(),
+            style_hash=source_hash(_css()),
         )  # fmt: skip
         if len(text.encode()) < MAX_BYTES:
             return text

@@ -7,7 +7,6 @@ enters the page as text, never as markup.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from importlib import resources
 from pathlib import Path
@@ -18,6 +17,7 @@ from markupsafe import escape
 
 from brainlens import store
 from brainlens.plots.style import SIMULATION, is_simulation
+from brainlens.report.policy import source_hash
 from brainlens.types import DataError, Result
 
 MOST = 300  # words whose maps are on the page: those of the most voxels
@@ -42,11 +42,8 @@ def render_words(result: Result, *, title: str = "describe") -> str:
         raise DataError(f"words page: a run of {result.task} without labels of voxels; run `brainlens describe` with pictures")
     content = json.dumps(page_data(result), ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     script, style = (_text(name) for name in ("words.js", "words.css"))
-    allowed = {kind: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for kind, text in
-               (("script", script), ("style", style))}  # fmt: skip
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{allowed['script']}'; style-src 'sha256-{allowed['style']}'; base-uri 'none'"
-    )
+    allowed = f"script-src 'sha256-{source_hash(script)}'; style-src 'sha256-{source_hash(style)}'"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'"
     mark = f" · {SIMULATION}" if is_simulation(result) else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -70,9 +70,7 @@ class AdapterTraining:
 
 DEFAULT = AdapterTraining()
 # section 3 and the released code
-PAPER = AdapterTraining(
-    epochs=300, batch=16, lr=1e-4, weighting="min-snr", distil=0.0, head=True
-)  # section 3 and the released code
+PAPER = AdapterTraining(epochs=300, batch=16, lr=1e-4, weighting="min-snr", distil=0.0, head=True)
 
 
 @dataclass(frozen=True)

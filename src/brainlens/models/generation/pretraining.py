@@ -79,7 +79,7 @@ def pretrain_attention(
     members = [np.arange(given.shape[1])] * tokens if learned else [np.zeros(1, np.int64)] * given.shape[1]
     adapter = RegionAdapter(diffusion.unet, members, scale=training.scale, seed=seed).to(device)
     if learned and states is not None:
-        _start_map(adapter, given[rows.at], states, held)
+        _start_map(adapter, given, states, held)
     table = AdapterTable.of(latents_of(diffusion, rows), held, hashlib.sha256(given.tobytes()).hexdigest(), states)
     x, text = torch.from_numpy(given), empty_text(diffusion)
     adapter.tokens.requires_grad_(learned)
@@ -91,7 +91,7 @@ def pretrain_attention(
     )  # fmt: skip
     found = {name: value.detach().cpu() for name, value in adapter.layers.state_dict().items()}
     if learned:
-        found |= {"tokens.weight": adapter.tokens.weight.detach().cpu(), "tokens.bias": adapter.tokens.bias.detach().cpu()}
+        found |= dict(zip(TOKEN_MAP, (adapter.tokens.weight.detach().cpu(), adapter.tokens.bias.detach().cpu()), strict=True))
     return found
 
 
@@ -161,5 +161,4 @@ def _gifts(x: np.ndarray, targets: np.ndarray, members: Sequence[np.ndarray]) ->
         loss = -ridge_cv(x[:, units], flat, ALPHAS).cv_score.numpy()
         explained[p] = 1 - loss.reshape(count, -1).sum(1) / np.maximum(size, np.finfo(np.float32).tiny)
     slots = np.repeat(np.arange(count), -(-len(members) // count))
-    row, column = linear_sum_assignment(-explained[:, slots])
-    return np.asarray(slots[column[np.argsort(row)]])
+    return np.asarray(slots[linear_sum_assignment(-explained[:, slots])[1]])

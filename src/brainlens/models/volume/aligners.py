@@ -20,6 +20,7 @@ from brainlens.nn import decoding_baselines
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.parcels import cubic_patches
 from brainlens.solvers.kernel_ridge import KernelRidge, LinearDecoder, kernel_ridge, principal_axes, whitened_metric
+from brainlens.subjects import region_labels
 from brainlens.types import DataError, Volume
 
 BASELINES = ("ridge", "ridge_whitened", "linear", "mlp", "cnn")
@@ -145,8 +146,8 @@ def fit_mlp(
     start: its targets and its temperature in place of the network's own (the control `mlp_projected`).
     """
     begun = time.perf_counter()
-    labels = split.units["roi"].fillna("").astype(str) if "roi" in split.units.columns else None
-    chosen = np.arange(split.train.x.shape[1]) if labels is None else np.flatnonzero(~labels.isin(["", "none"]))
+    labels = region_labels(split.units)
+    chosen = np.arange(split.train.x.shape[1]) if labels is None else np.flatnonzero(~np.isin(labels, ["", "none"]))
     voxels = torch.from_numpy(chosen if len(chosen) else np.arange(split.train.x.shape[1])).to(split.train.x.device)
     split, training = _aims(split, training, start)
     parts = {name: replace(getattr(split, name), x=getattr(split, name).x[:, voxels]) for name in ("train", "validation")}
