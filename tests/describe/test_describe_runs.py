@@ -99,6 +99,17 @@ def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, mon
         bank(replace(asked, prompt="an unspeakable {}"))
 
 
+def test_the_words_of_several_subjects_are_compared_in_a_run_of_their_own(tmp_path: Path) -> None:
+    source = Source(n_train=120, n_test=40, subjects=("1", "2"), options={"concepts": "kinds"}, regions=("FFA", "PPA"))
+    folders, rows = run_describe(source, tmp_path, Asked(replace(QUICK, permutations=50, resamples=20)), tell=tell)
+    results = [store.load_result(folder) for folder in folders]
+    assert [result.config.get("method") for result in results] == [None, None, "agreement"]
+    assert results[-1].config["runs"] == ["1", "2"]
+    assert any(str(row["metric"]).startswith("describe/agreement/") for row in rows)
+    text = report.build(folders[-1], tmp_path / "report.html").read_text()
+    assert "first words of 2 descriptions" in text
+
+
 def test_figures_are_drawn_from_a_run(run) -> None:
     _, result = run
     for make in (words.word_map, words.word_histograms, words.voxel_cards):

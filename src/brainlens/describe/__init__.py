@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from brainlens import store
+from brainlens.describe.agreement import label_agreement
 from brainlens.describe.bank import Bank, pooled, real_rows
 from brainlens.describe.crops import CropPool
 from brainlens.describe.evidence import Described, encoding_scores, evidence_of, halves_agreement
@@ -26,7 +27,18 @@ from brainlens.models.encoding.tables import tables
 from brainlens.stimuli.nouns import Vocabulary, presence, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
-__all__ = ["BASELINES", "PAPER", "Beside", "Describing", "Space", "baseline_scores", "describe", "describe_words", "fit_describe"]
+__all__ = [
+    "BASELINES",
+    "PAPER",
+    "Beside",
+    "Describing",
+    "Space",
+    "baseline_scores",
+    "describe",
+    "describe_words",
+    "fit_describe",
+    "label_agreement",
+]
 ALPHAS = tuple(float(a) for a in np.logspace(-8, 10, 37))  # the paper's range
 BASELINES = ("clip_msm", "text_readout", "majority", "brainscuba")
 Tell = Callable[[str, float | None], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from brainlens.backbones.folder import model_folder
 from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Source, Tell, chosen_captions, network_folder, open_recording, standardised
-from brainlens.describe import PAPER, Beside, Describing, Space, describe_words, fit_describe
+from brainlens.describe import PAPER, Beside, Describing, Space, describe_words, fit_describe, label_agreement
 from brainlens.describe.bank import PROMPT, Bank, bank_of, drawn_bank
 from brainlens.describe.crops import CropPool
 from brainlens.models.generation.text_drawing import load_drawer
@@ -60,20 +61,28 @@ def preset(name: str) -> Describing:
 def run_describe(
     source: Source, runs: str | Path, asked: Asked | None = None, *, seed: int = 0, device: str = "cpu", tell: Tell
 ) -> tuple[list[Path], Rows]:
-    """Describes every subject of a source, each in a run folder of its own; returns the folders and the scores of the last."""
+    """Describes every subject of a source, each in a run folder of its own, and how far the words of several agree in a further
+    one; returns the folders, that of the agreement last, and its scores or those of the one subject."""
     asked = asked if asked is not None else Asked()
     _check(source, asked)
     each = [replace(source, subjects=(name,)) for name in source.subjects] or [source]
-    if asked.words:
-        found = [_words(one, device, tell) for one in each]
-        folders = [keep(result, runs, one) for one, result in zip(each, found)]
-        return folders, _word_rows(found[-1])
-    folders, rows = [], []
+    folders, results = [], []
     for one in each:
-        result, model = _described(one, Path(runs), asked, seed, device, tell)
+        if asked.words:
+            result, model = _words(one, device, tell), None
+        else:
+            result, model = _described(one, Path(runs), asked, seed, device, tell)
         folders.append(keep(result, runs, one, model=model))
-        rows = table(result, "describe/")
-    return folders, rows
+        results.append(result)
+    if len(each) == 1:
+        return folders, _word_rows(results[0]) if asked.words else table(results[0], "describe/")
+    tell("agreement of the subjects", None)
+    try:
+        shared = label_agreement(dict(zip(source.subjects, results, strict=True)), seed=seed)
+    except DataError as error:  # the descriptions stand without it
+        warnings.warn(f"the words of the subjects were not compared: {error}", stacklevel=2)
+        return folders, table(results[-1], "describe/")
+    return [*folders, keep(shared, runs, source)], table(shared, "describe/")
 
 
 def _check(source: Source, asked: Asked) -> None:

@@ -1,4 +1,4 @@
-"""What `describe` shows: words on the cortex, single words as maps, histograms, cards, words of a localiser."""
+"""What `describe` shows: words on the cortex, single words as maps, histograms, cards, and the agreement of several runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from brainlens.plots import words
+from brainlens.plots import agreement, cortex, words
 from brainlens.report.parts import Section, in_standard_space
 from brainlens.types import Result
 
@@ -43,6 +43,29 @@ def words_section(result: Result, dpi: int | None) -> Section:
         caption += "weights, correlation r of the measured response with the first word, and the pictures of the largest "
         caption += "predicted response."
         section.draw(partial(words.voxel_cards, result), caption, "Cards of voxels with pictures and words.")
+    return section
+
+
+def agreement_section(result: Result, dpi: int | None) -> Section:
+    """How far the words of several recordings or subjects agree: by region, and where on the cortex."""
+    section = Section("Agreement of words", dpi)
+    if result.config.get("method") != "agreement" or "agreement" not in result.tables:
+        return section
+    regions, names = result.tables.get("agreement_regions"), [str(name) for name in result.config.get("runs", [])]
+    if regions is not None:
+        caption = f"How alike a region's words are between {len(names)} descriptions, mean over pairs; open circles: regions of "
+        caption += "other names, which is chance. Overlap: what two histograms of first words have in common. Correlation: "
+        caption += "Spearman's, of a region's profile over the words that all know. Regions carry no interval; p of their mean "
+        caption += "is among the key numbers, with names of regions drawn anew."
+        section.draw(partial(agreement.region_likeness, result), caption, "Points of likeness by region, with chance.")
+    if len(names) > 2:
+        caption = "Every pair of descriptions on one scale from 0 to 1."
+        section.draw(partial(agreement.pair_matrices, result), caption, "Matrices of agreement of pairs.")
+    if "same_word" in result.arrays and in_standard_space(result):
+        caption = "The share of pairs of descriptions that give a unit the same first word, where two or more give it any."
+        title, unit = "Same first word", "share of pairs"
+        make = partial(cortex.cortex_map, result, "same_word", title=title, unit=unit, limits=(0, 1))
+        section.draw(make, caption, "Map of agreement.")
     return section
 
 
