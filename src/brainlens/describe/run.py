@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,16 @@ from brainlens.backbones.folder import model_folder
 from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Source, Tell, chosen_captions, network_folder, open_recording, standardised
-from brainlens.describe import PAPER, Beside, Describing, Space, describe_words, fit_describe, label_agreement
+from brainlens.describe import PAPER, SHOWN, Beside, Describing, Space, describe_words, fit_describe, label_agreement
 from brainlens.describe.bank import PROMPT, Bank, bank_of, drawn_bank
-from brainlens.describe.crops import CropPool
+from brainlens.describe.crops import MOST, STEP, Box, CropPool
 from brainlens.models.generation.text_drawing import load_drawer
 from brainlens.stimuli.nouns import read_concreteness, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 BANKS = ("real", "diffusion")
 TEXT = "a picture of a {}"  # around a noun, for the text encoder of the baselines
-CARDS, SHOWN, THUMB = 3, 5, 96  # cards a region, pictures a card, pixels of a picture
+CARDS, THUMB = 3, 96  # cards a region, pixels of a picture
 PRESETS = {"default": Describing(), "paper": PAPER}
 
 
@@ -147,7 +148,8 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
         responses, features, stimuli, design=asked.design, beside=Beside(bank, crops, space), seed=seed, tell=tell
     )
     nouns = tuple(result.tables["nouns"]["noun"])
-    arrays = dict(result.arrays) | cards(result, stimuli)
+    cut = None if crops is None else partial(_boxes, crops, model)
+    arrays = dict(result.arrays) | cards(result, stimuli, boxes=cut)
     if space is not None:
         arrays["noun_embedding"] = space.texts(nouns).astype(np.float32)
     return replace(result, arrays=arrays), model
@@ -213,10 +215,16 @@ def _captioner(name: str, device: str) -> Callable[[Stimuli], list[list[str]]]:
     return lambda pictures: [[text] if text else [] for text in captioner.caption_images(model, pictures)]
 
 
-def cards(result: Result, stimuli: Stimuli) -> dict[str, np.ndarray]:
+def _boxes(crops: CropPool, model: Any, unit: int, name: str) -> list[Box]:
+    """What a unit cuts from the picture of a name."""
+    return crops.boxes(model, unit, int(np.flatnonzero(crops.stimuli.ids == name)[0]))
+
+
+def cards(result: Result, stimuli: Stimuli, *, boxes: Callable[[int, str], list[Box]] | None = None) -> dict[str, np.ndarray]:
     """Arrays of the voxels that get a card: cards/unit (card,) and cards/images (card, 5, side, side, 3), the strongest first.
 
-    Of each region the significant voxels whose labels are best borne out by the test images.
+    Of each region the significant voxels whose labels are best borne out by the test images. boxes(unit, id of a picture): what
+    the unit cuts from it, kept as cards/boxes (card, 5, 4, 4): top, left, bottom, right as shares of the picture, NaN for none.
     """
     arrays, units = result.arrays, result.units
     assert units is not None
@@ -231,12 +239,16 @@ def cards(result: Result, stimuli: Stimuli) -> dict[str, np.ndarray]:
     pool = result.tables["pool"]["stimulus"].astype(str).to_numpy()
     number = {str(name): i for i, name in enumerate(stimuli.ids)}
     pictures = np.zeros((len(chosen), SHOWN, THUMB, THUMB, 3), np.uint8)
+    places = np.full((len(chosen), SHOWN, MOST, 4), np.nan, np.float32)
     for card, unit in enumerate(chosen):
         strongest = [row for row in arrays["strongest"][unit] if row >= 0][:SHOWN]
         for place, row in enumerate(strongest):
             image = Image.fromarray(np.asarray(stimuli.images[number[pool[row]]]))
             pictures[card, place] = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BILINEAR))
-    return {"cards/unit": np.array(chosen, np.int32), "cards/images": pictures}
+            if boxes is not None and (found := boxes(unit, pool[row])):
+                places[card, place, : len(found)] = np.asarray(found) / STEP
+    made = {"cards/unit": np.array(chosen, np.int32), "cards/images": pictures}
+    return made if boxes is None else made | {"cards/boxes": places}
 
 
 def _word_rows(result: Result) -> Rows:

@@ -11,6 +11,7 @@ from brainlens.report.parts import Section, in_standard_space
 from brainlens.types import Result
 
 CONCEPTS = 4
+COLOURS = {"pca": "principal components", "umap": "dimensions by UMAP"}
 
 
 def words_section(result: Result, dpi: int | None) -> Section:
@@ -25,8 +26,8 @@ def words_section(result: Result, dpi: int | None) -> Section:
         caption = (
             f"The best word of the {counted:,} of {total:,} voxels whose word raises the measured response to test pictures "
         )
-        caption += f"(permutation, false discovery rate {level:g}). Colours: principal components of the words' embeddings, so "
-        caption += "that near colours are near meanings."
+        caption += f"(permutation, false discovery rate {level:g}). Colours: {COLOURS[words.colour_method(result)]} of the "
+        caption += "words' embeddings as red, green and blue, so that near colours are near meanings."
         section.draw(partial(words.word_map, result), caption, "Words of voxels on the cortex, coloured by meaning.")
         nouns = _main_nouns(result)
         if nouns:
@@ -42,6 +43,10 @@ def words_section(result: Result, dpi: int | None) -> Section:
         caption = "Voxels whose word is best borne out by test pictures, up to three a region: their words with multi-semantic "
         caption += "weights, correlation r of the measured response with the first word, and the pictures of the largest "
         caption += "predicted response."
+        if "cards/boxes" in result.arrays:
+            crops = int(result.config.get("crops", 0))
+            caption += f" Boxes: places where the voxel's readout is high; {crops:,} such crops of all voxels stand beside the "
+            caption += "pictures as candidates."
         section.draw(partial(words.voxel_cards, result), caption, "Cards of voxels with pictures and words.")
     return section
 
