@@ -136,7 +136,7 @@ def _shared_words(each: Sequence[_Words]) -> list[str]:
     found = set.intersection(*(set(one.words) for one in each))
     for one in each:
         if not one.by_name:
-            fine: np.ndarray = np.isfinite(one.auroc).all(axis=0)
+            fine = np.asarray(np.isfinite(one.auroc).all(axis=0))
             found -= {word for word, ok in zip(one.words, fine, strict=True) if not ok}
     return sorted(found)
 

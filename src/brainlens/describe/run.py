@@ -247,7 +247,7 @@ def cards(result: Result, stimuli: Stimuli, *, boxes: Callable[[int, str], list[
             pictures[card, place] = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BILINEAR))
             if boxes is not None and (found := boxes(unit, pool[row])):
                 places[card, place, : len(found)] = np.asarray(found) / STEP
-    made = {"cards/unit": np.array(chosen, np.int32), "cards/images": pictures}
+    made: dict[str, np.ndarray] = {"cards/unit": np.array(chosen, np.int32), "cards/images": pictures}
     return made if boxes is None else made | {"cards/boxes": places}
 
 
