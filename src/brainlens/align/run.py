@@ -21,7 +21,7 @@ from brainlens.metrics.retrieval import summary_over_subjects
 from brainlens.models.volume.aligners import ENCODERS
 from brainlens.models.volume.model import Aligner
 from brainlens.models.volume.presets import Preset, preset
-from brainlens.models.volume.processes import is_first, joined
+from brainlens.models.processes import first_only, is_first, joined
 from brainlens.models.volume.stored import run_aligner, save_models
 from brainlens.types import DataError, Result
 
@@ -62,8 +62,7 @@ def run_align(
     check_device(device)
     own = encoders is None and before is None and not datasets.simulated(source.dataset)  # the recording chooses
     with joined(device) as here:
-        say: Tell = tell if is_first() else _silent
-        recording = open_recording(source, device=here, tell=say)
+        recording = open_recording(source, device=here, tell=first_only(tell))
         if own and chosen == preset("default"):
             chosen = suited(chosen, recording.responses)
         names = bearable(names, recording.responses) if own else names
@@ -118,10 +117,6 @@ def run_align_each(
         folders.append(keep(mean, runs, source))
         rows += [{"subject": "mean", **row} for row in table(mean, "retrieval/", ending=SHOWN)]
     return folders, rows
-
-
-def _silent(text: str, share: float | None = None) -> None:
-    """Of several processes only the first one shows progress."""
 
 
 def _fit(

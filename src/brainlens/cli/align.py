@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -207,6 +208,8 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     from brainlens.datasets.source import Source
     from brainlens.types import DataError
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError("align trains EEG and MEG encoders in one process; torchrun is for fMRI, sweep for many runs")
     encoder, subject = given_["encoder"], given_["subject"] or []
     dataset = sensor_dataset(given_["dataset"])
     only(context, (*BOTH, *SENSOR), f"EEG and MEG ({dataset})")

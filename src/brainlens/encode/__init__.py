@@ -25,7 +25,7 @@ from brainlens.metrics import selectors
 from brainlens.models.encoding import ClassToken, EncodingModel, FactorTopy, GNet, LayerwiseRidge, PatchToken
 from brainlens.models.encoding.layered_models import TrainedReader, recipe_changes
 from brainlens.models.encoding.ridge import ALPHAS
-from brainlens.models.encoding.tables import tables
+from brainlens.models.encoding.tables import EncodingTables, tables
 from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress
 from brainlens.types import DataError, Features, Responses, Result
 
@@ -40,6 +40,7 @@ __all__ = [
     "decode_over_time",
     "encode",
     "fit_encoding",
+    "fit_model",
     "haxby2001_encode",
     "scores_by_size",
     "selector_truth",
@@ -124,22 +125,15 @@ def fit_encoding(
 ) -> tuple[Result, EncodingModel]:
     """The result of `encode`, and the model that was fitted for it."""
     chosen, recipe, started = design or EncodingDesign(), training or EncodingTraining(), time.time()
-    if method not in METHODS:
-        raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
-    data = tables(responses, features, seed=seed, single_trials=chosen.single_trials)
-    rows, y, held = data.fitting
-    model = model_of(method, chosen, recipe, seed=seed, device=device)
-    log: list[dict[str, float]] = []
+    model, data = fit_model(
+        responses, features, method=method, design=chosen, training=recipe, seed=seed, device=device, folder=folder,
+        progress=progress,
+    )  # fmt: skip
+    log = [] if isinstance(model, LayerwiseRidge) else model.training_log_
     arrays: dict[str, np.ndarray] = {}
     shown: dict[str, np.ndarray] = {}
     if isinstance(model, LayerwiseRidge):
-        model.fit(features, y, rows=rows)
         arrays = {"layer": model.layer_.astype(np.float32), "layer_scores": model.layer_scores_, "alpha": model.alpha_}
-    else:
-        places = coordinates_of(data.units) if method == "factortopy" else None
-        scored = data.scored(chosen.least_ncsnr)
-        model.fit(features, y, places, rows=rows, validation=held, scored=scored, folder=folder, progress=progress)
-        log = model.training_log_
     guess = model.predict(features, rows=data.test.rows)
     if isinstance(model, FactorTopy):
         arrays, shown = selections(model, clusters=chosen.clusters, seed=seed), channel_maps(model, data, features)
@@ -154,6 +148,33 @@ def fit_encoding(
     if "cluster" in arrays:
         named["clusters"] = cluster_table(more | arrays, data.units)
     return Result("encode", metrics, more | arrays | shown, data.units, named, config, provenance, data.space), model
+
+
+def fit_model(
+    responses: Responses,
+    features: Features,
+    *,
+    method: str,
+    design: EncodingDesign,
+    training: EncodingTraining,
+    seed: int,
+    device: str,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[LayerwiseRidge | TrainedReader, EncodingTables]:
+    """The fitted model of `fit_encoding`, unscored, and the tables that it was fitted on."""
+    if method not in METHODS:
+        raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
+    data = tables(responses, features, seed=seed, single_trials=design.single_trials)
+    rows, y, held = data.fitting
+    model = model_of(method, design, training, seed=seed, device=device)
+    if isinstance(model, LayerwiseRidge):
+        model.fit(features, y, rows=rows)
+    else:
+        places = coordinates_of(data.units) if method == "factortopy" else None
+        scored = data.scored(design.least_ncsnr)
+        model.fit(features, y, places, rows=rows, validation=held, scored=scored, folder=folder, progress=progress)
+    return model, data
 
 
 def model_of(

@@ -16,13 +16,14 @@ from brainlens.backbones.diffusion import Steps
 from brainlens.backbones.layers import GRID, PIXELS, extract_layers, network_label
 from brainlens.datasets.runs import MODEL, Rows, keep, table
 from brainlens.datasets.source import Source, Tell, open_recording, standardised
-from brainlens.encode import METHODS, EncodingDesign, compare, fit_encoding
+from brainlens.encode import METHODS, EncodingDesign, compare, fit_encoding, fit_model
 from brainlens.encode.categories import haxby2001_encode
 from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size
 from brainlens.encode.patterns import encode_patterns
 from brainlens.models.encoding import EncodingModel, load
 from brainlens.models.encoding.layered_models import CODE, PUBLISHED, RELEASED
 from brainlens.models.encoding.training import PAPER, EncodingTraining
+from brainlens.models.processes import first_only, from_first, is_first, joined, wait
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 FEW = 1000  # training images, below which ridge is the method of a recording unless one is named
@@ -85,9 +86,19 @@ def run_encode(
 
     A recording without pictures but with categories is encoded from its categories, patterns without coordinates by ridge
     with nested cross-validation. Fits that were finished before an interruption are not made again by the same call.
+    Started by `torchrun`, the processes share the units of every trained model; the first one scores and writes.
     """
     asked = asked if asked is not None else Asked()
     _check(source, asked)
+    with joined(device) as here:
+        return _run(source, runs, asked, seed=seed, device=here, tell=first_only(tell))
+
+
+def _run(source: Source, runs: str | Path, asked: Asked, *, seed: int, device: str, tell: Tell) -> tuple[Path, Rows]:
+    """What each process does; those that are not the first one return nothing to show."""
+    solved = from_categories(source) or datasets.offers(source.dataset, "dissimilarities")
+    if solved and not is_first():
+        return Path(runs), []
     if from_categories(source):
         recording = open_recording(source, embeddings=False, device=device, tell=tell)
         tell("ridge on categories, one run left out", None)
@@ -96,6 +107,9 @@ def run_encode(
     session = _Session(source, Path(runs), asked, seed, device, tell)
     names = asked.models or (source.model,)
     fitted = [fit for each in one_subject_each(source) for fit in session.subject(each, names)]
+    if not is_first():
+        session.done()
+        return Path(runs), []
     folder, rows = session.stored[-1], table(fitted[0][1], "encoding/")
     if len(fitted) > 1:
         found = compared(dict(fitted), len(source.subjects) > 1)
@@ -158,7 +172,8 @@ class _Session:
                 result, model = self.voxels(standardised(recording.responses), features, here)
                 result = with_pictures(result, recording.stimuli)
             result = replace(result, config={**result.config, "network": self.network(name, recording.layers)})
-            self.stored.append(keep(result, self.runs, here, model=model))
+            if is_first():
+                self.stored.append(keep(result, self.runs, here, model=model))
             label = network_label(name) if names.count(name) == 1 else str(name)
             made.append((f"{label}, subject {source.subjects[0]}" if len(self.source.subjects) > 1 else label, result))
         return made
@@ -194,11 +209,11 @@ class _Session:
         layers = None if list(features.data) == [PIXELS] else self.names
         return encode_patterns(responses, features, rdms=rdms, layers=layers, seed=self.seed)
 
-    def voxels(self, responses: Responses, features: Features, source: Source) -> tuple[Result, EncodingModel]:
-        """The fit and what is asked beside it, as tables of one result; and the model of the first seed."""
+    def voxels(self, responses: Responses, features: Features, source: Source) -> tuple[Result, EncodingModel | None]:
+        """The fit and what is asked beside it, as tables of one result; and, in the first process, the model of the first seed."""
         asked, method = self.asked, self.asked.method or suited(source, responses, self.asked)
         fits = [self.fit(responses, features, method, self.seed + k, keep_model=not k) for k in range(asked.seeds)]
-        model = load(self.places[-asked.seeds] / MODEL)
+        model = load(self.places[-asked.seeds] / MODEL) if is_first() else None
         result, tables, metrics = fits[0], dict(fits[0].tables), dict(fits[0].metrics)
         arrays = dict(result.arrays)
         if asked.seeds > 1:
@@ -220,33 +235,42 @@ class _Session:
         return replace(result, metrics=metrics, tables=tables, arrays=arrays), model
 
     def fit(self, responses: Responses, features: Features, method: str, seed: int, *, keep_model: bool = False) -> Result:
-        """One fit, from its checkpoint or its result if it was begun or finished before; its model, if kept, beside."""
+        """One fit, from its checkpoint or its result if it was begun or finished before; its model, if kept, beside.
+
+        Every process trains; the first one scores and stores, and the others read what it found.
+        """
         asked = self.asked
         design = replace(asked.design, layers=None) if asked.steps is not None else asked.design  # names then hold the step
         spec = {"method": method, "design": asdict(design), "training": asdict(asked.training), "seed": seed}
         data = [store.fingerprint(responses), store.fingerprint(features)]
         place = store.run_folder(self.runs / "unfinished", "encode", spec, data)
         self.places.append(place)
-        if (place / "result.json").exists() and (not keep_model or (place / MODEL).is_dir()):
+        if from_first((place / "result.json").exists() and (not keep_model or (place / MODEL).is_dir())):
             return store.load_result(place)
 
         def progress(step: int, record: dict[str, float]) -> None:
             self.tell(f"encoding, {method}, seed {seed}", step / asked.training.steps)
 
         self.tell(f"encoding, {method}, seed {seed}", None)
+        how: dict[str, Any] = {"method": method, "design": design, "training": asked.training, "seed": seed}
+        how |= {"device": self.device, "folder": place, "progress": progress}
+        if not is_first():
+            if method != "ridge":  # which is solved, by the first one alone
+                fit_model(responses, features, **how)
+            wait()
+            return store.load_result(place)
         with store.lock(place):
-            result, model = fit_encoding(
-                responses, features, method=method, design=design, training=asked.training, seed=seed,
-                device=self.device, folder=place, progress=progress,
-            )  # fmt: skip
+            result, model = fit_encoding(responses, features, **how)
             if keep_model:
                 model.save(place / MODEL)
             store.save_result(result, place)
+        wait()
         return result
 
     def done(self) -> None:
-        """Drops what an interrupted call would have gone on from."""
-        for place in self.places:
+        """Drops what an interrupted call would have gone on from, when no process reads it any more."""
+        wait()
+        for place in self.places if is_first() else []:
             shutil.rmtree(place, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from brainlens.models.generation.adapter_tables import SHIPPED, open_pipeline
 from brainlens.models.generation.adapter_training import DEFAULT, PAPER
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.sampling import Sampling
+from brainlens.models.processes import first_only, from_first, is_first, joined
 from brainlens.reconstruct.choosing import CHOOSERS, Choice, Chooser, choose_pictures, fit_chooser
 from brainlens.reconstruct.explaining import explained
 from brainlens.reconstruct.material import Material, material
@@ -108,14 +110,18 @@ def run_reconstruct(
     """Fits a NeuroAdapter to the training images, draws the test images, chooses, scores and explains; returns the run's folder.
 
     What is finished is kept in `runs/unfinished` until the run is stored: the same call after a stop goes on from it.
+    Started by `torchrun`, the processes share every batch of the training; the first one draws, scores and writes.
     Raises DataError for a recording without pictures or split, and where the diffusion model is missing.
     """
     asked = asked if asked is not None else Asked()
     _check(source)
-    diffusion = open_pipeline(asked.place, device)  # what is missing is said before anything is simulated
-    layers = asked.candidates > 1 or asked.start == "predicted"
-    recording = open_recording(source, layers=layers, device=device, tell=tell)
-    folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=device, tell=tell)
+    with joined(device) as here:
+        diffusion = open_pipeline(asked.place, here)  # what is missing is said before anything is simulated
+        layers = asked.candidates > 1 or asked.start == "predicted"
+        recording = open_recording(source, layers=layers, device=here, tell=first_only(tell))
+        folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=here, tell=tell)
+        if not is_first():
+            return folder, []
     shown = table(store.load_result(folder), "reconstruct/")
     return folder, [row for row in shown if "ssim" not in row["metric"]]
 
@@ -131,8 +137,9 @@ def reconstruct_opened(
     device: str = "cpu",
     tell: Tell,
 ) -> Path:
-    """The same on a recording that is open already: the folder of the run."""
-    started = time.time()
+    """The same on a recording that is open already: the folder of the run. Of several processes the first one has it; the
+    others return the folder of the unfinished run when the training is over."""
+    started, tell = time.time(), first_only(tell)
     tell("parcels", None)
     wanted = asked.regions if asked.regions is not None else {"paper": 200}.get(asked.preset, 100)
     given = material(recording, asked.parcels, wanted, asked.regions is not None, trials=asked.trials, size=_side(diffusion))
@@ -140,9 +147,12 @@ def reconstruct_opened(
     config = {**_config(asked), "seed": seed, "pipeline_files": diffusion.files}
     data = [store.fingerprint(given.train), store.fingerprint(given.test)]
     place = store.run_folder(Path(runs) / "unfinished", "reconstruct", {**source.config(), **config}, data)
-    with store.lock(place):
+    with store.lock(place) if is_first() else nullcontext():
         made = Reconstruction(given, asked, source, diffusion, place, seed, device, tell)
-        result, model, chooser = made.result()
+        model = made.model()
+        if not is_first():
+            return place
+        result, chooser = made.result(model)
     counts = {f"data/{name}": float(v) for name, v in given.counts.items()}
     counts |= {"data/train_images": float(len(given.train_stimuli)), "data/test_images": float(len(given.seen))}
     counts |= {"data/parcels": float(len(given.parcels)), "data/parcel_units": float(len(given.columns))}
@@ -168,9 +178,8 @@ class Reconstruction:
     device: str
     tell: Tell
 
-    def result(self) -> tuple[Result, NeuroAdapter, Chooser | None]:
+    def result(self, model: NeuroAdapter) -> tuple[Result, Chooser | None]:
         """The whole of it: pictures, scores beside baselines and controls, contributions, maps and lesions."""
-        model = self.model()
         pictures = self.pictures(model)
         chooser, choice = self.choice(model, pictures)
         embed = self.embed()
@@ -192,7 +201,7 @@ class Reconstruction:
             "reconstruct", metrics | found, arrays | more, self.given.all_units, tables,
             {"method": f"NeuroAdapter ({self.asked.preset})", "model": self.source.model}, {}, self.given.space,
         )  # fmt: skip
-        return result, model, chooser
+        return result, chooser
 
     def new_model(self) -> NeuroAdapter:
         """The estimator of the preset, before the fit."""
@@ -210,7 +219,7 @@ class Reconstruction:
     def model(self) -> NeuroAdapter:
         """The fitted adapter, read where it was finished before."""
         kept = self.place / "model"
-        if kept.is_dir():
+        if from_first(kept.is_dir()):
             return NeuroAdapter.load(kept)
         model, given = self.new_model(), self.given
         before = self.before(model)
@@ -221,7 +230,8 @@ class Reconstruction:
             prompts=prompts, captions=first_captions(given.train_stimuli), before=before, folder=self.place / "fit",
             progress=self.share("training the adapter"),
         )  # fmt: skip
-        model.save(kept)
+        if is_first():
+            model.save(kept)
         return model
 
     def before(self, model: NeuroAdapter) -> Any:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from brainlens.models.volume.processes import average, average_gradients
+from brainlens.models.processes import average, average_gradients
 from brainlens.models.volume.split import AlignmentPart, gather_mean
 from brainlens.nn.distributed import gather, processes
 from brainlens.nn.losses import trimodal

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from brainlens import store
 from brainlens.metrics import retrieval as retrieval_metrics
-from brainlens.models.volume import processes
+from brainlens.models import processes
 from brainlens.models.volume.batches import REPEATS, Batches, repeat_weights
 from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.steps import MODALITIES, PRECISIONS, joint_gradients, remember, targets, wrong_items
