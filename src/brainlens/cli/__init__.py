@@ -146,10 +146,10 @@ TRAINED = ("align", "encode", "reconstruct")  # whose trainings several processe
 
 def _check_processes(arguments: list[str]) -> None:
     """Raises DataError for a command in several processes that would do the same work in each of them."""
-    from brainlens.types import DataError
-
     name = next((text for text in arguments if not text.startswith("-")), "")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name not in TRAINED:
+        from brainlens.types import DataError
+
         raise DataError(f"{name or 'brainlens'} runs in one process; torchrun is for {', '.join(TRAINED)}, sweep for many runs")
 
 
