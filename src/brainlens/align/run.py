@@ -18,10 +18,10 @@ from brainlens.datasets.pictures import gallery_table, thumbnails
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
 from brainlens.metrics.retrieval import summary_over_subjects
+from brainlens.models.processes import first_only, is_first, joined
 from brainlens.models.volume.aligners import ENCODERS
 from brainlens.models.volume.model import Aligner
 from brainlens.models.volume.presets import Preset, preset
-from brainlens.models.processes import first_only, is_first, joined
 from brainlens.models.volume.stored import run_aligner, save_models
 from brainlens.types import DataError, Result
 
@@ -62,7 +62,8 @@ def run_align(
     check_device(device)
     own = encoders is None and before is None and not datasets.simulated(source.dataset)  # the recording chooses
     with joined(device) as here:
-        recording = open_recording(source, device=here, tell=first_only(tell))
+        say = first_only(tell)
+        recording = open_recording(source, device=here, tell=say)
         if own and chosen == preset("default"):
             chosen = suited(chosen, recording.responses)
         names = bearable(names, recording.responses) if own else names

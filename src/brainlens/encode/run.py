@@ -210,7 +210,7 @@ class _Session:
         return encode_patterns(responses, features, rdms=rdms, layers=layers, seed=self.seed)
 
     def voxels(self, responses: Responses, features: Features, source: Source) -> tuple[Result, EncodingModel | None]:
-        """The fit and what is asked beside it, as tables of one result; and, in the first process, the model of the first seed."""
+        """The fit and what is asked beside it, as tables of one result; in the first process also the model of the first seed."""
         asked, method = self.asked, self.asked.method or suited(source, responses, self.asked)
         fits = [self.fit(responses, features, method, self.seed + k, keep_model=not k) for k in range(asked.seeds)]
         model = load(self.places[-asked.seeds] / MODEL) if is_first() else None

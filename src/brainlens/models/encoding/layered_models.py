@@ -90,10 +90,11 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
         """Fits on the images of `features`, of which a tenth is held back to decide when to stop.
 
         features: as `as_features` takes them; Y (image, unit): one row an image, repeats averaged; coordinates (unit, 3) in mm,
-        read by FactorTopy alone. In several processes (`models.processes.joined`) each gives the same arrays and trains its share
-        of the units; all end with the whole model. rows: of the features, in the order of Y (None: all); validation (image,): True for images to
+        read by FactorTopy alone. rows: of the features, in the order of Y (None: all); validation (image,): True for images to
         hold back, in place of the tenth; scored (unit,): True for units whose mean R2 decides (None: all); folder: for
         checkpoints, from which a second call goes on; progress(step, record): called after every epoch.
+        In several processes (`models.processes.joined`) each gives the same arrays and trains its share of the units; all end
+        with the whole model.
         Raises DataError for NaN, other images than Y's, layers without spatial tokens, and fewer than 4 images.
         """
         check_device(self.device)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ def train(
         if progress is not None and is_first():
             progress(stop, record)
         if folder is not None:
-            state = {"model": shard.join(model.state_dict()), "optimiser": shard.join_optimiser(model, optimiser)}
+            state: dict[str, Any] = {"model": shard.join(model.state_dict()), "optimiser": shard.join_optimiser(model, optimiser)}
             state |= {"generator": generator.get_state(), "log": log, "kept": [(one, shard.join(own)) for one, own in kept]}
             if is_first():
                 store.save_checkpoint(folder, state)
@@ -143,9 +144,7 @@ def predict_rows(model: nn.Module, rows: np.ndarray, tokens: LayerTokens, *, bat
     return np.concatenate(parts)
 
 
-def validate(
-    model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray, shard: Shard = ALONE
-) -> float:
+def validate(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray, shard: Shard = ALONE) -> float:
     """Mean R2 over the chosen units that vary in the part, of all processes."""
     scores = r2(part.y[:, units], predict(model, part, tokens)[:, units])
     if len(shard.sizes) == 1:

@@ -111,8 +111,8 @@ def train_adapter(
 
     validation: loss of held-back images with their regions; validation_text: with none, which no training changes where regions
     are masked. With a folder a checkpoint follows every evaluation, and a run that was killed goes on from it to the same bits.
-    In several processes (see `models.processes`) each takes its share of every batch, with what one process draws for the whole of
-    it; the first one writes, and another number of processes can go on.
+    In several processes (see `models.processes`) each takes its share of every batch, of which all draw the whole; the first one
+    writes, and another number of processes can go on.
     Raises DataError for a loss that is not finite, and for a checkpoint of another fit.
     """
     device = diffusion.prompt.device

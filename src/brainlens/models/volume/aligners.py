@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from brainlens.models.volume.decoder import Decoder, Reader
 from brainlens.models.processes import shared
+from brainlens.models.volume.decoder import Decoder, Reader
 from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.start import CrossFitted, Start, begin, cross_fitted, on_voxels
 from brainlens.models.volume.training import AlignmentTraining, Progress, reciprocal_rank, train_contrastive, validate

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from brainlens.models.volume.decoder import Decoder
 from brainlens.models.processes import shared
+from brainlens.models.volume.decoder import Decoder
 from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.training import AlignmentTraining, Progress, train_contrastive, validate
 from brainlens.nn.decoding_baselines import ComponentDecoder
