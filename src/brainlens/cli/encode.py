@@ -167,7 +167,7 @@ def encode(
     carry_out(
         "encode", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
         lambda tell: run_encode(source, runs, asked, seed=seed, device=device, tell=tell),
-        title=f"encode: {dataset}", shorter=SHORTER, data=data, again=again,
+        title=f"encode: {dataset}", shorter=SHORTER, data=source.folder, again=again,
     )  # fmt: skip
 
 

@@ -149,5 +149,5 @@ def reconstruct(
     carry_out(
         "reconstruct", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
         lambda tell: run_reconstruct(source, runs, asked, seed=seed, device=device, tell=tell),
-        title=f"reconstruct: {dataset}", shorter=SHORTER, data=data, again=again,
+        title=f"reconstruct: {dataset}", shorter=SHORTER, data=source.folder, again=again,
     )  # fmt: skip
