@@ -44,7 +44,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [f"p{i:02d}" for i in range(24)]
     for name in names:
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "images" / f"{name}.png")
-    kind = np.where(np.arange(24) < 18, "train", "test")
+    kind = np.where(np.arange(24) < 14, "train", "test")
     pd.DataFrame({"stimulus": np.repeat(names, 2), "split": np.repeat(kind, 2)}).to_csv(folder / "trials.csv", index=False)
     np.save(folder / "responses.npy", rng.normal(size=(48, 12)).astype(np.float32))
     places = rng.normal(size=(12, 3)) * 30
@@ -56,8 +56,7 @@ class Bucket:
     """A bucket with the recording under `lab/study`, and this process's environment set to its server."""
 
     def __init__(self, server: str, name: str, recording: Path) -> None:
-        self.client = boto3.client("s3", endpoint_url=server, region_name="us-east-1", **{
-            "aws_access_key_id": "test", "aws_secret_access_key": "test"})  # fmt: skip
+        self.client = boto3.client("s3", endpoint_url=server, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")  # fmt: skip
         self.client.create_bucket(Bucket=name)
         self.name, self.url = name, f"s3://{name}/lab/study"
         for path in sorted(p for p in recording.rglob("*") if p.is_file()):
