@@ -1,4 +1,4 @@
-"""Recordings and stored arrays on S3-compatible storage, against a local server: fetched by range, kept by hash, refused in one line."""
+"""Recordings and stored arrays on S3-compatible storage, against a local server."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class Bucket:
     """A bucket with the recording under `lab/study`, and this process's environment set to its server."""
 
     def __init__(self, server: str, name: str, recording: Path) -> None:
-        self.client = boto3.client("s3", endpoint_url=server, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")  # fmt: skip
+        access = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+        self.client = boto3.client("s3", endpoint_url=server, **access)
         self.client.create_bucket(Bucket=name)
         self.name, self.url = name, f"s3://{name}/lab/study"
         for path in sorted(p for p in recording.rglob("*") if p.is_file()):

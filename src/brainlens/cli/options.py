@@ -15,7 +15,7 @@ DATA, MODEL, TRAINING, SENSORS, PHANTOM, OUTPUT = (
 Dataset = Annotated[str, typer.Option(help="Name of the recording; `brainlens datasets` lists them.", rich_help_panel=DATA)]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder of the recording, or s3://BUCKET/FOLDER; the phantom needs none.", rich_help_panel=DATA),
+    typer.Option(help="Folder of the recording, or s3://BUCKET/FOLDER.", rich_help_panel=DATA),
 ]
 Option = Annotated[
     list[str] | None,
