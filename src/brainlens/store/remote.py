@@ -49,8 +49,8 @@ def cache_folder() -> Path:
 def here(place: str | Path, names: Collection[str] | None = None) -> Path:
     """The local folder of a place: itself, or for an address its copy in the cache, fetched as far as it is not there.
 
-    names: files of the folder that are needed (None: all). Raises DataError for a bucket that is not there or gives no permission, an
-    empty folder, a server that does not answer, and a cache without room for what is missing.
+    names: files of the folder that are needed (None: all). Raises DataError for a bucket that is not there or gives no
+    permission, an empty folder, a server that does not answer, and a cache without room for what is missing.
     """
     if not is_remote(place):
         return Path(place)
