@@ -23,6 +23,7 @@ from brainlens.encode.scoring import score_part
 from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.metrics import selectors
 from brainlens.models.encoding import ClassToken, EncodingModel, FactorTopy, GNet, LayerwiseRidge, PatchToken
+from brainlens.models.encoding.cost import multiply_adds, parameters
 from brainlens.models.encoding.layered_models import TrainedReader, recipe_changes
 from brainlens.models.encoding.ridge import ALPHAS
 from brainlens.models.encoding.tables import tables
@@ -94,7 +95,9 @@ def encode(
 
     Result arrays: r2, r2_low, r2_high, r, ceiling, ncsnr, layer (number of the strongest layer), layer_weights (unit, layer);
     factortopy adds confidence (eq. 2), space (unit, 2), scale, channel_weights (unit, D) and cluster. Metrics
-    `encoding/...`: means over units with ncsnr above the design's threshold, or over all where it is unknown.
+    `encoding/...`: means over units with ncsnr above the design's threshold, or over all where it is unknown; multiply_adds of a
+    prediction for one image and parameters, the network that gives the features left out. provenance `fit_s`: seconds of the
+    fit, of this call alone where it goes on from a checkpoint.
     Raises DataError for unknown methods and layers, missing coordinates, images without features, and split mistakes.
     """
     return fit_encoding(
@@ -132,6 +135,7 @@ def fit_encoding(
     log: list[dict[str, float]] = []
     arrays: dict[str, np.ndarray] = {}
     shown: dict[str, np.ndarray] = {}
+    begun = time.perf_counter()
     if isinstance(model, LayerwiseRidge):
         model.fit(features, y, rows=rows)
         arrays = {"layer": model.layer_.astype(np.float32), "layer_scores": model.layer_scores_, "alpha": model.alpha_}
@@ -140,16 +144,19 @@ def fit_encoding(
         scored = data.scored(chosen.least_ncsnr)
         model.fit(features, y, places, rows=rows, validation=held, scored=scored, folder=folder, progress=progress)
         log = model.training_log_
+    seconds = time.perf_counter() - begun
     guess = model.predict(features, rows=data.test.rows)
     if isinstance(model, FactorTopy):
         arrays, shown = selections(model, clusters=chosen.clusters, seed=seed), channel_maps(model, data, features)
     guess, data = data.in_units(guess)
     metrics, more, regions = score_part(guess, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
+    metrics |= {"encoding/multiply_adds": multiply_adds(model), "encoding/parameters": float(parameters(model))}
     config = {"method": method, "layers": model.layer_names_, "model": features.model, "seed": seed, "device": device}
     config |= {"design": asdict(chosen), "training": None if method == "ridge" else asdict(recipe)}
     config |= {"hierarchy": list(selectors.HIERARCHY), "ceiling_defined": data.ceiling_defined}
     config["scored_units"] = data.rule(chosen.least_ncsnr)
     provenance = store.provenance(seed, device, [store.fingerprint(responses), store.fingerprint(features)], started)
+    provenance["fit_s"] = round(seconds, 3)
     named = {"regions": regions} | ({"training": pd.DataFrame(log)} if log else {})
     if "cluster" in arrays:
         named["clusters"] = cluster_table(more | arrays, data.units)
