@@ -53,7 +53,8 @@ SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders
 TRAINED = ("preset", "epochs", "batch", "steps_", "accumulate", "queue", "recompute", "precision")
 TRI = ("neuroalign", "unfiltered", "sensors")
 ENCODERS = (
-    "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, cnn, volume. "
+    "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, mindeye_like, mindeye2_like "
+    "(a map for each subject, one MLP for all), cnn, volume. "
     "EEG, MEG: ridge, canonical, linear, nice, nice_sa, nice_ga, atm, eegnet, unfiltered, neuroalign."
 )
 SHORTER = "--encoder ridge, or --steps N"

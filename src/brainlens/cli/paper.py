@@ -149,7 +149,8 @@ def factortopy(common: tuple[str, ...], short: tuple[str, ...]) -> list[Step]:
 def ib_ba(common: tuple[str, ...], short: tuple[str, ...], preset: str) -> list[Step]:
     """Table 1 (retrieval), Table 3 (modalities, visual regions), Table 2 (attribution) and Table 6 (settings)."""
     base, own = ("align", *common), ("--preset", preset, *short)
-    encoders = [part for name in ("ridge", "linear", "mlp", "cnn", "volume") for part in ("--encoder", name)]
+    names = ("ridge", "linear", "mlp", "mindeye_like", "mindeye2_like", "cnn", "volume")
+    encoders = [part for name in names for part in ("--encoder", name)]
     plan = [Step("Table 1: retrieval", "whole brain, both", (*base, *encoders, *own), aligned)]
     volume = (*base, "--encoder", "volume", *own)
     for modality in ("image", "text"):

@@ -39,6 +39,8 @@ ENCODERS = {  # what stands behind the name of an encoder
     "linear_projected": "one linear map, trained against targets in the canonical metric",
     "mlp": "a residual multi-layer perceptron on region voxels",
     "mlp_projected": "the multi-layer perceptron, trained against targets in the canonical metric",
+    "mindeye_like": "a residual multi-layer perceptron trained by BiMixCo and SoftCLIP, after MindEye",
+    "mindeye2_like": "a linear map for each subject and one multi-layer perceptron for all, after MindEye2",
     "cnn": "3D convolutions over the volume",
     "volume": "the transformer over patches of the whole brain",
     "neuroalign": "NeuroAlign: saliency extraction, semantic guidance, dynamic loss adjustment",
