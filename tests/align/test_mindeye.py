@@ -17,7 +17,7 @@ from brainlens.nn.decoding_baselines import SharedSubjectMLP
 from brainlens.nn.losses import mixco, soft_clip
 from brainlens.types import DataError, Features, Responses
 
-QUICK = {"steps": 120, "batch": 32, "lr": 3e-3, "evaluate_every": 20, "average": 0.0}
+QUICK = {"steps": 120, "batch": 32, "evaluate_every": 20, "average": 0.0}
 V, D, N, NEW = 40, 8, 150, 30
 
 

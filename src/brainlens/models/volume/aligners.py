@@ -25,6 +25,7 @@ from brainlens.types import DataError, Volume
 
 BASELINES = ("ridge", "ridge_whitened", "linear", "mlp", "mindeye_like", "mindeye2_like", "cnn")
 MINDEYE = ("mindeye_like", "mindeye2_like")  # trained by BiMixCo and then SoftCLIP
+MINDEYE_RATE = 3e-4  # the published one; at ten times it the losses at temperature .006 do not fall for some seeds
 CONTROLS = ("ridge_projected", "linear_projected", "mlp_projected")  # baselines that are given the metric of the volume encoder
 ENCODERS = (*BASELINES, *CONTROLS, "volume")
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-2, 3.1, 0.5))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from brainlens import store
-from brainlens.models.volume.aligners import MINDEYE
+from brainlens.models.volume.aligners import MINDEYE, MINDEYE_RATE
 from brainlens.models.volume.model import Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.nn.volume_encoder import VolumeEncoder
@@ -113,13 +113,17 @@ class MindEyeAligner(_Trained):
     Inputs are mixed in pairs and each mixture has to find both of its images (`nn.losses.mixco`); later each response has to be
     as alike to the images as its own image is (`nn.losses.soft_clip`). The sum over images and texts. Scotti et al. 2023, without
     its diffusion prior and with the class embedding in place of CLIP's 257 tokens; the checkpoint kept is the one that retrieves
-    held-back images best, where the released code keeps the last. training: fields of `AlignmentTraining` to be changed.
+    held-back images best, where the released code keeps the last. Rate 3e-4, as published, in every recipe of `align`. training:
+    fields of `AlignmentTraining` to be changed.
     """
 
     def __init__(
         self, *, training: Mapping[str, Any] | None = None, validation: float = 0.1, seed: int = 0, device: str = "cpu"
     ) -> None:
         super().__init__(training=training, validation=validation, seed=seed, device=device)
+
+    def settings(self) -> Preset:
+        return preset("default").recipe(linear={"lr": MINDEYE_RATE, **(self.training or {})})
 
     def encoder(self) -> str:
         return "mindeye_like"
@@ -240,7 +244,7 @@ def aligner(name: str, chosen: Preset, *, seed: int = 0, device: str = "cpu") ->
         )
     if name in MINDEYE:
         found = MindEyeAligner if name == "mindeye_like" else SharedSubjectAligner
-        return found(training=asdict(chosen.linear), **place)
+        return found(training={**asdict(chosen.linear), "lr": MINDEYE_RATE}, **place)
     if name == "cnn":
         return CNNAligner(training=asdict(chosen.training), **place)
     if name == "volume":
