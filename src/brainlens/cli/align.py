@@ -82,7 +82,10 @@ def align(
         int | None, typer.Option(help="fMRI: pieces of a batch; the loss stays that of the batch.", rich_help_panel=TRAINING)
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or (fMRI) float16 inside the encoder.", rich_help_panel=TRAINING)
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or (fMRI) float16 inside the encoder. EEG, MEG: by a quick check.", rich_help_panel=TRAINING
+        ),
     ] = None,
     queue: Annotated[
         int | None, typer.Option(help="fMRI: past embeddings kept as further negatives.", rich_help_panel=TRAINING)
