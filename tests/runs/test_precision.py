@@ -40,6 +40,17 @@ def test_the_check_reports_the_times_that_it_compares(monkeypatch: pytest.Monkey
     )
 
 
+def test_the_answer_holds_for_the_next_check_of_such_recordings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    times = iter([0.02, 0.2, 0.3])
+    monkeypatch.setattr(precision, "step_seconds", lambda shape, device: {"float32": 0.1, "bfloat16": next(times)})
+    first = precision.quick_check((3, 60), "cpu", tmp_path / "prepared")
+    assert first[0] == "bfloat16"
+    assert precision.quick_check((3, 60), "cpu", tmp_path / "prepared") == first  # not timed again
+    assert precision.quick_check((4, 60), "cpu", tmp_path / "prepared")[0] == "float32"
+    (tmp_path / "prepared" / "precision.json").write_text("{}")
+    assert precision.quick_check((3, 60), "cpu", tmp_path / "prepared")[0] == "float32"
+
+
 @pytest.fixture(scope="module")
 def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("things")
@@ -62,7 +73,7 @@ def test_a_run_takes_what_the_check_says(
 ) -> None:
     asked, said = [], []
 
-    def check(shape: tuple[int, int], device: str) -> tuple[str, str]:
+    def check(shape: tuple[int, int], device: str, folder: Path) -> tuple[str, str]:
         asked.append(tuple(shape))
         return "bfloat16", "what the check says"
 

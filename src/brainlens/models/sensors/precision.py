@@ -6,15 +6,17 @@ Products in bfloat16 are fast on processors with matrix units for it (AMX) and o
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from brainlens import store
 from brainlens.models.sensors.split import tensors
 from brainlens.nn.sensor_baselines import SensorModel, sensor_encoder
 from brainlens.nn.sensor_encoder import TSConv
 
-GAIN = 0.8  # bfloat16 is taken below this share of the time of float32: a noisy clock does not change the choice
+GAIN = 0.8  # bfloat16 is taken below this share of the time of float32, since it costs digits
 TRIALS, WIDTH, TIMES, LIMIT = 32, 256, 4, 2.0  # seconds, after which a busy machine is timed no further
 PRECISIONS = ("float32", "bfloat16")
 
@@ -56,9 +58,22 @@ def faster(seconds: dict[str, float]) -> str:
     return "bfloat16" if seconds["bfloat16"] < GAIN * seconds["float32"] else "float32"
 
 
-def quick_check(shape: tuple[int, int], device: str = "cpu") -> tuple[str, str]:
-    """(precision, what is said of it) for recordings of `shape` (channels, samples)."""
+def quick_check(shape: tuple[int, int], device: str = "cpu", folder: Path | None = None) -> tuple[str, str]:
+    """(precision, what is said of it) for recordings of `shape` (channels, samples).
+
+    folder: where the answer is noted, and taken from by a later check on such recordings and as many threads, so that a training
+    that was stopped goes on in the precision that it began in.
+    """
+    asked = [*shape, device, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()]
+    note = None if folder is None else folder / "precision.json"
+    known = store.read_json(note) if note is not None and note.is_file() else {}
+    if isinstance(known, dict) and known.get("asked") == asked and known.get("chosen") in PRECISIONS:
+        return str(known["chosen"]), str(known.get("said", ""))
     seconds = step_seconds(shape, device)
     chosen = faster(seconds)
     each = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
-    return chosen, f"precision {chosen}: a step of {TRIALS} trials takes {each} here; --precision chooses another"
+    said = f"precision {chosen}: a step of {TRIALS} trials takes {each} here; --precision chooses another"
+    if note is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        store.save_json(note, {"asked": asked, "chosen": chosen, "said": said})
+    return chosen, said
