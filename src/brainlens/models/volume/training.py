@@ -225,7 +225,7 @@ def train_contrastive(
     return run.log
 
 
-def _step(run: AlignmentRun, part: AlignmentPart, batches: Batches, training: AlignmentTraining, mindeye: bool) -> float:
+def _step(run: AlignmentRun, part: AlignmentPart, batches: Batches, training: AlignmentTraining, mindeye: bool = False) -> float:
     """One step of the optimiser; returns the loss of the joint batch."""
     module, drawn = run.module, batches.draw(run.step)
     module.train()
