@@ -20,7 +20,7 @@ from brainlens.datasets.source import Opened, Source, Tell, check_device, open_r
 from brainlens.metrics.retrieval import summary_over_subjects
 from brainlens.models.processes import first_only, is_first, joined
 from brainlens.models.volume.aligners import ENCODERS
-from brainlens.models.volume.model import Aligner
+from brainlens.models.volume.model import CHEAP, Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.stored import run_aligner, save_models
 from brainlens.types import DataError, Result
@@ -132,7 +132,7 @@ def _fit(
     tell: Tell,
 ) -> Alignment:
     def progress(name: str, step: int, record: dict[str, float]) -> None:
-        training = chosen.linear if name.startswith(("linear", "mlp")) else chosen.training
+        training = chosen.linear if name.startswith(CHEAP) else chosen.training
         whole = training.on(recording.responses.trials["stimulus"].nunique()).steps
         tell(f"training {name}", step / max(whole, step))
 

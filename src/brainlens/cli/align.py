@@ -54,8 +54,9 @@ SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders
 TRAINED = ("preset", "epochs", "batch", "steps_", "accumulate", "queue", "recompute", "precision")
 TRI = ("neuroalign", "unfiltered", "sensors")
 ENCODERS = (
-    "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, cnn, volume. "
-    "EEG, MEG: ridge, canonical, linear, nice, nice_sa, nice_ga, atm, eegnet, unfiltered, neuroalign."
+    "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, mindeye_like, mindeye2_like "
+    "(a map for each subject, one MLP for all), cnn, volume. "
+    "EEG, MEG: ridge, canonical, linear, nice, nice_sa_like, nice_ga_like, nice_llm_like, atm, eegnet, unfiltered, neuroalign."
 )
 SHORTER = "--encoder ridge, or --steps N"
 
@@ -82,7 +83,10 @@ def align(
         int | None, typer.Option(help="fMRI: pieces of a batch; the loss stays that of the batch.", rich_help_panel=TRAINING)
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or (fMRI) float16 inside the encoder.", rich_help_panel=TRAINING)
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or (fMRI) float16 inside the encoder. EEG, MEG: by a quick check.", rich_help_panel=TRAINING
+        ),
     ] = None,
     queue: Annotated[
         int | None, typer.Option(help="fMRI: past embeddings kept as further negatives.", rich_help_panel=TRAINING)
