@@ -14,17 +14,19 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from scipy.stats import rankdata
 
 from brainlens import miniatures, report, store
 from brainlens.backbones import vision
 from brainlens.backbones.class_words import ClassSpace, load_class_space
 from brainlens.backbones.places import place_features
-from brainlens.datasets.source import Source, picture_folder
+from brainlens.datasets.source import Source, open_recording, picture_folder
 from brainlens.describe import Describing
 from brainlens.describe.bank import Bank, real_rows
 from brainlens.describe.labelling import label_voxels
 from brainlens.describe.run import Asked, _bank, run_describe
 from brainlens.metrics.retrieval import ranks
+from brainlens.models.encoding import RidgeCV
 from brainlens.models.generation.text_drawing import TextDrawer
 from brainlens.phantom.scenes import make_scenes
 from brainlens.plots import words
@@ -52,11 +54,65 @@ def test_a_run_keeps_model_labels_and_cards(run) -> None:
     folder, result = run
     assert (folder / "model").is_dir()
     assert {"label", "auroc", "noun_embedding", "cards/images", "baseline/clip_msm", "baseline/brainscuba"} <= set(result.arrays)
-    assert result.config["crops"] > 50
+    assert result.config["crops"] == result.metrics["describe/crops"] > 50
+    assert result.metrics["describe/crops_asked"] >= result.metrics["describe/crops"]
+    assert 0 < result.metrics["describe/strongest_share_crops"] < 1
     assert result.config["dataset_options"] == {"concepts": "kinds"}
     units = result.units
     assert units is not None
     assert (units["kind"] != "").all()
+
+
+def test_cards_show_the_strongest_whole_pictures_and_what_is_cut_from_them(run) -> None:
+    """Predicted again from the stored model; every box is a crop that stands beside the pictures."""
+    folder, result = run
+    source = Source(n_train=200, n_test=60, options={"concepts": "kinds"}, regions=("FFA", "PPA"))
+    layers = open_recording(source, embeddings=False, device="cpu", tell=tell).layers
+    model, pool = RidgeCV.load(folder / "model"), result.tables["pool"]["stimulus"].astype(str).to_numpy()
+    rows = np.array([layers.ids.tolist().index(name) for name in pool])
+    guess = layers.data["image"][rows] @ model.coef_.T
+    for unit in result.arrays["cards/unit"]:
+        expected = np.argsort(-guess[:, unit], kind="stable")[:5]
+        np.testing.assert_allclose(guess[result.arrays["strongest"][unit], unit], guess[expected, unit], rtol=1e-4)
+    boxes = result.arrays["cards/boxes"]
+    assert boxes.shape == (len(result.arrays["cards/unit"]), 5, 4, 4)
+    some = boxes[np.isfinite(boxes).all(axis=-1)]
+    assert len(some) > 5
+    assert ((some >= 0) & (some <= 1)).all()
+    assert (some[:, 2:] > some[:, :2]).all()
+    drawn = words.voxel_cards(result)
+    assert sum(len(ax.patches) for ax in drawn.axes) == 2 * len(some)  # a dark line on a bright one
+    assert not any(ax.patches for ax in words.voxel_cards(without(result, "cards/boxes")).axes)
+
+
+def without(result: Result, name: str) -> Result:
+    return replace(result, arrays={key: value for key, value in result.arrays.items() if key != name})
+
+
+def test_colours_are_the_first_three_components_by_rank(run) -> None:
+    from sklearn.decomposition import PCA
+
+    _, result = run
+    values = np.asarray(result.arrays["noun_embedding"], np.float64)
+    theirs = PCA(3, svd_solver="full").fit_transform(values)
+    ours = words.word_colours(result, method="pca")
+    for k in range(3):
+        r = np.corrcoef(rankdata(theirs[:, k]), ours[:, k])[0, 1]
+        assert abs(r) == pytest.approx(1.0)
+    few = {name: table.iloc[:2] for name, table in result.tables.items()}
+    small = replace(result, tables=few, arrays={**result.arrays, "noun_embedding": values[:2]})
+    assert words.word_colours(small).shape == (2, 3)
+    assert words.colour_method(small) == "pca"
+
+
+def test_colours_are_umaps_where_it_is_installed(run) -> None:
+    pytest.importorskip("umap", reason="needs the extra brainlens[umap]")
+    _, result = run
+    assert len(result.tables["nouns"]) >= 30
+    assert words.colour_method(result) == "umap"
+    found = words.word_colours(result)
+    np.testing.assert_array_equal(found, words.word_colours(result, method="umap"))
+    assert np.abs(found - words.word_colours(result, method="pca")).max() > 0.05
 
 
 def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, monkeypatch) -> None:
@@ -97,6 +153,17 @@ def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, mon
     np.testing.assert_array_equal(again.x, first.x)
     with pytest.raises(DataError, match="holds none of"):
         bank(replace(asked, prompt="an unspeakable {}"))
+
+
+def test_the_words_of_several_subjects_are_compared_in_a_run_of_their_own(tmp_path: Path) -> None:
+    source = Source(n_train=120, n_test=40, subjects=("1", "2"), options={"concepts": "kinds"}, regions=("FFA", "PPA"))
+    folders, rows = run_describe(source, tmp_path, Asked(replace(QUICK, permutations=50, resamples=20)), tell=tell)
+    results = [store.load_result(folder) for folder in folders]
+    assert [result.config.get("method") for result in results] == [None, None, "agreement"]
+    assert results[-1].config["runs"] == ["1", "2"]
+    assert any(str(row["metric"]).startswith("describe/agreement/") for row in rows)
+    text = report.build(folders[-1], tmp_path / "report.html").read_text()
+    assert "first words of 2 descriptions" in text
 
 
 def test_figures_are_drawn_from_a_run(run) -> None:

@@ -73,7 +73,10 @@ def test_factortopy_finds_layer_place_and_scale(fitted):
     assert fitted.metrics["encoding/hierarchy_slope.p"] < 0.01
     assert np.nanmean(fitted.arrays["r2"][40:]) < 0.1
     assert 0.5 < fitted.metrics["encoding/r2_of_ceiling"] < 1.1
-    assert set(fitted.tables["regions"]["roi"]) == {"V1", "EBA", "none"}
+    regions = fitted.tables["regions"].set_index("roi")
+    assert set(regions.index) == {"V1", "EBA", "none"}
+    assert (regions["r2.low"] < regions["r2"]).all()
+    assert (regions["r2"] < regions["r2.high"]).all()
 
 
 def test_the_same_seed_gives_the_same_bits_and_a_killed_run_goes_on(fitted, tmp_path):

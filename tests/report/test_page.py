@@ -264,6 +264,22 @@ def test_pages_that_grow_too_large_get_coarser_and_then_refuse(monkeypatch: pyte
         report.render(runs)
 
 
+@pytest.mark.parametrize(
+    "task, name, table, cell, heads",
+    [
+        ("encode", "regions", {"r2": [0.25], "r2.low": [0.1], "r2.high": [0.4]}, "0.25", ["r2 low", "r2 high"]),
+        ("encode", "regions", {"r2": [0.25], "r2_low": [0.1], "r2_high": [0.4]}, "0.25", ["r2 low", "r2 high"]),
+        ("sweep", "runs", {"value": [0.25], "low": [0.1], "high": [0.4]}, "0.25", ["low", "high"]),
+    ],
+    ids=["regions", "regions of version 0.1", "pieces of a sweep"],
+)
+def test_intervals_stand_beside_their_score_and_not_in_columns_of_their_own(task, name, table, cell, heads) -> None:
+    frame = pd.DataFrame({"roi": ["V1"], **table})
+    text = report.render([("run", Result(task, {"encoding/r2_mean": 0.1}, tables={name: frame}))])
+    assert re.search(rf">{cell}</span> <span[^>]*>\[0.1, 0.4\]</span>", text)
+    assert not [head for head in heads if re.search(rf"<th[^>]*>{head}</th>", text)]
+
+
 def test_long_tables_say_how_many_rows_are_left_out() -> None:
     table = pd.DataFrame({"roi": [f"r{i}" for i in range(100)], "r2": np.linspace(0, 1, 100)})
     text = report.render([("encode-x", Result("encode", {"encoding/r2_mean": 0.1}, tables={"regions": table}))])

@@ -126,6 +126,6 @@ def describe(
     if not words:
         from brainlens.report.words_page import NAME, build_words
 
-        for folder in folders:
+        for folder in folders[: len(subject or ()) or 1]:  # behind the subjects stands the run of their agreement
             page = folder / NAME if (folder / NAME).is_file() else build_words(folder)
             typer.echo(f"words: {page}")

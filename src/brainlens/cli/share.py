@@ -63,6 +63,7 @@ def compare(
     if not rows:
         raise DataError("compare: the runs have no score in common; --every shows those that one run alone has")
     show(rows, "compare")
+    shared = words_in_common(results)
     if out is None:
         return
     import pandas as pd
@@ -74,8 +75,27 @@ def compare(
         from brainlens.types import Result
 
         first = Result("scores", {}, {}, None, {"side by side": pd.DataFrame(rows)}, {"runs": names}, {})
-        store.save_text(out, render([("side by side", first), *results.items()], title="brainlens compare"))
+        shown = [("side by side", first), *([] if shared is None else [("agreement", shared)]), *results.items()]
+        store.save_text(out, render(shown, title="brainlens compare"))
     typer.echo(f"{'page' if out.suffix == '.html' else 'table'}: {out}")
+
+
+def words_in_common(results: dict[str, Any]) -> Any:
+    """The agreement of labels where all runs are descriptions, shown as a table; None, with the reason, where they have none."""
+    from brainlens.types import DataError
+
+    if any(result.task != "describe" or result.config.get("method") == "agreement" for result in results.values()):
+        return None
+    from brainlens.datasets.runs import table
+    from brainlens.describe import label_agreement
+
+    try:
+        shared = label_agreement(results)
+    except DataError as error:
+        typer.echo(f"compare: {error}", err=True)
+        return None
+    show(table(shared, "describe/agreement/"), "agreement of words")
+    return shared
 
 
 def run_names(runs: list[Path]) -> list[str]:

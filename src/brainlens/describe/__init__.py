@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from brainlens import store
+from brainlens.describe.agreement import label_agreement
 from brainlens.describe.bank import Bank, pooled, real_rows
 from brainlens.describe.crops import CropPool
 from brainlens.describe.evidence import Described, encoding_scores, evidence_of, halves_agreement
-from brainlens.describe.labelling import Labels, label_voxels
+from brainlens.describe.labelling import Labels, label_voxels, strongest_of_readouts
 from brainlens.describe.words import describe_words
 from brainlens.metrics import semantics
 from brainlens.metrics.semantics import top_concepts
@@ -26,9 +27,21 @@ from brainlens.models.encoding.tables import tables
 from brainlens.stimuli.nouns import Vocabulary, presence, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
-__all__ = ["BASELINES", "PAPER", "Beside", "Describing", "Space", "baseline_scores", "describe", "describe_words", "fit_describe"]
+__all__ = [
+    "BASELINES",
+    "PAPER",
+    "Beside",
+    "Describing",
+    "Space",
+    "baseline_scores",
+    "describe",
+    "describe_words",
+    "fit_describe",
+    "label_agreement",
+]
 ALPHAS = tuple(float(a) for a in np.logspace(-8, 10, 37))  # the paper's range
 BASELINES = ("clip_msm", "text_readout", "majority", "brainscuba")
+SHOWN = 5  # strongest pictures that are kept of each voxel
 Tell = Callable[[str, float | None], None]
 
 
@@ -127,7 +140,8 @@ def fit_describe(
 
     Arrays over units: label (unit, k) numbers into the table `nouns`, -1 for none; score (eq. 2), weight (softmax), auroc_label
     (unit, k); auroc (unit, noun); r2, r2_cv, p_r2, q_r2; label_r, label_p, label_q; significant; strongest (unit, 5) rows of the
-    table `pool`; baseline/NAME (unit, k). A voxel whose cross-validated R2 is not above 0 has no label and is counted.
+    table `pool`, whole pictures; baseline/NAME (unit, k). A voxel whose cross-validated R2 is not above 0 has no label and is
+    counted.
     Raises DataError for images without captions, captions without nouns, layers that are not there, and split mistakes.
     """
     chosen, given, started, say = design or Describing(), beside or Beside(), time.time(), tell or _silent
@@ -144,11 +158,11 @@ def fit_describe(
         chosen_rows, numbers = real_rows(words.nouns, present, rows, pictures=chosen.pictures, seed=seed)
         bank = Bank(x[chosen_rows], numbers, words.nouns, "real", chosen_rows)
     problem = _Problem(x[rows], y, present[rows], bank.x, _numbered(bank, words.nouns), chosen, seed)
-    pool, pool_present, crops = x[rows], present[rows], 0
+    pool, pool_present, crops = x[rows], present[rows], None
     if given.crops is not None:
         say("crops", None)
-        made = given.crops.make(model, x, rows, present=present, nouns=words.nouns)
-        pool, pool_present, crops = np.concatenate([pool, made.x]), np.concatenate([pool_present, made.present]), len(made.x)
+        crops = given.crops.make(model, x, rows, present=present, nouns=words.nouns)
+        pool, pool_present = np.concatenate([pool, crops.x]), np.concatenate([pool_present, crops.present])
     say("labels", None)
     found = problem.label(model.coef_, pool, pool_present)
     label = gate(found, model.best_score_)
@@ -160,8 +174,12 @@ def fit_describe(
     config = {"layers": list(layers), "model": features.model, "bank": bank.source, "design": asdict(chosen), "seed": seed}
     prints = [store.fingerprint(each) for each in (responses, features)]
     provenance = store.provenance(seed, "cpu", prints, started)
-    parts = Described(data, label, found, words, problem.noun, scored, proof, halves, others)
-    result = Result("describe", parts.metrics(), parts.arrays(), data.units, parts.tables(), config | {"crops": crops})
+    counted = {} if crops is None else crops.counted(found.strongest, len(rows))
+    strongest = found.strongest[:, :SHOWN] if crops is None else strongest_of_readouts(model.coef_, x[rows], SHOWN)
+    parts = Described(data, label, found, words, problem.noun, scored, proof, halves, others, strongest, counted)
+    result = Result(
+        "describe", parts.metrics(), parts.arrays(), data.units, parts.tables(), config | {"crops": int(counted.get("crops", 0))}
+    )
     return replace(result, provenance=provenance, space=data.space), model
 
 

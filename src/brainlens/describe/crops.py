@@ -50,6 +50,12 @@ class Crops:
     boxes: list[Box]
     wanted: int
 
+    def counted(self, strongest: np.ndarray, pictures: int) -> dict[str, float]:
+        """Counts: crops that were made, those that voxels asked for, pictures that were cut, and the share of crops among the
+        voxels' strongest; strongest (voxel, top) numbers as in `Labels`, where `pictures` whole ones stand before the crops."""
+        cut = {"crops": len(self.x), "crops_asked": self.wanted, "pictures_cut": len(np.unique(self.image))}
+        return {**cut, "strongest_share_crops": float((strongest >= pictures).mean())}
+
 
 @dataclass(frozen=True)
 class CropPool:
@@ -87,6 +93,10 @@ class CropPool:
         if self.caption is not None:
             found = presence(tagger(self.tagger).nouns(self.caption(pictures)), nouns)
         return Crops(pooled(self.extract(pictures), self.layers), found, image, boxes, len(asked))
+
+    def boxes(self, model: Reader, voxel: int, image: int) -> list[Box]:
+        """Boxes of the places in a picture, by its number, where a voxel's readout is high: what it asks to be cut."""
+        return map_boxes(self._map(_by_layer(model.coef_, model.coef_, self.tokens, self.layers), voxel, image))
 
     def _map(self, weights: dict[str, np.ndarray], voxel: int, image: int) -> np.ndarray:
         """The voxel's readout at each place of a picture, over its layers, (FINE, FINE)."""

@@ -66,7 +66,8 @@ def halves_agreement(label: Callable[[np.ndarray], np.ndarray], n: int, *, seed:
 @dataclass(frozen=True)
 class Described:
     """All parts of a description: tables of the recording, labels (unit, k) after the gate, what they were found from, the
-    vocabulary, the noun of each picture of the bank, scores, evidence, agreement of halves, labels of baselines by name."""
+    vocabulary, the noun of each picture of the bank, scores, evidence, agreement of halves, labels of baselines by name, the
+    strongest whole pictures (unit, 5), and counts of crops by name, empty where there are none."""
 
     data: EncodingTables
     label: np.ndarray
@@ -77,17 +78,18 @@ class Described:
     proof: Evidence
     halves: dict[str, float]
     others: dict[str, np.ndarray]
+    strongest: np.ndarray
+    crops: dict[str, float]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Arrays over units, as `fit_describe` says."""
         shown = np.where(self.label >= 0, 1.0, np.nan)
-        pictures = len(self.data.train.rows) + len(self.data.validation.rows)  # numbers behind them are crops
         return {
             "label": self.label.astype(np.int32),
             "score": self.found.score * shown,
             "weight": self.found.weight * shown,
             "auroc": self.found.auroc,
-            "strongest": np.where(self.found.strongest < pictures, self.found.strongest, -1)[:, :5].astype(np.int32),
+            "strongest": self.strongest.astype(np.int32),
             **self.scored.arrays,
             **self.proof.arrays,
             **{f"baseline/{name}": number.astype(np.int32) for name, number in self.others.items()},
@@ -135,7 +137,7 @@ class Described:
             "describe/split_half_share.chance": self.halves["chance"],
             "describe/split_half_share.n": self.halves["n"],
         }
-        metrics |= {f"describe/{name}": float(count) for name, count in self.data.counts.items()}
+        metrics |= {f"describe/{name}": float(count) for name, count in {**self.crops, **self.data.counts}.items()}
         maps = self.proof.maps["map_r"].to_numpy()
         maps = maps[np.isfinite(maps)]
         if len(maps) > 1:

@@ -44,6 +44,13 @@ def strongest_pictures(responses: np.ndarray, top: int) -> np.ndarray:
     return np.argsort(-responses, axis=1, kind="stable")[:, :top]
 
 
+def strongest_of_readouts(weights: np.ndarray, pictures: np.ndarray, top: int) -> np.ndarray:
+    """`strongest_pictures` of linear readouts, block by block: weights (voxel, feature), pictures (picture, feature) ->
+    (voxel, top)."""
+    blocks = range(0, len(weights), BLOCK)
+    return np.concatenate([strongest_pictures(weights[start : start + BLOCK] @ pictures.T, top) for start in blocks])
+
+
 def label_voxels(
     pool: Callable[[slice], np.ndarray],
     bank: Callable[[slice], np.ndarray],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,16 @@ from brainlens.backbones.folder import model_folder
 from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Source, Tell, chosen_captions, network_folder, open_recording, standardised
-from brainlens.describe import PAPER, Beside, Describing, Space, describe_words, fit_describe
+from brainlens.describe import PAPER, SHOWN, Beside, Describing, Space, describe_words, fit_describe, label_agreement
 from brainlens.describe.bank import PROMPT, Bank, bank_of, drawn_bank
-from brainlens.describe.crops import CropPool
+from brainlens.describe.crops import MOST, STEP, Box, CropPool
 from brainlens.models.generation.text_drawing import load_drawer
 from brainlens.stimuli.nouns import read_concreteness, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 BANKS = ("real", "diffusion")
 TEXT = "a picture of a {}"  # around a noun, for the text encoder of the baselines
-CARDS, SHOWN, THUMB = 3, 5, 96  # cards a region, pictures a card, pixels of a picture
+CARDS, THUMB = 3, 96  # cards a region, pixels of a picture
 PRESETS = {"default": Describing(), "paper": PAPER}
 
 
@@ -60,20 +62,28 @@ def preset(name: str) -> Describing:
 def run_describe(
     source: Source, runs: str | Path, asked: Asked | None = None, *, seed: int = 0, device: str = "cpu", tell: Tell
 ) -> tuple[list[Path], Rows]:
-    """Describes every subject of a source, each in a run folder of its own; returns the folders and the scores of the last."""
+    """Describes every subject of a source, each in a run folder of its own, and how far the words of several agree in a further
+    one; returns the folders, that of the agreement last, and its scores or those of the one subject."""
     asked = asked if asked is not None else Asked()
     _check(source, asked)
     each = [replace(source, subjects=(name,)) for name in source.subjects] or [source]
-    if asked.words:
-        found = [_words(one, device, tell) for one in each]
-        folders = [keep(result, runs, one) for one, result in zip(each, found)]
-        return folders, _word_rows(found[-1])
-    folders, rows = [], []
+    folders, results = [], []
     for one in each:
-        result, model = _described(one, Path(runs), asked, seed, device, tell)
+        if asked.words:
+            result, model = _words(one, device, tell), None
+        else:
+            result, model = _described(one, Path(runs), asked, seed, device, tell)
         folders.append(keep(result, runs, one, model=model))
-        rows = table(result, "describe/")
-    return folders, rows
+        results.append(result)
+    if len(each) == 1:
+        return folders, _word_rows(results[0]) if asked.words else table(results[0], "describe/")
+    tell("agreement of the subjects", None)
+    try:
+        shared = label_agreement(dict(zip(source.subjects, results, strict=True)), seed=seed)
+    except DataError as error:  # the descriptions stand without it
+        warnings.warn(f"the words of the subjects were not compared: {error}", stacklevel=2)
+        return folders, table(results[-1], "describe/")
+    return [*folders, keep(shared, runs, source)], table(shared, "describe/")
 
 
 def _check(source: Source, asked: Asked) -> None:
@@ -138,7 +148,8 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
         responses, features, stimuli, design=asked.design, beside=Beside(bank, crops, space), seed=seed, tell=tell
     )
     nouns = tuple(result.tables["nouns"]["noun"])
-    arrays = dict(result.arrays) | cards(result, stimuli)
+    cut = None if crops is None else partial(_boxes, crops, model)
+    arrays = dict(result.arrays) | cards(result, stimuli, boxes=cut)
     if space is not None:
         arrays["noun_embedding"] = space.texts(nouns).astype(np.float32)
     return replace(result, arrays=arrays), model
@@ -204,10 +215,16 @@ def _captioner(name: str, device: str) -> Callable[[Stimuli], list[list[str]]]:
     return lambda pictures: [[text] if text else [] for text in captioner.caption_images(model, pictures)]
 
 
-def cards(result: Result, stimuli: Stimuli) -> dict[str, np.ndarray]:
+def _boxes(crops: CropPool, model: Any, unit: int, name: str) -> list[Box]:
+    """What a unit cuts from the picture of a name."""
+    return crops.boxes(model, unit, int(np.flatnonzero(crops.stimuli.ids == name)[0]))
+
+
+def cards(result: Result, stimuli: Stimuli, *, boxes: Callable[[int, str], list[Box]] | None = None) -> dict[str, np.ndarray]:
     """Arrays of the voxels that get a card: cards/unit (card,) and cards/images (card, 5, side, side, 3), the strongest first.
 
-    Of each region the significant voxels whose labels are best borne out by the test images.
+    Of each region the significant voxels whose labels are best borne out by the test images. boxes(unit, id of a picture): what
+    the unit cuts from it, kept as cards/boxes (card, 5, 4, 4): top, left, bottom, right as shares of the picture, NaN for none.
     """
     arrays, units = result.arrays, result.units
     assert units is not None
@@ -222,12 +239,16 @@ def cards(result: Result, stimuli: Stimuli) -> dict[str, np.ndarray]:
     pool = result.tables["pool"]["stimulus"].astype(str).to_numpy()
     number = {str(name): i for i, name in enumerate(stimuli.ids)}
     pictures = np.zeros((len(chosen), SHOWN, THUMB, THUMB, 3), np.uint8)
+    places = np.full((len(chosen), SHOWN, MOST, 4), np.nan, np.float32)
     for card, unit in enumerate(chosen):
         strongest = [row for row in arrays["strongest"][unit] if row >= 0][:SHOWN]
         for place, row in enumerate(strongest):
             image = Image.fromarray(np.asarray(stimuli.images[number[pool[row]]]))
             pictures[card, place] = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BILINEAR))
-    return {"cards/unit": np.array(chosen, np.int32), "cards/images": pictures}
+            if boxes is not None and (found := boxes(unit, pool[row])):
+                places[card, place, : len(found)] = np.asarray(found) / STEP
+    made = {"cards/unit": np.array(chosen, np.int32), "cards/images": pictures}
+    return made if boxes is None else made | {"cards/boxes": places}
 
 
 def _word_rows(result: Result) -> Rows:

@@ -106,5 +106,5 @@ def _regions(data: EncodingTables, arrays: dict[str, np.ndarray], guess: np.ndar
             inside = np.flatnonzero((roi == name) & np.isfinite(arrays["r2"]))
             if len(inside):
                 scored = bootstrap_score(data.test.y[:, inside], guess[:, inside], resamples=resamples, seed=seed)
-                table.loc[i, ["r2_low", "r2_high"]] = scored.mean_low, scored.mean_high
+                table.loc[i, ["r2.low", "r2.high"]] = scored.mean_low, scored.mean_high
     return table

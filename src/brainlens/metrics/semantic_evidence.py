@@ -113,6 +113,59 @@ def histogram(label: np.ndarray, names: Sequence[str], roi: Sequence[str] | np.n
     return pd.DataFrame(rows, columns=["roi", "label", "voxels", "share"])
 
 
+def word_shares(label: np.ndarray, roi: Sequence[str] | np.ndarray, regions: Sequence[str], n: int) -> np.ndarray:
+    """Share of each of n words among a region's first labels: (region, n), rows add to 1, NaN for a region without a label.
+
+    label (unit,) numbers into the words, -1 for none; roi (unit,) names. Raises DataError for lengths that differ.
+    """
+    number, names = np.asarray(label), np.asarray(roi, dtype=str)
+    if number.shape != names.shape or number.ndim != 1 or (number >= n).any():
+        raise DataError(f"word shares: labels {number.shape} below {n} and regions {names.shape} must be of the same units")
+    counts = np.stack([np.bincount(number[(names == r) & (number >= 0)], minlength=n) for r in regions]).astype(np.float64)
+    total = counts.sum(axis=1, keepdims=True)
+    return np.where(total > 0, counts / np.where(total > 0, total, 1), np.nan)
+
+
+def share_overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What two histograms have in common, of all pairs of regions: (region of a, region of b), 0 to 1.
+
+        overlap_rs = sum_c min(a_rc, b_sc)
+
+    a (region, word), b (region, word): rows that add to 1. Swain and Ballard 1991. Raises DataError for other words.
+    """
+    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+        raise DataError(f"overlap: shares {left.shape} and {right.shape} must be (region, word) of the same words")
+    return np.stack([np.minimum(row, right).sum(axis=1) for row in left])
+
+
+def region_match(
+    likeness: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], *, permutations: int = 10_000, seed: int = 0
+) -> dict[str, float]:
+    """Are regions of one name more alike between recordings than regions of other names?
+
+        value = mean_p mean_r M_p[r, r],     chance = mean_p mean_{r != s} M_p[r, s]
+        p = (1 + #{draws of the names, each recording for itself, with value* >= value}) / (1 + permutations)
+
+    likeness: for each pair (i, j) of recordings M (region of i, region of j), regions in the same order. Regions are what is
+    drawn, so that nothing is assumed of the units within one. With R regions and two recordings p is about 1 / R! or more.
+    Returns value, chance and p. Raises DataError for fewer than 2 regions, other shapes and missing values.
+    """
+    m = np.asarray(likeness, dtype=np.float64)
+    if m.ndim != 3 or m.shape[1] != m.shape[2] or m.shape[1] < 2 or len(m) != len(pairs) or not np.isfinite(m).all():
+        raise DataError(f"region match: likeness is (pair, region, region), 2 regions or more and no NaN, got shape {m.shape}")
+    regions = m.shape[1]
+    recordings = 1 + max(max(pair) for pair in pairs)
+    value = float(np.mean([each.diagonal().mean() for each in m]))
+    rng, at_least = np.random.default_rng(seed), 0
+    for _ in range(permutations):
+        order = [rng.permutation(regions) for _ in range(recordings)]
+        drawn = np.mean([each[order[i], order[j]].mean() for each, (i, j) in zip(m, pairs, strict=True)])
+        at_least += bool(drawn >= value - 1e-12)
+    off = ~np.eye(regions, dtype=bool)
+    return {"value": value, "chance": float(m[:, off].mean()), "p": (1 + at_least) / (1 + permutations)}
+
+
 def word_ranking(halves: np.ndarray, names: Sequence[str], roi: Sequence[str] | np.ndarray) -> pd.DataFrame:
     """Words per region from responses by category name: columns roi, rank, label, score, ceiling, voxels.
 

@@ -18,6 +18,7 @@ MODALITIES = ("brain", "image", "text")
 MOST_SORTED = 5000  # rows, beyond which all their distances take too much memory
 MARKERS = {"brain": "o", "image": "s", "text": "^"}
 MAX_LEGEND = 12
+LEAST_UMAP = 30  # rows below which UMAP's neighbourhoods say little, so that a page takes PCA
 ALIKE = 1e-3  # root mean squared distance of unit vectors from their mean, below which they differ by rounding alone
 
 
@@ -126,33 +127,37 @@ def by_likeness(rows: np.ndarray, groups: np.ndarray | None = None) -> np.ndarra
     return np.asarray(leaves_list(linkage(distance[np.triu_indices(n, 1)], "average")))
 
 
-def reduce(rows: np.ndarray, *, method: str = "pca", seed: int = 0) -> tuple[np.ndarray, str]:
-    """Rows (n, d) in two dimensions by PCA (SVD), t-SNE (perplexity 30, PCA start) or UMAP, and the name of the axes.
+def reduce(rows: np.ndarray, *, method: str = "pca", seed: int = 0, dimensions: int = 2) -> tuple[np.ndarray, str]:
+    """Rows (n, d) in two or more dimensions by PCA (SVD), t-SNE (perplexity 30, PCA start) or UMAP: (n, dimensions), axes' name.
 
-    Raises DataError for an unknown method, fewer than 4 rows, missing values, and UMAP without its extra.
+    Raises DataError for an unknown method, fewer than 4 rows or columns than dimensions, missing values, and UMAP without its
+    extra.
     """
     if method not in METHODS:
         raise DataError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if rows.ndim != 2 or len(rows) < 4 or rows.shape[1] < 2 or not np.isfinite(rows).all():
-        raise DataError(f"a map in two dimensions needs 4 rows and 2 columns of finite numbers, got shape {rows.shape}")
+    if rows.ndim != 2 or len(rows) < 4 or rows.shape[1] < dimensions or not np.isfinite(rows).all():
+        raise DataError(
+            f"a map in {dimensions} dimensions needs 4 rows and {dimensions} columns of finite numbers, got {rows.shape}"
+        )
     if method == "umap":
         try:
             import umap
         except ImportError as error:
             raise DataError("method 'umap' needs umap-learn: pip install 'brainlens[umap]', or take 'pca' or 'tsne'") from error
         near = min(15, len(rows) - 1)  # UMAP's own number, which small sets do not have
-        return np.asarray(umap.UMAP(n_neighbors=near, random_state=seed, n_jobs=1).fit_transform(rows)), "UMAP"
+        mapper = umap.UMAP(n_neighbors=near, n_components=dimensions, random_state=seed, n_jobs=1)
+        return np.asarray(mapper.fit_transform(rows)), "UMAP"
     if method == "tsne":
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
 
-        tsne = TSNE(n_components=2, perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed)
+        tsne = TSNE(n_components=dimensions, perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", random_state=seed)
         with threadpool_limits(limits=1, user_api="openmp"):  # same bits each time, and no slowdown on a busy machine
             return tsne.fit_transform(rows), "t-SNE"
     centred = rows - rows.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    flat = u[:, :2] * s[:2]
-    return flat * np.where(flat[np.abs(flat).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0), "PC"  # the sign is free: fix it
+    flat = u[:, :dimensions] * s[:dimensions]
+    return flat * np.where(flat[np.abs(flat).argmax(axis=0), range(dimensions)] < 0, -1.0, 1.0), "PC"  # the sign is free: fix it
 
 
 _NAMES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}

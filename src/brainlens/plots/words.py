@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from brainlens.plots import cortex, mesh, style
+from brainlens.plots import cortex, embeddings, mesh, style
 from brainlens.types import DataError, Result
 
 LEGEND = 24  # words in the legend, the most frequent ones
@@ -19,26 +21,33 @@ ROW = (("lateral", "left"), ("ventral", "right"), ("ventral", "left"), ("lateral
 MOST_CARDS = 12
 
 
-def word_colours(result: Result) -> np.ndarray:
-    """A colour (noun, 3) in [0, 1] for every noun: the first three principal components of its embedding, each by rank.
+def word_colours(result: Result, *, method: str | None = None) -> np.ndarray:
+    """A colour (noun, 3) in [0, 1] for every noun: its embedding in three dimensions as red, green and blue, each by rank.
 
-    Embeddings are those of the text encoder (`noun_embedding`), else the nouns' profiles over voxels (`auroc`). Ranks spread the
-    colours evenly, where a few outlying words would otherwise take most of the range. The paper uses UMAP (Fig. 4).
-    Raises DataError for a result without both.
+    Embeddings are those of the text encoder (`noun_embedding`), else the nouns' profiles over voxels (`auroc`). method: "umap",
+    as in the paper (Fig. 4), or "pca"; None: `colour_method`. Ranks spread the colours evenly, where a few outlying words would
+    otherwise take most of the range. Raises DataError for a result without both, and for UMAP where it is not installed.
     """
     values = result.arrays.get("noun_embedding")
     if values is None:
         (auroc,) = style.need(result, "auroc")
         values = np.where(np.isfinite(auroc), auroc, 0.5).T
-    centred = np.asarray(values, dtype=np.float64) - np.mean(values, axis=0)
-    left, size, _ = np.linalg.svd(centred, full_matrices=False)
-    parts = np.zeros((len(centred), 3))
-    k = min(3, left.shape[1])
-    parts[:, :k] = left[:, :k] * size[:k]
-    # of a component and its negative neither is the component: the largest entry is made positive
-    parts *= np.sign(parts[np.abs(parts).argmax(axis=0), range(3)] + 1e-300)
+    rows = np.asarray(values, dtype=np.float64)
+    method = method or colour_method(result)
+    parts = np.zeros((len(rows), 3))
+    if len(rows) > 3 and rows.shape[1] > 1:
+        k = min(3, rows.shape[1])
+        parts[:, :k], _ = embeddings.reduce(rows, method=method, dimensions=k)
+    elif len(rows) > 1:  # too few for a map of their own: colours in their order
+        parts[:] = np.arange(len(rows))[:, None]
     ranks = parts.argsort(axis=0, kind="stable").argsort(axis=0)
     return 0.1 + 0.85 * ranks / max(1, len(parts) - 1)
+
+
+def colour_method(result: Result) -> str:
+    """How words get their colours: "umap" where it is installed and there are 30 words or more, else "pca"."""
+    enough = len(result.tables["nouns"]) >= embeddings.LEAST_UMAP
+    return "umap" if enough and find_spec("umap") is not None else "pca"
 
 
 def word_map(result: Result, *, significant: bool = True, title: str = "First label of each voxel") -> Figure:
@@ -115,12 +124,14 @@ def word_histograms(result: Result, *, most: int = 12) -> Figure:
 
 
 def voxel_cards(result: Result, *, most: int = MOST_CARDS) -> Figure:
-    """Cards of voxels, one a row: region, labels with their weights, the test of the first, and the strongest pictures.
+    """Cards of voxels, one a row: region, labels with their weights, the test of the first, and the strongest pictures with the
+    boxes of the crops that the voxel asks for, where there are crops.
 
     Raises DataError where no voxel got a card.
     """
     units, images = style.need(result, "cards/unit", "cards/images")
     label, weight, r, q = style.need(result, "label", "weight", "label_r", "label_q")
+    boxes = result.arrays.get("cards/boxes")
     names = result.tables["nouns"]["noun"].astype(str).tolist()
     chosen = np.linspace(0, len(units) - 1, min(most, len(units))).round().astype(int)
     columns = images.shape[1] + 1
@@ -141,7 +152,18 @@ def voxel_cards(result: Result, *, most: int = MOST_CARDS) -> Figure:
             ha="right",
             fontsize=8.5,
         )
-        for ax, picture in zip(axes[row, 1:], images[card]):
+        cut = boxes[card] if boxes is not None else [()] * len(images[card])
+        for ax, picture, places in zip(axes[row, 1:], images[card], cut):
             ax.imshow(picture)
             ax.set_axis_off()
+            _draw_boxes(ax, places, picture.shape[0])
     return style.head(figure, "Voxels, their words and their strongest pictures", result)
+
+
+def _draw_boxes(ax: Axes, boxes: np.ndarray, side: int) -> None:
+    """Boxes (box, 4), top, left, bottom, right as shares of a picture of so many pixels a side; NaN for none."""
+    for top, left, bottom, right in boxes:
+        if np.isfinite(top):
+            corner, size = (left * side - 0.5, top * side - 0.5), ((right - left) * side, (bottom - top) * side)
+            ax.add_patch(Rectangle(corner, *size, fill=False, ec="white", lw=2.2))  # seen on dark pictures as on bright ones
+            ax.add_patch(Rectangle(corner, *size, fill=False, ec=style.VERMILION, lw=1.2))

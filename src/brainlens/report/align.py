@@ -15,7 +15,6 @@ from brainlens.types import Result
 
 MODALITIES = ("brain", "image", "text")
 KINDS = {"pca": "principal components", "umap": "dimensions by UMAP"}
-LEAST_UMAP = 30  # stimuli
 Scores = dict[str, dict[str, float]]
 
 
@@ -151,7 +150,7 @@ def embedding_section(result: Result, dpi: int | None) -> Section:
         return section
     n = len(arrays[f"embedding/{same[0]}"])
     groups = _groups(result, n)
-    method = "umap" if find_spec("umap") is not None and n >= LEAST_UMAP else "pca"
+    method = "umap" if find_spec("umap") is not None and n >= embeddings.LEAST_UMAP else "pca"
     coloured = "coloured by category" if groups is not None else "without categories"
     caption = f"The embeddings of {n:,} test stimuli in two common {KINDS[method]}, {coloured}; each is centred and scaled."
     flat = partial(embeddings.embedding_map, result, method=method, groups=groups, modalities=same)

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from brainlens.plots import attribution, cortex, curves, layers, slabs, slices
+from brainlens.plots import attribution, cortex, curves, layers, slabs, slices, unit_scores
 from brainlens.report.encode import selector_maps
 from brainlens.report.parts import Section, capital, in_standard_space
 from brainlens.types import Result, Surface, Volume
@@ -101,14 +101,20 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
     if "layer_weights" in arrays and units is not None and "roi" in units.columns:
         caption = "Mean selector weight of each layer in each region, regions sorted by their expected layer (white dots)."
         section.draw(partial(layers.region_profiles, result), caption, "Heat map of layer by region.")
-    if "layer" in arrays and result.config.get("hierarchy") and units is not None:
+    if "layer" in arrays and result.config.get("hierarchy") and units is not None and "roi" in units.columns:
         caption = (
             "Expected layer of each voxel by region, early to late. Black: region means with 95 % intervals; line: least squares."
         )
         section.draw(partial(layers.hierarchy, result), caption, "Expected layer by region with a fitted line.")
+    if "layer_weights" in arrays:
+        caption = "Over the units that are predicted (test R² above 0): the mean of the selector's weights, and the share of "
+        caption += "units whose strongest layer it is."
+        section.draw(partial(unit_scores.layer_shares, result), caption, "Bars of layers.")
     if "r2" in arrays:
+        caption = "Test R² of all units. Below 0 a unit is predicted worse than by its mean."
+        section.draw(partial(unit_scores.score_histogram, result), caption, "Histogram of scores.")
         _maps(section, result, "r2", title="Test R²", unit="R²")
-    if {"r2", "ceiling"} <= set(arrays):
+    if {"r2", "ceiling"} <= set(arrays) and np.isfinite(np.asarray(arrays["ceiling"], dtype=float)).any():
         caption = "Test R² of every unit against its noise ceiling; the line is a model without error."
         section.draw(partial(layers.ceiling_scatter, result), caption, "Density of score against ceiling.")
     return section

@@ -1,4 +1,4 @@
-"""What `describe` shows: words on the cortex, single words as maps, histograms, cards, words of a localiser."""
+"""What `describe` shows: words on the cortex, single words as maps, histograms, cards, and the agreement of several runs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from brainlens.plots import words
+from brainlens.plots import agreement, cortex, words
 from brainlens.report.parts import Section, in_standard_space
 from brainlens.types import Result
 
 CONCEPTS = 4
+COLOURS = {"pca": "principal components", "umap": "dimensions by UMAP"}
 
 
 def words_section(result: Result, dpi: int | None) -> Section:
@@ -25,8 +26,8 @@ def words_section(result: Result, dpi: int | None) -> Section:
         caption = (
             f"The best word of the {counted:,} of {total:,} voxels whose word raises the measured response to test pictures "
         )
-        caption += f"(permutation, false discovery rate {level:g}). Colours: principal components of the words' embeddings, so "
-        caption += "that near colours are near meanings."
+        caption += f"(permutation, false discovery rate {level:g}). Colours: {COLOURS[words.colour_method(result)]} of the "
+        caption += "words' embeddings as red, green and blue, so that near colours are near meanings."
         section.draw(partial(words.word_map, result), caption, "Words of voxels on the cortex, coloured by meaning.")
         nouns = _main_nouns(result)
         if nouns:
@@ -42,7 +43,34 @@ def words_section(result: Result, dpi: int | None) -> Section:
         caption = "Voxels whose word is best borne out by test pictures, up to three a region: their words with multi-semantic "
         caption += "weights, correlation r of the measured response with the first word, and the pictures of the largest "
         caption += "predicted response."
+        if "cards/boxes" in result.arrays:
+            crops = int(result.config.get("crops", 0))
+            caption += f" Boxes: places where the voxel's readout is high; {crops:,} such crops of all voxels stand beside the "
+            caption += "pictures as candidates."
         section.draw(partial(words.voxel_cards, result), caption, "Cards of voxels with pictures and words.")
+    return section
+
+
+def agreement_section(result: Result, dpi: int | None) -> Section:
+    """How far the words of several recordings or subjects agree: by region, and where on the cortex."""
+    section = Section("Agreement of words", dpi)
+    if result.config.get("method") != "agreement" or "agreement" not in result.tables:
+        return section
+    regions, names = result.tables.get("agreement_regions"), [str(name) for name in result.config.get("runs", [])]
+    if regions is not None:
+        caption = f"How alike a region's words are between {len(names)} descriptions, mean over pairs; open circles: regions of "
+        caption += "other names, which is chance. Overlap: what two histograms of first words have in common. Correlation: "
+        caption += "Spearman's, of a region's profile over the words that all know. Regions carry no interval; p of their mean "
+        caption += "is among the key numbers, with names of regions drawn anew."
+        section.draw(partial(agreement.region_likeness, result), caption, "Points of likeness by region, with chance.")
+    if len(names) > 2:
+        caption = "Every pair of descriptions on one scale from 0 to 1."
+        section.draw(partial(agreement.pair_matrices, result), caption, "Matrices of agreement of pairs.")
+    if "same_word" in result.arrays and in_standard_space(result):
+        caption = "The share of pairs of descriptions that give a unit the same first word, where two or more give it any."
+        title, unit = "Same first word", "share of pairs"
+        make = partial(cortex.cortex_map, result, "same_word", title=title, unit=unit, limits=(0, 1))
+        section.draw(make, caption, "Map of agreement.")
     return section
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,9 @@ class Plots:
 
     def __dir__(self) -> list[str]:
         return list(self._made)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
 
     def __repr__(self) -> str:
         return f"figures: {', '.join(f'{name}()' for name in self._made) or 'none'}"

@@ -43,6 +43,14 @@ NAMES = {
     "r2_share_significant": "share of voxels with significant R²",
     "split_half_share": "same first word from two halves of the images",
     "same_label_share": "same first word as ours",
+    "same_word_share": "same first word",
+    "unit_map_correlation": "words' maps, correlation over units",
+    "region_overlap_share": "overlap of a region's words",
+    "region_correlation": "correlation of a region's profile of words",
+    "crops": "crops beside the pictures",
+    "crops_asked": "crops that voxels ask for",
+    "pictures_cut": "pictures that were cut",
+    "strongest_share_crops": "share of crops among the strongest pictures",
     "map_correlation": "words' predicted and measured maps, correlation over voxels",
     "ceiling_mean": "ceiling of the words' order, mean over regions",
     "two_way_max": "two-way accuracy at the best time",
@@ -69,7 +77,8 @@ KEY = re.compile(  # what a reader looks for first
     r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|rf_error_median"
     r"|r2_weighted|units_significant|same_layer_share|nearest_share"
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
-    r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean|significant_share|split_half_share)$"
+    r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean|significant_share|split_half_share|same_word_share"
+    r"|region_overlap_share)$"
 )
 CHANGED = re.compile(r"(matched/(drop_absolute|increase)|deletion_auc|insertion_auc)$")
 LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|left_out|duplicate)")

@@ -39,7 +39,7 @@ TABLE_ROWS = 60
 TABLES = (  # shown as they are
     *("ablation", "prompts", "methods", "regions", "cost", "sensitivity", "randomisation"),
     *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "parcels", "words"),
-    *("runs", "side by side", "subjects"),
+    *("runs", "side by side", "subjects", "agreement", "agreement_regions"),
 )
 
 
@@ -216,6 +216,8 @@ def _interval(metrics: Mapping[Any, Any], key: str) -> str:
 
 def _table(name: str, table: pd.DataFrame) -> tuple[str, list[str], list[list[str]], int]:
     """A small table as text: intervals beside their column, at most TABLE_ROWS rows, and how many there are in all."""
+    ends = {"low": "value.low", "high": "value.high"} if {"value", "low", "high"} <= set(table.columns) else {}
+    table = table.rename(columns=ends | {"r2_low": "r2.low", "r2_high": "r2.high"})  # as runs of 0.1 named them
     empty = {str(c) for c in table.columns if table[c].isna().all() or (table[c].astype(str) == "").all()}
     columns = [str(c) for c in table.columns if not str(c).endswith((".low", ".high")) and str(c) not in empty]
     lines = [[_interval(row, column) for column in columns] for row in table.head(TABLE_ROWS).to_dict("records")]

@@ -20,6 +20,7 @@ MAKERS = (
     encode.networks_section,
     encode.beside_section,
     describe.words_section,
+    describe.agreement_section,
     attribute.similarity_section,
     sensors.decoding_section,
     sensors.sensor_section,

@@ -88,6 +88,11 @@ def _did(result: Result) -> str:
         return f"Pictures and captions ({', '.join(sources)}) were embedded by {_named(config.get('clip'))} and looked up."
     if result.task == "describe" and config.get("method") == "words":
         return "The names of what was shown were ranked by the mean response of each region."
+    if result.task == "describe" and config.get("method") == "agreement":
+        which = "significant first words" if config.get("significant", True) else "first words"
+        return (
+            f"The {which} of {len(config.get('runs', []))} descriptions were compared: {', '.join(_listed(config.get('runs')))}."
+        )
     if result.task == "describe":
         pictures = "drawn pictures" if config.get("bank") == "diffusion" else "training pictures"
         return f"Voxels got words from captions, ranked by predicted responses{of_target} to a bank of {pictures}."

@@ -36,7 +36,8 @@ def trial_table(stimulus_ids: Iterable[Any], rows: int, columns: Mapping[str, An
     table = {"stimulus": ids}
     for name, values in columns.items():
         if name not in TRIAL_COLUMNS:
-            raise DataError(f"trials have no column {name!r}; choose from {', '.join(TRIAL_COLUMNS)}")
+            known = f"{', '.join(TRIAL_COLUMNS)} or, of units, xyz, mask_img, roi, times, channels"
+            raise DataError(f"trials have no column {name!r}; choose from {known}")
         if values is None:
             continue
         listed = [values] * rows if isinstance(values, (str, int, np.integer)) else list(values)

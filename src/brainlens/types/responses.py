@@ -161,7 +161,9 @@ class Responses:
         """
         keys = [k for k in ("subject", by) if k is not None and k in self.trials.columns]
         if by is not None and by not in self.trials.columns:
-            raise DataError(f"zscore(by={by!r}): trials have no such column; they have {sorted(map(str, self.trials.columns))}")
+            have = sorted(map(str, self.trials.columns))
+            out = "give by=None for all trials together"
+            raise DataError(f"zscore(by={by!r}): trials have no such column; they have {have}; {out}")
         group, first = _groups(self.trials, keys) if keys else (np.zeros(len(self), int), np.array([0]))
         fit = np.ones(len(self), bool) if fit_on is None else choose(self.trials, {"split": fit_on}, "trials")
         out = np.empty(self.data.shape, dtype=np.float32)

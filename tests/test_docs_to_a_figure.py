@@ -1,0 +1,112 @@
+"""The snippets of docs/guide/to_a_figure.md run as they stand, on made data, and end in a figure of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import mne
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from brainlens.types import DataError, Responses
+
+PAGE = Path(__file__).parents[1] / "docs" / "guide" / "to_a_figure.md"
+SNIPPETS = dict(re.findall(r"```python (\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
+N = 100
+IDS = [f"p{i:03d}" for i in range(N)]
+SPLIT = ["train"] * 80 + ["test"] * 20
+
+
+def run(name: str, **given: Any) -> dict[str, Any]:
+    exec(compile(SNIPPETS[name], f"to_a_figure.md, {name}", "exec"), given)
+    assert isinstance(given["figure"], Figure)
+    given["figure"].canvas.draw()
+    return given
+
+
+def every_figure_is_drawn(result: Any) -> None:
+    """What a result lists, it can draw."""
+    assert list(result.plot)
+    for name in result.plot:
+        assert getattr(result.plot, name)().axes, name
+
+
+def test_ridge_on_own_arrays() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N, 10))
+    Y = X @ rng.normal(size=(10, 30)) + rng.normal(size=(N, 30))
+    Y[:, :5] = rng.normal(size=(N, 5))
+    found = run("ridge", X=X, Y=Y, ids=IDS, split=SPLIT)
+    every_figure_is_drawn(found["result"])
+    above = int((found["result"].arrays["r2"] > 0).sum())
+    assert f"{above} of 30 units" in found["figure"].get_suptitle()
+    bars = found["figure"].axes[0].patches
+    assert sum(bar.get_height() for bar in bars) == 30
+
+
+def test_factortopy_on_own_states() -> None:
+    rng = np.random.default_rng(0)
+    states = tuple(rng.normal(size=(N, 1 + 16, 6)).astype(np.float32) for _ in range(3))
+    Y = states[2][:, 1:].mean(1) @ rng.normal(size=(6, 8)) * 4 + 0.5 * rng.normal(size=(N, 8))
+    found = run("factortopy", states=states, Y=Y, ids=IDS, split=SPLIT, xyz=rng.uniform(-40, 40, (8, 3)))
+    every_figure_is_drawn(found["result"])
+    heights = [bar.get_height() for bar in found["figure"].axes[0].patches]
+    result = found["result"]
+    chosen = result.arrays["r2"] > 0
+    assert heights[:2] == pytest.approx(result.arrays["layer_weights"][chosen].mean(axis=0).tolist(), abs=1e-6)
+    assert sum(heights[2:]) == pytest.approx(1.0)
+
+
+def test_aligning_own_fmri() -> None:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((5, 6, 4), np.uint8)
+    mask[1:4, 1:5, 1:3] = 1
+    images = rng.normal(size=(N, 8))
+    voxels = images @ rng.normal(size=(8, int(mask.sum()))) + rng.normal(size=(N, int(mask.sum())))
+    volume = np.zeros((*mask.shape, N))
+    volume[mask > 0] = voxels.T
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    given = {"betas": nib.Nifti1Image(volume, affine), "mask": nib.Nifti1Image(mask, affine)}
+    found = run("align", **given, ids=IDS, split=SPLIT, images=images, image_ids=IDS)
+    assert found["result"].metrics["retrieval/brain->image/top1"] > 0.3
+
+
+def test_eeg_over_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kind = np.repeat([1, 2], 40)
+    data = 5e-6 * rng.normal(size=(80, 8, 40))
+    data[kind == 2, 3, 25:30] += 8e-6
+    info = mne.create_info(["Fz", "Cz", "Pz", "Oz", "O1", "O2", "P3", "P4"], 100.0, "eeg")
+    events = np.c_[np.arange(80) * 100, np.zeros(80, int), kind]
+    epochs = mne.EpochsArray(data, info, events, -0.1, {"face": 1, "house": 2}, verbose="error")
+    epochs.save(tmp_path / "my-epo.fif", verbose="error")
+    found = run("decode", file=tmp_path / "my-epo.fif")
+    assert 0.13 < found["result"].metrics["decode/peak_time"] < 0.21
+    every_figure_is_drawn(found["result"])
+
+
+def test_attribution_on_a_torch_model() -> None:
+    torch.manual_seed(0)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1))
+            self.head = nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.features(x).mean(dim=(2, 3)))
+
+    found = run("attribute", network=Network(), pictures=torch.rand(6, 3, 16, 16))
+    assert found["maps"].shape == (2, 16, 16)
+
+
+def test_a_word_of_another_function_is_answered_with_those_of_this_one() -> None:
+    with pytest.raises(DataError, match=r"no column 'coordinates'; choose from split.*or, of units, xyz, mask_img"):
+        Responses.from_arrays(np.ones((2, 1)), ["a", "b"], coordinates=np.zeros((1, 3)))
