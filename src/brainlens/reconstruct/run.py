@@ -21,6 +21,7 @@ from brainlens.datasets.source import Opened, Source, Tell, network_folder, open
 from brainlens.models.generation.adapter_tables import SHIPPED, open_pipeline
 from brainlens.models.generation.adapter_training import DEFAULT, PAPER
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.pretraining import TOKEN_MAP
 from brainlens.models.generation.sampling import Sampling
 from brainlens.models.processes import first_only, from_first, is_first, joined
 from brainlens.reconstruct.choosing import CHOOSERS, Choice, Chooser, choose_pictures, fit_chooser
@@ -43,6 +44,7 @@ from brainlens.types import DataError, Result, Stimuli
 
 MINIATURE = f"{SHIPPED}diffusion"
 PRESETS = ("default", "paper")
+TOKENS = ("joint", "region")
 GOING_ON = replace(DEFAULT, lr=1e-3)  # of a start that draws already
 PRETRAIN, PRETRAIN_STEPS = 4000, 1500  # other pictures, and steps on them, where no attention ships
 
@@ -54,7 +56,8 @@ class Asked:
     pipeline: a Stable Diffusion folder or name (None: the miniature). parcels: how units are cut; regions: how many are kept
     (None: the preset's, or all where no image is repeated). start: what tokens and attention begin with, over `pretrain` other
     pictures in `pretrain_steps` (None: attention that ships with the miniature, else 4,000 in 1,500); steps: of training on the
-    recording. trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are
+    recording. tokens: "joint", which all regions write together, or "region", one each as published (None: joint with the start
+    "attention", which they need). trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are
     drawn; lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
     """
 
@@ -63,6 +66,7 @@ class Asked:
     parcels: Partition = field(default_factory=Partition)
     regions: int | None = None
     start: str = "attention"
+    tokens: str | None = None
     pretrain: int | None = None
     pretrain_steps: int | None = None
     steps: int | None = None
@@ -80,6 +84,10 @@ class Asked:
         for name, known in (("preset", PRESETS), ("start", STARTS), ("chooser", CHOOSERS)):
             if getattr(self, name) not in known:
                 raise DataError(f"reconstruct: {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        if self.tokens not in (None, *TOKENS):
+            raise DataError(f"reconstruct: tokens {self.tokens!r} is not one of {', '.join(TOKENS)}")
+        if self.tokens == "joint" and (self.start != "attention" or self.preset == "paper"):
+            raise DataError("reconstruct: joint tokens are read by attention that was trained before; ask for start attention")
         for name, least in (("pretrain", 20), ("pretrain_steps", 1), ("steps", 1), ("trials", 2), ("explain", 0), ("regions", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -89,6 +97,11 @@ class Asked:
         if self.lesions and self.explain < 2:
             raise DataError("reconstruct: lesions are drawn of the trials that are explained; ask for 2 or more")
         Sampling(self.candidates, self.guidance, self.sampling_steps)  # refuses what cannot be drawn
+
+    @property
+    def joint(self) -> bool:
+        """Whether all regions write the tokens together."""
+        return self.start == "attention" and self.preset != "paper" and self.tokens != "region"
 
     @property
     def place(self) -> str:
@@ -222,8 +235,10 @@ class Reconstruction:
         if from_first(kept.is_dir()):
             return NeuroAdapter.load(kept)
         model, given = self.new_model(), self.given
-        before = self.before(model)
         prompts = self.axes(self.embedded) if model.start == "ridge" else None
+        before = self.before(model)
+        if self.asked.joint:
+            model.set_params(joint=len(before[TOKEN_MAP[0]]))
         self.tell("latents of the training images", None)
         model.fit(
             given.train.data, given.train_stimuli, given.parcels, pipeline=self.asked.place, ids=given.train_names,
