@@ -103,6 +103,8 @@ REFUSED = [
     (("reconstruct", "--preset", "nonsense"), "default, paper"),
     (("reconstruct", "--start", "nonsense"), "attention, predicted, ridge, random"),
     (("reconstruct", "--chooser", "nonsense"), "ridge, predictor"),
+    (("reconstruct", "--tokens", "nonsense"), "joint, region"),
+    (("reconstruct", "--tokens", "joint", "--start", "ridge"), "start attention"),
     (("reconstruct", "--start", "ridge", "--pretrain", "99"), "--pretrain"),
     (("reconstruct", "--preset", "paper", "--pretrain-steps", "9"), "--pretrain-steps"),
     (("reconstruct", "--candidates", "1", "--chooser", "ridge"), "--chooser"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from brainlens.datasets import DATASETS
+
 HEAVY = ("torch", "pandas", "numpy", "scipy", "mne", "nilearn", "nibabel", "matplotlib", "sklearn", "transformers", "diffusers")
 SAID = """
 import contextlib, io, json, sys
@@ -77,6 +79,12 @@ def test_a_mistake_in_a_command_is_said_before_torch_is_loaded(command: list[str
     ((code, err, _),) = said.values()
     assert code == 2
     assert len(str(err).splitlines()) == 1, err
+    assert not modules & {"torch", "transformers", "diffusers", "mne", "nilearn", "matplotlib", "sklearn"}
+
+
+def test_the_list_of_recordings_and_what_is_known_of_each_wait_for_no_torch() -> None:
+    said, modules = asked(["datasets"], *(["datasets", name] for name in DATASETS))
+    assert all(code == 0 and shown > 100 for code, _, shown in said.values()), said
     assert not modules & {"torch", "transformers", "diffusers", "mne", "nilearn", "matplotlib", "sklearn"}
 
 

@@ -29,7 +29,7 @@ FIRST = (
     *("start_ridge", "paper", "parcels/50", "parcels/200"),
 )
 SIZES = {  # training scenes, test scenes, what is asked of the main run, training steps of an ablation
-    "full": (9000, 1000, Asked(steps=1000, trials=200, explain=16), 400),
+    "full": (9000, 1000, Asked(steps=500, trials=200, explain=16), 250),
     "half": (3000, 300, Asked(steps=1200, trials=100, explain=16), 400),
     "small": (300, 60, Asked(pretrain=200, pretrain_steps=8, steps=8, trials=12, explain=4, candidates=2, sampling_steps=4), 4),
 }

@@ -19,7 +19,8 @@ _FROM = {
     **dict.fromkeys(("DataError", "Features", "Recording", "Responses", "Result", "Stimuli"), "brainlens.types"),
     **dict.fromkeys(("RidgeCV", "FactorTopy", "ClassToken", "PatchToken", "GNet"), "brainlens.models.encoding"),
     **dict.fromkeys(
-        ("VolumeAligner", "RidgeAligner", "LinearAligner", "MLPAligner", "CNNAligner"), "brainlens.models.volume.estimators"
+        ("VolumeAligner", "RidgeAligner", "LinearAligner", "MLPAligner", "MindEyeAligner", "SharedSubjectAligner", "CNNAligner"),
+        "brainlens.models.volume.estimators",
     ),
     **dict.fromkeys(("NeuroAlign", "NICE", "ATM", "EEGNet"), "brainlens.models.sensors.networks"),
     "NeuroAdapter": "brainlens.models.generation.neuro_adapter",

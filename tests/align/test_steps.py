@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from brainlens.models.processes import joined
 from brainlens.models.volume.batches import Batches
-from brainlens.models.volume.processes import joined
 from brainlens.models.volume.split import Split, gather_mean, split_tables
 from brainlens.models.volume.steps import APART, joint_gradients, remember
 from brainlens.models.volume.training import AlignmentRun, AlignmentTraining, train_contrastive

@@ -115,6 +115,43 @@ def build_qwen(folder: Path) -> Path:
     return folder
 
 
+TEMPLATE = (
+    "{% for message in messages %}USER: {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+def build_llava(folder: Path, *, strategy: str = "default", template: str | None = TEMPLATE) -> Path:
+    folder.mkdir(parents=True)
+    tokenizer = word_tokenizer(["<unk>", "</s>", "<image>"])
+    tokenizer.save_pretrained(folder)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    marks = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(tokenizer)}
+    vision = {**size, "model_type": "clip_vision_model", "image_size": 16, "patch_size": 8, "projection_dim": 8}
+    config = transformers.LlavaConfig(
+        vision_config=vision,
+        text_config={**size, **marks, "model_type": "llama", "max_position_embeddings": 64},
+        image_token_index=2,
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=-1,
+    )
+    torch.manual_seed(4)
+    model = transformers.LlavaForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    transformers.BlipImageProcessorPil(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    if template is not None:
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["default", "full"])
+def llava(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> K.Captioner:
+    return K.load_captioner(build_llava(tmp_path_factory.mktemp("llava") / "tiny", strategy=request.param))
+
+
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> K.Captioner:
     return K.load_captioner(build_blip(tmp_path_factory.mktemp("blip") / "tiny"))
@@ -211,6 +248,46 @@ def test_qwen_reads_the_picture(qwen: K.Captioner) -> None:
     assert not any("<|" in caption for caption in captions)
 
 
+def test_llava_equals_greedy_decoding_by_hand_and_reads_the_picture(llava: K.Captioner) -> None:
+    """Every step anew from the whole text, picture features put in the places of the image tokens."""
+    prompt, model = "Describe word3", llava.model
+    patches = 4 if model.config.vision_feature_select_strategy == "default" else 5
+    ids = llava.tokenizer.get_vocab()
+    unknown = ids["<unk>"]  # "USER", ":" and "ASSISTANT" are no words of the tiny tokenizer
+    start = [unknown, unknown, *[ids["<image>"]] * patches, ids["Describe"], ids["word3"], unknown, unknown]
+    assert K.llava_tokens(llava, prompt) == start
+    expected = []
+    for image in stimuli().images:
+        numbers = list(start)
+        with torch.no_grad():
+            pixels = torch.from_numpy(llava.preprocess(image))[None]
+            seen = model.model.vision_tower(pixel_values=pixels).last_hidden_state[0]
+            seen = model.model.multi_modal_projector(seen[1:] if patches == 4 else seen)
+            for _ in range(6):
+                rows = model.get_input_embeddings()(torch.tensor(numbers))
+                rows[2 : 2 + patches] = seen
+                hidden = model.model.language_model(inputs_embeds=rows[None]).last_hidden_state[0, -1]
+                numbers.append(int(model.lm_head(hidden).argmax()))
+                if numbers[-1] == 1:
+                    break
+        expected.append(" ".join(llava.tokenizer.decode(numbers[len(start) :], skip_special_tokens=True).split()))
+    for batch in (1, 5):
+        assert K.caption_images(llava, stimuli(), prompt=prompt, batch=batch, max_new_tokens=6) == expected
+    assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize(
+    "template, text",
+    [(None, "has no chat template in chat_template.jinja"), ("USER: hello", "gives 0 image tokens"),
+     ("{{ nothing.there }}{% for", "chat template cannot be filled in")],
+)  # fmt: skip
+def test_llava_without_a_template_that_fits_is_refused(template: str | None, text: str, tmp_path: Path) -> None:
+    folder = build_llava(tmp_path / "tiny", template=template)
+    with pytest.raises(DataError, match=text) as error:
+        K.caption_images(K.load_captioner(folder), stimuli(1))
+    assert "\n" not in str(error.value)
+
+
 def test_quality_table_ranks_true_captions_above_shuffled_ones(tmp_path: Path) -> None:
     class Toy:
         max_tokens = 4
@@ -239,7 +316,7 @@ class Torn(list):
 
 def test_bad_input_is_one_clear_line(blip: K.Captioner, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(DataError, match="of type 'vit'; captioners are blip, blip-2, qwen2_5_vl"):
+    with pytest.raises(DataError, match="of type 'vit'; captioners are blip, blip-2, qwen2_5_vl, llava"):
         K.load_captioner(tmp_path)
     with pytest.raises(DataError, match="batch 0"):
         K.caption_images(blip, stimuli(), batch=0)

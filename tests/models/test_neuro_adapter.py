@@ -143,6 +143,7 @@ FORMS = {
     "paper": NeuroAdapter.paper(regions=3, training=QUICK),
     "ridge": NeuroAdapter(3, start="ridge", low_level=0.6, training=QUICK),
     "all": NeuroAdapter(None, reliability=False, training=QUICK | {"dropout": False}),
+    "joint": NeuroAdapter(3, joint=4, training=QUICK),
 }
 
 
@@ -367,7 +368,7 @@ for folder in sys.argv[2:]:
 """
 
 
-@pytest.mark.parametrize("name", ["mask", "paper"])
+@pytest.mark.parametrize("name", ["mask", "paper", "joint"])
 def test_sampling_equals_one_picture_at_a_time_with_nothing_cached(fitted, planted, name: str) -> None:
     """Plain reference: text and region keys anew at every step, two passes, diffusers' own scheduler."""
     model = fitted[name]
@@ -428,7 +429,7 @@ def test_the_papers_form_draws_what_the_stock_pipeline_draws(fitted, planted, pi
             assert np.abs(got[row, candidate] - 255 * drawn).max() < 1  # rounding of grey levels
 
 
-@pytest.mark.parametrize("name", ["mask", "paper"])
+@pytest.mark.parametrize("name", ["mask", "paper", "joint"])
 def test_the_validation_loss_is_that_of_a_plain_loop(fitted, planted, name: str) -> None:
     """Weights by their definition, one noisy picture at a time, text and tokens anew for each."""
     model = fitted[name]

@@ -17,13 +17,15 @@ from sklearn.model_selection import cross_val_predict
 
 from brainlens import store
 from brainlens.align import align
-from brainlens.models.volume.aligners import DESIGN, ENCODERS
+from brainlens.models.volume.aligners import DESIGN, ENCODERS, MINDEYE_RATE
 from brainlens.models.volume.estimators import (
     Aligner,
     CNNAligner,
     LinearAligner,
+    MindEyeAligner,
     MLPAligner,
     RidgeAligner,
+    SharedSubjectAligner,
     VolumeAligner,
     load_aligner,
 )
@@ -42,6 +44,8 @@ FORMS: dict[str, Aligner] = {
     "linear_projected": LinearAligner(True, training=LONGER, patch=3),
     "mlp": MLPAligner(training=LONGER),
     "mlp_projected": MLPAligner(True, training=LONGER, patch=3),
+    "mindeye_like": MindEyeAligner(training={**LONGER, "lr": MINDEYE_RATE}),
+    "mindeye2_like": SharedSubjectAligner(training={**LONGER, "lr": MINDEYE_RATE}),
     "cnn": CNNAligner(training=QUICK),
     "volume": VolumeAligner(training=QUICK, design=SHAPE),
     "small": VolumeAligner.small(training={**QUICK, "epochs": 0, "queue": 32}, design=SHAPE),

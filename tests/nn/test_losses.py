@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from brainlens.nn.distributed import gather, processes
-from brainlens.nn.losses import CLIP_TEMPERATURE, info_nce, trimodal
+from brainlens.nn.losses import CLIP_TEMPERATURE, info_nce, mixco, soft_clip, trimodal
 from brainlens.nn.memory_queue import MemoryQueue
 from brainlens.types import DataError
 
@@ -177,3 +177,41 @@ def test_two_processes_equal_the_joint_batch():
 def test_mistakes_are_named(call, words):
     with pytest.raises(DataError, match=words):
         call()
+
+
+def log_p(query, gallery, t, i, j):
+    """log of the softmax at j of the cosines of row i with all rows."""
+    every = [F.cosine_similarity(query[i], row, dim=0) / t for row in gallery]
+    return every[j] - torch.log(sum(torch.exp(one) for one in every))
+
+
+def test_mixco_is_the_equation_and_a_row_mixed_with_itself_keeps_its_weight():
+    a, b, t = rows(5, 0), rows(5, 1), 0.3
+    order, share = torch.tensor([2, 1, 0, 4, 3]), torch.tensor([0.7, 0.2, 1.0, 0.4, 0.9])
+    total = 0.0
+    for i in range(5):
+        parts = [(i, float(share[i])), (int(order[i]), 1 - float(share[i]))]
+        for j, weight in parts:
+            total = total - weight * (log_p(a, b, t, i, j) + log_p(b, a, t, j, i)) / 10
+    torch.testing.assert_close(mixco(a, b, order, share, t), total, rtol=1e-5, atol=1e-6)
+    whole = mixco(a, b, order, torch.ones(5), t)
+    torch.testing.assert_close(whole, info_nce(a, b, t) / 2)  # the same two directions, added there and averaged here
+
+
+def test_soft_clip_is_the_equation():
+    a, b, t = rows(5, 2), rows(5, 3), 0.3
+    total = 0.0
+    for i, j in itertools.product(range(5), repeat=2):
+        alike = torch.exp(log_p(b, b, t, i, j))
+        total = total - alike * (log_p(a, b, t, i, j) + log_p(b, a, t, i, j)) / 10
+    torch.testing.assert_close(soft_clip(a, b, t), total, rtol=1e-5, atol=1e-6)
+    apart = torch.eye(5, 6)  # images that share nothing: at a small temperature each asks for itself alone
+    torch.testing.assert_close(soft_clip(a, apart, 0.05), info_nce(a, apart, 0.05) / 2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [lambda a, b, t: mixco(a, b, torch.arange(4), torch.ones(4), t), soft_clip])
+def test_mistakes_of_mindeyes_losses(loss):
+    with pytest.raises(DataError, match="temperature 0"):
+        loss(rows(4, 0), rows(4, 1), 0)
+    with pytest.raises(DataError, match="equal"):
+        loss(rows(4, 0), rows(4, 1, 3), 0.1)

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 from brainlens import miniatures, store
+from brainlens.backbones.clip import embed_images, load_clip
 from brainlens.backbones.diffusion import load_diffusion
 from brainlens.datasets.source import Opened, Source, open_recording
 from brainlens.metrics.reconstruction import pixel_correlation, two_way
+from brainlens.models.generation.adapter_tables import ALPHAS, match_images
 from brainlens.models.generation.adapter_training import AdapterTraining
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.pretraining import pretrain_attention
@@ -27,6 +30,7 @@ from brainlens.reconstruct.run import Asked, Reconstruction, reconstruct_opened,
 from brainlens.reconstruct.scoring import Scorer, exchanged, metrics_of, score_rows
 from brainlens.reconstruct.starting import predicted_responses
 from brainlens.report.sections import sections
+from brainlens.subjects import held_out
 from brainlens.types import DataError, Volume
 
 SHIPPED = miniatures.folder
@@ -80,6 +84,43 @@ def test_a_run_holds_pictures_scores_baselines_and_what_explains_them(run: Path,
     assert result.provenance["data"]
     seen = set(result.arrays["ids"])
     assert not seen & set(recording.responses.where(split="train").trials["stimulus"])
+
+
+def test_regions_write_tokens_together_by_default_and_one_each_when_asked(
+    run: Path, recording: Opened, pipeline: Path, tmp_path: Path
+) -> None:
+    """The code of joint tokens is a ridge prediction of the embeddings from all parcels; training leaves it as it is."""
+    model, result = NeuroAdapter.load(run / "model"), store.load_result(run)
+    _, adapter = model._ready()
+    assert model.joint == len(adapter.tokens.bias) == 8  # states of a text of this pipeline
+    given = material(recording, Partition(), 20, True, trials=None, size=16)
+    x = model.inputs(given.mean_responses())
+    embedding = embed_images(load_clip(SHIPPED("clip")), replace(given.train_stimuli, images=given.train_pictures))["image"]
+    prompts = PromptAxes.whitened(embedding)(embedding)
+    held = held_out(len(x), 0.1, 0)
+    code = adapter.tokens.codes(torch.from_numpy(x)).sum(1).numpy()
+    rows = match_images(given.train_stimuli, given.train_names, len(given.train), None).at  # images as the fit holds them back
+    trained = rows[~held]
+    known = [Ridge(alpha).fit(x[trained], prompts[trained]) for alpha in ALPHAS]  # each channel has a penalty of its own
+    errors = np.stack([np.abs(one.predict(x) - one.intercept_ - code).max(axis=0) for one in known])
+    assert (errors.min(axis=0) < 1e-3 * np.abs(code).max()).all()
+    one_each = Asked(pipeline=str(pipeline), tokens="region", **{**QUICK, "explain": 0, "trials": 4})
+    assert NeuroAdapter.load(drawn(recording, one_each, tmp_path) / "model").joint is None
+    assert result.config["tokens"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": "both"}, "tokens 'both' is not one of joint, region"),
+        ({"tokens": "joint", "start": "ridge"}, "ask for start attention"),
+        ({"tokens": "joint", "preset": "paper"}, "ask for start attention"),
+    ],
+)
+def test_tokens_that_cannot_be_are_refused_in_one_line(changes, message) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        Asked(**changes)
+    assert "\n" not in str(error.value)
 
 
 def test_the_kept_model_draws_the_kept_pictures(run: Path, recording: Opened) -> None:

@@ -42,7 +42,11 @@ def embed_volume_run(
     responses = responses.average()
     data, filled = _filled(np.asarray(responses.data))
     tell("embedding", None)
-    arrays = {f"embedding/{which}": model.transform(data, modality=which) for which in ("image", "text")}
+    whose = responses.trials["subject"].astype(str).tolist() if "subject" in there else None
+    arrays = {
+        f"embedding/{which}": model.transform(data, modality=which, subject=whose if model.subjects_ != [""] else None)
+        for which in ("image", "text")
+    }
     arrays["ids"] = responses.trials["stimulus"].to_numpy(dtype=np.str_)
     metrics = {"embed/images": float(len(data)), "embed/dimensions": float(arrays["embedding/image"].shape[1])}
     metrics |= {"embed/voxels": float(data.shape[1]), "embed/voxels_filled": float(filled)}

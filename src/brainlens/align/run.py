@@ -18,10 +18,10 @@ from brainlens.datasets.pictures import gallery_table, thumbnails
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
 from brainlens.metrics.retrieval import summary_over_subjects
+from brainlens.models.processes import first_only, is_first, joined
 from brainlens.models.volume.aligners import ENCODERS
-from brainlens.models.volume.model import Aligner
+from brainlens.models.volume.model import CHEAP, Aligner
 from brainlens.models.volume.presets import Preset, preset
-from brainlens.models.volume.processes import is_first, joined
 from brainlens.models.volume.stored import run_aligner, save_models
 from brainlens.types import DataError, Result
 
@@ -62,7 +62,7 @@ def run_align(
     check_device(device)
     own = encoders is None and before is None and not datasets.simulated(source.dataset)  # the recording chooses
     with joined(device) as here:
-        say: Tell = tell if is_first() else _silent
+        say = first_only(tell)
         recording = open_recording(source, device=here, tell=say)
         if own and chosen == preset("default"):
             chosen = suited(chosen, recording.responses)
@@ -120,10 +120,6 @@ def run_align_each(
     return folders, rows
 
 
-def _silent(text: str, share: float | None = None) -> None:
-    """Of several processes only the first one shows progress."""
-
-
 def _fit(
     recording: Opened,
     names: list[str],
@@ -136,7 +132,7 @@ def _fit(
     tell: Tell,
 ) -> Alignment:
     def progress(name: str, step: int, record: dict[str, float]) -> None:
-        training = chosen.linear if name.startswith(("linear", "mlp")) else chosen.training
+        training = chosen.linear if name.startswith(CHEAP) else chosen.training
         whole = training.on(recording.responses.trials["stimulus"].nunique()).steps
         tell(f"training {name}", step / max(whole, step))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -41,12 +42,16 @@ from brainlens.models.sensors.decoder import (
 )
 from brainlens.models.sensors.fit import fit_model, sensor_model
 from brainlens.models.sensors.linear import LINEAR
+from brainlens.models.sensors.precision import quick_check
 from brainlens.models.sensors.stored import FOLDER, load_aligner
 from brainlens.nn.sensor_baselines import SENSOR_ENCODERS
 from brainlens.stimuli.saliency import PAPER, FilterSettings
 from brainlens.subjects import WITHIN, Protocol
 from brainlens.types import DataError, Responses, Result
 
+log = logging.getLogger(__name__)
+
+UNTIMED = {*LINEAR, "linear", "eegnet"}  # encoders without the TSConv, whose precision needs no check
 PARTS = ("saliency", "guidance", "adjustment")
 TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first without saliency extraction
 DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
@@ -61,7 +66,8 @@ class SensorOptions:
 
     encoders: fitted one after the other, the last is the main one; "unfiltered" is neuroalign without saliency,
     "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
-    guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
+    guidance, adjustment). epochs, batch: None for the preset's; precision: None for what a quick check finds faster here;
+    repeats: None for all; amplitude: the phantom's, uV.
     preset: "default" trains on the phantom as long as its few images need, "paper" as published.
     saliency: how pictures are filtered for it.
     ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign. start: a run whose model the
@@ -175,12 +181,18 @@ def run_align_sensors(
         recording = with_saliency(recording, source, options.saliency, cache=cache, device=device, tell=tell)
     people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
     protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
+    check = ""
+    if options.precision is None and (set(options.encoders) - UNTIMED or options.ablation or options.prompts):
+        precision, check = quick_check(recording.responses.data.shape[1:], device, cache)
+        options = replace(options, precision=precision)
+        log.info(check)
+        tell(check, None)
     data = [store.fingerprint(recording.responses)]
     config = {**source.config(), "options": asdict(options), "protocol": asdict(protocol), "seed": seed, "device": device}
     unfinished = store.run_folder(Path(runs) / "unfinished", "align", config, data)
     bench = Bench(recording, source, options, protocol, len(people), seed, device, tell, unfinished, start)
     with store.lock(unfinished):
-        folder, rows = _fit_all(bench, runs, data, started)
+        folder, rows = _fit_all(bench, runs, {"data": data, "precision_check": check}, started)
     shutil.rmtree(unfinished)  # the run is stored whole; what it would have gone on from is of no more use
     if not any(unfinished.parent.iterdir()):
         unfinished.parent.rmdir()
@@ -201,7 +213,7 @@ def _start(options: SensorOptions) -> SensorAligner | None:
         raise DataError(f"--from {error}") from None
 
 
-def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) -> tuple[Path, Rows]:
+def _fit_all(bench: Bench, runs: str | Path, notes: dict[str, Any], started: float) -> tuple[Path, Rows]:
     """All fits, the analyses of the last one, and the stored run."""
     recording, options, seed, device, tell = bench.recording, bench.options, bench.seed, bench.device, bench.tell
     rows = []
@@ -224,13 +236,13 @@ def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) ->
     arrays["times"] = np.asarray(test.times)
     pictures, captions = cases(recording, result)
     filtered = "neuroalign" in bench.encoders() and "saliency" not in options.leave_out
-    notes = saliency_note(tables["time_windows"]) if filtered else []
+    warned = saliency_note(tables["time_windows"]) if filtered else []
     kept = replace(
         result,
         metrics=result.metrics | more | bench.counts(test),
         tables={**result.tables, **tables, **captions, "log": bench.steps(result)},
-        config=result.config | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": notes},
-        provenance=store.provenance(seed, device, data, started),
+        config=result.config | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": warned},
+        provenance={**store.provenance(seed, device, notes["data"], started), **notes},
     )
     folder = keep(kept, runs, bench.source, arrays=arrays | pictures)
     model.save(folder / FOLDER)

@@ -12,7 +12,7 @@ from brainlens.models.volume.split import AlignmentPart
 
 def embeddings(decoder: Decoder, part: AlignmentPart) -> dict[str, tuple[Tensor, Tensor]]:
     """Per modality: (brain embeddings, targets) of a part of the split, in the space in which cosines are taken."""
-    for_image, for_text = decoder.embed(part.mean())
+    for_image, for_text = decoder.embed(part.mean(), part.subject)
     pairs = {"image": (for_image, decoder.gallery(part.image, "image"))}
     if part.text is not None:
         pairs["text"] = (for_text, decoder.gallery(part.text, "text"))

@@ -13,6 +13,7 @@ from torch import nn
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.models.sensors.decoder import THINGS_EEG2, SensorDecoder, SensorTraining, target_layer
 from brainlens.models.sensors.fit import fit_sensors
+from brainlens.nn.sensor_baselines import WITH_TEXTS
 from brainlens.subjects import WITHIN, Protocol
 from brainlens.types import Features, Responses, Result, positions
 
@@ -67,7 +68,7 @@ def score_sensors(
     ids = averaged.trials["stimulus"].to_numpy(dtype=str)
     image = decoder.gallery(images[layer][positions(ids, images.ids, "images")])
     brain = decoder.embed(averaged.data)
-    uses_text = texts is not None and encoder == "neuroalign"
+    uses_text = texts is not None and encoder in WITH_TEXTS
     text = decoder.gallery(texts["text"][positions(ids, texts.ids, "texts")], text=True) if uses_text and texts else None
     metrics = retrieval_metrics.retrieval(brain, image, text, seed=seed)
     if layer == "concept":

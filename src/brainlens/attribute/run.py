@@ -226,7 +226,7 @@ def _aims(aligned: Aligned, own: str, target: str) -> dict[str, Aim]:
 
     if target in ("brain", "both"):
         with torch.no_grad():
-            for_image, for_text = aligned.decoder.embed(split.test.mean())
+            for_image, for_text = aligned.decoder.embed(split.test.mean(), split.test.subject)
         rows = (for_image if own == "image" else for_text).cpu().numpy()
         brain = Features({"brain": rows}, split.test.ids, aligned.decoder.name)
         aims["brain"] = Aim(brain, lambda z: aligned.decoder.gallery(centred(z), own))

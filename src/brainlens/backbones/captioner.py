@@ -1,4 +1,4 @@
-"""Captions of images by a vision-language model (BLIP, BLIP-2, Qwen2.5-VL), resumable; and how good captions are under a CLIP.
+"""Captions of images by a vision-language model (BLIP, BLIP-2, Qwen2.5-VL, LLaVA-1.5), resumable; how good they are under a CLIP.
 
 The prompt asks for what the whole-brain alignment paper found useful: what is there, how it looks, what it does, where
 things are to each other, in as much text as CLIP's text encoder can read.
@@ -26,7 +26,7 @@ from brainlens.backbones.preprocess import Preprocess, as_rgb, read_preprocess
 from brainlens.backbones.vision import read_images
 from brainlens.metrics.retrieval import retrieval
 from brainlens.store import append_log, read_log
-from brainlens.types import DataError, Stimuli, image_key
+from brainlens.types import DataError, Stimuli, image_key, read_text
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,10 @@ KINDS = {
     "blip": "BlipForConditionalGeneration",
     "blip-2": "Blip2ForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "llava": "LlavaForConditionalGeneration",
 }
+CHAT = ("qwen2_5_vl", "llava")  # they answer an instruction, the others continue a text
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "processor_config.json")
 PROMPT = (
     "Describe this picture in one or two plain sentences of at most 50 words: the main things in it, their colours and "
     "what they do, where they are to each other, and the place. Say only what can be seen."
@@ -43,7 +46,10 @@ PROMPT = (
 
 @dataclass(frozen=True)
 class Captioner:
-    """A loaded vision-language model: `model`, `tokenizer`, preprocessing (BLIP) or patch settings (Qwen), kind, name, files."""
+    """A loaded vision-language model: `model`, `tokenizer`, preprocessing or (Qwen) patch settings, kind, name, files.
+
+    template: LLaVA's form of a conversation (jinja), which differs between its language models.
+    """
 
     model: Any
     tokenizer: Any
@@ -52,29 +58,44 @@ class Captioner:
     kind: str
     name: str
     files: str
+    template: str = ""
 
 
 def load_captioner(name_or_folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
-    """BLIP, BLIP-2 or Qwen2.5-VL from a local folder or by hub name, from safetensors, without remote code.
+    """BLIP, BLIP-2, Qwen2.5-VL or LLaVA-1.5 from a local folder or by hub name, from safetensors, without remote code.
 
-    Raises DataError if the folder is of another kind or incomplete.
+    Raises DataError if the folder is of another kind or incomplete, as a LLaVA without its chat template.
     """
     transformers = library()
     folder = model_folder(name_or_folder)
     kind = str(read_json(folder / "config.json").get("model_type"))
     if kind not in KINDS:
         raise DataError(f"model folder {str(folder)!r} is of type {kind!r}; captioners are {', '.join(KINDS)}")
+    template = chat_template(folder) if kind == "llava" else ""
     model = load_weights(getattr(transformers, KINDS[kind]), folder)
     qwen = kind == "qwen2_5_vl"
     settings, steps = (read_json(folder / "preprocessor_config.json"), None) if qwen else ({}, read_preprocess(folder))
     tokenizer = load_tokenizer(folder, vocabulary=int(model.config.text_config.vocab_size))
     model = model.to(device=device, dtype=dtype)
-    return Captioner(model, tokenizer, steps, settings, kind, Path(name_or_folder).name, files_hash(folder))
+    return Captioner(model, tokenizer, steps, settings, kind, Path(name_or_folder).name, files_hash(folder), template)
+
+
+def chat_template(folder: Path) -> str:
+    """The form of a conversation that a model folder states. Raises DataError where none of its files does."""
+    for name in TEMPLATES:
+        if not (folder / name).is_file():
+            continue
+        found = read_text(folder / name) if name.endswith(".jinja") else read_json(folder / name).get("chat_template")
+        if isinstance(found, str) and found.strip():
+            return found
+    raise DataError(
+        f"model folder {str(folder)!r} has no chat template in {', '.join(TEMPLATES)}; copy one from the model's page"
+    )
 
 
 def default_prompt(captioner: Captioner) -> str:
     """What is asked where nothing else is given: an instruction to a chat model, nothing to one that only continues."""
-    return PROMPT if captioner.kind == "qwen2_5_vl" else ""
+    return PROMPT if captioner.kind in CHAT else ""
 
 
 def caption_images(
@@ -88,7 +109,7 @@ def caption_images(
 ) -> list[str]:
     """One caption per image, decoded greedily, in the order of the stimuli.
 
-    prompt: for Qwen an instruction (default PROMPT), for BLIP and BLIP-2 the beginning of the caption (default none).
+    prompt: for Qwen and LLaVA an instruction (default PROMPT), for BLIP and BLIP-2 the beginning of the caption (default none).
     folder: captions are noted there one by one in log.jsonl, and those noted before for the same pixels, model and
     prompt are not made again. An empty caption is kept as it came and counted in the log of the process.
 
@@ -101,7 +122,7 @@ def caption_images(
     noted = {} if folder is None else {r["key"]: str(r["caption"]) for r in read_log(folder) if {"key", "caption"} <= set(r)}
     keys = [hashlib.sha256(setting.encode() + image_key(read_images(stimuli, [i])[0])).hexdigest() for i in range(len(stimuli))]
     todo = [i for i in range(len(stimuli)) if keys[i] not in noted]
-    say = {"blip": _blip, "blip-2": _blip2, "qwen2_5_vl": _qwen_each}[captioner.kind]
+    say = {"blip": _blip, "blip-2": _blip2, "qwen2_5_vl": _qwen_each, "llava": _llava}[captioner.kind]
     for start in range(0, len(todo), batch):
         here = todo[start : start + batch]
         with torch.inference_mode():
@@ -173,6 +194,46 @@ def _blip2(captioner: Captioner, images: list[np.ndarray], prompt: str, length: 
     out = model.generate(pixel_values=pixels, max_new_tokens=length, do_sample=False, **start)
     said = tokenizer.batch_decode(out, skip_special_tokens=True)
     return [text if text.strip().startswith(prompt) else f"{prompt} {text}" for text in said]
+
+
+def _llava(captioner: Captioner, images: list[np.ndarray], prompt: str, length: int) -> list[str]:
+    """The conversation with as many image tokens as the vision tower gives patches, and the answer after it."""
+    model, tokenizer = captioner.model, captioner.tokenizer
+    assert captioner.preprocess is not None
+    pixels = torch.from_numpy(captioner.preprocess.batch(images)).to(device=model.device, dtype=model.dtype)
+    numbers = torch.tensor([llava_tokens(captioner, prompt)] * len(images), device=model.device)
+    out = model.generate(
+        input_ids=numbers,
+        attention_mask=torch.ones_like(numbers),
+        pixel_values=pixels,
+        max_new_tokens=length,
+        do_sample=False,
+    )
+    return tokenizer.batch_decode(out[:, numbers.shape[1] :], skip_special_tokens=True)
+
+
+def llava_tokens(captioner: Captioner, prompt: str) -> list[int]:
+    """Token numbers of the conversation with one picture; raises DataError where template and tokenizer have no image token."""
+    config, tokenizer = captioner.model.config, captioner.tokenizer
+    said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    try:
+        chat = tokenizer.apply_chat_template(said, chat_template=captioner.template, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # jinja's own errors, of a file that anyone may have written
+        raise DataError(
+            f"{captioner.name}: its chat template cannot be filled in ({' '.join(str(error).split())[:100]})"
+        ) from None
+    begun = bool(tokenizer.bos_token) and chat.startswith(tokenizer.bos_token)
+    numbers = list(tokenizer(chat, add_special_tokens=not begun)["input_ids"])
+    image = getattr(config, "image_token_id", None)
+    image = config.image_token_index if image is None else image
+    if numbers.count(image) != 1:
+        raise DataError(
+            f"{captioner.name}: its chat template gives {numbers.count(image)} image tokens (number {image}) for one picture, "
+            "not 1; copy the template and the tokenizer of the same model"
+        )
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    count, at = side**2 + (config.vision_feature_select_strategy == "full"), numbers.index(image)
+    return [*numbers[:at], *[image] * count, *numbers[at + 1 :]]
 
 
 def _qwen_each(captioner: Captioner, images: list[np.ndarray], prompt: str, length: int) -> list[str]:

@@ -18,6 +18,7 @@ from brainlens.datasets.runs import keep
 from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.metrics.retrieval import ranks_from_scores, summary
 from brainlens.models.volume.fit import LINEAR, TRAINING, fit
+from brainlens.models.volume.model import CHEAP
 from brainlens.models.volume.split import Split
 from brainlens.models.volume.stored import save_models
 from brainlens.models.volume.training import AlignmentTraining
@@ -42,7 +43,7 @@ def align_claims(
     assert recording.images is not None
 
     def progress(name: str, step: int, record: dict[str, float]) -> None:
-        whole = linear.steps if name.startswith(("linear", "mlp")) else training.steps
+        whole = linear.steps if name.startswith(CHEAP) else training.steps
         tell(f"training {name}", step / whole)
 
     tell("fitting ridge", None)

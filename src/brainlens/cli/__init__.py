@@ -121,6 +121,7 @@ def main() -> None:
     warnings.formatwarning = _warning_line
     app.registered_commands = _asked(sys.argv[1:])
     try:
+        _check_processes(sys.argv[1:])
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
@@ -140,6 +141,16 @@ def main() -> None:
 
 EVERY = list(app.registered_commands)
 CALLERS = ("paper", "sweep")  # they run other commands of this program
+TRAINED = ("align", "encode", "reconstruct")  # whose trainings several processes share
+
+
+def _check_processes(arguments: list[str]) -> None:
+    """Raises DataError for a command in several processes that would do the same work in each of them."""
+    name = next((text for text in arguments if not text.startswith("-")), "")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name not in TRAINED:
+        from brainlens.types import DataError
+
+        raise DataError(f"{name or 'brainlens'} runs in one process; torchrun is for {', '.join(TRAINED)}, sweep for many runs")
 
 
 def _asked(arguments: list[str]) -> list[Any]:

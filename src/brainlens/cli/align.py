@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,8 +54,9 @@ SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders
 TRAINED = ("preset", "epochs", "batch", "steps_", "accumulate", "queue", "recompute", "precision")
 TRI = ("neuroalign", "unfiltered", "sensors")
 ENCODERS = (
-    "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, cnn, volume. "
-    "EEG, MEG: ridge, canonical, linear, nice, nice_sa, nice_ga, atm, eegnet, unfiltered, neuroalign."
+    "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, mindeye_like, mindeye2_like "
+    "(a map for each subject, one MLP for all), cnn, volume. "
+    "EEG, MEG: ridge, canonical, linear, nice, nice_sa_like, nice_ga_like, nice_llm_like, atm, eegnet, unfiltered, neuroalign."
 )
 SHORTER = "--encoder ridge, or --steps N"
 
@@ -81,7 +83,10 @@ def align(
         int | None, typer.Option(help="fMRI: pieces of a batch; the loss stays that of the batch.", rich_help_panel=TRAINING)
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or (fMRI) float16 inside the encoder.", rich_help_panel=TRAINING)
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or (fMRI) float16 inside the encoder. EEG, MEG: by a quick check.", rich_help_panel=TRAINING
+        ),
     ] = None,
     queue: Annotated[
         int | None, typer.Option(help="fMRI: past embeddings kept as further negatives.", rich_help_panel=TRAINING)
@@ -207,6 +212,8 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     from brainlens.datasets.source import Source
     from brainlens.types import DataError
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError("align trains EEG and MEG encoders in one process; torchrun is for fMRI, sweep for many runs")
     encoder, subject = given_["encoder"], given_["subject"] or []
     dataset = sensor_dataset(given_["dataset"])
     only(context, (*BOTH, *SENSOR), f"EEG and MEG ({dataset})")

@@ -53,5 +53,5 @@ def decode(
     carry_out(
         "decode", runs, {**source.config(), "target": target, "subject": subject, "how": asdict(how), "seed": seed},
         lambda tell: run_decode(source, runs, target=target, subject=subject, options=how, seed=seed, tell=tell),
-        title=f"decode: {dataset}", shorter="fewer --permutations, or a --window", data=data, again=again,
+        title=f"decode: {dataset}", shorter="fewer --permutations, or a --window", data=source.folder, again=again,
     )  # fmt: skip

@@ -121,7 +121,7 @@ def describe(
     folders = carry_out(
         "describe", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
         lambda tell: run_describe(source, runs, asked, seed=seed, device=device, tell=tell),
-        title=f"describe: {dataset}", shorter="--roi, or fewer --permutations", data=data, again=again,
+        title=f"describe: {dataset}", shorter="--roi, or fewer --permutations", data=source.folder, again=again,
     )  # fmt: skip
     if not words:
         from brainlens.report.words_page import NAME, build_words

@@ -56,7 +56,10 @@ def encode(
         typer.Option(help="Network: folder or hub name; repeat to compare several.", rich_help_panel=MODEL),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="factortopy, ridge, class_token, patch_token or gnet.", rich_help_panel=MODEL)
+        list[str] | None,
+        typer.Option(
+            help="factortopy, ridge, class_token, patch_token or gnet; repeat to compare several.", rich_help_panel=MODEL
+        ),
     ] = None,
     preset: Annotated[
         str,
@@ -132,9 +135,10 @@ def encode(
     from dataclasses import asdict, replace
 
     check_source(context, dataset)  # mistakes in the command are said before torch is loaded
-    if method not in (None, "factortopy"):
-        without(context, SELECTORS, f"method {method} has no selectors")
-    if method == "ridge":
+    methods = tuple(method or ())
+    if methods and "factortopy" not in methods:
+        without(context, SELECTORS, f"method {' and '.join(methods)} has no selectors")
+    if methods == ("ridge",):
         without(context, TRAINED, "method ridge is solved, not trained")
     given_options = parsed(dataset, option)
 
@@ -156,8 +160,9 @@ def encode(
     chosen: dict[str, Any] = {"refit": refit, "standardise": standardise, "single_trials": single_trials}
     design = replace(design, **{name: value for name, value in chosen.items() if value is not None})
     asked = Asked(
-        method, design, training, models=tuple(model or ()), seeds=seeds, curve=tuple(curve or ()), one_layer=one_layer,
-        steps=steps_of(timestep, of_steps, True),
+        methods[0] if len(methods) == 1 else None, design, training, models=tuple(model or ()), seeds=seeds,
+        curve=tuple(curve or ()), one_layer=one_layer, steps=steps_of(timestep, of_steps, True),
+        methods=methods if len(methods) > 1 else (),
     )  # fmt: skip
     source = Source(
         dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()),
@@ -167,7 +172,7 @@ def encode(
     carry_out(
         "encode", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
         lambda tell: run_encode(source, runs, asked, seed=seed, device=device, tell=tell),
-        title=f"encode: {dataset}", shorter=SHORTER, data=data, again=again,
+        title=f"encode: {dataset}", shorter=SHORTER, data=source.folder, again=again,
     )  # fmt: skip
 
 

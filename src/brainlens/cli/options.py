@@ -13,7 +13,10 @@ DATA, MODEL, TRAINING, SENSORS, PHANTOM, OUTPUT = (
 )  # fmt: skip
 
 Dataset = Annotated[str, typer.Option(help="Name of the recording; `brainlens datasets` lists them.", rich_help_panel=DATA)]
-Data = Annotated[Path | None, typer.Option(help="Folder of the recording; the phantom needs none.", rich_help_panel=DATA)]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the recording, or s3://BUCKET/FOLDER.", rich_help_panel=DATA),
+]
 Option = Annotated[
     list[str] | None,
     typer.Option(
@@ -138,7 +141,7 @@ def check_named(context: typer.Context) -> None:
     if "data" in typed and "dataset" not in typed:
         raise DataError("--data is the folder of a recording: say which by --dataset NAME; `brainlens datasets` lists the names")
     folder = context.params.get("data")
-    if folder is not None and not Path(folder).exists():
+    if folder is not None and not str(folder).startswith("s3:/") and not Path(folder).exists():
         name = context.params.get("dataset")
         raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
 

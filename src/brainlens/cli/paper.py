@@ -130,25 +130,27 @@ def _none(plan: Sequence[Step]) -> list[Step]:
 
 
 def factortopy(common: tuple[str, ...], short: tuple[str, ...]) -> list[Step]:
-    """Table 16 (methods), the published recipes without and with a closing ridge, and the ablations."""
-    base = ("encode", *common)
-    methods = ("ridge", "class_token", "patch_token", "gnet")
-    plan = [Step("Table 16: methods", m, (*base, "--method", m, *(() if m == "ridge" else short)), encoded) for m in methods]
-    plan.append(Step("Table 16: methods", "factortopy, default", (*base, "--method", "factortopy"), encoded))
+    """Table 16: all methods, the published recipes without and with a closing ridge, and FactorTopy with a part changed."""
+    base, table = ("encode", *common), "Table 16: methods"
+    own = (*base, "--method", "factortopy")
+    methods = ("class_token", "patch_token", "gnet", "ridge")
+    plan = [Step(table, m, (*base, "--method", m, *(() if m == "ridge" else short)), encoded) for m in methods]
+    plan.append(Step(table, "factortopy, default", own, encoded))
     for recipe in ("paper", "released"):
         for end, more in (("", ()), (", closing ridge", ("--refit",))):
-            command = (*base, "--method", "factortopy", "--preset", recipe, *short, *more)
-            plan.append(Step("Table 16: methods", f"factortopy, {recipe}{end}", command, encoded))
-    for part in ("space", "layer", "scale"):
-        plan.append(Step("Table 16: without one selector", f"without {part}", (*base, "--without", part), encoded))
-    plan.append(Step("Fig. 3: without topology", "selectors of each voxel alone", (*base, "--per-voxel"), encoded))
+            plan.append(Step(table, f"factortopy, {recipe}{end}", (*own, "--preset", recipe, *short, *more), encoded))
+    plan.append(Step(table, "factortopy, without topology (Fig. 3)", (*own, "--per-voxel"), encoded))
+    for part in ("layer", "space", "scale"):
+        plan.append(Step(table, f"factortopy, without {part}", (*own, "--without", part), encoded))
+    plan.append(Step(table, "factortopy, three places a voxel", (*own, "--samples", "3"), encoded))
     return plan
 
 
 def ib_ba(common: tuple[str, ...], short: tuple[str, ...], preset: str) -> list[Step]:
     """Table 1 (retrieval), Table 3 (modalities, visual regions), Table 2 (attribution) and Table 6 (settings)."""
     base, own = ("align", *common), ("--preset", preset, *short)
-    encoders = [part for name in ("ridge", "linear", "mlp", "cnn", "volume") for part in ("--encoder", name)]
+    names = ("ridge", "linear", "mlp", "mindeye_like", "mindeye2_like", "cnn", "volume")
+    encoders = [part for name in names for part in ("--encoder", name)]
     plan = [Step("Table 1: retrieval", "whole brain, both", (*base, *encoders, *own), aligned)]
     volume = (*base, "--encoder", "volume", *own)
     for modality in ("image", "text"):
@@ -166,7 +168,7 @@ def ib_ba(common: tuple[str, ...], short: tuple[str, ...], preset: str) -> list[
 def neuroalign(common: tuple[str, ...], people: Sequence[str], preset: str, epochs: int | None, *, simulated: bool) -> list[Step]:
     """Tables 1 and 2 (within and across subjects), Table 4 (ablation) and, on the phantom, Table 5 (prompts)."""
     own = ("--preset", preset, *(() if epochs is None else ("--epochs", str(epochs))))
-    names = ("ridge", "linear", "nice", "nice_sa_like", "nice_ga_like", "atm", "unfiltered", "neuroalign")
+    names = ("ridge", "linear", "nice", "nice_sa_like", "nice_ga_like", "nice_llm_like", "atm", "unfiltered", "neuroalign")
     encoders = [part for each in names for part in ("--encoder", each)]
     plan = []
     for number, who in enumerate(people or [""]):
@@ -197,6 +199,7 @@ def _run(name: str, plan: Sequence[Step], runs: Path, out: Path | None) -> None:
         folders.append(made[step.row])
         result = store.load_result(made[step.row])
         rows += [{"table": step.table, "row": step.row, **row, "run": made[step.row].name} for row in step.pick(result)]
+    rows = with_ratios(rows)
     folder = _kept(name, rows, runs, started, folders)
     for table in dict.fromkeys(row["table"] for row in rows):
         terminal.show([_short(row) for row in rows if row["table"] == table], f"{PAPERS[name]}, {table}")
@@ -250,9 +253,22 @@ def _scores(metrics: dict[str, float], head: str, names: Sequence[str]) -> dict[
 
 
 def encoded(result: Any) -> list[dict[str, Any]]:
-    """R2, its share of the ceiling, the hierarchy, chance 0, units and seconds of one encoding."""
-    found = _scores(result.metrics, "encoding/", ("r2_mean", "r2_of_ceiling", "hierarchy_slope"))
-    return [{**found, "units": len(result.arrays["r2"]), "seconds": float(result.provenance["wall_s"])}]
+    """R2, its share of the ceiling, time and multiply-adds, units, and the hierarchy of one encoding."""
+    found = _scores(result.metrics, "encoding/", ("r2_mean", "r2_of_ceiling"))
+    found |= {"fit_s": float(result.provenance["fit_s"])}
+    found |= _scores(result.metrics, "encoding/", ("multiply_adds", "parameters", "hierarchy_slope"))
+    return [{**found, "units": len(result.arrays["r2"]), "method": result.config["method"]}]
+
+
+def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of encodings with time and multiply-adds in units of the class token, or of the first row, as in table 16."""
+    import pandas as pd
+
+    from brainlens.encode.compare import relative_cost
+
+    if not rows or "fit_s" not in rows[0]:
+        return rows
+    return list(relative_cost(pd.DataFrame(rows), [row["method"] for row in rows]).to_dict("records"))
 
 
 def aligned(result: Any) -> list[dict[str, Any]]:

@@ -53,6 +53,14 @@ def reconstruct(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            help="joint (all regions write the tokens together) or region (one each, as published). Default: joint with start "
+            "attention.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     pretrain: Annotated[
         int | None,
         typer.Option(help="Other pictures to train on first. Default: none where attention ships.", rich_help_panel=TRAINING),
@@ -120,7 +128,7 @@ def reconstruct(
     from brainlens.reconstruct.run import preset as configuration
 
     chosen: dict[str, Any] = configuration(preset)
-    typed = {"start": start, "candidates": candidates, "chooser": chooser, "sampling_steps": sampling_steps}
+    typed = {"start": start, "tokens": tokens, "candidates": candidates, "chooser": chooser, "sampling_steps": sampling_steps}
     chosen |= {name: value for name, value in typed.items() if value is not None}
     if parcels in KINDS:
         without(context, ("atlas_table",), f"it names the labels of an atlas, and parcels are {parcels}")
@@ -149,5 +157,5 @@ def reconstruct(
     carry_out(
         "reconstruct", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
         lambda tell: run_reconstruct(source, runs, asked, seed=seed, device=device, tell=tell),
-        title=f"reconstruct: {dataset}", shorter=SHORTER, data=data, again=again,
+        title=f"reconstruct: {dataset}", shorter=SHORTER, data=source.folder, again=again,
     )  # fmt: skip

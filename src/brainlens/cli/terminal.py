@@ -147,8 +147,9 @@ def carry_out(
             return work(tell)
 
     folders, rows, made = once(task, runs, asked, anew, data=data, again=again)
-    show(rows, title)
-    finished(folders, made)
+    if rows:  # of several processes the first one speaks
+        show(rows, title)
+        finished(folders, made)
     return folders
 
 

@@ -141,12 +141,16 @@ def check_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording:
     """A dataset by name, from its folder (the phantoms need none), with the options of its own `load`.
 
+    folder: may be an address on S3, s3://bucket/folder; it is fetched into the cache, see `store.here`.
+
     Raises DataError for unknown names and options, and for a folder that does not exist or is not needed.
     """
+    from brainlens import store
     from brainlens.datasets.sealed import check_sealed
     from brainlens.types import DataError, reading
 
     chosen = module(name).load
+    folder = None if folder is None else store.here(folder)
     if not (name in SIMULATED and folder is None) and (folder is None or not Path(folder).exists()):
         raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
     check_options(name, given)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens.datasets.source import picture_folder
 from brainlens.types import DataError, Recording, Responses, Stimuli
 
 Brain = Callable[[list[np.ndarray]], Any]
@@ -50,6 +49,8 @@ def load(
 
     Raises DataError for a model that is not found, fails, or gives another number of units or of rows than it should.
     """
+    from brainlens.datasets.source import picture_folder  # which loads torch: the list of recordings does without
+
     stimuli = picture_folder(folder)
     if brain is None:
         raise DataError("insilico: no brain is named; give --option brain=package.module:function, or brain=function in Python")

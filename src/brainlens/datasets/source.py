@@ -36,6 +36,7 @@ class Source:
 
     subjects: those whose trials are used (none: what the dataset gives); regions: the voxels, by `roi`, "visual" or "whole";
     part: "2/8" is the second of eight parts of those voxels, for brains that are fitted piece by piece.
+    folder: may be an address on S3, s3://bucket/folder, which `address` then keeps; the folder is its copy in the cache.
     captions: the name of a caption source of the recording, or a JSON file of one. options: of the recording's own `load`, see
     `datasets.options`, but for what stands above.
     """
@@ -52,15 +53,19 @@ class Source:
     captions: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     part: str | None = None
+    address: str | None = None
 
     def __post_init__(self) -> None:
+        if self.folder is not None and store.is_remote(self.folder):
+            object.__setattr__(self, "address", store.address(self.folder))
+            object.__setattr__(self, "folder", store.here(self.folder))
         taken = [name for name in self.options if name in OWN]
         if taken:
             raise DataError(f"option {taken[0]!r} of {self.dataset!r} is given by {OWN[taken[0]]}; leave it out of the options")
 
     def config(self) -> dict[str, Any]:
         """What a run folder remembers of it."""
-        where = None if self.folder is None else str(self.folder)
+        where = self.address or (None if self.folder is None else str(self.folder))
         sizes = {"n_train": self.n_train, "n_test": self.n_test, "n_validation": self.n_validation}
         parts: dict[str, Any] = {"subjects": list(self.subjects), "regions": list(self.regions), "captions": self.captions}
         parts["dataset_options"] = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from brainlens.backbones import clip
 from brainlens.datasets.pictures import ImageFiles
 from brainlens.datasets.text_tables import read_table
 from brainlens.types import DataError, Recording, Stimuli
+
+if TYPE_CHECKING:  # the readers that use this table are named by a list of recordings, which waits for no torch
+    from brainlens.backbones import clip
 
 TABLE = "Categories_final*.tsv"  # of the THINGS object images: Word, Definition, and a 1 under each category
 OTHER = "other"  # concepts without a category
@@ -64,6 +67,8 @@ def concept_centres(place: Path, stimuli: Stimuli, model: clip.Clip, *, cache: P
     place: a folder for each concept. A picture that was seen is left out by its name. Raises DataError for a concept without
     another picture.
     """
+    from brainlens.backbones import clip
+
     seen = {str(name) for name in stimuli.ids}
     files: list[Path] = []
     owner: list[int] = []

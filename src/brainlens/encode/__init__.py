@@ -23,9 +23,10 @@ from brainlens.encode.scoring import score_part
 from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.metrics import selectors
 from brainlens.models.encoding import ClassToken, EncodingModel, FactorTopy, GNet, LayerwiseRidge, PatchToken
+from brainlens.models.encoding.cost import multiply_adds, parameters
 from brainlens.models.encoding.layered_models import TrainedReader, recipe_changes
 from brainlens.models.encoding.ridge import ALPHAS
-from brainlens.models.encoding.tables import tables
+from brainlens.models.encoding.tables import EncodingTables, tables
 from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress
 from brainlens.types import DataError, Features, Responses, Result
 
@@ -40,6 +41,7 @@ __all__ = [
     "decode_over_time",
     "encode",
     "fit_encoding",
+    "fit_model",
     "haxby2001_encode",
     "scores_by_size",
     "selector_truth",
@@ -94,7 +96,9 @@ def encode(
 
     Result arrays: r2, r2_low, r2_high, r, ceiling, ncsnr, layer (number of the strongest layer), layer_weights (unit, layer);
     factortopy adds confidence (eq. 2), space (unit, 2), scale, channel_weights (unit, D) and cluster. Metrics
-    `encoding/...`: means over units with ncsnr above the design's threshold, or over all where it is unknown.
+    `encoding/...`: means over units with ncsnr above the design's threshold, or over all where it is unknown; multiply_adds of a
+    prediction for one image and parameters, the network that gives the features left out. provenance `fit_s`: seconds of the
+    fit, of this call alone where it goes on from a checkpoint.
     Raises DataError for unknown methods and layers, missing coordinates, images without features, and split mistakes.
     """
     return fit_encoding(
@@ -124,36 +128,58 @@ def fit_encoding(
 ) -> tuple[Result, EncodingModel]:
     """The result of `encode`, and the model that was fitted for it."""
     chosen, recipe, started = design or EncodingDesign(), training or EncodingTraining(), time.time()
-    if method not in METHODS:
-        raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
-    data = tables(responses, features, seed=seed, single_trials=chosen.single_trials)
-    rows, y, held = data.fitting
-    model = model_of(method, chosen, recipe, seed=seed, device=device)
-    log: list[dict[str, float]] = []
+    model, data, seconds = fit_model(
+        responses, features, method=method, design=chosen, training=recipe, seed=seed, device=device, folder=folder,
+        progress=progress,
+    )  # fmt: skip
+    log = [] if isinstance(model, LayerwiseRidge) else model.training_log_
     arrays: dict[str, np.ndarray] = {}
     shown: dict[str, np.ndarray] = {}
     if isinstance(model, LayerwiseRidge):
-        model.fit(features, y, rows=rows)
         arrays = {"layer": model.layer_.astype(np.float32), "layer_scores": model.layer_scores_, "alpha": model.alpha_}
-    else:
-        places = coordinates_of(data.units) if method == "factortopy" else None
-        scored = data.scored(chosen.least_ncsnr)
-        model.fit(features, y, places, rows=rows, validation=held, scored=scored, folder=folder, progress=progress)
-        log = model.training_log_
     guess = model.predict(features, rows=data.test.rows)
     if isinstance(model, FactorTopy):
         arrays, shown = selections(model, clusters=chosen.clusters, seed=seed), channel_maps(model, data, features)
     guess, data = data.in_units(guess)
     metrics, more, regions = score_part(guess, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
+    metrics |= {"encoding/multiply_adds": multiply_adds(model), "encoding/parameters": float(parameters(model))}
     config = {"method": method, "layers": model.layer_names_, "model": features.model, "seed": seed, "device": device}
     config |= {"design": asdict(chosen), "training": None if method == "ridge" else asdict(recipe)}
     config |= {"hierarchy": list(selectors.HIERARCHY), "ceiling_defined": data.ceiling_defined}
     config["scored_units"] = data.rule(chosen.least_ncsnr)
     provenance = store.provenance(seed, device, [store.fingerprint(responses), store.fingerprint(features)], started)
+    provenance["fit_s"] = round(seconds, 3)
     named = {"regions": regions} | ({"training": pd.DataFrame(log)} if log else {})
     if "cluster" in arrays:
         named["clusters"] = cluster_table(more | arrays, data.units)
     return Result("encode", metrics, more | arrays | shown, data.units, named, config, provenance, data.space), model
+
+
+def fit_model(
+    responses: Responses,
+    features: Features,
+    *,
+    method: str,
+    design: EncodingDesign,
+    training: EncodingTraining,
+    seed: int,
+    device: str,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[LayerwiseRidge | TrainedReader, EncodingTables, float]:
+    """The fitted model of `fit_encoding`, unscored, the tables that it was fitted on, and the seconds of the fit."""
+    if method not in METHODS:
+        raise DataError(f"encode: method {method!r} is not one of {list(METHODS)}")
+    data = tables(responses, features, seed=seed, single_trials=design.single_trials)
+    rows, y, held = data.fitting
+    model, begun = model_of(method, design, training, seed=seed, device=device), time.perf_counter()
+    if isinstance(model, LayerwiseRidge):
+        model.fit(features, y, rows=rows)
+    else:
+        places = coordinates_of(data.units) if method == "factortopy" else None
+        scored = data.scored(design.least_ncsnr)
+        model.fit(features, y, places, rows=rows, validation=held, scored=scored, folder=folder, progress=progress)
+    return model, data, time.perf_counter() - begun
 
 
 def model_of(

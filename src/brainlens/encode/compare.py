@@ -13,11 +13,16 @@ from brainlens.metrics.selectors import consistency, layer_position
 from brainlens.metrics.statistics import bootstrap_mean, interval
 from brainlens.types import DataError, Responses, Result
 
-ROWS = ("r2_mean", "r2_of_ceiling", "hierarchy_slope", "hierarchy_b0", "hierarchy_b1")
+SCORES = ("r2_mean", "r2_of_ceiling")
+SLOPE = ("hierarchy_slope", "hierarchy_b0", "hierarchy_b1")
+UNIT_OF_COST = "class_token"  # the method whose time and multiply-adds are 1 in a table of methods, as in the paper's
 
 
 def compare(results: Mapping[str, Result], *, reduce: str = "mean") -> pd.DataFrame:
-    """One row a model: scores with intervals, hierarchy slope, mean confidence, and per region R2 and distance to the best.
+    """One row a model: scores with intervals, its cost, hierarchy slope, mean confidence, per region R2 and distance to the best.
+
+    `fit_s` are the seconds of its fit, `multiply_adds` those of a prediction for one image (the network that gives the features
+    left out); where methods differ, `time x` and `MACs x` are in units of class_token, or of the first row (table 16).
 
     `R2 <roi>` is the region's mean; `distance <roi>` (and `distance`) the root mean squared difference to the model-wise
     maximum (table 1; reduce="sum" as its title says). All results must be of the same units in the same order.
@@ -36,11 +41,14 @@ def compare(results: Mapping[str, Result], *, reduce: str = "mean") -> pd.DataFr
         if (roi is None) != (other is None) or (roi is not None and other is not None and not np.array_equal(roi, other)):
             raise DataError(f"compare: {name!r} has other units or regions than {next(iter(results))!r}")
     table = pd.DataFrame({"model": list(results)})
-    for key in ROWS:
-        for end in ("", ".low", ".high"):
-            values = [result.metrics.get(f"encoding/{key}{end}", np.nan) for result in results.values()]
-            if np.isfinite(values).any():
-                table[f"{key}{end}"] = values
+    methods = [str(result.config.get("method")) for result in results.values()]
+    several = len(set(methods)) > 1
+    _columns(table, results, SCORES if several else SCORES + SLOPE)
+    table["fit_s"] = [float(result.provenance.get("fit_s", np.nan)) for result in results.values()]
+    _columns(table, results, ("multiply_adds", "parameters"), ends=("",))
+    if several:
+        table = relative_cost(table, methods)
+        _columns(table, results, SLOPE)
     table["confidence"] = [
         float(result.arrays["confidence"].mean()) if "confidence" in result.arrays else np.nan for result in results.values()
     ]
@@ -51,6 +59,32 @@ def compare(results: Mapping[str, Result], *, reduce: str = "mean") -> pd.DataFr
             table[f"R2 {name}"] = scores[:, inside].mean(axis=1)
             table[f"distance {name}"] = distance_to_best(scores[:, inside], reduce=reduce)
     return table
+
+
+def relative_cost(table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The table with `time x` and `MACs x` before what they are made from: fit_s and multiply_adds in units of class_token.
+
+    Without a class_token among the methods (one a row) the first row is the unit.
+    """
+    base = methods.index(UNIT_OF_COST) if UNIT_OF_COST in methods else 0
+    found = table.copy()
+    for name, column in (("time x", "fit_s"), ("MACs x", "multiply_adds")):
+        if column in found.columns:
+            values = found[column].to_numpy(float)
+            unit = values[base] if values[base] > 0 else np.nan
+            found.insert(found.columns.get_loc(column), name, values / unit)
+    return found
+
+
+def _columns(
+    table: pd.DataFrame, results: Mapping[str, Result], keys: Sequence[str], ends: Sequence[str] = ("", ".low", ".high")
+) -> None:
+    """Adds the metrics that at least one of the results has."""
+    for key in keys:
+        for end in ends:
+            values = [result.metrics.get(f"encoding/{key}{end}", np.nan) for result in results.values()]
+            if np.isfinite(values).any():
+                table[f"{key}{end}"] = values
 
 
 def agreement(results: Sequence[Result]) -> dict[str, float]:

@@ -16,13 +16,14 @@ from brainlens.backbones.diffusion import Steps
 from brainlens.backbones.layers import GRID, PIXELS, extract_layers, network_label
 from brainlens.datasets.runs import MODEL, Rows, keep, table
 from brainlens.datasets.source import Source, Tell, open_recording, standardised
-from brainlens.encode import METHODS, EncodingDesign, compare, fit_encoding
+from brainlens.encode import METHODS, EncodingDesign, compare, fit_encoding, fit_model
 from brainlens.encode.categories import haxby2001_encode
 from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size
 from brainlens.encode.patterns import encode_patterns
 from brainlens.models.encoding import EncodingModel, load
 from brainlens.models.encoding.layered_models import CODE, PUBLISHED, RELEASED
 from brainlens.models.encoding.training import PAPER, EncodingTraining
+from brainlens.models.processes import first_only, from_first, is_first, joined, wait
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 FEW = 1000  # training images, below which ridge is the method of a recording unless one is named
@@ -33,7 +34,7 @@ class Asked:
     """What the command line asks of `encode`.
 
     method: None takes what the recording bears (factortopy for voxels with pictures, ridge where they are
-    few, see `suited`). models: networks to compare (none: the
+    few, see `suited`); methods: several to compare, in place of it. models: networks to compare (none: the
     source's); seeds: fits with so many seeds; curve: numbers of training images; one_layer: ridge on each layer alone beside
     the selector's weights; steps: of a diffusion network.
     """
@@ -46,6 +47,12 @@ class Asked:
     curve: tuple[int, ...] = ()
     one_layer: bool = False
     steps: Steps | None = None
+    methods: tuple[str, ...] = ()
+
+    @property
+    def every_method(self) -> tuple[str | None, ...]:
+        """What is fitted; None where the recording is to choose."""
+        return self.methods or (self.method,)
 
 
 def shorter(training: EncodingTraining, steps: int) -> EncodingTraining:
@@ -85,9 +92,19 @@ def run_encode(
 
     A recording without pictures but with categories is encoded from its categories, patterns without coordinates by ridge
     with nested cross-validation. Fits that were finished before an interruption are not made again by the same call.
+    Started by `torchrun`, the processes share the units of every trained model; the first one scores and writes.
     """
     asked = asked if asked is not None else Asked()
     _check(source, asked)
+    with joined(device) as here:
+        return _run(source, runs, asked, seed=seed, device=here, tell=first_only(tell))
+
+
+def _run(source: Source, runs: str | Path, asked: Asked, *, seed: int, device: str, tell: Tell) -> tuple[Path, Rows]:
+    """What each process does; those that are not the first one return nothing to show."""
+    solved = from_categories(source) or datasets.offers(source.dataset, "dissimilarities")
+    if solved and not is_first():
+        return Path(runs), []
     if from_categories(source):
         recording = open_recording(source, embeddings=False, device=device, tell=tell)
         tell("ridge on categories, one run left out", None)
@@ -96,6 +113,9 @@ def run_encode(
     session = _Session(source, Path(runs), asked, seed, device, tell)
     names = asked.models or (source.model,)
     fitted = [fit for each in one_subject_each(source) for fit in session.subject(each, names)]
+    if not is_first():
+        session.done()
+        return Path(runs), []
     folder, rows = session.stored[-1], table(fitted[0][1], "encoding/")
     if len(fitted) > 1:
         found = compared(dict(fitted), len(source.subjects) > 1)
@@ -150,18 +170,25 @@ class _Session:
             here = replace(source, model=name)
             self.tell(f"layers of {network_label(name)}", None)
             features = self.features(name, recording.stimuli, recording.layers)
-            model = None
-            if "direction" in recording.responses.units.columns:
-                result = self.patterns(here, recording.responses, features)
-                result = replace(result, tables={**result.tables, "stimuli": recording.stimuli.table})
-            else:
-                result, model = self.voxels(standardised(recording.responses), features, here)
-                result = with_pictures(result, recording.stimuli)
-            result = replace(result, config={**result.config, "network": self.network(name, recording.layers)})
-            self.stored.append(keep(result, self.runs, here, model=model))
-            label = network_label(name) if names.count(name) == 1 else str(name)
-            made.append((f"{label}, subject {source.subjects[0]}" if len(self.source.subjects) > 1 else label, result))
+            for method in self.asked.every_method:
+                model = None
+                if "direction" in recording.responses.units.columns:
+                    result = self.patterns(here, recording.responses, features)
+                    result = replace(result, tables={**result.tables, "stimuli": recording.stimuli.table})
+                else:
+                    result, model = self.voxels(standardised(recording.responses), features, here, method)
+                    result = with_pictures(result, recording.stimuli)
+                result = replace(result, config={**result.config, "network": self.network(name, recording.layers)})
+                if is_first():
+                    self.stored.append(keep(result, self.runs, here, model=model))
+                made.append((self.label(name, names, method, source), result))
         return made
+
+    def label(self, name: str | None, names: Sequence[str | None], method: str | None, source: Source) -> str:
+        """What tells a fit from the others of the call: its network, its method, its subject."""
+        words = [network_label(name) if names.count(name) == 1 else str(name)] if len(names) > 1 or not self.asked.methods else []
+        words += [str(method)] if self.asked.methods else []
+        return ", ".join([*words, *([f"subject {source.subjects[0]}"] if len(self.source.subjects) > 1 else [])])
 
     def features(self, name: str | None, stimuli: Stimuli, own: Features | None) -> Features:
         if name in (None, "miniature") and own is not None:
@@ -194,11 +221,13 @@ class _Session:
         layers = None if list(features.data) == [PIXELS] else self.names
         return encode_patterns(responses, features, rdms=rdms, layers=layers, seed=self.seed)
 
-    def voxels(self, responses: Responses, features: Features, source: Source) -> tuple[Result, EncodingModel]:
-        """The fit and what is asked beside it, as tables of one result; and the model of the first seed."""
-        asked, method = self.asked, self.asked.method or suited(source, responses, self.asked)
+    def voxels(
+        self, responses: Responses, features: Features, source: Source, method: str | None
+    ) -> tuple[Result, EncodingModel | None]:
+        """The fit and what is asked beside it, as tables of one result; in the first process also the model of the first seed."""
+        asked, method = self.asked, method or suited(source, responses, self.asked)
         fits = [self.fit(responses, features, method, self.seed + k, keep_model=not k) for k in range(asked.seeds)]
-        model = load(self.places[-asked.seeds] / MODEL)
+        model = load(self.places[-asked.seeds] / MODEL) if is_first() else None
         result, tables, metrics = fits[0], dict(fits[0].tables), dict(fits[0].metrics)
         arrays = dict(result.arrays)
         if asked.seeds > 1:
@@ -220,33 +249,42 @@ class _Session:
         return replace(result, metrics=metrics, tables=tables, arrays=arrays), model
 
     def fit(self, responses: Responses, features: Features, method: str, seed: int, *, keep_model: bool = False) -> Result:
-        """One fit, from its checkpoint or its result if it was begun or finished before; its model, if kept, beside."""
+        """One fit, from its checkpoint or its result if it was begun or finished before; its model, if kept, beside.
+
+        Every process trains; the first one scores and stores, and the others read what it found.
+        """
         asked = self.asked
         design = replace(asked.design, layers=None) if asked.steps is not None else asked.design  # names then hold the step
         spec = {"method": method, "design": asdict(design), "training": asdict(asked.training), "seed": seed}
         data = [store.fingerprint(responses), store.fingerprint(features)]
         place = store.run_folder(self.runs / "unfinished", "encode", spec, data)
         self.places.append(place)
-        if (place / "result.json").exists() and (not keep_model or (place / MODEL).is_dir()):
+        if from_first((place / "result.json").exists() and (not keep_model or (place / MODEL).is_dir())):
             return store.load_result(place)
 
         def progress(step: int, record: dict[str, float]) -> None:
             self.tell(f"encoding, {method}, seed {seed}", step / asked.training.steps)
 
         self.tell(f"encoding, {method}, seed {seed}", None)
+        how: dict[str, Any] = {"method": method, "design": design, "training": asked.training, "seed": seed}
+        how |= {"device": self.device, "folder": place, "progress": progress}
+        if not is_first():
+            if method != "ridge":  # which is solved, by the first one alone
+                fit_model(responses, features, **how)
+            wait()
+            return store.load_result(place)
         with store.lock(place):
-            result, model = fit_encoding(
-                responses, features, method=method, design=design, training=asked.training, seed=seed,
-                device=self.device, folder=place, progress=progress,
-            )  # fmt: skip
+            result, model = fit_encoding(responses, features, **how)
             if keep_model:
                 model.save(place / MODEL)
             store.save_result(result, place)
+        wait()
         return result
 
     def done(self) -> None:
-        """Drops what an interrupted call would have gone on from."""
-        for place in self.places:
+        """Drops what an interrupted call would have gone on from, when no process reads it any more."""
+        wait()
+        for place in self.places if is_first() else []:
             shutil.rmtree(place, ignore_errors=True)
 
 
@@ -254,6 +292,8 @@ def compared(fitted: dict[str, Result], subjects: bool) -> Result:
     """Networks (or subjects) side by side as a result of its own: table `comparison`, and which network predicts a unit best."""
     first = next(iter(fitted.values()))
     config = {"method": first.config["method"], "models": list(fitted), "seed": first.config["seed"]}
+    methods = list(dict.fromkeys(str(result.config["method"]) for result in fitted.values()))
+    config |= {"methods": methods} if len(methods) > 1 else {}
     config |= {"layers": first.config["layers"]} if "layers" in first.config else {}
     if "r2" not in first.arrays:  # patterns: one score a network
         keys = ("r2_weighted", "r_weighted", "retrieval/top1", "retrieval/two_way_patterns", "rdm/match_correlation")
@@ -331,14 +371,17 @@ def _row(result: Result, keys: Sequence[str], more: Sequence[str] = ()) -> dict[
 
 def _check(source: Source, asked: Asked) -> None:
     """What can be known before anything is read. Raises DataError."""
-    if asked.method is not None and asked.method not in METHODS:
-        raise DataError(f"encode: method {asked.method!r} is not one of {list(METHODS)}")
+    unknown = [method for method in asked.every_method if method is not None and method not in METHODS]
+    if unknown:
+        raise DataError(f"encode: method {unknown[0]!r} is not one of {list(METHODS)}")
+    if len(set(asked.methods)) < len(asked.methods):
+        raise DataError(f"encode: a method is given twice in {list(asked.methods)}; name each once")
     datasets.module(source.dataset)  # its name before anything is asked of it
     if from_categories(source) or datasets.offers(source.dataset, "dissimilarities"):
         why = "categories and no pictures" if from_categories(source) else "patterns without places in the brain"
         wrong = [
             name
-            for name, value in (("--method", asked.method not in (None, "ridge")), ("--seeds", asked.seeds > 1),
+            for name, value in (("--method", asked.every_method not in ((None,), ("ridge",))), ("--seeds", asked.seeds > 1),
                                 ("--curve", asked.curve), ("--one-layer", asked.one_layer), ("--roi", source.regions))
             if value
         ]  # fmt: skip
@@ -346,5 +389,7 @@ def _check(source: Source, asked: Asked) -> None:
             raise DataError(f"encode: {source.dataset} holds {why}, so {wrong[0]} does not apply; leave it out")
     if asked.seeds < 1:
         raise DataError(f"encode: {asked.seeds} seeds are asked for; at least 1 is needed")
-    if asked.one_layer and asked.method not in (None, "factortopy"):
-        raise DataError(f"encode: --one-layer is compared to selector weights, which method {asked.method!r} does not have")
+    if asked.one_layer and not {None, "factortopy"} & set(asked.every_method):
+        raise DataError(
+            f"encode: --one-layer is compared to selector weights, which method {asked.every_method[0]!r} does not have"
+        )

@@ -44,3 +44,18 @@ def gather(x: Tensor) -> Tensor:
     pieces = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(pieces, x.contiguous())
     return torch.cat(pieces)
+
+
+def gather_uneven(x: Tensor, sizes: list[int]) -> Tensor:
+    """Rows of all processes in rank order where each brings a number of its own: (sizes[rank], ...) -> (sum of sizes, ...).
+
+    Without a gradient. The device is that of the process group's transport.
+    """
+    if len(sizes) == 1:
+        return x
+    most = max(sizes)
+    padded = x.new_zeros(most, *x.shape[1:])
+    padded[: len(x)] = x
+    pieces = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(pieces, padded)
+    return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])

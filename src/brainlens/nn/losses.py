@@ -94,6 +94,33 @@ def trimodal(
     return total
 
 
+def mixco(a: Tensor, b: Tensor, order: Tensor, share: Tensor, temperature: float) -> Tensor:
+    """BiMixCo: the contrastive loss of inputs that were mixed in pairs, x_i <- s_i x_i + (1 - s_i) x_order(i).
+
+    L = -1/2n sum_ij P_ij [log p(b_j | a_i) + log p(a_i | b_j)],  P = diag(s) + (1 - s_i) at (i, order(i)), p as at `info_nce`.
+
+    a, b (n, d), normalised here; order (n,) row numbers; share (n,) in [0, 1]. A row that is mixed with itself keeps its whole
+    weight, where the released code leaves 1 - s of it. Scotti et al. 2023 (MindEye), eq. 2.
+    """
+    _check(a, b, temperature, "mask")
+    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
+    weight = torch.diag(share).scatter_add(1, order[:, None], 1 - share[:, None])
+    return -(weight * (logits.log_softmax(1) + logits.log_softmax(0))).sum() / (2 * len(a))
+
+
+def soft_clip(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """SoftCLIP: what is to be reached is how alike the targets b are, in place of one match a row.
+
+    L = -1/2n sum_ij softmax_j(b_i.b_j/t) [log p(b_j | a_i) + log p(a_j | b_i)],  p as at `info_nce`.
+
+    a, b (n, d), normalised here. Scotti et al. 2023 (MindEye), eq. 3.
+    """
+    _check(a, b, temperature, "mask")
+    a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+    logits, alike = a @ b.T / temperature, (b @ b.T / temperature).softmax(1)
+    return -(alike * (logits.log_softmax(1) + logits.T.log_softmax(1))).sum() / (2 * len(a))
+
+
 def _cross_entropy(logits: Tensor, place: Tensor, same: Tensor | None, repeats: str) -> Tensor:
     if same is None:
         return F.cross_entropy(logits, place)

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from brainlens.nn.joint_tokens import JointTokens, Parts, added_by_regions
 from brainlens.types import DataError
 
 Pair = tuple[Tensor, Tensor]  # keys and values of a layer, (B or 1, tokens, channels)
@@ -35,7 +36,8 @@ class RegionPrompt:
 
     text, regions: one pair a layer (regions None: text alone); keep (B, P) bool; watch: called with the attention to regions;
     gate (B, P): added to the scores of the regions before the softmax, in every layer, so that a gradient by it says what more
-    attention to a region would change.
+    attention to a region would change. parts: what each region wrote into T joint tokens, of which `regions` are then the
+    keys and values; the gate is added to the factor 1 of each part, and keep (B, T) says whether any region is there.
     """
 
     text: list[Pair]
@@ -43,6 +45,7 @@ class RegionPrompt:
     keep: Tensor | None = None
     watch: Watch | None = None
     gate: Tensor | None = None
+    parts: Parts | None = None
 
     def text_only(self) -> RegionPrompt:
         """The same prompt with every region removed."""
@@ -61,7 +64,8 @@ class RegionPrompt:
             return self
         pairs = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.regions]
         keep = None if self.keep is None else self.keep.repeat_interleave(times, 0)
-        return RegionPrompt([(again(k), again(v)) for k, v in self.text], pairs, keep, self.watch)
+        parts = None if self.parts is None else self.parts.repeat(times)
+        return RegionPrompt([(again(k), again(v)) for k, v in self.text], pairs, keep, self.watch, parts=parts)
 
 
 class RegionTokens(nn.Module):
@@ -96,6 +100,10 @@ class RegionTokens(nn.Module):
             with torch.no_grad():
                 self.proj.weight.copy_(torch.randn(width, width, generator=draw) / width**0.5)
                 self.proj.bias.zero_()
+
+    @property
+    def regions(self) -> int:
+        return int(self.weight.shape[0])
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """x (B, units) -> tokens (B, P, width); keep (B, P): tokens multiplied by 0 before the head, as the paper drops them."""
@@ -144,9 +152,13 @@ class RegionAttention(nn.Module):
 
     def _regions(self, query: Tensor, heads: int, prompt: RegionPrompt) -> Tensor:
         assert prompt.regions is not None
-        key, value = (_split(x, heads) for x in prompt.regions[self.layer])
+        pair, joint = prompt.regions[self.layer], prompt.parts is not None
+        if prompt.parts is not None and prompt.gate is not None:
+            more = self.keys(prompt.parts.gated(prompt.gate))
+            pair = (pair[0] + more[0], pair[1] + more[1])
+        key, value = (_split(x, heads) for x in pair)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-        if prompt.gate is not None:
+        if prompt.gate is not None and not joint:
             scores = scores + prompt.gate[:, None, None, :]
         if prompt.keep is None:
             probs = scores.softmax(-1)
@@ -154,7 +166,10 @@ class RegionAttention(nn.Module):
             keep = prompt.keep[:, None, None, :]
             probs = scores.masked_fill(~keep, torch.finfo(scores.dtype).min).softmax(-1) * keep  # finite: no row becomes NaN
         if prompt.watch is not None:
-            prompt.watch(self.layer, probs.detach(), value.detach())
+            seen = probs, value
+            if prompt.parts is not None:
+                seen = added_by_regions(probs, self.to_v(prompt.parts.tokens()).unflatten(3, (heads, -1)).permute(0, 3, 1, 2, 4))
+            prompt.watch(self.layer, *(part.detach() for part in seen))
         return self.scale * (probs @ value)
 
 
@@ -162,8 +177,10 @@ class RegionAdapter(nn.Module):
     """Region tokens and the attention to them in all cross-attention layers of a frozen UNet.
 
     unet: a diffusers UNet2DConditionModel; members: units of each parcel; width: channels of the tokens, those of the UNet's
-    text. removal: "mask" takes a region out of the softmax, "zero" multiplies its token by 0 as the paper does. K and V start
-    as the layer's own for text. Raises DataError for a UNet without cross-attention or with one of another kind.
+    text. removal: "mask" takes a region out of the softmax, "zero" multiplies its token by 0 as the paper does. joint: None, or
+    (T, d) for T tokens that all regions write together through a code of d channels (`joint_tokens`); a removed region then
+    writes nothing. K and V start as
+    the layer's own for text. Raises DataError for a UNet without cross-attention or with one of another kind.
     """
 
     def __init__(
@@ -174,15 +191,22 @@ class RegionAdapter(nn.Module):
         head: bool = False,
         removal: str = "mask",
         scale: float = 1.0,
+        joint: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if joint is not None and (head or removal != "mask"):
+            raise DataError("joint tokens have no head and removal 'mask': a removed region writes nothing")
         if removal not in ("mask", "zero"):
             raise DataError(f"removal {removal!r} of regions is not known; choose 'mask' or 'zero'")
         self.removal = removal
         layers = cross_attention(unet)
         width = layers[0].to_k.in_features
-        self.tokens = RegionTokens(members, width, head=head, seed=seed)
+        self.tokens: RegionTokens | JointTokens
+        if joint is None:
+            self.tokens = RegionTokens(members, width, head=head, seed=seed)
+        else:
+            self.tokens = JointTokens(members, *joint, width, seed=seed)
         self.layers = nn.ModuleList(
             RegionAttention(i, attn.to_k.out_features, width, scale=scale) for i, attn in enumerate(layers)
         )
@@ -200,8 +224,18 @@ class RegionAdapter(nn.Module):
     def width(self) -> int:
         return int(self.tokens.bias.shape[1])
 
+    @property
+    def regions(self) -> int:
+        """The number of parcels."""
+        return self.tokens.regions
+
     def prompt(self, x: Tensor, text: list[Pair], keep: Tensor | None = None) -> RegionPrompt:
         """The prompt of responses x (B, units); text: `text_keys`; keep (B, P) bool, None for all regions."""
+        if isinstance(self.tokens, JointTokens):
+            codes = self.tokens.codes(x, keep)
+            tokens = self.tokens.of_codes(codes)
+            there = None if keep is None else keep.any(1, keepdim=True).expand(-1, tokens.shape[1])
+            return replace(self.prompt_of(tokens, text, there), parts=Parts(codes, self.tokens.weight))
         if keep is None or self.removal == "mask":
             return self.prompt_of(self.tokens(x), text, keep)
         return self.prompt_of(self.tokens(x, keep), text)

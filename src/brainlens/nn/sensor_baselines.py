@@ -140,7 +140,8 @@ class SensorModel(nn.Module):
         return self.head(self.encoder(x, moments) if isinstance(self.encoder, TSConv) else self.encoder(x))
 
 
-SENSOR_ENCODERS = ("neuroalign", "nice", "nice_sa_like", "nice_ga_like", "atm", "eegnet", "linear")
+SENSOR_ENCODERS = ("neuroalign", "nice", "nice_sa_like", "nice_ga_like", "nice_llm_like", "atm", "eegnet", "linear")
+WITH_TEXTS = ("neuroalign", "nice_llm_like")  # trained on captions beside images
 
 
 def sensor_encoder(
@@ -148,9 +149,10 @@ def sensor_encoder(
 ) -> nn.Module:
     """A module (B, channels, samples) -> (B, width) by name, or a user's module after a check of what it returns.
 
-    neuroalign: TSConv, residual head with dropout .2 (Table 3); nice, nice_sa_like, nice_ga_like: the same with dropout
-    .5 and attention in front; atm: channel transformer in front; eegnet; linear: one matrix. Weights are drawn from `seed`, the
-    convolutions of the TSConv family and the linear layers of NICE's head from N(0, .02) as in the NICE code.
+    neuroalign: TSConv, residual head with dropout .2 (Table 3); nice, nice_llm_like, nice_sa_like, nice_ga_like: the same with
+    dropout .5, the last two with attention in front; atm: channel transformer in front; eegnet; linear: one matrix. Weights are
+    drawn from `seed`, the convolutions of the TSConv family and the linear layers of NICE's head from N(0, .02) as in the NICE
+    code.
     Raises DataError for an unknown name, or a module that does not return (B, width).
     """
     if isinstance(encoder, nn.Module):

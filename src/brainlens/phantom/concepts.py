@@ -18,7 +18,6 @@ import json
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
 from brainlens.phantom.noise import smooth_field
 from brainlens.types import DataError, Stimuli
@@ -117,6 +116,8 @@ def _preferences(
 
 def _other_domain(xyz: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance of each voxel to the nearest voxel of another domain, and that voxel's number."""
+    from scipy.spatial import cKDTree
+
     away, nearest = np.full(len(xyz), np.inf), np.zeros(len(xyz), dtype=np.int64)
     for name in np.unique(own):
         here, others = np.flatnonzero(own == name), np.flatnonzero(own != name)

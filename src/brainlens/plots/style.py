@@ -41,6 +41,9 @@ _SHARED = (  # names that never stand in one figure share a colour
     ("#8A4170", "mlp_projected canonical"),
     (SKY, "cnn integrated_gradients patch_token atm"),
     (YELLOW, "ridge_whitened nice_sa_like"),
+    ("#7A5C00", "mindeye_like"),
+    ("#5B4FA0", "mindeye2_like"),
+    ("#3E7C87", "nice_llm_like"),
     (INK, "ideal"),
     (GREY, "random shuffled nice_ga_like"),
 )

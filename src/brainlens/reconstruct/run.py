@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,9 @@ from brainlens.datasets.source import Opened, Source, Tell, network_folder, open
 from brainlens.models.generation.adapter_tables import SHIPPED, open_pipeline
 from brainlens.models.generation.adapter_training import DEFAULT, PAPER
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.pretraining import TOKEN_MAP
 from brainlens.models.generation.sampling import Sampling
+from brainlens.models.processes import first_only, from_first, is_first, joined
 from brainlens.reconstruct.choosing import CHOOSERS, Choice, Chooser, choose_pictures, fit_chooser
 from brainlens.reconstruct.explaining import explained
 from brainlens.reconstruct.material import Material, material
@@ -41,6 +44,7 @@ from brainlens.types import DataError, Result, Stimuli
 
 MINIATURE = f"{SHIPPED}diffusion"
 PRESETS = ("default", "paper")
+TOKENS = ("joint", "region")
 GOING_ON = replace(DEFAULT, lr=1e-3)  # of a start that draws already
 PRETRAIN, PRETRAIN_STEPS = 4000, 1500  # other pictures, and steps on them, where no attention ships
 
@@ -52,7 +56,8 @@ class Asked:
     pipeline: a Stable Diffusion folder or name (None: the miniature). parcels: how units are cut; regions: how many are kept
     (None: the preset's, or all where no image is repeated). start: what tokens and attention begin with, over `pretrain` other
     pictures in `pretrain_steps` (None: attention that ships with the miniature, else 4,000 in 1,500); steps: of training on the
-    recording. trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are
+    recording. tokens: "joint", which all regions write together, or "region", one each as published (None: joint with the start
+    "attention", which they need). trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are
     drawn; lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
     """
 
@@ -61,6 +66,7 @@ class Asked:
     parcels: Partition = field(default_factory=Partition)
     regions: int | None = None
     start: str = "attention"
+    tokens: str | None = None
     pretrain: int | None = None
     pretrain_steps: int | None = None
     steps: int | None = None
@@ -78,6 +84,10 @@ class Asked:
         for name, known in (("preset", PRESETS), ("start", STARTS), ("chooser", CHOOSERS)):
             if getattr(self, name) not in known:
                 raise DataError(f"reconstruct: {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        if self.tokens not in (None, *TOKENS):
+            raise DataError(f"reconstruct: tokens {self.tokens!r} is not one of {', '.join(TOKENS)}")
+        if self.tokens == "joint" and (self.start != "attention" or self.preset == "paper"):
+            raise DataError("reconstruct: joint tokens are read by attention that was trained before; ask for start attention")
         for name, least in (("pretrain", 20), ("pretrain_steps", 1), ("steps", 1), ("trials", 2), ("explain", 0), ("regions", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -87,6 +97,11 @@ class Asked:
         if self.lesions and self.explain < 2:
             raise DataError("reconstruct: lesions are drawn of the trials that are explained; ask for 2 or more")
         Sampling(self.candidates, self.guidance, self.sampling_steps)  # refuses what cannot be drawn
+
+    @property
+    def joint(self) -> bool:
+        """Whether all regions write the tokens together."""
+        return self.start == "attention" and self.preset != "paper" and self.tokens != "region"
 
     @property
     def place(self) -> str:
@@ -108,14 +123,18 @@ def run_reconstruct(
     """Fits a NeuroAdapter to the training images, draws the test images, chooses, scores and explains; returns the run's folder.
 
     What is finished is kept in `runs/unfinished` until the run is stored: the same call after a stop goes on from it.
+    Started by `torchrun`, the processes share every batch of the training; the first one draws, scores and writes.
     Raises DataError for a recording without pictures or split, and where the diffusion model is missing.
     """
     asked = asked if asked is not None else Asked()
     _check(source)
-    diffusion = open_pipeline(asked.place, device)  # what is missing is said before anything is simulated
-    layers = asked.candidates > 1 or asked.start == "predicted"
-    recording = open_recording(source, layers=layers, device=device, tell=tell)
-    folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=device, tell=tell)
+    with joined(device) as here:
+        diffusion = open_pipeline(asked.place, here)  # what is missing is said before anything is simulated
+        layers = asked.candidates > 1 or asked.start == "predicted"
+        recording = open_recording(source, layers=layers, device=here, tell=first_only(tell))
+        folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=here, tell=tell)
+        if not is_first():
+            return folder, []
     shown = table(store.load_result(folder), "reconstruct/")
     return folder, [row for row in shown if "ssim" not in row["metric"]]
 
@@ -131,8 +150,9 @@ def reconstruct_opened(
     device: str = "cpu",
     tell: Tell,
 ) -> Path:
-    """The same on a recording that is open already: the folder of the run."""
-    started = time.time()
+    """The same on a recording that is open already: the folder of the run. Of several processes the first one has it; the
+    others return the folder of the unfinished run when the training is over."""
+    started, tell = time.time(), first_only(tell)
     tell("parcels", None)
     wanted = asked.regions if asked.regions is not None else {"paper": 200}.get(asked.preset, 100)
     given = material(recording, asked.parcels, wanted, asked.regions is not None, trials=asked.trials, size=_side(diffusion))
@@ -140,9 +160,12 @@ def reconstruct_opened(
     config = {**_config(asked), "seed": seed, "pipeline_files": diffusion.files}
     data = [store.fingerprint(given.train), store.fingerprint(given.test)]
     place = store.run_folder(Path(runs) / "unfinished", "reconstruct", {**source.config(), **config}, data)
-    with store.lock(place):
+    with store.lock(place) if is_first() else nullcontext():
         made = Reconstruction(given, asked, source, diffusion, place, seed, device, tell)
-        result, model, chooser = made.result()
+        model = made.model()
+        if not is_first():
+            return place
+        result, chooser = made.result(model)
     counts = {f"data/{name}": float(v) for name, v in given.counts.items()}
     counts |= {"data/train_images": float(len(given.train_stimuli)), "data/test_images": float(len(given.seen))}
     counts |= {"data/parcels": float(len(given.parcels)), "data/parcel_units": float(len(given.columns))}
@@ -168,9 +191,8 @@ class Reconstruction:
     device: str
     tell: Tell
 
-    def result(self) -> tuple[Result, NeuroAdapter, Chooser | None]:
+    def result(self, model: NeuroAdapter) -> tuple[Result, Chooser | None]:
         """The whole of it: pictures, scores beside baselines and controls, contributions, maps and lesions."""
-        model = self.model()
         pictures = self.pictures(model)
         chooser, choice = self.choice(model, pictures)
         embed = self.embed()
@@ -192,7 +214,7 @@ class Reconstruction:
             "reconstruct", metrics | found, arrays | more, self.given.all_units, tables,
             {"method": f"NeuroAdapter ({self.asked.preset})", "model": self.source.model}, {}, self.given.space,
         )  # fmt: skip
-        return result, model, chooser
+        return result, chooser
 
     def new_model(self) -> NeuroAdapter:
         """The estimator of the preset, before the fit."""
@@ -210,18 +232,21 @@ class Reconstruction:
     def model(self) -> NeuroAdapter:
         """The fitted adapter, read where it was finished before."""
         kept = self.place / "model"
-        if kept.is_dir():
+        if from_first(kept.is_dir()):
             return NeuroAdapter.load(kept)
         model, given = self.new_model(), self.given
-        before = self.before(model)
         prompts = self.axes(self.embedded) if model.start == "ridge" else None
+        before = self.before(model)
+        if self.asked.joint:
+            model.set_params(joint=len(before[TOKEN_MAP[0]]))
         self.tell("latents of the training images", None)
         model.fit(
             given.train.data, given.train_stimuli, given.parcels, pipeline=self.asked.place, ids=given.train_names,
             prompts=prompts, captions=first_captions(given.train_stimuli), before=before, folder=self.place / "fit",
             progress=self.share("training the adapter"),
         )  # fmt: skip
-        model.save(kept)
+        if is_first():
+            model.save(kept)
         return model
 
     def before(self, model: NeuroAdapter) -> Any:

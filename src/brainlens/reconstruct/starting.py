@@ -15,6 +15,7 @@ from brainlens import miniatures, store
 from brainlens.models.generation.adapter_training import AdapterTraining
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.pretraining import pretrain_attention
+from brainlens.models.processes import from_first, is_first
 from brainlens.parcels import Parcels
 from brainlens.phantom.scenes import make_scenes
 from brainlens.reconstruct.prompts import PromptAxes
@@ -43,13 +44,14 @@ def trained_attention(
     progress: Callable[[float], None],
 ) -> dict[str, Tensor]:
     """Attention to embeddings of pictures, from the folder where it was finished before."""
-    if (folder / "attention.safetensors").is_file():
+    if from_first((folder / "attention.safetensors").is_file()):
         return store.load_weights(folder, "attention")
     found = pretrain_attention(
         pipeline, pictures, prompts, captions=captions, training=training, seed=seed, device=device, folder=folder,
         progress=progress,
     )  # fmt: skip
-    store.save_weights(folder, "attention", found)
+    if is_first():
+        store.save_weights(folder, "attention", found)
     return found
 
 

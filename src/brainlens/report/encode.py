@@ -31,8 +31,8 @@ def patterns_section(result: Result, dpi: int | None) -> Section:
 
 
 def networks_section(result: Result, dpi: int | None) -> Section:
-    """Networks, or one before and after fine-tuning, side by side: scores with intervals, regions, the best of each unit."""
-    section = Section("Networks side by side", dpi)
+    """Networks, one before and after fine-tuning, or methods side by side: scores with intervals, regions, the best of a unit."""
+    section = Section(f"{'Methods' if 'methods' in result.config else 'Networks'} side by side", dpi)
     table = result.tables.get("comparison")
     if result.task != "compare" or table is None or "model" not in table.columns:
         return section

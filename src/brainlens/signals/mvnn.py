@@ -9,14 +9,16 @@ block are done at once, in double: the shrinkage needs only the product X X' and
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from brainlens.store import release
 from brainlens.types import DataError, Responses
+
+if TYPE_CHECKING:  # a list of recordings names readers that whiten, and waits for no torch
+    from torch import Tensor
 
 FORMS = ("epochs", "time")
 EPS = float(np.finfo(np.float64).eps)
@@ -30,6 +32,8 @@ def shrunk_covariance(x: Tensor) -> Tensor:
     b = [sum_t |z_t|^4 / n - |S|^2] / (p n), d = |S - mu I|^2 / p, rho = min(b, d) / d, C = (1 - rho) S + rho mu I, and the
     scales are put back. Equal to sklearn's `_cov(x.T, shrinkage="auto")` for each, in double. Source: Ledoit & Wolf 2004.
     """
+    import torch
+
     x = x.double()
     mean = x.mean(-1, keepdim=True)
     x = x - mean  # the one pass that writes; everything after it is a product or of the size of the covariance
@@ -59,6 +63,8 @@ def mvnn_covariance(
     one stimulus (`groups` (trial,) says which), averaged over time points and stimuli. rows: trials that count.
     Raises DataError for NaN, an unknown form, or "time" without two repetitions of anything.
     """
+    import torch
+
     if form not in FORMS or data.ndim != 3:
         raise DataError(f"MVNN: form {form!r} is not one of {list(FORMS)}, or data {data.shape} is not (trial, channel, time)")
     rows = np.arange(len(data)) if rows is None else np.asarray(rows)

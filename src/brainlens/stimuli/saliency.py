@@ -21,15 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from brainlens.types import DataError, Stimuli, image_key
+
+if TYPE_CHECKING:  # readers of recordings name the settings here, and a list of recordings waits for no torch
+    from torch import Tensor
 
 SIGNS = ("printed", "enhancing")
 SIZE = 224  # px, Table 3
@@ -94,6 +94,8 @@ def saliency(
     sobel: odd kernel size; scales: sigma_c in pixels, sigma_s is twice that; surround: lambda.
     Raises DataError for another shape, values outside [0, 1], an even or too small kernel, no scale.
     """
+    import torch
+
     rgb = _as_rgb(images).to(device)
     FilterSettings(sign)
     if sobel < 3 or sobel % 2 == 0:
@@ -181,6 +183,8 @@ def stage_names() -> list[str]:
 
 
 def _as_rgb(images: np.ndarray) -> Tensor:
+    import torch
+
     if images.ndim != 4 or images.shape[-1] != 3:
         raise DataError(f"saliency: pictures are (n, h, w, 3), got {images.shape}")
     values = torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
@@ -192,6 +196,8 @@ def _as_rgb(images: np.ndarray) -> Tensor:
 
 def _sobel_taps(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Binomial smoothing and its derivative: [1 6 15 20 15 6 1] and [-1 -4 -5 0 5 4 1] for size 7."""
+    import torch
+
     smooth = np.array([1.0])
     for _ in range(size - 1):
         smooth = np.convolve(smooth, [1.0, 1.0])
@@ -203,6 +209,8 @@ def _sobel_taps(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gauss_taps(sigma: float, like: Tensor) -> Tensor:
+    import torch
+
     radius = int(np.ceil(4 * sigma))
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     return torch.as_tensor(taps / taps.sum()).to(like)
@@ -210,6 +218,8 @@ def _gauss_taps(sigma: float, like: Tensor) -> Tensor:
 
 def _separable(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """Correlation of (n, 1, h, w) with down' across, borders repeated."""
+    import torch.nn.functional as F
+
     high, wide = len(down) // 2, len(across) // 2
     x = F.conv2d(F.pad(x, (0, 0, high, high), mode="replicate"), down[None, None, :, None])
     return F.conv2d(F.pad(x, (wide, wide, 0, 0), mode="replicate"), across[None, None, None, :])

@@ -37,6 +37,7 @@ from brainlens.store.files import (
 from brainlens.store.locks import PATIENCE, check_writable, lock
 from brainlens.store.models import NOTE as MODEL_NOTE
 from brainlens.store.models import StoredModel, load_model, save_model
+from brainlens.store.remote import address, here, is_remote
 from brainlens.store.results import TASKS, code_version, fingerprint, load_result, provenance, run_folder, save_result
 from brainlens.store.rows import LazyRows, join_rows, select_rows
 from brainlens.store.training import load_checkpoint, load_weights, remove_checkpoints, save_checkpoint, save_weights
@@ -48,6 +49,7 @@ __all__ = [
     "ArrayWriter",
     "LazyRows",
     "StoredModel",
+    "address",
     "append_log",
     "cached_features",
     "check_file",
@@ -57,7 +59,9 @@ __all__ = [
     "code_version",
     "features_folder",
     "fingerprint",
+    "here",
     "ids_hash",
+    "is_remote",
     "join_rows",
     "load_checkpoint",
     "load_features",

@@ -34,6 +34,7 @@ from brainlens.store.files import (
     sync_folder,
 )
 from brainlens.store.locks import PATIENCE, PAUSE, folder_turn, is_at
+from brainlens.store.remote import here, is_remote
 from brainlens.types import DataError, as_ids
 
 MANIFEST = "manifest.json"
@@ -103,11 +104,13 @@ def save_array(folder: str | Path, name: str, array: np.ndarray, *, ids: Iterabl
 def open_array(folder: str | Path, name: str, *, verify: bool = True, ids: Iterable[str] | None = None) -> np.ndarray:
     """A stored array as a read-only memory map.
 
+    folder: may be an address on S3 (s3://bucket/folder); its manifest and this array alone are then fetched, see `remote`.
     verify: compare SHA-256 with the manifest, once a process for each state of the file. ids: the row ids expected.
     Raises DataError when it is missing, unfinished, damaged, or belongs to other rows.
     """
-    entry = entry_of(folder, name)
-    path = Path(folder) / entry["file"]
+    place = here(folder, (MANIFEST,))
+    entry = entry_of(place, name)
+    path = (here(folder, (MANIFEST, entry["file"])) if is_remote(folder) else place) / entry["file"]
     if verify:
         check_file(path, entry["sha256"])
     if ids is not None and entry.get("ids") != ids_hash(ids):

@@ -16,7 +16,7 @@ import pandas as pd
 
 VERBS = ("align", "attribute", "encode", "reconstruct", "describe", "eeg")
 SIDES = (".low", ".high", ".p", ".chance", ".ceiling", ".n", ".sd")
-COUNTS = ("n", "gallery", "parameters", "seconds")
+COUNTS = ("n", "gallery", "parameters", "multiply_adds", "seconds")
 SHARE = re.compile(
     r"(top\d+|nway\d+|accuracy|share\w*|\w+_share\w*|pointing_game|two_way_\w+|kind_top\d|domain_top\d|\w*_area|noise_significant)$"
 )

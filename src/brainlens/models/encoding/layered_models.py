@@ -19,6 +19,7 @@ from torch import Tensor
 from brainlens.metrics.selectors import confidence
 from brainlens.models.encoding.layered import Form, Layers, as_features, check_form, layer_form, numbers, responses_of, rows_of
 from brainlens.models.encoding.readout import refit_readout
+from brainlens.models.encoding.shards import Shard
 from brainlens.models.encoding.tables import BLOCKS, EncodingPart, HeldBack, LayerTokens, Statistics, held_back, usable_layers
 from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress, predict_rows, train
 from brainlens.models.estimator import Model, check_device
@@ -92,6 +93,8 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
         read by FactorTopy alone. rows: of the features, in the order of Y (None: all); validation (image,): True for images to
         hold back, in place of the tenth; scored (unit,): True for units whose mean R2 decides (None: all); folder: for
         checkpoints, from which a second call goes on; progress(step, record): called after every epoch.
+        In several processes (`models.processes.joined`) each gives the same arrays and trains its share of the units; all end
+        with the whole model.
         Raises DataError for NaN, other images than Y's, layers without spatial tokens, and fewer than 4 images.
         """
         check_device(self.device)
@@ -104,12 +107,18 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
         names = usable_layers(given, self.layers)
         at = np.flatnonzero(~held), np.flatnonzero(held)
         tokens = LayerTokens(given, names, at[0], self.device, rows=chosen, standardise=self.standardise)
-        mean, spread, parts = _standardised(y, *at)
+        shard = Shard.of(y.shape[1])
+        mean, spread, parts = _standardised(y[:, shard.rows], *at)
         network = self._made(y.shape[1], tokens.channels, places)
+        own = shard.cut(network)
         units = np.ones(y.shape[1], bool) if scored is None else np.asarray(scored, dtype=bool)
-        log = train(network, parts, tokens, recipe, units=units, seed=self.seed, folder=folder, progress=progress)
+        log = train(
+            own, parts, tokens, recipe, units=units[shard.rows], seed=self.seed, folder=folder, progress=progress, shard=shard
+        )
         if self.refit:
-            refit_readout(network, [parts.train, parts.validation], tokens)
+            refit_readout(own, [parts.train, parts.validation], tokens)
+        network.load_state_dict(shard.join(own.state_dict()))
+        mean, spread = (shard.whole(torch.from_numpy(value)).numpy() for value in (mean, spread))
         self.layer_names_, self.channels_ = names, tokens.channels
         self.forms_: dict[str, Form] = {name: layer_form(given, name) for name in names}
         self.statistics_: Statistics = {name: tuple(value.cpu() for value in tokens.statistics[name]) for name in names}

@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from brainlens.models.encoding.shards import ALONE, Shard
 from brainlens.models.encoding.tables import FittingParts, LayerTokens
 from brainlens.nn.factortopy import GRID, FactorTopyNetwork, locate
 
@@ -132,8 +133,12 @@ def start_selectors(
     lr: float = 3e-3,
     openness: float = 0.2,
     blur: float = 1 / GRID,
+    shard: Shard = ALONE,
 ) -> None:
-    """Fits the selectors to the evidence, as in the module's equations; blur is h, half the distance of two tokens."""
+    """Fits the selectors to the evidence, as in the module's equations; blur is h, half the distance of two tokens.
+
+    In several processes the evidence is that of the units of `shard`, and the sum over voxels is over all of them.
+    """
     given = candidates(model)
     places = len(given.pools) + 1
     layer, place = found.number // places, found.number % places
@@ -151,11 +156,12 @@ def start_selectors(
         side = torch.where(whole, alpha.log()[:, None], (1 - alpha).log()[:, None] - far - crowd)
         gathered = torch.logsumexp(more + logs.gather(1, layer) + side, dim=1)
         open_ = logs.mean(1) + (alpha.log() + (1 - alpha).log()) / 2
-        loss = -(F.softplus(gathered) + openness * open_).mean()
+        loss = -(F.softplus(gathered) + openness * open_).mean() * shard.share
         optimiser.zero_grad(set_to_none=True)
         if not loss.requires_grad:
             return
         loss.backward()
+        shard.sum_gradients(model, loss)
         optimiser.step()
 
 

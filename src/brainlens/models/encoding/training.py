@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from brainlens import store
 from brainlens.metrics.encoding import r2
 from brainlens.models.encoding.readout import refit_readout
+from brainlens.models.encoding.shards import ALONE, Shard
 from brainlens.models.encoding.start import search, start_bottlenecks, start_selectors
 from brainlens.models.encoding.tables import EncodingPart, FittingParts, LayerTokens
+from brainlens.models.processes import is_first, wait
 from brainlens.nn.factortopy import FactorTopyNetwork, entropy_penalty
 from brainlens.types import DataError
 
@@ -70,28 +73,34 @@ def train(
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress | None = None,
+    shard: Shard = ALONE,
 ) -> list[dict[str, float]]:
     """Trains `model` in place and returns one record an epoch; the weights left in it are the soup's.
 
     `units` are those whose mean validation R2 decides. With a folder a checkpoint is written after every epoch, and a run
-    that was killed goes on from it to the same bits on the CPU. Raises DataError when the loss is not finite.
+    that was killed goes on from it to the same bits on the CPU. In several processes model, tables and units are those of
+    this one's `shard`; the first one writes, and another number of processes can go on. Raises DataError when the loss is not
+    finite.
     """
+    shard.agree(model)
     optimiser = _optimiser(model, training)
     generator = torch.Generator().manual_seed(seed)
     log: list[dict[str, float]] = []
     kept: list[tuple[float, State]] = []
     saved = store.load_checkpoint(folder) if folder is not None else None
     if saved is not None:
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
+        model.load_state_dict(shard.part(saved["model"]))
+        optimiser.load_state_dict(shard.part_optimiser(model, optimiser, saved["optimiser"]))
         generator.set_state(saved["generator"])
-        log, kept = saved["log"], [(score, state) for score, state in saved["kept"]]
+        log, kept = saved["log"], [(score, shard.part(state)) for score, state in saved["kept"]]
     elif training.searched_start and isinstance(model, FactorTopyNetwork):
         start_bottlenecks(model, tables, tokens)
-        start_selectors(model, search(model, tables, tokens))
+        shard.agree(model)
+        start_selectors(model, search(model, tables, tokens), shard=shard)
         refit_readout(model, [tables.train], tokens)
-        score = validate(model, tables.validation, tokens, units)
+        score = validate(model, tables.validation, tokens, units, shard)
         log, kept = [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, _copy(model))]
+    wait()  # all have read what the first one is about to write over
     target = torch.from_numpy(tables.train.y).to(next(model.parameters()).device)
     rows = torch.from_numpy(tables.train.rows)
     while not _finished(log, training):
@@ -99,17 +108,19 @@ def train(
         stop = min(start + training.epoch, training.steps)
         loss = 0.0
         for step, chosen in enumerate(_batches(len(rows), stop - start, training.batch, generator), start=start):
-            loss += _step(model, optimiser, tokens.at(rows[chosen]), target[chosen], training, step) / (stop - start)
-        score = validate(model, tables.validation, tokens, units)
+            loss += _step(model, optimiser, tokens.at(rows[chosen]), target[chosen], training, step, shard) / (stop - start)
+        score = validate(model, tables.validation, tokens, units, shard)
         record = {"step": float(stop), "loss": loss, "validation_r2": score}
         log.append(record)
         kept = sorted([*kept, (score, _copy(model))], key=lambda pair: -pair[0])[: max(1, training.soup)]
-        if progress is not None:
+        if progress is not None and is_first():
             progress(stop, record)
         if folder is not None:
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "generator": generator.get_state()}
-            store.save_checkpoint(folder, state | {"log": log, "kept": kept})
-    _soup(model, kept, lambda: validate(model, tables.validation, tokens, units))
+            state: dict[str, Any] = {"model": shard.join(model.state_dict()), "optimiser": shard.join_optimiser(model, optimiser)}
+            state |= {"generator": generator.get_state(), "log": log, "kept": [(one, shard.join(own)) for one, own in kept]}
+            if is_first():
+                store.save_checkpoint(folder, state)
+    _soup(model, kept, lambda: validate(model, tables.validation, tokens, units, shard))
     return log
 
 
@@ -133,10 +144,13 @@ def predict_rows(model: nn.Module, rows: np.ndarray, tokens: LayerTokens, *, bat
     return np.concatenate(parts)
 
 
-def validate(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray) -> float:
-    """Mean R2 over the chosen units that vary in the part."""
+def validate(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray, shard: Shard = ALONE) -> float:
+    """Mean R2 over the chosen units that vary in the part, of all processes."""
     scores = r2(part.y[:, units], predict(model, part, tokens)[:, units])
-    return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("-inf")
+    if len(shard.sizes) == 1:
+        return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("-inf")
+    found = shard.mean(float(np.nansum(scores)), int((~np.isnan(scores)).sum()))
+    return float("-inf") if np.isnan(found) else found
 
 
 def _optimiser(model: nn.Module, training: EncodingTraining) -> torch.optim.Optimizer:
@@ -156,7 +170,9 @@ def _step(
     target: Tensor,
     training: EncodingTraining,
     step: int,
+    shard: Shard = ALONE,
 ) -> float:
+    """One step; returns the loss over the units of all processes."""
     optimiser.zero_grad(set_to_none=True)
     decay = max(0.0, 1 - step / training.decay_steps) if training.decay_steps else 0.0
     if isinstance(model, FactorTopyNetwork):
@@ -167,10 +183,11 @@ def _step(
             loss = loss + training.penalty * decay * entropy_penalty(selected[1], scale)
     else:
         loss = F.smooth_l1_loss(model(*inputs), target, beta=training.beta)
-    value = loss.item()
+    loss = loss * shard.share
+    loss.backward()
+    value = shard.sum_gradients(model, loss).item()
     if not np.isfinite(value):
         raise DataError(f"encode: the loss is {value} at step {step}; lower the learning rate ({training.lr})")
-    loss.backward()
     optimiser.step()
     return value
 

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from brainlens import store
 from brainlens.models.generation.noise import add_noise, loss_weights, target
+from brainlens.models.processes import in_order, is_first, own_rows, same_everywhere, sum_gradients, wait
+from brainlens.nn.distributed import processes
 from brainlens.nn.region_adapter import Pair, RegionAdapter, RegionPrompt, drop_regions, text_keys
 from brainlens.types import DataError
 
@@ -109,15 +111,19 @@ def train_adapter(
 
     validation: loss of held-back images with their regions; validation_text: with none, which no training changes where regions
     are masked. With a folder a checkpoint follows every evaluation, and a run that was killed goes on from it to the same bits.
+    In several processes (see `models.processes`) each takes its share of every batch, of which all draw the whole; the first one
+    writes, and another number of processes can go on.
     Raises DataError for a loss that is not finite, and for a checkpoint of another fit.
     """
     device = diffusion.prompt.device
+    same_everywhere(adapter)
     total = training.total(len(table.train))
     weights = loss_weights(diffusion.alphas, diffusion.prediction, training.weighting, training.gamma).to(device)
     optimiser = torch.optim.AdamW(adapter.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     draw = torch.Generator().manual_seed(seed)
     key = fit_key(diffusion, table, training, seed)
     log, best, start = _resume(folder, key, adapter, optimiser, draw)
+    wait()  # all have read what the first one is about to write over
 
     def evaluate(step: int, loss: float) -> None:
         nonlocal best
@@ -131,7 +137,7 @@ def train_adapter(
         log.append(record)
         if best is None or record["validation"] < best[0]:
             best = (record["validation"], {k: v.detach().clone() for k, v in adapter.state_dict().items()})
-        if folder is not None:
+        if folder is not None and is_first():
             state = {"adapter": adapter.state_dict(), "optimiser": optimiser.state_dict(), "draw": draw.get_state()}
             store.save_checkpoint(folder, state | {"key": key, "log": log, "best": list(best)})
 
@@ -143,7 +149,7 @@ def train_adapter(
         for step in range(start, total):
             loss = _loss(diffusion, table, prompt_of, training, weights, (regions, draw))
             recent.append(_step(optimiser, loss, training, step, total))
-            if progress is not None:
+            if progress is not None and is_first():
                 progress((step + 1) / total)
             if (step + 1) % training.evaluate_every == 0 or step + 1 == total:
                 evaluate(step + 1, sum(recent) / len(recent))
@@ -151,17 +157,17 @@ def train_adapter(
     assert best is not None
     adapter.load_state_dict(best[1])
     adapter.eval().requires_grad_(False)
-    if folder is not None:
+    if folder is not None and is_first():
         store.remove_checkpoints(folder)
     return log
 
 
 def _step(optimiser: torch.optim.Optimizer, loss: Tensor, training: AdapterTraining, step: int, total: int) -> float:
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise DataError(f"the loss of the adapter is {value} at step {step}; use a smaller lr than {training.lr}")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    value = float(sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss.detach()))
+    if not math.isfinite(value):
+        raise DataError(f"the loss of the adapter is {value} at step {step}; use a smaller lr than {training.lr}")
     for group in optimiser.param_groups:
         group["lr"] = training.lr * _rate(step, total, training.warmup)
         torch.nn.utils.clip_grad_norm_(group["params"], training.clip)
@@ -187,11 +193,12 @@ def validation_loss(
     noise = torch.randn(len(rows), *table.latents.shape[1:], generator=draw)
     total = 0.0
     with torch.no_grad(), adapter.on(diffusion.unet):
-        for at in torch.arange(len(rows)).split(training.batch):
+        rank, world = processes()
+        for at in torch.arange(len(rows)).split(training.batch)[rank::world]:
             keep = torch.zeros(len(at), regions, dtype=torch.bool) if regions else None
             error = _error(diffusion, table, rows[at], noise[at], times[at], prompt_of(rows[at], keep), training.distil)
             total += float((error * weights[times[at]].to(error)).sum())
-    return total / len(rows)
+    return sum(in_order(total)) / len(rows)
 
 
 def _loss(
@@ -202,6 +209,7 @@ def _loss(
     weights: Tensor,
     drawn: tuple[int, torch.Generator],
 ) -> Tensor:
+    """This process's share of the loss of a batch; the shares of all processes sum to it."""
     regions, draw = drawn
     size = min(training.batch, len(table.train))
     rows = table.train[torch.randperm(len(table.train), generator=draw)[:size]]
@@ -209,8 +217,10 @@ def _loss(
     times = (even * len(diffusion.alphas)).long().clamp_max(len(diffusion.alphas) - 1)
     noise = torch.randn(size, *table.latents.shape[1:], generator=draw)
     keep = drop_regions(size, regions, draw) if training.dropout else None
+    own = own_rows(size)
+    rows, noise, times, keep = rows[own], noise[own], times[own], None if keep is None else keep[own]
     error = _error(diffusion, table, rows, noise, times, prompt_of(rows, keep), training.distil)
-    return (error * weights[times.to(weights.device)]).mean()
+    return (error * weights[times.to(weights.device)]).mean() * (len(rows) / size)
 
 
 def _error(

@@ -32,7 +32,7 @@ from brainlens.models.generation.adapter_training import (
     response_prompts,
     train_adapter,
 )
-from brainlens.models.generation.pretraining import TOKEN_MAP, start_tokens, token_targets
+from brainlens.models.generation.pretraining import TOKEN_MAP, start_joint, start_tokens, token_targets
 from brainlens.models.generation.sampling import Prompts, Sampling, Watcher, draw_pictures, gate_gradients
 from brainlens.models.volume.arrays import as_array
 from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt
@@ -41,6 +41,7 @@ from brainlens.subjects import held_out
 from brainlens.types import DataError
 
 STARTS = ("random", "ridge")
+CODE = 64  # channels of the code of joint tokens that start at random
 
 
 class NeuroAdapter(Model):
@@ -68,7 +69,9 @@ class NeuroAdapter(Model):
     pictures of two factors (80 steps, eight seeds, chance .5) .70 of the factors were right, .48 with min(snr, 5), .55 without
     reliability, .52 with the head, .74 with zeroing, .82 without token dropout; standard errors are .02 to .05. After 400 steps
     all were right with and without dropout, and .46 with min(snr, 5) (four seeds).
-    regions: number of parcels kept, None for all. removal: "mask" or "zero". start: "random", or "ridge", which starts the
+    regions: number of parcels kept, None for all. removal: "mask" or "zero". joint: None for one token a region as published, or
+    the number of tokens that all regions write together through a code (`nn.joint_tokens`); contributions are then what a region
+    adds to the answer, exactly. start: "random", or "ridge", which starts the
     tokens as joint ridge predictions of the `prompts` of `fit` (`pretraining.start_tokens`). low_level: None, or the share of
     noise in (0, 1] from which drawing starts on latents that a ridge predicts from the same voxels. training: fields of
     `AdapterTraining` to be changed.
@@ -79,6 +82,7 @@ class NeuroAdapter(Model):
         regions: int | None = 100,
         *,
         removal: str = "mask",
+        joint: int | None = None,
         start: str = "random",
         reliability: bool = True,
         low_level: float | None = None,
@@ -88,6 +92,7 @@ class NeuroAdapter(Model):
     ) -> None:
         self.regions = regions
         self.removal = removal
+        self.joint = joint
         self.start = start
         self.reliability = reliability
         self.low_level = low_level
@@ -144,7 +149,9 @@ class NeuroAdapter(Model):
         diffusion = open_pipeline(pipeline, self.device)
         latents = latents_of(diffusion, rows)
         states = caption_table(diffusion, captions, rows, recipe.distil)
-        adapter = self._new_adapter(diffusion, recipe, responses.members)
+        given = self.start == "ridge" and rows.prompts is not None and self.joint is not None
+        code = rows.prompts.shape[1] if given and rows.prompts is not None else CODE
+        adapter = self._new_adapter(diffusion, recipe, responses.members, code)
         self._start(adapter, responses.x, rows.prompts, held, before, diffusion.files)
         inputs = hashlib.sha256(responses.x.tobytes()).hexdigest() + repr(sorted(self.get_params().items(), key=str))
         table = AdapterTable.of(latents, held, inputs, states)
@@ -267,8 +274,11 @@ class NeuroAdapter(Model):
         x = np.zeros((0, len(self.units_)), np.float32)
         return FitResponses(x, self.parcels_, self.units_, self.members_, self.mean_, self.gain_, self.snr_)
 
-    def _new_adapter(self, diffusion: Any, recipe: AdapterTraining, members: Sequence[np.ndarray]) -> RegionAdapter:
-        made: dict[str, Any] = {"head": recipe.head, "scale": recipe.scale}
+    def _new_adapter(
+        self, diffusion: Any, recipe: AdapterTraining, members: Sequence[np.ndarray], code: int = CODE
+    ) -> RegionAdapter:
+        joint = None if self.joint is None else (self.joint, code)
+        made: dict[str, Any] = {"head": recipe.head, "scale": recipe.scale, "joint": joint}
         return RegionAdapter(diffusion.unet, members, removal=self.removal, seed=self.seed, **made)
 
     def _start(
@@ -293,7 +303,9 @@ class NeuroAdapter(Model):
             if {name: value.shape for name, value in layers.items()} != own:
                 raise DataError("before: attention layers of another network; use what pretrain_attention gave for this pipeline")
             adapter.layers.load_state_dict(layers)
-        if self.start == "ridge":
+        if self.start == "ridge" and self.joint is not None:
+            start_joint(adapter, x, prompts, before, held)
+        elif self.start == "ridge":
             start_tokens(adapter, x, token_targets(prompts, before), held)
 
     def _ready(self) -> tuple[Any, RegionAdapter]:
@@ -305,7 +317,8 @@ class NeuroAdapter(Model):
         diffusion = open_pipeline(pipeline, self.device)
         if diffusion.files != self.pipeline_["files"]:
             raise DataError(f"{pipeline} is not the pipeline that this adapter was fitted on; call use(folder) with that one")
-        adapter = self._new_adapter(diffusion, self._recipe(), self.members_)
+        code = CODE if self.joint is None else int(self.adapter_["tokens.read"].shape[-1])
+        adapter = self._new_adapter(diffusion, self._recipe(), self.members_, code)
         adapter.load_state_dict(self.adapter_)
         return diffusion, adapter.to(self.device).eval().requires_grad_(False)
 

@@ -34,7 +34,8 @@ from brainlens.models.generation.adapter_training import (
     response_prompts,
     train_adapter,
 )
-from brainlens.nn.region_adapter import RegionAdapter
+from brainlens.nn.joint_tokens import JointTokens
+from brainlens.nn.region_adapter import RegionAdapter, RegionTokens
 from brainlens.solvers.ridge import ridge_cv
 from brainlens.subjects import held_out
 from brainlens.types import DataError
@@ -133,6 +134,7 @@ def start_tokens(adapter: RegionAdapter, x: np.ndarray, targets: np.ndarray | No
             f"prompts have {targets.shape[2]} channels, the network's text has {adapter.width}; use its own embeddings"
         )
     tokens = adapter.tokens
+    assert isinstance(tokens, RegionTokens)  # joint ones start in `start_joint`
     if tokens.proj is not None:
         raise DataError('start="ridge" is for linear tokens; set training={"head": False}')
     members = [index[real > 0].numpy() for index, real in zip(tokens.index, tokens.real, strict=True)]
@@ -147,6 +149,32 @@ def start_tokens(adapter: RegionAdapter, x: np.ndarray, targets: np.ndarray | No
             for p, part in zip(parcels, parts, strict=True):
                 tokens.weight[p, : len(part)] = len(parcels) * part
                 tokens.bias[p] = fit.intercept
+
+
+def start_joint(
+    adapter: RegionAdapter, x: np.ndarray, prompts: np.ndarray | None, before: Mapping[str, Tensor] | None, held: np.ndarray
+) -> None:
+    """The code of joint tokens starts as the ridge prediction of the embeddings (image, d) from all parcels, and stays so; tokens
+    are read from it by the map of the pretrained attention.
+
+    The intercept goes into the tokens' biases. The penalty is chosen on training images. Raises DataError without embeddings,
+    without such a map, and for one of other tokens or channels.
+    """
+    tokens = adapter.tokens
+    assert isinstance(tokens, JointTokens)
+    if prompts is None or before is None or TOKEN_MAP[0] not in before:
+        raise DataError('joint tokens with start="ridge" need prompts= and, as before=, attention pretrained on such embeddings')
+    weight, bias = (before[name].float() for name in TOKEN_MAP)
+    if weight.shape != tokens.weight.shape or prompts.shape[1] != weight.shape[1]:
+        raise DataError(
+            f"the pretrained attention reads {weight.shape[1]} channels into {len(weight)} tokens; prompts have "
+            f"{prompts.shape[1]} channels, joint={len(tokens.bias)}"
+        )
+    fit = ridge_cv(x[~held], prompts[~held], ALPHAS)
+    tokens.set_code(fit.weights)
+    with torch.no_grad():
+        tokens.weight.copy_(weight)
+        tokens.bias.copy_(bias + torch.einsum("d,tdw->tw", fit.intercept, weight))
 
 
 def _gifts(x: np.ndarray, targets: np.ndarray, members: Sequence[np.ndarray]) -> np.ndarray:

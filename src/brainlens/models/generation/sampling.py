@@ -140,7 +140,8 @@ def gate_gradients(
     """How much more attention to each region would change the network's answer in the direction in which the brain changes it:
     shares (row, step, region) that sum to 1, along the drawing of the first candidate.
 
-        G_j = |d <c(g), (c - u) / |c - u|> / d g_j|  at g = 0,     g added to the attention scores of region j in every layer
+        G_j = |d <c(g), (c - u) / |c - u|> / d g_j|  at g = 0,     g added to the attention scores of region j in every layer,
+                                                           or to the factor 1 of what it writes into joint tokens
 
     c, u: the answers with regions and without. A region that is looked at and changes nothing has none; so has one removed.
     """
@@ -152,7 +153,7 @@ def gate_gradients(
     with adapter.on(diffusion.unet):
         with torch.no_grad():
             given, without = prompts.given(rows), prompts.without(rows)
-        regions = int(adapter.tokens.bias.shape[0])
+        regions = adapter.regions
         for number in range(first, len(times)):
             gate = torch.zeros(len(rows), regions, device=device, requires_grad=True)
             said = diffusion.unet(latents, times[number], encoder_hidden_states=given.gated(gate), return_dict=False)[0]

@@ -138,7 +138,11 @@ def build(
     if isinstance(model, SensorModel) and model.front is None and isinstance(model.encoder, TSConv):
         model.encoder.filtered = True
     image_head = Head(d_image, width, dropout=training.dropout) if tri else nn.Identity()
-    text_head = Head(d_text, width, dropout=training.dropout) if d_text is not None else nn.Identity()
+    if not tri and d_text is not None and d_text != d_image:
+        raise DataError(
+            f"{encoder}: images have {d_image} numbers and texts {d_text}; it needs both in one space, as a CLIP gives them"
+        )
+    text_head = Head(d_text, width, dropout=training.dropout) if tri and d_text is not None else nn.Identity()
     return SensorDecoder(model.to(device), image_head.to(device), text_head.to(device), scale, device)
 
 

@@ -16,6 +16,7 @@ from brainlens.models.sensors.networks import NETWORKS, NeuroAlign, OwnNetwork
 from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.split import split_subjects, uncopied
 from brainlens.models.sensors.training import Progress
+from brainlens.nn.sensor_baselines import WITH_TEXTS
 from brainlens.subjects import WITHIN, Protocol
 from brainlens.types import DataError, Features, Responses
 
@@ -47,11 +48,12 @@ def fit_model(
     """Fits a model on the training trials of a protocol; returns the test trials, not used for fitting or selection.
 
     Recordings on disk stay there (`np.asarray(test.data)` reads the test trials); repeats of a training image are averaged.
-    Texts are for NeuroAlign. checkpoint: a folder from which the same call goes on after a kill, to the same bits, and which is
+    Texts are for NeuroAlign and NICE with language. checkpoint: a folder
+    from which the same call goes on after a kill, to the same bits, and which is
     removed at the end; `Checkpoint(folder, keep=True)` leaves the finished training there. What another configuration, recording
     or seed left in it is not used. Closed forms write none. start: a fitted model whose weights are gone on from.
     """
-    guided = isinstance(model, NeuroAlign)
+    guided = model.network in WITH_TEXTS
     if isinstance(model, NeuroAlign) and texts is None and model.training.guidance:
         raise DataError("neuroalign with guidance needs texts; give the caption features or training.guidance=False")
     train, test = split_subjects(responses, protocol)

@@ -56,7 +56,9 @@ class NICE(SensorNetwork):
 
     attention: None, or in front of it "spatial" (self-attention over channels, in the manner of NICE-SA) or "graph" (graph
     attention over all channels, in the manner of NICE-GA); the released modules are others. Recordings that are whitened are
-    taken as they are. The defaults are the paper's: 200 epochs, batch 1000, Adam 2e-4 (.5, .999), temperature .07, dropout .5,
+    taken as they are. language: captions are a second target, L = (L(brain, image) + L(brain, text)) / 2 against both embeddings
+    as they are, which share a space (CLIP), in the manner of NICE-LLM (Song et al. 2025), whose own guidance is not rebuilt; it
+    needs texts. The defaults are the paper's: 200 epochs, batch 1000, Adam 2e-4 (.5, .999), temperature .07, dropout .5,
     740 validation images.
     """
 
@@ -67,6 +69,7 @@ class NICE(SensorNetwork):
         max_epochs: int = 200,
         *,
         attention: str | None = None,
+        language: bool = False,
         batch: int = 1000,
         lr: float = 2e-4,
         patience: int | None = None,
@@ -74,7 +77,7 @@ class NICE(SensorNetwork):
         random_state: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.max_epochs, self.attention, self.batch, self.lr = max_epochs, attention, batch, lr
+        self.max_epochs, self.attention, self.language, self.batch, self.lr = max_epochs, attention, language, batch, lr
         self.patience, self.options, self.random_state, self.device = patience, options, random_state, device
 
     @property
@@ -82,7 +85,14 @@ class NICE(SensorNetwork):
         kinds = {None: "nice", "spatial": "nice_sa_like", "graph": "nice_ga_like"}
         if self.attention not in kinds:
             raise DataError(f"NICE: attention {self.attention!r} is not one of {list(kinds)}")
-        return kinds[self.attention]
+        if self.language and self.attention is not None:
+            raise DataError(f"NICE: language goes with attention=None, not with {self.attention!r}; choose one")
+        return "nice_llm_like" if self.language else kinds[self.attention]
+
+    def _training(self, texts: Features | None) -> SensorTraining:
+        if self.language and texts is None:
+            raise DataError("NICE with language is trained on captions too; give texts, or language=False")
+        return self.training if self.language else super()._training(texts)
 
 
 class ComparedNetwork(SensorNetwork):
@@ -173,6 +183,7 @@ NETWORKS: dict[str, tuple[type[SensorNetwork], dict[str, Any]]] = {
     "nice": (NICE, {}),
     "nice_sa_like": (NICE, {"attention": "spatial"}),
     "nice_ga_like": (NICE, {"attention": "graph"}),
+    "nice_llm_like": (NICE, {"language": True}),
     "atm": (ATM, {}),
     "eegnet": (EEGNet, {}),
     "linear": (SensorLinear, {}),

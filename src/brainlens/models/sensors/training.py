@@ -95,14 +95,16 @@ def step(
     training: SensorTraining,
     adjust: LossAdjustment | None,
 ) -> tuple[float, np.ndarray]:
-    """Gradients of one batch, left in the parameters; (value of L1, weights of the losses)."""
+    """Gradients of one batch, left in the parameters; (value of L1, without heads of the whole loss; weights of the losses)."""
     x, moments, target = batch
     model, shown = decoder.model, image[target]
     if isinstance(decoder.image_head, nn.Identity):
         with _products(training, x):
             brain = model(x, moments) if isinstance(model, SensorModel) else model(x)
         brain = brain.float()
-        loss = 0.5 * info_nce(brain, shown, training.temperature, labels=target, repeats="positive")
+        aims = [shown] if text is None else [shown, text[target]]
+        each = [0.5 * info_nce(brain, aim, training.temperature, labels=target, repeats="positive") for aim in aims]
+        loss = torch.stack(each).mean()
         loss.backward()
         return loss.item(), np.ones(1)
     assert isinstance(model, SensorModel) and isinstance(model.encoder, TSConv)  # noqa: PT018

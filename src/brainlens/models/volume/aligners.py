@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brainlens.models.processes import shared
 from brainlens.models.volume.decoder import Decoder, Reader
-from brainlens.models.volume.processes import shared
 from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.start import CrossFitted, Start, begin, cross_fitted, on_voxels
 from brainlens.models.volume.training import AlignmentTraining, Progress, reciprocal_rank, train_contrastive, validate
@@ -23,7 +23,9 @@ from brainlens.solvers.kernel_ridge import KernelRidge, LinearDecoder, kernel_ri
 from brainlens.subjects import region_labels
 from brainlens.types import DataError, Volume
 
-BASELINES = ("ridge", "ridge_whitened", "linear", "mlp", "cnn")
+BASELINES = ("ridge", "ridge_whitened", "linear", "mlp", "mindeye_like", "mindeye2_like", "cnn")
+MINDEYE = ("mindeye_like", "mindeye2_like")  # trained by BiMixCo and then SoftCLIP
+MINDEYE_RATE = 3e-4  # the published one; at ten times it the losses at temperature .006 do not fall for some seeds
 CONTROLS = ("ridge_projected", "linear_projected", "mlp_projected")  # baselines that are given the metric of the volume encoder
 ENCODERS = (*BASELINES, *CONTROLS, "volume")
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-2, 3.1, 0.5))
@@ -140,25 +142,56 @@ def fit_mlp(
     start: Start | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
+    mindeye: bool = False,
 ) -> Decoder:
     """A residual MLP on the voxels that carry a region label (all voxels where none does).
 
-    start: its targets and its temperature in place of the network's own (the control `mlp_projected`).
+    start: its targets and its temperature in place of the network's own (the control `mlp_projected`). mindeye: trained by
+    BiMixCo and then SoftCLIP, to the end of the schedule; the checkpoint kept is the one that retrieves best.
     """
-    begun = time.perf_counter()
-    labels = region_labels(split.units)
-    chosen = np.arange(split.train.x.shape[1]) if labels is None else np.flatnonzero(~np.isin(labels, ["", "none"]))
-    voxels = torch.from_numpy(chosen if len(chosen) else np.arange(split.train.x.shape[1])).to(split.train.x.device)
+    begun, voxels = time.perf_counter(), _region_voxels(split)
     split, training = _aims(split, training, start)
+    training = to_the_end(training) if mindeye else training
     parts = {name: replace(getattr(split, name), x=getattr(split, name).x[:, voxels]) for name in ("train", "validation")}
 
     def build() -> nn.Module:
         return decoding_baselines.ResidualMLP(torch.arange(len(voxels)), split.train.image.shape[1], width=width)
 
-    module, log = _train(build, replace(split, **parts), training, seed=seed, folder=folder, progress=progress)
+    module, log = _train(build, replace(split, **parts), training, seed=seed, folder=folder, progress=progress, mindeye=mindeye)
     module.voxels = voxels  # trained on these columns alone, read from whole rows from here on
-    name = "mlp" if start is None else "mlp_projected"
+    name = "mindeye_like" if mindeye else "mlp" if start is None else "mlp_projected"
     return _decoder(name, module, _count(module), begun, log, start=start)
+
+
+def fit_shared(
+    split: Split,
+    training: AlignmentTraining,
+    *,
+    seed: int = 0,
+    width: int = 512,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Decoder:
+    """A linear map of each subject and one MLP for all, by BiMixCo and then SoftCLIP (see `nn.decoding_baselines`)."""
+    begun, voxels, names = time.perf_counter(), _region_voxels(split), split.train.subjects
+
+    def build() -> nn.Module:
+        return decoding_baselines.SharedSubjectMLP(names, voxels, split.train.image.shape[1], width=width)
+
+    module, log = _train(build, split, to_the_end(training), seed=seed, folder=folder, progress=progress, mindeye=True)
+    return _decoder("mindeye2_like", module, _count(module), begun, log)
+
+
+def to_the_end(training: AlignmentTraining) -> AlignmentTraining:
+    """The recipe without early stop, since MindEye's losses follow a schedule; kept is what retrieves held-back images best."""
+    return replace(training, patience=10**6, select="retrieval")
+
+
+def _region_voxels(split: Split) -> Tensor:
+    """Numbers of the voxels that carry a region label, of all where none does."""
+    labels, every = region_labels(split.units), np.arange(split.train.x.shape[1])
+    chosen = every if labels is None else np.flatnonzero(~np.isin(labels, ["", "none"]))
+    return torch.from_numpy(chosen if len(chosen) else every).to(split.train.x.device)
 
 
 def fit_cnn(
@@ -245,11 +278,13 @@ def _train(
     seed: int,
     folder: Path | None = None,
     progress: Progress | None = None,
+    mindeye: bool = False,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build().to(split.train.x.device)
-    return module, train_contrastive(module, split, training, seed=seed, folder=folder, progress=progress)
+    log = train_contrastive(module, split, training, seed=seed, folder=folder, progress=progress, mindeye=mindeye)
+    return module, log
 
 
 def _count(module: nn.Module) -> int:

@@ -22,7 +22,8 @@ class Batches:
 
     def __init__(self, part: AlignmentPart, batch: int, repeats: str, seed: int) -> None:
         self.part, self.repeats, self.seed = part, repeats, seed
-        self.items = [torch.from_numpy(part.items(name)) for name in part.subjects]
+        self.names = part.subjects
+        self.items = [torch.from_numpy(part.items(name)) for name in self.names]
         self.batch = batch
         self.lengths = [max(1, len(items) // batch) for items in self.items]
 
@@ -44,7 +45,7 @@ class Batches:
         items = self.items[subject]
         chosen = items[torch.randperm(len(items), generator=generator)[: min(self.batch, len(items))]]
         rows = self.part.rows[chosen]
-        return Drawn(chosen, rows, repeat_weights(rows, self.repeats, generator), subject, seed)
+        return Drawn(chosen, rows, repeat_weights(rows, self.repeats, generator), subject, seed, self.names[subject])
 
 
 def repeat_weights(rows: Tensor, repeats: str, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from brainlens.models.volume.start import Start
-from brainlens.nn.decoding_baselines import ResidualMLP, VolumeCNN
+from brainlens.nn.decoding_baselines import ResidualMLP, SharedSubjectMLP, VolumeCNN, embedded
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.solvers.canonical import AffineMap
 from brainlens.solvers.kernel_ridge import KernelRidge, LinearDecoder, WhitenedMetric
@@ -61,9 +61,16 @@ class Decoder:
         return reader.weights.device if isinstance(reader, LinearDecoder) else next(reader.parameters()).device
 
     @torch.no_grad()
-    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean rows (n, V) as the brain embeddings meant for images and for texts, each (n, D)."""
-        x = x.to(self.device)
+    def embed(self, x: Tensor, subject: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Mean rows (n, V) as the brain embeddings meant for images and for texts, each (n, D).
+
+        subject (n,): whose rows they are, for an encoder with a map for each subject; one that has a single subject takes
+        all rows as of this one where none is given. Raises DataError for rows of nobody and of a subject without a map.
+        """
+        x, module = x.to(self.device), self.module
+        if isinstance(module, SharedSubjectMLP):
+            z = _of_subjects(module, x, subject)
+            return self._only(z, "image"), self._only(z, "text")
         if "both" in self.readers:
             z = torch.cat([self.readers["both"](rows) for rows in x.split(128)])
             return self._only(z, "image"), self._only(z, "text")
@@ -85,6 +92,22 @@ class Decoder:
         which = which if which in self.readers else next(iter(self.readers))
         z = self.readers[which](x)
         return self.metrics[which].query(z) if which in self.metrics else z
+
+
+def _of_subjects(module: SharedSubjectMLP, x: Tensor, subject: np.ndarray | None) -> Tensor:
+    if subject is None and len(module.subjects) > 1:
+        raise DataError(f"this model has a map for each of {module.subjects}; say with subject= whose each row is")
+    names = np.full(len(x), module.subjects[0]) if subject is None else np.asarray(subject).astype(str)
+    if names.shape != (len(x),):
+        raise DataError(f"subject names one of {module.subjects} for each of {len(x)} rows, got {names.shape}")
+    out: Tensor | None = None
+    for name in np.unique(names):
+        for at in torch.from_numpy(np.flatnonzero(names == name)).to(x.device).split(128):
+            z = embedded(module, x[at], str(name))
+            out = z.new_empty(len(x), z.shape[1]) if out is None else out
+            out[at] = z
+    assert out is not None
+    return out
 
 
 def pack(decoder: Decoder) -> dict[str, Any]:
@@ -135,13 +158,19 @@ def _reader_out(reader: Reader) -> dict[str, Any]:
         kind, built = "volume", {"mask": reader.mask, "design": asdict(reader.design)}
     elif isinstance(reader, ResidualMLP):
         kind, built = "mlp", {"embed_dim": reader.leave.out_features, "width": reader.leave.in_features}
+    elif isinstance(reader, SharedSubjectMLP):
+        kind, built = "shared", {"embed_dim": reader.leave.out_features, "width": reader.leave.in_features}
+        built |= {"subjects": reader.subjects, "blocks": len(reader.blocks)}
     elif isinstance(reader, VolumeCNN):
         mask = np.zeros(reader.shape, dtype=bool)
         mask.reshape(-1)[reader.inside.cpu().numpy()] = True
         sizes = {"embed_dim": reader.leave[-1].out_features, "width": reader.convolutions[0].out_channels}
         kind, built = "cnn", {"mask": mask, **sizes}
     else:
-        raise DataError(f"a {type(reader).__name__} cannot be stored as an aligner; VolumeEncoder, ResidualMLP, VolumeCNN can")
+        raise DataError(
+            f"a {type(reader).__name__} cannot be stored as an aligner; VolumeEncoder, VolumeCNN, ResidualMLP and "
+            "SharedSubjectMLP can"
+        )
     return {"kind": kind, "built": built, "weights": dict(reader.state_dict())}
 
 
@@ -157,6 +186,10 @@ def _reader_in(entry: dict[str, Any], device: str) -> Reader:
         module = VolumeEncoder(built["mask"], VolumeDesign(**built["design"]))
     elif kind == "mlp":
         module = ResidualMLP(weights["voxels"], built["embed_dim"], width=built["width"])
+    elif kind == "shared":
+        module = SharedSubjectMLP(
+            built["subjects"], weights["voxels"], built["embed_dim"], width=built["width"], blocks=built["blocks"]
+        )
     elif kind == "cnn":
         module = VolumeCNN(torch.from_numpy(built["mask"]), built["embed_dim"], width=built["width"])
     else:

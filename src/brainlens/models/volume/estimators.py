@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from brainlens import store
+from brainlens.models.volume.aligners import MINDEYE, MINDEYE_RATE
 from brainlens.models.volume.model import Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.nn.volume_encoder import VolumeEncoder
@@ -106,6 +107,41 @@ class MLPAligner(_Trained):
         return "mlp_projected" if self.projected else "mlp"
 
 
+class MindEyeAligner(_Trained):
+    """A residual MLP of width 512 by MindEye's losses: BiMixCo for a third of the steps, then SoftCLIP.
+
+    Inputs are mixed in pairs and each mixture has to find both of its images (`nn.losses.mixco`); later each response has to be
+    as alike to the images as its own image is (`nn.losses.soft_clip`). The sum over images and texts. Scotti et al. 2023, without
+    its diffusion prior and with the class embedding in place of CLIP's 257 tokens; the checkpoint kept is the one that retrieves
+    held-back images best, where the released code keeps the last. Rate 3e-4, as published, in every recipe of `align`. training:
+    fields of `AlignmentTraining` to be changed.
+    """
+
+    def __init__(
+        self, *, training: Mapping[str, Any] | None = None, validation: float = 0.1, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        super().__init__(training=training, validation=validation, seed=seed, device=device)
+
+    def settings(self) -> Preset:
+        return preset("default").recipe(linear={"lr": MINDEYE_RATE, **(self.training or {})})
+
+    def encoder(self) -> str:
+        return "mindeye_like"
+
+
+class SharedSubjectAligner(MindEyeAligner):
+    """A linear map for each subject and one MLP for all, by the losses of `MindEyeAligner`; after MindEye2 (Scotti et al. 2024).
+
+    h_s = A_s x + a_s for a subject s, then the same residual MLP and head (`nn.decoding_baselines.SharedSubjectMLP`); all
+    subjects are in one voxel space. `fit(Y, images, subject=names)`, and `transform(Y2, subject=names)` where there are several.
+    fit(..., start_from=model) on a new subject adds a map, which begins as the mean of the others, and trains all further.
+    Not here: the diffusion prior, the low-level submodule, CLIP's 256 tokens; width 512 in place of 4096.
+    """
+
+    def encoder(self) -> str:
+        return "mindeye2_like"
+
+
 class CNNAligner(Aligner):
     """Four 3D convolutions of stride 2 over the whole volume, trained by the contrastive loss; it needs a mask."""
 
@@ -193,7 +229,8 @@ class VolumeAligner(Aligner):
 
 
 ALIGNERS: dict[str, type[Aligner]] = {
-    cls.__name__: cls for cls in (RidgeAligner, LinearAligner, MLPAligner, CNNAligner, VolumeAligner)
+    cls.__name__: cls
+    for cls in (RidgeAligner, LinearAligner, MLPAligner, MindEyeAligner, SharedSubjectAligner, CNNAligner, VolumeAligner)
 }
 
 
@@ -205,6 +242,9 @@ def aligner(name: str, chosen: Preset, *, seed: int = 0, device: str = "cpu") ->
         return RidgeAligner(
             name == "ridge_whitened", projected, modality=chosen.training.modality, patch=chosen.design.patch, **place
         )
+    if name in MINDEYE:
+        found = MindEyeAligner if name == "mindeye_like" else SharedSubjectAligner
+        return found(training={**asdict(chosen.linear), "lr": MINDEYE_RATE}, **place)
     if name == "cnn":
         return CNNAligner(training=asdict(chosen.training), **place)
     if name == "volume":

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from brainlens.models.processes import shared
+from brainlens.models.volume.aligners import MINDEYE, to_the_end
 from brainlens.models.volume.decoder import Decoder
-from brainlens.models.volume.processes import shared
 from brainlens.models.volume.split import AlignmentPart, Split
 from brainlens.models.volume.training import AlignmentTraining, Progress, train_contrastive, validate
-from brainlens.nn.decoding_baselines import ComponentDecoder
+from brainlens.nn.decoding_baselines import ComponentDecoder, SharedSubjectMLP
 from brainlens.nn.volume_encoder import Block, VolumeEncoder
 from brainlens.solvers.kernel_ridge import LinearDecoder, principal_axes
 from brainlens.types import DataError
@@ -33,6 +34,9 @@ def fine_tune(
 ) -> Decoder:
     """The decoder after more contrastive training; the one it began as is kept where the validation loss does not fall.
 
+    The encoders after MindEye go on by its objective and are judged by validation retrieval; a model with a map for each subject
+    gets one for each new subject, which begins as the mean of the others.
+
     split: centred by the means of the model (see `split_tables`). Its validation images speak for the old model where that
     one was trained on them. Raises DataError for a ridge, which has no steps, and for
     another number of voxels.
@@ -44,12 +48,18 @@ def fine_tune(
     _check_voxels(before, split)
     split, training = _aimed(before, split), replace(training, temperature=before.chosen.get("temperature", training.temperature))
     after: LinearDecoder | nn.Module
+    mindeye = before.name in MINDEYE
+    if isinstance(reader, SharedSubjectMLP):
+        reader = copy.deepcopy(reader)
+        reader.add(split.train.subjects)
     if isinstance(reader, LinearDecoder):
         after, log = _further_linear(reader, split, training, seed=seed, folder=folder, progress=progress)
     else:
-        after, log = _further_module(reader, split, training, seed=seed, folder=folder, progress=progress)
-    losses = [_loss(one, split.validation, training) for one in (reader, after)]
-    kept = losses[0] <= losses[1]
+        training = to_the_end(training) if mindeye else training
+        after, log = _further_module(reader, split, training, seed=seed, folder=folder, progress=progress, mindeye=mindeye)
+    found = [_validated(one, split.validation, training) for one in (reader, after)]
+    losses, ranks = ([one[key] for one in found] for key in ("validation_loss", "validation_mrr"))
+    kept = ranks[0] >= ranks[1] if mindeye else losses[0] <= losses[1]
     chosen = {**before.chosen, "start_loss": losses[0], "validation_loss": losses[1], "kept_start": float(kept)}
     seconds = time.perf_counter() - begun
     return replace(before, readers={"both": reader if kept else after}, seconds=seconds, chosen=chosen, log=log, start=None)
@@ -76,9 +86,9 @@ def _aimed(before: Decoder, split: Split) -> Split:
     return replace(split, train=mapped(split.train), validation=mapped(split.validation), tested=None)
 
 
-def _loss(reader: LinearDecoder | nn.Module, part: AlignmentPart, training: AlignmentTraining) -> float:
+def _validated(reader: LinearDecoder | nn.Module, part: AlignmentPart, training: AlignmentTraining) -> dict[str, float]:
     each = [part.of(name) for name in part.subjects]
-    return validate(reader, [one.mean() for one in each], each, training)["validation_loss"]  # type: ignore[arg-type]
+    return validate(reader, [one.mean() for one in each], each, training)  # type: ignore[arg-type]
 
 
 def _further_module(
@@ -89,6 +99,7 @@ def _further_module(
     seed: int,
     folder: Path | None,
     progress: Progress | None,
+    mindeye: bool,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     module = copy.deepcopy(reader).to(split.train.x.device)
     if isinstance(module, VolumeEncoder):  # one step moves every matrix by the same share, though voxel weights are far smaller
@@ -96,7 +107,8 @@ def _further_module(
         assert isinstance(block, Block)
         sizes = [float(w.detach().square().mean().sqrt()) for w in (module.projection, block.expand.weight)]
         module.projection.lr_scale = min(1.0, sizes[0] / sizes[1])  # type: ignore[attr-defined]
-    return module, train_contrastive(module, split, training, seed=seed, folder=folder, progress=progress)
+    log = train_contrastive(module, split, training, seed=seed, folder=folder, progress=progress, mindeye=mindeye)
+    return module, log
 
 
 def _further_linear(

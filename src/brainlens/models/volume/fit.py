@@ -14,6 +14,7 @@ from brainlens.models.volume.aligners import (
     fit_mlp,
     fit_projected,
     fit_ridge,
+    fit_shared,
     fit_volume,
 )
 from brainlens.models.volume.split import Split
@@ -62,6 +63,10 @@ def fit(
         return fit_projected(start)
     if name in ("linear", "linear_projected"):
         return fit_linear(split, linear, seed=seed, start=start, progress=tell)
+    if name == "mindeye_like":
+        return fit_mlp(split, linear, seed=seed, folder=place, progress=tell, mindeye=True)
+    if name == "mindeye2_like":
+        return fit_shared(split, linear, seed=seed, folder=place, progress=tell)
     if name in ("mlp", "mlp_projected"):
         return fit_mlp(split, linear, seed=seed, start=start, folder=place, progress=tell)
     return fit_volume(split, training, design=design, start=start, seed=seed, folder=place, progress=tell)

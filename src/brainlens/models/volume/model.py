@@ -20,7 +20,9 @@ from brainlens.models.volume.fit import fit as fit_encoder
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.split import Split, split_tables
 from brainlens.subjects import check_same_volume
-from brainlens.types import DataError, Volume
+from brainlens.types import DataError, Volume, as_ids
+
+CHEAP = ("linear", "mlp", "mindeye")  # encoders of the recipe for cheap ones
 
 Progress = Callable[[str, int, dict[str, float]], None]
 
@@ -122,7 +124,7 @@ class Aligner(Model):
         else:
             self._check_start(start_from, split)
             self.decoder_ = fine_tune(
-                start_from.decoder_, split, chosen.linear if name.startswith(("linear", "mlp")) else chosen.training,
+                start_from.decoder_, split, chosen.linear if name.startswith(CHEAP) else chosen.training,
                 seed=self.seed, folder=None if folder is None else Path(folder) / name,
                 progress=None if progress is None else lambda step, record: progress(name, step, record),
             )  # fmt: skip
@@ -133,14 +135,16 @@ class Aligner(Model):
         self.subjects_ = split.train.subjects
         return self
 
-    def transform(self, Y: Any, *, modality: str = "image") -> np.ndarray:
+    def transform(self, Y: Any, *, modality: str = "image", subject: Sequence[str] | None = None) -> np.ndarray:
         """Brain embeddings (n, D) of new responses (n, V), those meant for images or for texts, in the shared space.
 
+        subject: whose brain each row is, for a model with a map for each subject; others do not look at it.
         Raises DataError before `fit`, for another number of voxels, and for missing values in voxels that are read.
         """
         decoder = self._ready(modality)
         x = self._rows(Y)
-        return decoder.embed(x)[("image", "text").index(modality)].cpu().numpy()
+        whose = None if subject is None else as_ids(subject, "subject")
+        return decoder.embed(x, whose)[("image", "text").index(modality)].cpu().numpy()
 
     def predict(self, Y: Any) -> np.ndarray:
         """The same as `transform`, under the word that scikit-learn's cross-validation calls."""
@@ -158,12 +162,15 @@ class Aligner(Model):
         unit = torch.nn.functional.normalize(torch.from_numpy(rows - centre), dim=1)
         return decoder.gallery(unit, modality).detach().cpu().numpy()
 
-    def retrieve(self, Y: Any, gallery: Any, *, k: int = 5, modality: str = "image") -> np.ndarray:
+    def retrieve(
+        self, Y: Any, gallery: Any, *, k: int = 5, modality: str = "image", subject: Sequence[str] | None = None
+    ) -> np.ndarray:
         """Rows (n, k) of the gallery of embeddings (m, d) that are nearest to each response by cosine, best first."""
-        rows, _ = retrieval.neighbours(self.transform(Y, modality=modality), self.gallery(gallery, modality=modality), k)
+        query = self.transform(Y, modality=modality, subject=subject)
+        rows, _ = retrieval.neighbours(query, self.gallery(gallery, modality=modality), k)
         return rows
 
-    def score(self, Y: Any, images: Any) -> float:
+    def score(self, Y: Any, images: Any, *, subject: Sequence[str] | None = None) -> float:
         """Mean reciprocal rank of each response's image among all rows of images (n, d); 1 is perfect.
 
         Rows with the same embedding are the same image.
@@ -171,7 +178,7 @@ class Aligner(Model):
         targets = as_array(images, "images")
         _, label = np.unique(targets, axis=0, return_inverse=True)
         label = label.reshape(-1)
-        query = self.transform(Y)
+        query = self.transform(Y, subject=subject)
         if len(query) != len(targets):
             raise DataError(f"Y has {len(query)} rows, images has {len(targets)}; give one for every row of Y")
         ranks = retrieval.ranks(query, self.gallery(targets), labels=(label, label))

@@ -9,36 +9,83 @@ therefore do what one process does with two pieces, and both what one piece does
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from brainlens.models.volume.processes import average, average_gradients
+from brainlens.models.processes import average, average_gradients
 from brainlens.models.volume.split import AlignmentPart, gather_mean
+from brainlens.nn.decoding_baselines import embedded
 from brainlens.nn.distributed import gather, processes
-from brainlens.nn.losses import trimodal
+from brainlens.nn.losses import mixco, soft_clip, trimodal
 from brainlens.nn.memory_queue import MemoryQueue
 from brainlens.types import DataError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODALITIES = ("both", "image", "text")
+MIXING = 1 / 3  # of a training by MindEye's objective
 APART = 1 << 40  # between the dropout seeds of two pieces of a step
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The joint batch of a step: item numbers (B,), their trial rows and weights (B, R), the subject's number, the seed."""
+    """The joint batch of a step: item numbers (B,), their trial rows and weights (B, R), subject (number, name), the seed."""
 
     items: Tensor
     rows: Tensor
     weights: Tensor
     subject: int
     seed: int
+    name: str = ""
 
     def __len__(self) -> int:
         return len(self.items)
+
+
+@dataclass(frozen=True)
+class MindEyeStep:
+    """What a step of MindEye's objective does: BiMixCo with an order and shares of mixing, SoftCLIP without."""
+
+    temperature: float
+    order: Tensor | None = None
+    share: Tensor | None = None
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """The rows x (n, V) as the encoder sees them."""
+        if self.order is None or self.share is None:
+            return x
+        share = self.share.to(x)[:, None]
+        return share * x + (1 - share) * x[self.order.to(x.device)]
+
+    def loss(self, brain: Tensor, image: Tensor | None, text: Tensor | None) -> Tensor:
+        """The sum of the losses against the images and against the texts."""
+        total = brain.new_zeros(())
+        for target in (one for one in (image, text) if one is not None):
+            if self.order is None or self.share is None:
+                total = total + soft_clip(brain, target, self.temperature)
+            else:
+                order, share = self.order.to(brain.device), self.share.to(brain)
+                total = total + mixco(brain, target, order, share, self.temperature)
+        return total
+
+
+def mindeye_step(step: int, steps: int, rows: int, seed: int) -> MindEyeStep:
+    """Step `step` of `steps` with `rows` in the batch: BiMixCo for a third of the training, then SoftCLIP.
+
+    BiMixCo at temperature .006 mixes half of the rows with shares from Beta(.15, .15); SoftCLIP's temperature goes from .004 to
+    .0075 by half a cosine (Scotti et al. 2023, section 3 and released code).
+    """
+    mixing = round(MIXING * steps)
+    if step < mixing:
+        rng = np.random.default_rng([seed, 1])
+        share = np.where(rng.random(rows) <= 0.5, rng.beta(0.15, 0.15, rows), 1.0)
+        return MindEyeStep(0.006, torch.from_numpy(rng.permutation(rows)), torch.from_numpy(share).float())
+    done = (step - mixing) / max(1, steps - mixing - 1)
+    return MindEyeStep(0.004 + 0.0035 * (1 - math.cos(math.pi * done)) / 2)
 
 
 def targets(part: AlignmentPart, items: Tensor, modality: str) -> tuple[Tensor | None, Tensor | None]:
@@ -78,19 +125,22 @@ def joint_gradients(
     temperature: float = 0.07,
     queue: MemoryQueue | None = None,
     scale: Callable[[Tensor], Tensor] | None = None,
+    mindeye: MindEyeStep | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of the joint batch and this process's embeddings; its gradients are left in the parameters.
 
     scale: multiplies the loss before it goes backward (float16). With a loss that is not finite no gradient is computed.
+    mindeye: its loss in place of InfoNCE, for one piece without a queue.
     """
     pieces, first = own_pieces(drawn, accumulate), processes()[0] * accumulate
     device = part.x.device
     inputs = [gather_mean(part.x, drawn.rows[at], drawn.weights[at]) for at in pieces]
+    inputs = inputs if mindeye is None else [mindeye.mixed(inputs[0])]
 
     def embed(k: int) -> Tensor:
         torch.manual_seed(drawn.seed + APART * (first + k))
         with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32"):
-            return module(inputs[k]).float()
+            return embedded(module, inputs[k], drawn.name).float()
 
     items = drawn.items[torch.cat(pieces)]
     once = accumulate == 1
@@ -100,7 +150,10 @@ def joint_gradients(
         z.requires_grad_()
     past = None if queue is None else queue.content(subject=drawn.subject)
     labels = None if queue is None else items.to(device)
-    loss = trimodal(z, *targets(part, items, modality), temperature=temperature, queue=past, labels=labels)
+    if mindeye is not None:
+        loss = mindeye.loss(z, *targets(part, items, modality))
+    else:
+        loss = trimodal(z, *targets(part, items, modality), temperature=temperature, queue=past, labels=labels)
     joint = average(loss.detach())
     if not torch.isfinite(joint):
         return joint, z.detach()

@@ -15,10 +15,20 @@ from torch import Tensor, nn
 
 from brainlens import store
 from brainlens.metrics import retrieval as retrieval_metrics
-from brainlens.models.volume import processes
+from brainlens.models import processes
 from brainlens.models.volume.batches import REPEATS, Batches, repeat_weights
 from brainlens.models.volume.split import AlignmentPart, Split
-from brainlens.models.volume.steps import MODALITIES, PRECISIONS, joint_gradients, remember, targets, wrong_items
+from brainlens.models.volume.steps import (
+    MODALITIES,
+    PRECISIONS,
+    joint_gradients,
+    mindeye_step,
+    remember,
+    targets,
+    wrong_items,
+)
+from brainlens.nn.decoding_baselines import embedded
+from brainlens.nn.distributed import processes as world
 from brainlens.nn.losses import trimodal
 from brainlens.nn.memory_queue import MemoryQueue
 from brainlens.types import DataError
@@ -170,20 +180,26 @@ def train_contrastive(
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress | None = None,
+    mindeye: bool = False,
 ) -> list[dict[str, float]]:
     """Trains `module` in place and returns its log; the weights left in it are those with the best validation (see `select`).
+
+    mindeye: BiMixCo and then SoftCLIP in place of InfoNCE (see `steps.mindeye_step`), for the whole batch at once.
 
     Every step draws its batch and its dropout from generators seeded by (seed, step), so a run that was killed and
     resumed from `folder` ends with the same weights to the bit on the CPU. In several processes (see `processes.joined`)
     the first one writes the checkpoints, and all end with the same weights.
 
-    Raises DataError when a loss or a gradient is not finite, naming images and trials; the checkpoint before it stays in
-    the folder. Raises DataError for a checkpoint of other data, another configuration or another version.
+    Raises DataError for MindEye's objective on pieces of a batch or with a queue, and when a loss or a gradient is not finite,
+    naming images and trials; the checkpoint before it stays in the folder. Raises DataError for a checkpoint of other data,
+    another configuration or another version.
     """
     part, device = split.train, split.train.x.device
     training = training.on(int((part.rows >= 0).sum()) if training.repeats == "single" else len(part.ids))
     batches, run = Batches(part, training.batch, training.repeats, seed), AlignmentRun.begin(module, training, part)
-    made_for = _made_for(module, part, training, seed)
+    if mindeye and (training.accumulate > 1 or training.queue or world()[1] > 1):
+        raise DataError("align: BiMixCo mixes the rows of a whole batch; train it in one process, without --accumulate and queue")
+    made_for = _made_for(module, part, training, seed) | ({"objective": "mindeye"} if mindeye else {})
     saved = store.load_checkpoint(folder) if folder is not None else None
     if saved is not None:
         _check_made_for(folder, saved.get("made_for"), made_for)
@@ -193,7 +209,7 @@ def train_contrastive(
     rows = [one.mean() for one in held]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         while run.step < training.steps and run.stale <= training.patience:
-            loss = _step(run, part, batches, training)
+            loss = _step(run, part, batches, training, mindeye)
             if run.step % training.evaluate_every == 0 or run.step == training.steps:
                 first = processes.is_first()
                 record = {"step": run.step, "loss": loss, **(validate(run.averaged, rows, held, training) if first else {})}
@@ -209,7 +225,7 @@ def train_contrastive(
     return run.log
 
 
-def _step(run: AlignmentRun, part: AlignmentPart, batches: Batches, training: AlignmentTraining) -> float:
+def _step(run: AlignmentRun, part: AlignmentPart, batches: Batches, training: AlignmentTraining, mindeye: bool = False) -> float:
     """One step of the optimiser; returns the loss of the joint batch."""
     module, drawn = run.module, batches.draw(run.step)
     module.train()
@@ -219,6 +235,7 @@ def _step(run: AlignmentRun, part: AlignmentPart, batches: Batches, training: Al
     loss, z = joint_gradients(
         module, part, drawn, accumulate=training.accumulate, precision=training.precision, modality=training.modality,
         temperature=training.temperature, queue=run.queue, scale=None if run.scaler is None else run.scaler.scale,
+        mindeye=mindeye_step(run.step, training.steps, len(drawn), drawn.seed) if mindeye else None,
     )  # fmt: skip
     if not torch.isfinite(loss):
         _stop(f"the loss is {loss.item()}", run, part, wrong_items(module, z, drawn, training.accumulate))
@@ -283,8 +300,9 @@ def validate(module: nn.Module, rows: list[Tensor], parts: list[AlignmentPart], 
     found = []
     modality = training.modality
     for x, part in zip(rows, parts, strict=True):
+        whose = part.subjects[0]
         with torch.no_grad():
-            z = torch.cat([module(block) for block in x.split(256)])
+            z = torch.cat([embedded(module, block, whose) for block in x.split(256)])
             image, text = targets(part, torch.arange(len(z)), modality)
             loss = trimodal(z, image, text, temperature=training.temperature, joint=False)
         aim = part.image if text is None or image is not None else text

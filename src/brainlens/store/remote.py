@@ -1,0 +1,173 @@
+"""Folders on S3-compatible storage: read by range into a local cache, whose files are known by their hashes.
+
+    s3://BUCKET/PATH  ->  CACHE/NAME-HASH/files/...     CACHE: $BRAINLENS_CACHE, else ~/.cache/brainlens
+
+A file is fetched in pieces of 8 MiB and takes its place when it is whole. Beside the files a note holds the size and the ETag
+that the storage gave each, and the SHA-256 of what was written: a file is fetched again where the storage has another one, or
+where the local one was altered. Credentials and the address of the server are those of every S3 client (AWS_ACCESS_KEY_ID,
+AWS_PROFILE, AWS_ENDPOINT_URL, ...).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from brainlens.store.files import check_seal, checked_sha256, read_json, replacing, save_json, seal
+from brainlens.store.locks import PATIENCE, lock
+from brainlens.types import DataError, reading
+
+SCHEME = "s3:/"  # a Path has one slash where an address has two
+PIECE = 1 << 23  # bytes of a range
+NOTE, FILES, FORMAT = "remote.json", "files", 1
+
+
+def is_remote(place: str | Path) -> bool:
+    """Whether a place is an address on S3-compatible storage."""
+    return str(place).startswith(SCHEME)
+
+
+def address(place: str | Path) -> str:
+    """The address in its usual form, s3://bucket/path. Raises DataError without a bucket."""
+    inside = str(place)[len(SCHEME) :].strip("/")
+    if not inside:
+        raise DataError(f"{place} names no bucket; give s3://BUCKET/FOLDER")
+    return f"s3://{inside}"
+
+
+def cache_folder() -> Path:
+    """Where remote files are kept."""
+    named = os.environ.get("BRAINLENS_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "brainlens"
+
+
+def here(place: str | Path, names: Collection[str] | None = None) -> Path:
+    """The local folder of a place: itself, or for an address its copy in the cache, fetched as far as it is not there.
+
+    names: files of the folder that are needed (None: all). Raises DataError for a bucket that is not there or gives no
+    permission, an empty folder, a server that does not answer, and a cache without room for what is missing.
+    """
+    if not is_remote(place):
+        return Path(place)
+    url = address(place)
+    where = cache_folder() / f"{PurePosixPath(url).name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    with _said(url):
+        system = _system()
+        listed = _listed(system, url)
+    with lock(where, wait=PATIENCE):
+        known = _known(where / NOTE, url)
+        for gone in sorted(set(known) - set(listed)):
+            (where / FILES / gone).unlink(missing_ok=True)
+            known.pop(gone)
+        wanted = listed if names is None else {name: entry for name, entry in listed.items() if name in names}
+        missing = [name for name, entry in wanted.items() if not _is_here(where / FILES / name, entry, known.get(name))]
+        _check_room(url, where, sum(listed[name]["bytes"] for name in missing))
+        for name in missing:
+            digest = _fetch(system, url, name, listed[name], where / FILES / name)
+            known[name] = listed[name] | {"sha256": digest}
+            save_json(where / NOTE, seal({"format": FORMAT, "address": url, "files": known}))
+    return where / FILES
+
+
+def _system() -> Any:
+    """The S3 file system of fsspec."""
+    try:
+        import fsspec
+        import s3fs  # noqa: F401, which fsspec calls by the name "s3"
+    except ImportError as error:
+        raise DataError(f"addresses on S3 need {error.name}: pip install 'brainlens[remote]'") from None
+    return fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+
+
+@contextmanager
+def _said(url: str) -> Iterator[None]:
+    """Whatever the client raises, as one line that names the address."""
+    try:
+        yield
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(
+            f"{url}: no permission ({_short(error)}); check AWS_PROFILE or AWS_ACCESS_KEY_ID, and what they may read"
+        ) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{url}: there is no such bucket or folder; `aws s3 ls {url}/` shows what is there") from error
+    except OSError as error:
+        raise DataError(f"{url}: {_short(error)}; is the server there (AWS_ENDPOINT_URL)?") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec"):
+            raise
+        raise DataError(f"{url}: {_short(error)}; check AWS_ENDPOINT_URL and the credentials") from error
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _listed(system: Any, url: str) -> dict[str, dict[str, Any]]:
+    """{name: bytes, etag} of the files below an address. Raises DataError for names that lead out of the folder, and for none."""
+    root, found = url.removeprefix("s3://"), {}
+    for key, entry in system.find(root, detail=True).items():
+        name = str(key)[len(root) :].lstrip("/")
+        if not name or name.endswith("/"):
+            continue  # a folder, or the object of the same name as the address
+        parts = PurePosixPath(name).parts
+        if ".." in parts or PurePosixPath(name).is_absolute() or "\0" in name:
+            raise DataError(f"{url}: the name {name!r} leads out of the folder; rename it there")
+        found[name] = {"bytes": int(entry["size"]), "etag": str(entry.get("ETag", "")).strip('"')}
+    if not found:
+        raise DataError(f"{url}: there is no such folder, or it holds no file; `aws s3 ls {url}/` shows what is there")
+    return found
+
+
+def _known(note: Path, url: str) -> dict[str, dict[str, Any]]:
+    """What an earlier call noted; nothing where its note is damaged or of another address, and all is fetched again."""
+    if not note.is_file():
+        return {}
+    try:
+        content = read_json(note)
+        with reading(note, "fetch again"):
+            check_seal(note, content)
+            return dict(content["files"]) if content["format"] == FORMAT and content["address"] == url else {}
+    except DataError:
+        return {}
+
+
+def _is_here(path: Path, entry: dict[str, Any], known: dict[str, Any] | None) -> bool:
+    if known is None or not path.is_file() or any(known.get(key) != value for key, value in entry.items()):
+        return False
+    return path.stat().st_size == entry["bytes"] and checked_sha256(path) == known.get("sha256")
+
+
+def _check_room(url: str, where: Path, need: int) -> None:
+    free = shutil.disk_usage(where).free
+    if need > free:
+        raise DataError(
+            f"{url}: {need / 1e9:.3g} GB are to be fetched and the cache {where.parent} has {free / 1e9:.3g} GB free; "
+            "set BRAINLENS_CACHE to a folder on another disk"
+        )
+
+
+def _fetch(system: Any, url: str, name: str, entry: dict[str, Any], path: Path) -> str:
+    """Fetches one file by ranges; its SHA-256. Raises DataError where it is another one at the end than at the beginning."""
+    key, digest = f"{url.removeprefix('s3://')}/{name}", hashlib.sha256()
+    with replacing(path) as handle:
+        for start in range(0, entry["bytes"], PIECE):
+            stop = min(start + PIECE, entry["bytes"])
+            with _said(f"{url}/{name}"):
+                piece = system.cat_file(key, start=start, end=stop)
+            if len(piece) != stop - start:
+                raise DataError(f"{url}/{name}: {len(piece)} bytes came where {stop - start} were asked for; run again")
+            handle.write(piece)
+            digest.update(piece)
+        if entry["bytes"] > PIECE:  # what came in one piece is of one version
+            with _said(f"{url}/{name}"):
+                now = system.info(key, refresh=True)
+            if (int(now["size"]), str(now.get("ETag", "")).strip('"')) != (entry["bytes"], entry["etag"]):
+                raise DataError(f"{url}/{name} was replaced while it was read; run again")
+    return digest.hexdigest()
