@@ -138,7 +138,8 @@ def _fit(
     def progress(name: str, step: int, record: dict[str, float]) -> None:
         training = chosen.linear if name.startswith(("linear", "mlp")) else chosen.training
         whole = training.on(recording.responses.trials["stimulus"].nunique()).steps
-        tell(f"training {name}", step / max(whole, step))
+        trained = not name.startswith("ridge") and not name.endswith("_projected") and whole > 1
+        tell(f"training {name}" if trained else f"fitting {name}", step / max(whole, step) if step else None)
 
     tell("fitting", None)
     own = names if is_first() else [name for name in names if not name.startswith("ridge")]

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from brainlens import datasets, store
-from brainlens.align.sensor_analyses import analyses, cases, scored
-from brainlens.align.sensors import score_sensors
+from brainlens.align.sensor_analyses import analyses, cases, saliency_note, scored
+from brainlens.align.sensors import score_sensors, validation_score
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import (
     PROMPTS,
@@ -52,15 +52,15 @@ TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first wit
 DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
 PRESETS = ("default", "paper")
 FEW = 1000  # training images, below which networks are not trained unless asked for
-QUICK = ("canonical", "ridge")  # encoders that are solved in seconds; the last is the main one
+QUICK = ("canonical", "ridge")  # encoders that are solved in seconds
 
 
 @dataclass(frozen=True)
 class SensorOptions:
     """What `align` does with a sensor recording.
 
-    encoders: fitted one after the other, the last is the main one; "unfiltered" is neuroalign without saliency,
-    "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
+    encoders: fitted one after the other, the last is the main one if they were named; "unfiltered" is neuroalign without
+    saliency, "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
     guidance, adjustment). epochs, batch, precision: None for the preset's; repeats: None for all; amplitude: the phantom's, uV.
     preset: "default" trains on the phantom as long as its few images need, "paper" as published.
     saliency: how pictures are filtered for it.
@@ -157,7 +157,9 @@ def align_sensor_command(
 def run_align_sensors(
     source: Source, runs: str | Path, options: SensorOptions, *, seed: int = 0, device: str = "cpu", tell: Tell
 ) -> tuple[Path, Rows]:
-    """Fits every encoder on the same split, analyses the last one, and stores its run with the weights.
+    """Fits every encoder on the same split, analyses the main one, and stores its run with the weights.
+
+    The main one is the last that was named; where none is named on a real recording, that which finds validation images best.
 
     Prepared recordings and embeddings are kept in `runs/prepared`, trainings in `runs/unfinished` until the run is stored, so
     that the same call after a stop goes on from them.
@@ -202,19 +204,16 @@ def _start(options: SensorOptions) -> SensorAligner | None:
 
 
 def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) -> tuple[Path, Rows]:
-    """All fits, the analyses of the last one, and the stored run."""
+    """All fits, the analyses of the main one, and the stored run."""
     recording, options, seed, device, tell = bench.recording, bench.options, bench.seed, bench.device, bench.tell
-    rows = []
     bench.check_start()
-    for name in bench.encoders():
-        model, test, result = bench.fit(name)
-        rows.append({"encoder": name, **retrieved(result), "seconds": model.decoder_.seconds})
+    rows, scores, whole, name, (model, test, result) = bench.every()
     arrays, tables, more = analyses(
         recording, result, model.decoder_, test, encoder=name, seed=seed, settings=options.saliency, tell=tell
     )
     tables["comparison"] = pd.DataFrame(rows)
     if options.ablation:
-        tables["ablation"], extra = bench.ablation(result if name == "neuroalign" else None)
+        tables["ablation"], extra = bench.ablation(whole)
         arrays |= extra
         for key, points in extra.items() if "groups" in arrays else ():
             shares = nearest_share(points, arrays["groups"], seed=seed)
@@ -225,17 +224,23 @@ def _fit_all(bench: Bench, runs: str | Path, data: list[str], started: float) ->
     pictures, captions = cases(recording, result)
     filtered = "neuroalign" in bench.encoders() and "saliency" not in options.leave_out
     notes = saliency_note(tables["time_windows"]) if filtered else []
+    chosen = {"main": name, "main_by": "validation images"} if scores else {}
     kept = replace(
         result,
-        metrics=result.metrics | more | bench.counts(test),
+        metrics=result.metrics | more | bench.counts(test) | {f"align/{k}/validation/mrr": v for k, v in scores.items()},
         tables={**result.tables, **tables, **captions, "log": bench.steps(result)},
-        config=result.config | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": notes},
+        config=result.config
+        | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": notes}
+        | chosen,
         provenance=store.provenance(seed, device, data, started),
     )
     folder = keep(kept, runs, bench.source, arrays=arrays | pictures)
     model.save(folder / FOLDER)
     baselines = [row for each in rows[:-1] for row in _beside(each)]
     return folder, baselines + table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
+
+
+Fit = tuple[SensorAligner, Responses, Result]  # a model, the test trials, and its result
 
 
 @dataclass(frozen=True)
@@ -252,6 +257,30 @@ class Bench:
     tell: Tell
     unfinished: Path
     start: SensorAligner | None = None
+
+    def every(self) -> tuple[list[dict[str, Any]], dict[str, float], Result | None, str, Fit]:
+        """(rows of the comparison with the main encoder last, validation scores, NeuroAlign's result, main encoder, its fit).
+
+        Scores are empty where the last encoder is the main one: where encoders were named, and on simulations.
+        """
+        names = self.encoders()
+        choosing = self.options.encoders in (DEFAULT, QUICK) and self.start is None and len(names) > 1
+        choosing = choosing and not datasets.simulated(self.source.dataset)
+        rows, scores, whole = {}, dict[str, float](), None
+        for name in names:
+            fitted = self.fit(name)
+            model, _, result = fitted
+            rows[name] = {"encoder": name, **retrieved(result), "seconds": model.decoder_.seconds}
+            whole = result if name == "neuroalign" else whole
+            if choosing:
+                score = validation_score(
+                    model.decoder_, self.recording.responses, self.recording.images, encoder=_known(name),
+                    training=self.training(name), protocol=self.protocol, seed=self.seed,
+                )  # fmt: skip
+            if not choosing or score > max(scores.values(), default=0.0):
+                main, kept = name, fitted
+            scores |= {name: score} if choosing else {}
+        return [row for key, row in rows.items() if key != main] + [rows[main]], scores, whole, main, kept
 
     def encoders(self) -> list[str]:
         """The encoders in their order, each once, `sensors` for neuroalign; without captions NeuroAlign cannot be guided."""
@@ -276,9 +305,7 @@ class Bench:
         if self.start is not None and self.start.network in LINEAR:
             raise DataError(f"--from {self.options.start}: {self.start.network} is solved in closed form and starts from nothing")
 
-    def fit(
-        self, encoder: str, training: SensorTraining | None = None, *, label: str = "", texts: Any = "own"
-    ) -> tuple[SensorAligner, Responses, Result]:
+    def fit(self, encoder: str, training: SensorTraining | None = None, *, label: str = "", texts: Any = "own") -> Fit:
         """(model, test trials, result) of one fit."""
         chosen = self.training(encoder) if training is None else training
         captions = self.recording.texts if isinstance(texts, str) else texts
@@ -350,18 +377,6 @@ class Bench:
             repeats = many.groupby(test.trials["stimulus"]).sum()
             found |= {"data/test_images": float(len(repeats)), "data/test_repeats": float(repeats.median())}
         return found
-
-
-def saliency_note(windows: pd.DataFrame) -> list[str]:
-    """A remark where linear decoders of the whole epoch find the picture itself better than the filtered one, intervals apart."""
-    whole = windows[windows["kind"] == "growing"].groupby("target").last()
-    if {"image", "saliency"} <= set(whole.index) and whole.loc["image", "top5.low"] > whole.loc["saliency", "top5.high"]:
-        shares = [float(whole.loc[target, "top5"]) for target in ("image", "saliency")]
-        found = f"Linear decoders find {100 * shares[0]:.0f} % of the pictures and {100 * shares[1]:.0f} % of the filtered ones"
-        return [
-            f"{found} among the first five: the recordings do not follow the filter; neuroalign does better --without saliency."
-        ]
-    return []
 
 
 def _beside(row: dict[str, Any]) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -197,7 +198,19 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
     if table:  # of several processes the first one speaks
         show(table, f"align: {dataset}")
+        _headline(folders)
         finished(folders, made)
+
+
+def _headline(folders: Sequence[Path]) -> None:
+    """The encoder that the key numbers of each run are of, where the run chose it."""
+    from brainlens import store
+    from brainlens.align.headline import spoken
+
+    for folder in folders:
+        said = spoken(store.load_result(folder))
+        if said:
+            typer.echo(said if len(folders) == 1 else f"{folder.name}, {said}")
 
 
 def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> None:
@@ -248,4 +261,5 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     }
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
     show(table, f"align: {source.dataset}, {given_['protocol']} subjects, gallery: {given_['gallery']}")
+    _headline(folders)
     finished(folders, made)
