@@ -23,10 +23,10 @@ from brainlens.models.volume.model import Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.processes import is_first, joined
 from brainlens.models.volume.stored import run_aligner, save_models
+from brainlens.subjects import FEW_SUBJECTS
 from brainlens.types import DataError, Result
 
 SHOWN = ("top1", "top5", "chance1")
-FEW_SUBJECTS = 3  # from so many on an interval speaks of subjects that were not measured
 
 
 def run_align(

@@ -19,6 +19,7 @@ from brainlens.datasets.source import Source, Tell, open_recording, standardised
 from brainlens.encode import METHODS, EncodingDesign, compare, fit_encoding
 from brainlens.encode.categories import haxby2001_encode
 from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size
+from brainlens.encode.group import drawn_means, group_scores
 from brainlens.encode.patterns import encode_patterns
 from brainlens.models.encoding import EncodingModel, load
 from brainlens.models.encoding.layered_models import CODE, PUBLISHED, RELEASED
@@ -99,7 +100,9 @@ def run_encode(
     folder, rows = session.stored[-1], table(fitted[0][1], "encoding/")
     if len(fitted) > 1:
         found = compared(dict(fitted), len(source.subjects) > 1)
-        folder, rows = keep(found, runs, source), side_by_side(found.tables["comparison"])
+        if session.drawn:
+            found = as_group(found, [result for _, result in fitted], source.subjects, session.drawn, seed=seed)
+        folder, rows = keep(found, runs, source), side_by_side(found.tables["subjects" if session.drawn else "comparison"])
     session.done()
     return folder, rows
 
@@ -141,6 +144,7 @@ class _Session:
     tell: Tell
     stored: list[Path] = field(default_factory=list)
     places: list[Path] = field(default_factory=list)
+    drawn: list[np.ndarray] = field(default_factory=list)  # of each of several subjects, see `group.drawn_means`
 
     def subject(self, source: Source, names: Sequence[str | None]) -> list[tuple[str, Result]]:
         """(label, result) of every network on the subject of a source."""
@@ -155,7 +159,10 @@ class _Session:
                 result = self.patterns(here, recording.responses, features)
                 result = replace(result, tables={**result.tables, "stimuli": recording.stimuli.table})
             else:
-                result, model = self.voxels(standardised(recording.responses), features, here)
+                rows = standardised(recording.responses)
+                result, model = self.voxels(rows, features, here)
+                if len(self.source.subjects) > 1 and len(names) == 1 and self.asked.design.resamples:
+                    self.drawn.append(drawn_means(model, rows, features, design=self.asked.design, seed=self.seed))
                 result = with_pictures(result, recording.stimuli)
             result = replace(result, config={**result.config, "network": self.network(name, recording.layers)})
             self.stored.append(keep(result, self.runs, here, model=model))
@@ -264,8 +271,11 @@ def compared(fitted: dict[str, Result], subjects: bool) -> Result:
         metrics |= {f"encoding/retrieval/{key}": first.metrics[f"encoding/retrieval/{key}"] for key in ("chance1", "n")}
         return Result("compare", metrics, {}, None, {"comparison": pd.DataFrame(rows)}, config, first.provenance)
     same = len({len(result.arrays["r2"]) for result in fitted.values()}) == 1
-    if not same and subjects:
-        raise DataError("encode: the subjects have different units, so that nothing can be compared unit by unit")
+    if not same and subjects:  # brains of their own: nothing is compared unit by unit
+        each = {name: _row(result, ("r2_mean", "r2_of_ceiling")) for name, result in fitted.items()}
+        metrics = {f"compare/{name}/{key}": value for name, row in each.items() for key, value in row.items()}
+        frame = pd.DataFrame([{"model": name} | row for name, row in each.items()])
+        return Result("compare", metrics, {}, None, {"comparison": frame}, config, first.provenance)
     frame, tables = compare(fitted), {}
     metrics = {}
     if subjects and all("layer_weights" in result.arrays for result in fitted.values()):
@@ -280,6 +290,17 @@ def compared(fitted: dict[str, Result], subjects: bool) -> Result:
                     if (key := f"encoding/r2_mean{end}") in result.metrics}  # fmt: skip
     arrays = {"best_model": best} | side_by_side_maps(fitted, scores, known)
     return Result("compare", metrics, arrays, first.units, tables | {"comparison": frame}, config, first.provenance, first.space)
+
+
+def as_group(found: Result, results: Sequence[Result], names: Sequence[str], drawn: Sequence[np.ndarray], *, seed: int) -> Result:
+    """A comparison of subjects with their mean first, its table `subjects`, and over what its interval is."""
+    metrics, table_, over = group_scores(results, drawn, names, seed=seed)
+    data = [entry for result in results for entry in result.provenance.get("data", [])]
+    config = found.config | {"subjects": list(names), "interval_over": over}
+    return replace(
+        found, metrics=metrics | found.metrics, tables={**found.tables, "subjects": table_}, config=config,
+        provenance={**found.provenance, "data": list(dict.fromkeys(data))},
+    )  # fmt: skip
 
 
 def side_by_side_maps(fitted: dict[str, Result], scores: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
