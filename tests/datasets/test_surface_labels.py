@@ -136,11 +136,14 @@ def test_the_published_atlases_agree_where_they_overlap(test_data: Path) -> None
     wang = read_labels(files("wang15_mplbl.v1_0"), space)
     benson = read_labels(files("benson14_varea.v4_0"), space)
     assert len(set(wang) - {""}) == 25
-    for region, parts in {"V1": ("V1v", "V1d"), "V3a": ("V3a",), "hV4": ("hV4",), "LO1": ("LO1",), "LO2": ("LO2",)}.items():
+    for region, parts in {"V1": ("V1v", "V1d"), "V2": ("V2v", "V2d"), "V3": ("V3v", "V3d"), "hV4": ("hV4",), "V3a": ("V3a",),
+                          "LO1": ("LO1",)}.items():  # fmt: skip
         inside = np.isin(wang, parts)
         known = benson[inside & (benson != "")]
         names, counts = np.unique(known, return_counts=True)
         assert names[counts.argmax()] == region  # the two are drawn by different people
+    shares = [(benson[wang == name] == "LO2").mean() for name in ("LO2", "LO1")]
+    assert shares[0] > 5 * shares[1]  # which of the two numbers is LO2, though Benson's LO1 reaches into Wang's LO2
     x, y = visual_field(read_values(files("benson14_angle.v4_0"), space), read_values(files("benson14_eccen.v4_0"), space),
                         space.hemisphere)  # fmt: skip
     for part, sign in (("V1v", 1), ("V1d", -1)):  # the lower bank of the calcarine sees what is above
