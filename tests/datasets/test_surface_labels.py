@@ -148,7 +148,9 @@ def test_the_published_atlases_agree_where_they_overlap(test_data: Path) -> None
                         space.hemisphere)  # fmt: skip
     for part, sign in (("V1v", 1), ("V1d", -1)):  # the lower bank of the calcarine sees what is above
         assert (np.sign(y[(wang == part) & np.isfinite(y)]) == sign).mean() > 0.8
-    assert (x[(wang == "V1v") & (space.hemisphere == "left") & np.isfinite(x)] > -1e-6).all()
+    assert (
+        x[(wang == "V1v") & (space.hemisphere == "left") & np.isfinite(x)] > -1e-3
+    ).all()  # angles are off by 2e-4 degrees in the file
     glasser = read_labels(files("glasser16_atlas.v1_0"), space)
     overlap = glasser[np.isin(wang, ("V1v", "V1d")) & (glasser != "")]
     assert (overlap == "1").mean() > 0.5  # area 1 of Glasser is V1; the file has numbers alone
