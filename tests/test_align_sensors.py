@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from brainlens.align.sensors import align_sensors
+from brainlens.align.sensors import align_sensors, validation_score
 from brainlens.metrics import retrieval
 from brainlens.models.sensors.decoder import NICE_TRAINING, SensorTraining, without
 from brainlens.models.sensors.fit import fit_model, fit_sensors, limit_repeats, sensor_model
@@ -247,3 +247,22 @@ def test_ridge_is_that_of_sklearn_with_the_penalty_of_the_validation_images(tabl
     assert (ranks < 5).mean() > 0.5  # chance 0.125
     with pytest.raises(DataError, match="above 0"):
         fit_ridge(responses, images, protocol=ONE, penalties=(0.0,))
+
+
+def test_what_chooses_an_encoder_is_the_mean_reciprocal_rank_of_the_held_out_images(tables: tuple) -> None:
+    responses, images, _ = tables
+    decoder, _ = fit_sensors(responses, images, encoder="ridge", training=QUICK_NICE, protocol=ONE)
+    chosen = {"encoder": "ridge", "training": QUICK_NICE, "protocol": ONE}
+    found = validation_score(decoder, responses, images, **chosen)
+    train = responses.where(split="train", subject="1").average()
+    names = train.trials["stimulus"].to_numpy(dtype=str)
+    kept = np.isin(names, np.unique(names)[held_out(len(np.unique(names)), 40, 0)])
+    place = {name: i for i, name in enumerate(images.ids)}
+    brain = decoder.embed(train.data[kept])
+    gallery = decoder.gallery(images["image"][[place[name] for name in names[kept]]])
+    cosine = (brain / np.linalg.norm(brain, axis=1)[:, None]) @ (gallery / np.linalg.norm(gallery, axis=1)[:, None]).T
+    assert found == pytest.approx(np.mean(1 / (1 + (cosine > np.diag(cosine)[:, None]).sum(axis=1))))
+    data = np.array(responses.data)
+    data[(responses.trials["split"] == "test").to_numpy()] *= -1  # test trials have no part in it
+    assert validation_score(decoder, replace(responses, data=data), images, **chosen) == found
+    assert found > 2 * np.mean(1 / np.arange(1, 41))  # twice what guessing gives

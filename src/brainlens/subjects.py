@@ -222,6 +222,9 @@ class Protocol:
 WITHIN = Protocol()
 
 
+FEW_SUBJECTS = 3  # from so many on an interval speaks of subjects that were not measured
+
+
 def held_out(n_images: int, validation: float, seed: int) -> np.ndarray:
     """Which training images are for validation (bool); by image, so that no subject trains on them. At most a fifth.
 

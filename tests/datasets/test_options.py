@@ -103,7 +103,7 @@ def test_the_search_for_names_finds_them(tmp_path) -> None:
 def test_every_option_of_every_loader_is_listed_and_its_default_can_be_written(name) -> None:
     known = datasets.options(name)
     parameters = inspect.signature(datasets.module(name).load).parameters
-    surface = ["surface"] if datasets.facts(name).get("surface") else []
+    surface = ["surface", "atlas", "retinotopy"] if datasets.facts(name).get("surface") else []
     assert list(known) == [p for p in parameters if p != "folder"] + surface
     for option in known.values():
         assert option.name in str(option)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from brainlens import datasets, store
-from brainlens.align.run_sensors import DEFAULT, QUICK, SensorOptions, suited
+from brainlens.align.sensor_options import DEFAULT, QUICK, SensorOptions, suited
 from brainlens.datasets.source import Source
 from brainlens.encode.run_decode import first_target, one_row_an_image, run_decode
 from brainlens.encode.time_decoding import OverTime

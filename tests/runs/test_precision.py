@@ -10,7 +10,8 @@ import torch
 
 from brainlens import store
 from brainlens.align import run_sensors
-from brainlens.align.run_sensors import SensorOptions, run_align_sensors
+from brainlens.align.run_sensors import run_align_sensors
+from brainlens.align.sensor_options import SensorOptions
 from brainlens.datasets.source import Source
 from brainlens.models.sensors import precision
 

@@ -10,7 +10,8 @@ import pytest
 
 from brainlens import report, store
 from brainlens.align.embed_sensors import embed_sensor_run
-from brainlens.align.run_sensors import SensorOptions, is_sensors, preset, run_align_sensors
+from brainlens.align.run_sensors import run_align_sensors
+from brainlens.align.sensor_options import SensorOptions, is_sensors, preset
 from brainlens.attribute.run_sensors import is_sensor_run, run_attribute_sensors
 from brainlens.datasets import phantom_eeg
 from brainlens.datasets.epoching import run_epochs

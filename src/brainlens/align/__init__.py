@@ -83,6 +83,8 @@ def align(
     chosen, models, fitted = Preset(tuple(names), training, linear, design, centred), dict[str, Aligner](), dict[str, Decoder]()
     for name in names:
         before = start_from if start_from is not None and start_from.encoder() == name else None
+        if progress is not None:
+            progress(name, 0, {})
         model = aligner(name, chosen, seed=seed, device=device)
         models[name] = model.fit_split(split, known=fitted, start_from=before, folder=folder, progress=progress)
         fitted[name] = model.decoder_

@@ -13,7 +13,7 @@ from brainlens.metrics import retrieval
 from brainlens.models.volume.decoder import Decoder
 from brainlens.models.volume.presets import Preset
 from brainlens.models.volume.split import AlignmentPart
-from brainlens.types import Responses, Volume
+from brainlens.types import Responses, Result, Volume
 
 OF_VOLUMES = ("cnn", "volume")  # encoders that read patches or neighbours of a voxel grid
 FEW = 1000  # training images, below which training the volume encoder further is not worth its time
@@ -47,9 +47,23 @@ def headlined(found: Alignment, *, seed: int) -> Alignment:
     result = one_result(fitted, found.split, main=best, seed=seed)
     metrics = result.metrics | {f"align/{name}/validation/mrr": value for name, value in scores.items()}
     config = {**found.result.config, "encoders": order, "main": best, "main_by": "validation images"}
+    if best == "volume" and found.result.config["training"]["steps"] == 1:
+        config["linear_start"] = True  # the volume encoder as it begins, a linear map that was not trained further
     result = replace(result, metrics=metrics, config=config, provenance=found.result.provenance)
     models = {name: found.models[name] for name in order if name in found.models}
     return replace(found, result=result, decoders=fitted, models=models)
+
+
+def spoken(result: Result) -> str:
+    """One line that names the encoder that a run's key numbers are of and how it was chosen; empty where there was no choice."""
+    main, names = result.config.get("main"), result.config.get("encoders", [])
+    if not result.config.get("main_by") or len(names) < 2:
+        return ""
+    scores = {name: result.metrics[f"align/{name}/validation/mrr"] for name in names}
+    listed = ", ".join(f"{name} {scores[name]:.3f}" for name in sorted(names, key=lambda name: -scores[name]))
+    images = result.metrics.get("data/validation_images", float("nan"))
+    start = " (at its linear start)" if result.config.get("linear_start") else ""
+    return f"headline: {main}{start}, the best on {images:.0f} validation images by mean reciprocal rank ({listed})"
 
 
 def validation_score(decoder: Decoder, part: AlignmentPart) -> float:

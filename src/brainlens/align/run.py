@@ -23,10 +23,10 @@ from brainlens.models.volume.aligners import ENCODERS
 from brainlens.models.volume.model import CHEAP, Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.stored import run_aligner, save_models
+from brainlens.subjects import FEW_SUBJECTS
 from brainlens.types import DataError, Result
 
 SHOWN = ("top1", "top5", "chance1")
-FEW_SUBJECTS = 3  # from so many on an interval speaks of subjects that were not measured
 
 
 def run_align(
@@ -134,7 +134,8 @@ def _fit(
     def progress(name: str, step: int, record: dict[str, float]) -> None:
         training = chosen.linear if name.startswith(CHEAP) else chosen.training
         whole = training.on(recording.responses.trials["stimulus"].nunique()).steps
-        tell(f"training {name}", step / max(whole, step))
+        trained = not name.startswith("ridge") and not name.endswith("_projected") and whole > 1
+        tell(f"training {name}" if trained else f"fitting {name}", step / max(whole, step) if step else None)
 
     tell("fitting", None)
     own = names if is_first() else [name for name in names if not name.startswith("ridge")]

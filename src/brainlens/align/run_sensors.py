@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from brainlens import datasets, store
-from brainlens.align.sensor_analyses import analyses, cases, scored
-from brainlens.align.sensors import score_sensors
+from brainlens.align.sensor_analyses import analyses, cases, saliency_note, scored
+from brainlens.align.sensor_options import QUICK, TRI, SensorOptions, filters, preset, suited
+from brainlens.align.sensors import score_sensors, validation_score
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import (
     PROMPTS,
-    SENSOR_DATASETS,
     SensorRecording,
     number_of,
     open_sensors,
@@ -31,12 +30,6 @@ from brainlens.metrics.retrieval import nearest_share
 from brainlens.models.sensors.aligner import SensorAligner
 from brainlens.models.sensors.checkpoint import Checkpoint
 from brainlens.models.sensors.decoder import (
-    COMPARED,
-    NICE_TRAINING,
-    SMALL,
-    THINGS_EEG2,
-    THINGS_MEG,
-    UNFILTERED,
     SensorTraining,
     without,
 )
@@ -44,106 +37,14 @@ from brainlens.models.sensors.fit import fit_model, sensor_model
 from brainlens.models.sensors.linear import LINEAR
 from brainlens.models.sensors.precision import quick_check
 from brainlens.models.sensors.stored import FOLDER, load_aligner
-from brainlens.nn.sensor_baselines import SENSOR_ENCODERS
-from brainlens.stimuli.saliency import PAPER, FilterSettings
-from brainlens.subjects import WITHIN, Protocol
+from brainlens.stimuli.saliency import FilterSettings
+from brainlens.subjects import Protocol
 from brainlens.types import DataError, Responses, Result
 
 log = logging.getLogger(__name__)
 
 UNTIMED = {*LINEAR, "linear", "eegnet"}  # encoders without the TSConv, whose precision needs no check
 PARTS = ("saliency", "guidance", "adjustment")
-TRI = ("neuroalign", "unfiltered")  # with captions; the second is the first without saliency extraction
-DEFAULT = ("linear", "nice", "ridge", "canonical", "neuroalign", "unfiltered")
-PRESETS = ("default", "paper")
-FEW = 1000  # training images, below which networks are not trained unless asked for
-QUICK = ("canonical", "ridge")  # encoders that are solved in seconds; the last is the main one
-
-
-@dataclass(frozen=True)
-class SensorOptions:
-    """What `align` does with a sensor recording.
-
-    encoders: fitted one after the other, the last is the main one; "unfiltered" is neuroalign without saliency,
-    "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
-    guidance, adjustment). epochs, batch: None for the preset's; precision: None for what a quick check finds faster here;
-    repeats: None for all; amplitude: the phantom's, uV.
-    preset: "default" trains on the phantom as long as its few images need, "paper" as published.
-    saliency: how pictures are filtered for it.
-    ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign. start: a run whose model the
-    training of the same encoder goes on from.
-    """
-
-    encoders: tuple[str, ...] = DEFAULT
-    protocol: Protocol = WITHIN
-    epochs: int | None = None
-    batch: int | None = None
-    precision: str | None = None
-    repeats: int | None = None
-    amplitude: float | None = None
-    leave_out: tuple[str, ...] = ()
-    ablation: bool = False
-    prompts: bool = False
-    preset: str = "default"
-    start: str | None = None
-    saliency: FilterSettings = PAPER
-
-    def __post_init__(self) -> None:
-        known = (*SENSOR_ENCODERS, *LINEAR, "unfiltered", "sensors")
-        for name in self.encoders:
-            if name not in known:
-                raise DataError(f"encoder {name!r} is not one of {list(known)}, the encoders of EEG and MEG")
-        if self.preset not in PRESETS:
-            raise DataError(f"preset {self.preset!r} is not one of {', '.join(PRESETS)}")
-        for part in self.leave_out:
-            without(THINGS_EEG2, part)  # says which there are
-        for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 2)):
-            if value is not None and value < least:
-                raise DataError(f"--{name} {value} must be at least {least}")
-        if self.start is not None and (self.ablation or self.prompts):
-            raise DataError("--from is for one training; leave --ablation and --prompts out")
-
-
-def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
-    """Whether `align` was asked for EEG or MEG: by the recording, or by an encoder that only they have."""
-    only = {*SENSOR_ENCODERS, *TRI, *LINEAR, "sensors"} - {"linear", "ridge"}
-    return dataset in SENSOR_DATASETS or bool(only & set(encoders or ()))
-
-
-def sensor_dataset(dataset: str) -> str:
-    """The recording of a sensor encoder: the phantom of EEG where the phantom was named."""
-    return datasets.DEFAULT_SENSORS if dataset == datasets.DEFAULT else dataset
-
-
-def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int = 1) -> SensorTraining:
-    """The training of an encoder on a recording: Table 3 of NeuroAlign, or NICE's; on the phantom shorter, for its size.
-
-    Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
-    """
-    published = {"neuroalign": THINGS_EEG2, "sensors": THINGS_EEG2, "unfiltered": UNFILTERED}
-    chosen = published.get(encoder, NICE_TRAINING if encoder.startswith("nice") else COMPARED)
-    facts = datasets.facts(dataset)
-    chosen = replace(chosen, epochs=THINGS_MEG.epochs) if facts["kind"] == "MEG" else chosen
-    if facts["simulated"] and options.preset == "default":
-        chosen = replace(chosen, **SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)})
-    given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}
-    chosen = replace(chosen, **given)
-    for part in options.leave_out if encoder in TRI else ():
-        chosen = without(chosen, part)
-    return chosen
-
-
-def suited(options: SensorOptions, source: Source, responses: Responses) -> SensorOptions:
-    """The options with encoders that are solved in place of trained ones, where nothing else was asked of a small recording.
-
-    Published networks were trained on 16,540 images; on a few hundred they take long and learn little.
-    """
-    trials = responses.trials
-    images = trials.loc[trials["split"] == "train", "stimulus"].nunique()
-    untouched = options == SensorOptions(protocol=options.protocol, repeats=options.repeats)
-    if datasets.simulated(source.dataset) or not untouched or images >= FEW:
-        return options
-    return replace(options, encoders=QUICK)
 
 
 def align_sensor_command(
@@ -163,7 +64,9 @@ def align_sensor_command(
 def run_align_sensors(
     source: Source, runs: str | Path, options: SensorOptions, *, seed: int = 0, device: str = "cpu", tell: Tell
 ) -> tuple[Path, Rows]:
-    """Fits every encoder on the same split, analyses the last one, and stores its run with the weights.
+    """Fits every encoder on the same split, analyses the main one, and stores its run with the weights.
+
+    The main one is the last that was named; where none is named on a real recording, that which finds validation images best.
 
     Prepared recordings and embeddings are kept in `runs/prepared`, trainings in `runs/unfinished` until the run is stored, so
     that the same call after a stop goes on from them.
@@ -199,12 +102,6 @@ def run_align_sensors(
     return folder, rows
 
 
-def filters(options: SensorOptions) -> bool:
-    """Whether any fit is trained to find filtered pictures; others need no picture filtered."""
-    named = {"neuroalign", "sensors"} & set(options.encoders)
-    return "saliency" not in options.leave_out and bool(named or options.ablation or options.prompts)
-
-
 def _start(options: SensorOptions) -> SensorAligner | None:
     """The model that a training starts from. Raises DataError for a run that keeps none."""
     try:
@@ -214,19 +111,16 @@ def _start(options: SensorOptions) -> SensorAligner | None:
 
 
 def _fit_all(bench: Bench, runs: str | Path, notes: dict[str, Any], started: float) -> tuple[Path, Rows]:
-    """All fits, the analyses of the last one, and the stored run."""
+    """All fits, the analyses of the main one, and the stored run."""
     recording, options, seed, device, tell = bench.recording, bench.options, bench.seed, bench.device, bench.tell
-    rows = []
     bench.check_start()
-    for name in bench.encoders():
-        model, test, result = bench.fit(name)
-        rows.append({"encoder": name, **retrieved(result), "seconds": model.decoder_.seconds})
+    rows, scores, whole, name, (model, test, result) = bench.every()
     arrays, tables, more = analyses(
         recording, result, model.decoder_, test, encoder=name, seed=seed, settings=options.saliency, tell=tell
     )
     tables["comparison"] = pd.DataFrame(rows)
     if options.ablation:
-        tables["ablation"], extra = bench.ablation(result if name == "neuroalign" else None)
+        tables["ablation"], extra = bench.ablation(whole)
         arrays |= extra
         for key, points in extra.items() if "groups" in arrays else ():
             shares = nearest_share(points, arrays["groups"], seed=seed)
@@ -237,17 +131,23 @@ def _fit_all(bench: Bench, runs: str | Path, notes: dict[str, Any], started: flo
     pictures, captions = cases(recording, result)
     filtered = "neuroalign" in bench.encoders() and "saliency" not in options.leave_out
     warned = saliency_note(tables["time_windows"]) if filtered else []
+    chosen = {"main": name, "main_by": "validation images"} if scores else {}
     kept = replace(
         result,
-        metrics=result.metrics | more | bench.counts(test),
+        metrics=result.metrics | more | bench.counts(test) | {f"align/{k}/validation/mrr": v for k, v in scores.items()},
         tables={**result.tables, **tables, **captions, "log": bench.steps(result)},
-        config=result.config | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": warned},
+        config=result.config
+        | {"encoders": [row["encoder"] for row in rows], "options": asdict(options), "warnings": warned}
+        | chosen,
         provenance={**store.provenance(seed, device, notes["data"], started), **notes},
     )
     folder = keep(kept, runs, bench.source, arrays=arrays | pictures)
     model.save(folder / FOLDER)
     baselines = [row for each in rows[:-1] for row in _beside(each)]
     return folder, baselines + table(kept, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
+
+
+Fit = tuple[SensorAligner, Responses, Result]  # a model, the test trials, and its result
 
 
 @dataclass(frozen=True)
@@ -264,6 +164,30 @@ class Bench:
     tell: Tell
     unfinished: Path
     start: SensorAligner | None = None
+
+    def every(self) -> tuple[list[dict[str, Any]], dict[str, float], Result | None, str, Fit]:
+        """(rows of the comparison with the main encoder last, validation scores, NeuroAlign's result, main encoder, its fit).
+
+        Scores are empty where the last encoder is the main one: where encoders were named, and on simulations.
+        """
+        names = self.encoders()
+        choosing = self.options.encoders in (DEFAULT, QUICK) and self.start is None and len(names) > 1
+        choosing = choosing and not datasets.simulated(self.source.dataset)
+        rows, scores, whole = {}, dict[str, float](), None
+        for name in names:
+            fitted = self.fit(name)
+            model, _, result = fitted
+            rows[name] = {"encoder": name, **retrieved(result), "seconds": model.decoder_.seconds}
+            whole = result if name == "neuroalign" else whole
+            if choosing:
+                score = validation_score(
+                    model.decoder_, self.recording.responses, self.recording.images, encoder=_known(name),
+                    training=self.training(name), protocol=self.protocol, seed=self.seed,
+                )  # fmt: skip
+            if not choosing or score > max(scores.values(), default=0.0):
+                main, kept = name, fitted
+            scores |= {name: score} if choosing else {}
+        return [row for key, row in rows.items() if key != main] + [rows[main]], scores, whole, main, kept
 
     def encoders(self) -> list[str]:
         """The encoders in their order, each once, `sensors` for neuroalign; without captions NeuroAlign cannot be guided."""
@@ -288,9 +212,7 @@ class Bench:
         if self.start is not None and self.start.network in LINEAR:
             raise DataError(f"--from {self.options.start}: {self.start.network} is solved in closed form and starts from nothing")
 
-    def fit(
-        self, encoder: str, training: SensorTraining | None = None, *, label: str = "", texts: Any = "own"
-    ) -> tuple[SensorAligner, Responses, Result]:
+    def fit(self, encoder: str, training: SensorTraining | None = None, *, label: str = "", texts: Any = "own") -> Fit:
         """(model, test trials, result) of one fit."""
         chosen = self.training(encoder) if training is None else training
         captions = self.recording.texts if isinstance(texts, str) else texts
@@ -362,18 +284,6 @@ class Bench:
             repeats = many.groupby(test.trials["stimulus"]).sum()
             found |= {"data/test_images": float(len(repeats)), "data/test_repeats": float(repeats.median())}
         return found
-
-
-def saliency_note(windows: pd.DataFrame) -> list[str]:
-    """A remark where linear decoders of the whole epoch find the picture itself better than the filtered one, intervals apart."""
-    whole = windows[windows["kind"] == "growing"].groupby("target").last()
-    if {"image", "saliency"} <= set(whole.index) and whole.loc["image", "top5.low"] > whole.loc["saliency", "top5.high"]:
-        shares = [float(whole.loc[target, "top5"]) for target in ("image", "saliency")]
-        found = f"Linear decoders find {100 * shares[0]:.0f} % of the pictures and {100 * shares[1]:.0f} % of the filtered ones"
-        return [
-            f"{found} among the first five: the recordings do not follow the filter; neuroalign does better --without saliency."
-        ]
-    return []
 
 
 def _beside(row: dict[str, Any]) -> Rows:

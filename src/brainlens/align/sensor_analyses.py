@@ -162,6 +162,18 @@ def scored(result: Result) -> dict[str, float]:
     return {key: v for key, v in found.items() if key.startswith(("top1", "top5", "chance1", "chance5")) and "10" not in key}
 
 
+def saliency_note(windows: pd.DataFrame) -> list[str]:
+    """A remark where linear decoders of the whole epoch find the picture itself better than the filtered one, intervals apart."""
+    whole = windows[windows["kind"] == "growing"].groupby("target").last()
+    if {"image", "saliency"} <= set(whole.index) and whole.loc["image", "top5.low"] > whole.loc["saliency", "top5.high"]:
+        shares = [float(whole.loc[target, "top5"]) for target in ("image", "saliency")]
+        found = f"Linear decoders find {100 * shares[0]:.0f} % of the pictures and {100 * shares[1]:.0f} % of the filtered ones"
+        return [
+            f"{found} among the first five: the recordings do not follow the filter; neuroalign does better --without saliency."
+        ]
+    return []
+
+
 def _thumb(picture: np.ndarray) -> np.ndarray:
     """A picture of THUMB x THUMB pixels, uint8."""
     if picture.shape[:2] == (THUMB, THUMB):

@@ -13,8 +13,9 @@ from torch import nn
 from brainlens.metrics import retrieval as retrieval_metrics
 from brainlens.models.sensors.decoder import THINGS_EEG2, SensorDecoder, SensorTraining, target_layer
 from brainlens.models.sensors.fit import fit_sensors
+from brainlens.models.sensors.split import split_subjects, uncopied
 from brainlens.nn.sensor_baselines import WITH_TEXTS
-from brainlens.subjects import WITHIN, Protocol
+from brainlens.subjects import WITHIN, Protocol, held_out
 from brainlens.types import Features, Responses, Result, positions
 
 
@@ -81,6 +82,32 @@ def score_sensors(
     config |= {"training": asdict(training), "protocol": asdict(protocol), "images": images.model, "gallery_layer": layer}
     provenance = {"torch": torch.__version__, "seed": seed, "device": decoder.device}
     return Result("align", metrics, arrays, test.units, tables, config, provenance, test.space)
+
+
+def validation_score(
+    decoder: SensorDecoder,
+    responses: Responses,
+    images: Features,
+    *,
+    encoder: str | nn.Module,
+    training: SensorTraining,
+    protocol: Protocol = WITHIN,
+    seed: int = 0,
+) -> float:
+    """Mean reciprocal rank of the validation images among themselves, brain to image: what chooses between encoders.
+
+    Validation images are those that every encoder of this seed held back (`subjects.held_out`); each subject has a gallery of its
+    own, and the mean is over subjects. Test trials have no part in it.
+    """
+    train, _ = split_subjects(responses, protocol)
+    ids, row = np.unique(train.trials["stimulus"].to_numpy(dtype=str), return_inverse=True)
+    part = uncopied(train, np.flatnonzero(held_out(len(ids), training.validation, seed)[row])).average()
+    seen = part.trials["stimulus"].to_numpy(dtype=str)
+    target = images[target_layer(images, encoder, training)][positions(seen, images.ids, "images")]
+    brain, gallery = decoder.embed(part.data), decoder.gallery(target)
+    people = part.trials["subject"].astype(str).to_numpy() if "subject" in part.trials.columns else np.full(len(seen), "1")
+    found = [retrieval_metrics.ranks(brain[people == one], gallery[people == one]) for one in np.unique(people)]
+    return float(np.mean([np.mean(1 / (1 + ranks)) for ranks in found]))
 
 
 def by_product(brain: np.ndarray, centres: np.ndarray, *, seed: int = 0) -> dict[str, float]:

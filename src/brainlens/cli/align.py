@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,7 +157,7 @@ def align(
 
     Several processes: torchrun --nproc-per-node 2 -m brainlens align ...
     """
-    from brainlens.align.run_sensors import is_sensors
+    from brainlens.align.sensor_options import is_sensors
 
     settings = {k: v for k, v in locals().items() if k not in ("context", "is_sensors", "again")}
     check_source(context, dataset)
@@ -202,12 +203,25 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
     if table:  # of several processes the first one speaks
         show(table, f"align: {dataset}")
+        _headline(folders)
         finished(folders, made)
+
+
+def _headline(folders: Sequence[Path]) -> None:
+    """The encoder that the key numbers of each run are of, where the run chose it."""
+    from brainlens import store
+    from brainlens.align.headline import spoken
+
+    for folder in folders:
+        said = spoken(store.load_result(folder))
+        if said:
+            typer.echo(said if len(folders) == 1 else f"{folder.name}, {said}")
 
 
 def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> None:
     """EEG and MEG: the options that apply, then every encoder on one split."""
-    from brainlens.align.run_sensors import align_sensor_command, sensor_dataset
+    from brainlens.align.run_sensors import align_sensor_command
+    from brainlens.align.sensor_options import sensor_dataset
     from brainlens.datasets.runs import once
     from brainlens.datasets.source import Source
     from brainlens.types import DataError
@@ -255,4 +269,5 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     }
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
     show(table, f"align: {source.dataset}, {given_['protocol']} subjects, gallery: {given_['gallery']}")
+    _headline(folders)
     finished(folders, made)

@@ -112,9 +112,13 @@ def options(name: str) -> dict[str, Option]:
     """The options of a dataset's `load` by name, each with its type and default, read from the signature."""
     from brainlens.datasets.loader_options import Option, read_options
 
-    surface = Option("surface", str, "inflated")  # where vertices are taken to lie; not of a loader but of all on a surface
+    shared = [  # not of a loader but of all on a surface: where vertices lie, an atlas of regions, a retinotopic template
+        Option("surface", str, "inflated"),
+        Option("atlas", tuple[str, ...] | None, None),
+        Option("retinotopy", str | None, None),
+    ]
     known = read_options(module(name).load)
-    return known | ({"surface": surface} if module(name).FACTS.get("surface") else {})
+    return known | ({option.name: option for option in shared} if module(name).FACTS.get("surface") else {})
 
 
 def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
@@ -161,9 +165,9 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
     assert folder is not None or name in SIMULATED
     if folder is not None:
         check_sealed(folder)
-    shape = given.pop("surface", None)
+    shape, atlas, retinotopy = (given.pop(option, None) for option in ("surface", "atlas", "retinotopy"))
     with reading(folder if folder is not None else name, f"`brainlens datasets {name}` says what {name} reads"):
-        return _completed(chosen(folder, **given), folder, shape)
+        return _completed(chosen(folder, **given), folder, shape, atlas, retinotopy)
 
 
 def split_note(name: str, given: Mapping[str, Any]) -> list[str]:
@@ -177,15 +181,24 @@ def split_note(name: str, given: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _completed(recording: Recording, folder: str | Path | None, shape: str | None) -> Recording:
-    """With whole regions, and the places of vertices: what every recording gets and no loader does itself."""
+def _completed(
+    recording: Recording,
+    folder: str | Path | None,
+    shape: str | None,
+    atlas: Sequence[str] | None = None,
+    retinotopy: str | None = None,
+) -> Recording:
+    """With whole regions, those of an atlas, and the places of vertices: what every recording gets and no loader does itself."""
     from dataclasses import replace
 
+    from brainlens.datasets.surface_labels import with_atlas, with_reference
     from brainlens.datasets.surface_places import surface_coordinates
     from brainlens.subjects import name_regions
     from brainlens.types import DataError, Surface
 
-    responses = name_regions(recording.responses)
+    responses = recording.responses
+    responses = responses if atlas is None else with_atlas(responses, atlas)
+    responses = name_regions(responses if retinotopy is None else with_reference(responses, retinotopy))
     space = responses.space
     if shape is not None and not isinstance(space, Surface):
         raise DataError(f"option surface={shape}: these responses lie on no surface; leave it out")

@@ -147,7 +147,12 @@ def _number(name: str) -> int:
 
 
 def chosen_captions(stimuli: Stimuli, name: str) -> Stimuli:
-    """The stimuli with the captions of one source: by its name, or from a file of `brainlens captions` or of one's own."""
+    """The stimuli with the captions of one source: by its name, or from a file of `brainlens captions` or of one's own.
+
+    "none": without any, so that images alone are read.
+    """
+    if name == "none":
+        return replace(stimuli, captions=[[] for _ in stimuli.ids])
     if Path(name).suffix in (".json", ".csv", ".tsv"):
         found = read_captions(name) if Path(name).suffix == ".json" else listed_captions(Path(name))
         stimuli, name = with_source(stimuli, found), found.name

@@ -24,9 +24,10 @@ def read_mgh(path: Path, expected: int | None = None) -> np.ndarray:
         raise DataError(f"{path} is missing")
     packed = path.suffix == ".mgz"
     with reading(path), gzip.open(path, "rb") if packed else open(path, "rb") as handle:
-        version, vertices, *other, frames, kind = struct.unpack(">6i", handle.read(24))
-        if version != 1 or kind not in MGH_TYPES or other != [1, 1] or frames < 1:
-            raise DataError(f"{path} is not a surface file (version {version}, {vertices} x {other} x {frames})")
+        version, *shape, frames, kind = struct.unpack(">6i", handle.read(24))
+        vertices = max(shape)  # along the first axis, or, in published atlases, along the last
+        if version != 1 or kind not in MGH_TYPES or sorted(shape)[:2] != [1, 1] or frames < 1:
+            raise DataError(f"{path} is not a surface file (version {version}, {' x '.join(map(str, shape))} x {frames})")
         if expected is not None and vertices != expected:
             raise DataError(f"{path} has {vertices} vertices, fsaverage has {expected}")
         size = vertices * frames * np.dtype(MGH_TYPES[kind]).itemsize

@@ -253,3 +253,16 @@ def _array(result: Result, name: str, which: str) -> np.ndarray:
     if name not in result.arrays:
         raise DataError(f"{which}: a {result.config.get('method')} result has no array {name!r}; it has {sorted(result.arrays)}")
     return result.arrays[name]
+
+
+def side_by_side_maps(fitted: dict[str, Result], scores: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """What the maps of a comparison are drawn from: `to_best` (network, unit), R2 less that of the best network (Fig. 4; NaN
+    where none predicts); and, where all networks have the same layers, as before and after fine-tuning, `models/layer` and
+    `models/confidence` (network, unit)."""
+    best = np.where(np.isfinite(scores), scores, -np.inf).max(axis=0)
+    arrays = {"to_best": np.where(known, scores - best, np.nan)}
+    results = list(fitted.values())
+    same = all(result.config.get("layers") == results[0].config.get("layers") for result in results)
+    if same and all({"layer", "confidence"} <= set(result.arrays) for result in results):
+        arrays |= {f"models/{key}": np.stack([result.arrays[key] for result in results]) for key in ("layer", "confidence")}
+    return arrays

@@ -18,7 +18,8 @@ from brainlens.datasets.runs import MODEL, Rows, keep, table
 from brainlens.datasets.source import Source, Tell, open_recording, standardised
 from brainlens.encode import METHODS, EncodingDesign, compare, fit_encoding, fit_model
 from brainlens.encode.categories import haxby2001_encode
-from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size
+from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size, side_by_side_maps
+from brainlens.encode.group import as_group, drawn_means
 from brainlens.encode.patterns import encode_patterns
 from brainlens.models.encoding import EncodingModel, load
 from brainlens.models.encoding.layered_models import CODE, PUBLISHED, RELEASED
@@ -119,7 +120,9 @@ def _run(source: Source, runs: str | Path, asked: Asked, *, seed: int, device: s
     folder, rows = session.stored[-1], table(fitted[0][1], "encoding/")
     if len(fitted) > 1:
         found = compared(dict(fitted), len(source.subjects) > 1)
-        folder, rows = keep(found, runs, source), side_by_side(found.tables["comparison"])
+        if session.drawn:
+            found = as_group(found, [result for _, result in fitted], source.subjects, session.drawn, seed=seed)
+        folder, rows = keep(found, runs, source), side_by_side(found.tables["subjects" if session.drawn else "comparison"])
     session.done()
     return folder, rows
 
@@ -161,6 +164,7 @@ class _Session:
     tell: Tell
     stored: list[Path] = field(default_factory=list)
     places: list[Path] = field(default_factory=list)
+    drawn: list[np.ndarray] = field(default_factory=list)  # of each of several subjects, see `group.drawn_means`
 
     def subject(self, source: Source, names: Sequence[str | None]) -> list[tuple[str, Result]]:
         """(label, result) of every network on the subject of a source."""
@@ -176,7 +180,11 @@ class _Session:
                     result = self.patterns(here, recording.responses, features)
                     result = replace(result, tables={**result.tables, "stimuli": recording.stimuli.table})
                 else:
-                    result, model = self.voxels(standardised(recording.responses), features, here, method)
+                    rows = standardised(recording.responses)
+                    result, model = self.voxels(rows, features, here, method)
+                    one = len(names) == len(self.asked.every_method) == 1
+                    if len(self.source.subjects) > 1 and one and self.asked.design.resamples and model is not None:
+                        self.drawn.append(drawn_means(model, rows, features, design=self.asked.design, seed=self.seed))
                     result = with_pictures(result, recording.stimuli)
                 result = replace(result, config={**result.config, "network": self.network(name, recording.layers)})
                 if is_first():
@@ -304,8 +312,11 @@ def compared(fitted: dict[str, Result], subjects: bool) -> Result:
         metrics |= {f"encoding/retrieval/{key}": first.metrics[f"encoding/retrieval/{key}"] for key in ("chance1", "n")}
         return Result("compare", metrics, {}, None, {"comparison": pd.DataFrame(rows)}, config, first.provenance)
     same = len({len(result.arrays["r2"]) for result in fitted.values()}) == 1
-    if not same and subjects:
-        raise DataError("encode: the subjects have different units, so that nothing can be compared unit by unit")
+    if not same and subjects:  # brains of their own: nothing is compared unit by unit
+        each = {name: _row(result, ("r2_mean", "r2_of_ceiling")) for name, result in fitted.items()}
+        metrics = {f"compare/{name}/{key}": value for name, row in each.items() for key, value in row.items()}
+        frame = pd.DataFrame([{"model": name} | row for name, row in each.items()])
+        return Result("compare", metrics, {}, None, {"comparison": frame}, config, first.provenance)
     frame, tables = compare(fitted), {}
     metrics = {}
     if subjects and all("layer_weights" in result.arrays for result in fitted.values()):
@@ -320,19 +331,6 @@ def compared(fitted: dict[str, Result], subjects: bool) -> Result:
                     if (key := f"encoding/r2_mean{end}") in result.metrics}  # fmt: skip
     arrays = {"best_model": best} | side_by_side_maps(fitted, scores, known)
     return Result("compare", metrics, arrays, first.units, tables | {"comparison": frame}, config, first.provenance, first.space)
-
-
-def side_by_side_maps(fitted: dict[str, Result], scores: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-    """What the maps of a comparison are drawn from: `to_best` (network, unit), R2 less that of the best network (Fig. 4; NaN
-    where none predicts); and, where all networks have the same layers, as before and after fine-tuning, `models/layer` and
-    `models/confidence` (network, unit)."""
-    best = np.where(np.isfinite(scores), scores, -np.inf).max(axis=0)
-    arrays = {"to_best": np.where(known, scores - best, np.nan)}
-    results = list(fitted.values())
-    same = all(result.config.get("layers") == results[0].config.get("layers") for result in results)
-    if same and all({"layer", "confidence"} <= set(result.arrays) for result in results):
-        arrays |= {f"models/{key}": np.stack([result.arrays[key] for result in results]) for key in ("layer", "confidence")}
-    return arrays
 
 
 def seed_table(fits: Sequence[Result], first: int) -> pd.DataFrame:

@@ -52,6 +52,7 @@ def score_part(
     metrics["encoding/r_mean"] = float(r[moving].mean()) if moving.any() else float("nan")
     metrics["encoding/r2_of_ceiling"] = float(share[inside].mean()) if inside.any() else float("nan")
     metrics["encoding/ceiling_mean"] = float(data.ceiling[inside].mean()) if inside.any() else float("nan")
+    metrics |= {f"encoding/{key}.n": float(len(truth)) for key in ("r2_mean", "r_mean", "r2_of_ceiling")}
     metrics["encoding/r2_max"] = float(value[fine].max())
     metrics["encoding/r2_share_positive"] = float((value[fine] > 0).mean())
     metrics["encoding/share_significant"] = _significant(r, len(truth))

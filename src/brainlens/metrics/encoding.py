@@ -142,6 +142,7 @@ def bootstrap_score(
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    counts: np.ndarray | None = None,
 ) -> Scored:
     """R2 or correlation of every unit with percentile intervals over resampled test images: y_true, y_pred (image, unit).
 
@@ -156,7 +157,8 @@ def bootstrap_score(
     that of a percentile bootstrap: .077, .069, .053 at 10, 20, 50 images where the truth is 0.
 
     `units` are those whose mean is taken: a bool mask, or a factor per unit (such as 1 / ceiling) that multiplies its score
-    before the mean, 0 for units left out.
+    before the mean, 0 for units left out. counts (resample, image), for R2 alone: how often each image counts, in place of
+    `resamples` drawn by `seed`.
     Raises DataError for shapes that differ and for fewer than 8 test images.
     """
     if score not in ("r2", "pearson"):
@@ -173,7 +175,10 @@ def bootstrap_score(
     chosen = factor != 0
     plain = r2 if score == "r2" else pearson
     value, low, high, p = (np.full(n_units, np.nan) for _ in range(4))
-    counts = bootstrap_counts(n, resamples, seed).astype(np.float32)
+    if counts is not None and (score != "r2" or np.ndim(counts) != 2 or np.shape(counts)[1] != n):
+        raise DataError(f"counts are (resample, image) of {n} images, for r2; got shape {np.shape(counts)} for {score}")
+    counts = (bootstrap_counts(n, resamples, seed) if counts is None else np.asarray(counts)).astype(np.float32)
+    resamples = len(counts)
     total, used = np.zeros(resamples), 0
     for start in range(0, n_units, _BLOCK):
         block = slice(start, start + _BLOCK)

@@ -137,6 +137,13 @@ def pair_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, fl
     return mean, mean - reach, mean + reach
 
 
+def drawn_subjects(each: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Scores of subjects in resamples (subject, resample, ...), each times how often the subject is drawn there; their mean over
+    the first axis is that of subjects drawn with replacement, anew in every resample."""
+    counts = np.random.default_rng([seed, 97]).multinomial(len(each), np.full(len(each), 1 / len(each)), each.shape[1]).T
+    return each * counts.reshape(*counts.shape, *[1] * (each.ndim - 2))
+
+
 def interval(null: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper percentile of resampled statistics (resample, ...) at a coverage in (0, 1)."""
     if not 0 < level < 1:

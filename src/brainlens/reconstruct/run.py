@@ -57,8 +57,8 @@ class Asked:
     (None: the preset's, or all where no image is repeated). start: what tokens and attention begin with, over `pretrain` other
     pictures in `pretrain_steps` (None: attention that ships with the miniature, else 4,000 in 1,500); steps: of training on the
     recording. tokens: "joint", which all regions write together, or "region", one each as published (None: joint with the start
-    "attention", which they need). trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are
-    drawn; lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
+    "attention", which they need). trials: test images that are drawn (None: all). explain: of so many of them contributions, maps
+    and lesions are drawn; lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
     """
 
     preset: str = "default"

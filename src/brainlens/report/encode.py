@@ -36,7 +36,18 @@ def networks_section(result: Result, dpi: int | None) -> Section:
     table = result.tables.get("comparison")
     if result.task != "compare" or table is None or "model" not in table.columns:
         return section
-    words = {"r2_mean": "Mean test R² over units", "r2_weighted": "Held-out R² of the patterns",
+    people = result.tables.get("subjects")
+    if people is not None and "r2_mean" in people.columns:
+        over = str(result.config.get("interval_over", "stimuli"))
+        count = len(people) - 1
+        caption = (
+            f"Mean test R² of {count} subjects, each over its own units, and their mean. Whiskers: 95 % intervals over test "
+        )
+        caption += f"stimuli; that of the mean draws {over} anew."
+        make = partial(layers.model_bars, people, "r2_mean", name="subject", title="Mean R² by subject, 95 % intervals",
+                       axis="mean test R²", chance=0.0, result=result)  # fmt: skip
+        section.draw(make, caption, "Bars of R² by subject, with the mean over subjects.")
+    words = {} if people is not None else {"r2_mean": "Mean test R² over units", "r2_weighted": "Held-out R² of the patterns",
              "retrieval/top1": "Top-1 identification", "rdm/match_correlation": "Match of dissimilarities"}  # fmt: skip
     for metric, text in words.items():
         if metric in table.columns and table[metric].notna().any():

@@ -139,6 +139,8 @@ def _encoders(config: Mapping[str, Any], names: list[str]) -> str:
     main = str(config.get("main", names[-1])).replace("_", " ")
     rule = ", the best on validation images" if config.get("main_by") else ""
     what = ENCODERS.get(main.replace(" ", "_"), "")
+    if config.get("linear_start"):
+        what = "the volume encoder at its linear start, which was not trained further"
     if len(names) == 1:
         return f"The encoder {names[0]}{f' ({what})' if what else ''}"
     return f"Encoders ({', '.join(names)}; key numbers are of {main}{rule}{f': {what}' if what else ''})"

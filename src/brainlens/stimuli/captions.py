@@ -89,7 +89,7 @@ def clean_captions(captions: Sequence[Sequence[str]], ids: Iterable[str]) -> tup
     if bare and len(bare) < len(out):
         raise DataError(
             f"captions: {len(bare)} of {len(out)} images have none that is not empty, first {bare[0]!r}; "
-            "write one, or take another caption source"
+            "write one, take another caption source, or none at all: --captions none"
         )
     return out, count_captions(captions)
 

@@ -46,14 +46,14 @@ FORMAT = 2  # 1 had no hash of itself
 RESULT = "result.json"
 SPACE = "space/"  # array names under which a space is stored
 TASKS = {
-    "align": 5,
+    "align": 6,
     "attribute": 3,
     "embed": 1,
     "encode": 4,
     "decode": 3,
     "epochs": 2,
     "captions": 2,
-    "compare": 2,
+    "compare": 3,
     "describe": 1,
     "reconstruct": 1,
     "sweep": 1,

@@ -1,0 +1,88 @@
+"""Encoding of several subjects as a group: the mean over subjects with an interval that draws subjects and stimuli anew."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from brainlens.encode import EncodingDesign
+from brainlens.metrics.encoding import bootstrap_score
+from brainlens.metrics.statistics import drawn_subjects, interval
+from brainlens.models.encoding import EncodingModel, RidgeCV
+from brainlens.models.encoding.tables import tables
+from brainlens.subjects import FEW_SUBJECTS
+from brainlens.types import DataError, Features, Responses, Result
+
+COLUMNS = ("r2_mean", "r2_of_ceiling", "r_mean", "units_scored", "units", "images_test")
+
+
+def stimulus_counts(ids: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """How often each stimulus counts in each resample: (resample, stimulus), Poisson of mean 1, drawn from its id.
+
+    A stimulus that several subjects saw counts alike for all of them, whatever else they saw, so that the scores of a resample
+    may be averaged over subjects. For large n it is the multinomial bootstrap (Hanley and MacGibbon 2006).
+    """
+    out = np.empty((len(ids), resamples))
+    for i, name in enumerate(ids):
+        key = int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8], "little")
+        out[i] = np.random.default_rng([seed, key]).poisson(1.0, resamples)
+    return out.T
+
+
+def drawn_means(
+    model: EncodingModel, responses: Responses, features: Features, *, design: EncodingDesign, seed: int = 0
+) -> np.ndarray:
+    """Resampled means of R2 over the scored units of one subject (resample,), stimuli drawn by `stimulus_counts`."""
+    if isinstance(model, RidgeCV):
+        raise DataError("group: a model of layered features is needed, got RidgeCV")
+    data = tables(responses, features, seed=seed, single_trials=design.single_trials)
+    guess, data = data.in_units(model.predict(features, rows=data.test.rows))
+    chosen = data.scored(design.least_ncsnr)
+    counts = stimulus_counts(data.test.ids, design.resamples, seed)
+    return bootstrap_score(data.test.y[:, chosen], guess[:, chosen], counts=counts, seed=seed).drawn
+
+
+def group_scores(
+    results: Sequence[Result], drawn: Sequence[np.ndarray], names: Sequence[str], *, seed: int = 0
+) -> tuple[dict[str, float], pd.DataFrame, str]:
+    """(metrics `encoding/group/...`, table `subjects` with a row each and one of their mean, over what the interval is).
+
+        mean*_r = sum_s b_rs mean*_rs / S
+
+    mean*_rs: of subject s in the resample r of stimuli; b_r: how often each subject is drawn, multinomial; all 1 below
+    `FEW_SUBJECTS` subjects, which say nothing of others: the interval is then over stimuli alone.
+    Raises DataError for resamples of different lengths.
+    """
+    if len({len(one) for one in drawn}) != 1 or len(drawn) != len(results):
+        raise DataError(f"group: resamples of one length for each of {len(results)} subjects are needed, got {len(drawn)}")
+    people = len(results) >= FEW_SUBJECTS
+    each = np.stack(drawn)
+    whole = drawn_subjects(each, seed=seed).mean(axis=0) if people else each.mean(axis=0)
+    low, high = interval(whole[np.isfinite(whole)])
+    rows = [{"subject": name} | _row(result) for name, result in zip(names, results, strict=True)]
+    means = {key: float(np.mean([row[key] for row in rows])) for key in COLUMNS if all(key in row for row in rows)}
+    mean = {"subject": "mean", **means, "r2_mean.low": float(low), "r2_mean.high": float(high)}
+    key = "encoding/group/r2_mean"
+    metrics = {key: means["r2_mean"], f"{key}.low": float(low), f"{key}.high": float(high), f"{key}.n": float(len(results))}
+    metrics["encoding/group/subjects"] = float(len(results))
+    return metrics, pd.DataFrame([*rows, mean]), "subjects and stimuli" if people else "stimuli"
+
+
+def _row(result: Result) -> dict[str, float]:
+    keys = [f"{key}{end}" for key in COLUMNS for end in ("", ".low", ".high")]
+    return {key: result.metrics[f"encoding/{key}"] for key in keys if f"encoding/{key}" in result.metrics}
+
+
+def as_group(found: Result, results: Sequence[Result], names: Sequence[str], drawn: Sequence[np.ndarray], *, seed: int) -> Result:
+    """A comparison of subjects with their mean first, its table `subjects`, and over what its interval is."""
+    metrics, table_, over = group_scores(results, drawn, names, seed=seed)
+    data = [entry for result in results for entry in result.provenance.get("data", [])]
+    config = found.config | {"subjects": list(names), "interval_over": over}
+    return replace(
+        found, metrics=metrics | found.metrics, tables={**found.tables, "subjects": table_}, config=config,
+        provenance={**found.provenance, "data": list(dict.fromkeys(data))},
+    )  # fmt: skip
