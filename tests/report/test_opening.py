@@ -46,9 +46,8 @@ def test_a_page_of_40_000_vertices_opens_soon_and_is_small(
         work = next(m["value"] for m in tab.ask("Performance.getMetrics")["metrics"] if m["name"] == "ProcessTime")
         said = [line for line in tab.said if "GL Driver Message" not in line]
     with capsys.disabled():
-        print(
-            f"\n{VERTICES:,} vertices: {page.stat().st_size / 1e6:.1f} MB, {work:.2f} s of the processor, loaded after {took:.2f} s"
-        )
+        size = page.stat().st_size / 1e6
+        print(f"\n{VERTICES:,} vertices: {size:.1f} MB, {work:.2f} s of the processor, loaded after {took:.2f} s")
     assert page.stat().st_size < LARGEST
     assert 0 < work < WORK
     assert took < SLOWEST
