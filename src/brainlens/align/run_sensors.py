@@ -14,7 +14,7 @@ import pandas as pd
 
 from brainlens import datasets, store
 from brainlens.align.sensor_analyses import analyses, cases, saliency_note, scored
-from brainlens.align.sensor_options import QUICK, TRI, SensorOptions, filters, preset, suited
+from brainlens.align.sensor_options import DEFAULT, QUICK, TRI, SensorOptions, filters, preset, suited
 from brainlens.align.sensors import score_sensors, validation_score
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import (
