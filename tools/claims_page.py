@@ -43,6 +43,7 @@ ENCODERS = (
     ("class token", "class_token"), ("GNet", "gnet"), ("patch token", "patch_token"),
     ("FactorTopy, shuffled images", "shuffled"),
 )  # fmt: skip
+RECIPES = tuple((head, key) for head, key in ENCODERS if key.startswith("factortopy") or key == "ridge")
 SENSORS = (
     ("ridge, canonical metric", "canonical"), ("NeuroAlign without saliency", "no_saliency"), ("ridge", "ridge"),
     ("NICE-style", "nice"), ("linear", "linear"), ("NeuroAlign without adjustment", "no_adjustment"),
@@ -52,7 +53,8 @@ SENSORS = (
 )  # fmt: skip
 DRAWN = (
     ("chosen of the candidates", ""), ("first candidate", "first/"), ("best possible choice", "best/"),
-    ("nearest training picture by ridge", "retrieval_baseline/"), ("the paper's form", "paper/"),
+    ("nearest training picture by ridge", "retrieval_baseline/"), ("a token a region", "region_tokens/"),
+    ("the paper's form", "paper/"),
     ("without token dropout", "no_dropout/"), ("without Min-SNR", "no_min_snr/"), ("low-level start", "low_level/"),
     ("shuffled brain", "shuffled/"),
 )  # fmt: skip
@@ -110,6 +112,21 @@ TABLES = (
             ("hierarchy slope", "hierarchy_slope"),
         ],
         "encode/{row}/{column}",
+    ),
+    Table(
+        "FactorTopy as published, trained on 1,200 images",
+        "recipes",
+        "Both published forms at 20,000 steps on single trials with raw tokens, beside our start, which takes no step.",
+        RECIPES,
+        [
+            ("R2", "r2_mean"),
+            ("share of the ceiling", "r2_of_ceiling"),
+            ("layers (Spearman)", "truth/layer_spearman"),
+            ("field error", "truth/rf_error_median"),
+            ("scale (AUROC)", "truth/scale_auroc"),
+            ("hierarchy slope", "hierarchy_slope"),
+        ],
+        "encode/curve/{row}/1200/{column}",
     ),
     Table(
         "Which image was seen? EEG",

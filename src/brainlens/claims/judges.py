@@ -160,4 +160,4 @@ def order_table(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
         span = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
         row = rows.setdefault((parts[2], parts[3]), {"verb": parts[2], "method": parts[3]})
         row[parts[1]] = f"{value:.3f}{span}"
-    return list(rows.values())
+    return sorted(rows.values(), key=lambda row: str(row["verb"]))  # stable: methods stay as they came

@@ -35,6 +35,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
     "no_min_snr": {"changes": {"training": {"weighting": "none"}}},
     "no_distillation": {"changes": {"training": {"distil": 0.0}}},
     "no_reliability": {"changes": {"reliability": False}},
+    "region_tokens": {"tokens": "region"},
     "start_ridge": {"start": "ridge"},
     "start_random": {"start": "random"},
     "start_predicted": {"start": "predicted"},
