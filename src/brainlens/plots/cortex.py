@@ -142,7 +142,7 @@ def draw(
 
 
 def predicted_units(result: Result, measured: np.ndarray) -> tuple[np.ndarray, str]:
-    """Which of the measured units (unit,) bool a map of selections shows, (unit,) bool, and the words for it.
+    """Which of the `measured` units a map of selections shows, both (unit,) bool, and the words for it.
 
     Those whose test R² is above 0 at a false discovery rate of .05 (array `q`); where there is none, those with R² > 0; else all.
     What a unit selects means something where the selection predicts it; the others would be specks of noise.
