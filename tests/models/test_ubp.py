@@ -68,7 +68,7 @@ def tables(data: np.ndarray, levels: np.ndarray) -> tuple[Responses, Features]:
 DATA, IMAGES, _ = world()
 
 
-def decoder_for(shape: tuple[int, int], width: int):  # noqa: ANN201
+def decoder_for(shape: tuple[int, int], width: int):
     scale = torch.zeros(shape[0], 1), torch.ones(shape[0], 1)
     return build("ubp_like", shape, (width, None), training=UBP_TRAINING, seed=0, device="cpu", scale=scale)
 
@@ -225,7 +225,7 @@ def test_the_recipe_is_the_released_one() -> None:
         (IMAGES[:-1], {}, "319 rows for 320 trials"),
         (IMAGES.astype(str), {}, "embeddings are numbers"),
         (np.where(np.arange(N)[:, None, None] == 5, np.nan, IMAGES), {}, "1 rows hold NaN or infinity, first row 5"),
-        ({f"s{k:03d}": IMAGES[k, 0] for k in range(N)}, {"named": True}, r"images of shape \(10,\) where UBP takes \(3, d\) for each"),
+        ({f"s{k:03d}": IMAGES[k, 0] for k in range(N)}, {"named": True}, r"images of shape \(10,\) where UBP takes \(3, d\)"),
         (Features({"image": IMAGES[:, 0]}, np.array([f"s{k:03d}" for k in range(N)]), "x"), {"named": True},
          r"ubp_like is trained to find blurred pictures; images have the layers \['image'\]"),
         (IMAGES, {"texts": IMAGES[:, 0]}, "UBP is trained on images alone; leave texts out"),
