@@ -12,9 +12,10 @@ from PIL import Image
 
 from brainlens import report, store
 from brainlens.datasets.source import Source
-from brainlens.encode.group import group_scores, stimulus_counts
+from brainlens.encode.group import group_scores
 from brainlens.encode.run import Asked, run_encode
 from brainlens.metrics.encoding import bootstrap_score
+from brainlens.metrics.statistics import stimulus_counts
 from brainlens.types import DataError, Result
 
 

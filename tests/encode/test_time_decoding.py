@@ -105,7 +105,7 @@ def test_across_subjects_equals_scikit_learn():
     area, accuracy = plain(responses.data, THREE, subjects, 0.2)
     np.testing.assert_allclose(result.arrays["auc"], area, atol=1e-5)
     np.testing.assert_allclose(result.tables["timecourse"]["accuracy"], accuracy.mean(0), atol=1e-5)
-    assert result.config["interval_over"] == "subjects"
+    assert result.config["interval_over"] == "subjects and trials"
 
 
 def test_subjects_are_decoded_each_by_itself_and_averaged():

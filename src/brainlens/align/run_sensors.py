@@ -237,7 +237,7 @@ class Bench:
         return model, test, result
 
     def ablation(self, full: Result | None) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-        """NeuroAlign whole and without each part (Table 4), and the brain embeddings without guidance (Fig. 4b)."""
+        """NeuroAlign whole and without each part (Table 4), and the brain embeddings (image, d) without guidance (Fig. 4b)."""
         base, arrays = self.training("neuroalign"), {}
         whole = self.fit("neuroalign")[2] if full is None else full
         rows = [{"variant": "full", **scored(whole)}]

@@ -114,6 +114,7 @@ def validation_score(
 def by_product(brain: np.ndarray, centres: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """`retrieval/brain->centre_product/...`: concepts ranked by the product with their centres as they are, as NICE's code does.
 
+    brain (n, d), centres (n, d), row by row.
     A centre is a mean of unit vectors and the longer the more alike its images; the cosine leaves the length out. One number
     more, sqrt(M^2 - |c|^2) makes all centres as long as the longest, M, without changing a product, so that the ranking is one
     of cosines.
@@ -130,6 +131,7 @@ def repetition_curve(
 ) -> pd.DataFrame:
     """Top-1 and top-5 against the number of averaged repetitions, rows of an image added one after the other.
 
+    image (image, d): the gallery, in the order of ids (image,).
     Columns repeats, top1, top1.low, top1.high, top5, ...; a row of `test` may itself be a mean (column `repeats`).
     """
     order = test.trials.groupby("stimulus", sort=False).cumcount().to_numpy()

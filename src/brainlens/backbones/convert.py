@@ -51,7 +51,7 @@ INSIDE = {
 def vit_weights(state: Mapping[str, torch.Tensor], *, prefix: str = "module.base_encoder.") -> dict[str, torch.Tensor]:
     """The weights below `prefix` under the names that a `ViTModel` folder uses; heads are left out.
 
-    The stacked attention weight (3 c, c) is cut into query, key and value. MoCo v3 keeps its network below
+    The stacked attention weight (3 x c, c) is cut into query, key and value. MoCo v3 keeps its network below
     "module.base_encoder."; timm's and DINO's files have no prefix (""). `convert_checkpoint` does it file to folder.
 
     Raises DataError if nothing stands below the prefix or a name is not known.

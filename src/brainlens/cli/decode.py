@@ -22,7 +22,10 @@ def decode(
     rename: Annotated[
         list[str] | None, typer.Option(help="A channel by another name, OLD=NEW; repeat for several.", rich_help_panel=DATA)
     ] = None,
-    subject: Annotated[str | None, typer.Option(help="Subject; default: the first.", rich_help_panel=DATA)] = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(help="Subject; repeat for several and their mean. Default: the first.", rich_help_panel=DATA),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(help="Column that is told apart. Default: condition, category or stimulus.", rich_help_panel=MODEL),
@@ -48,10 +51,11 @@ def decode(
     from brainlens.encode.time_decoding import OverTime
 
     source = Source(dataset, data, options=given_options)
+    people = tuple(subject or ())
     how = OverTime(window=window, folds=folds, permutations=permutations)
 
     carry_out(
-        "decode", runs, {**source.config(), "target": target, "subject": subject, "how": asdict(how), "seed": seed},
-        lambda tell: run_decode(source, runs, target=target, subject=subject, options=how, seed=seed, tell=tell),
+        "decode", runs, {**source.config(), "target": target, "subject": list(people), "how": asdict(how), "seed": seed},
+        lambda tell: run_decode(source, runs, target=target, subjects=people, options=how, seed=seed, tell=tell),
         title=f"decode: {dataset}", shorter="fewer --permutations, or a --window", data=source.folder, again=again,
     )  # fmt: skip

@@ -289,6 +289,32 @@ def _captioned(stimuli: Stimuli) -> Stimuli:
     return replace(stimuli, captions=[[f"a photo of a {str(name).replace('_', ' ')}"] for name in stimuli.table["concept"]])
 
 
+def joined_subjects(parts: Sequence[Responses], names: Sequence[str]) -> tuple[Responses, list[str]]:
+    """(subjects one after the other, on the channels that all have; a remark where some have more).
+
+    Raises DataError for a subject that comes twice, for other times, and where no two channels are common.
+    """
+    first = parts[0]
+    kept = [str(c) for c in first.units["channel"]]
+    seen: dict[str, str] = {}
+    for name, part in zip(names, parts, strict=True):
+        number = str(part.trials["subject"].iloc[0])
+        if number in seen:
+            raise DataError(f"subjects {seen[number]!r} and {name!r} are one; give each once")
+        seen[number] = name
+        if not np.array_equal(np.asarray(part.times), np.asarray(first.times)):
+            two = [np.asarray(one.times) for one in (part, first)]
+            ends = [f"{len(times)} times from {times[0]:g} to {times[-1]:g} s" for times in two]
+            raise DataError(f"subject {name!r} has {ends[0]}, {names[0]!r} {ends[-1]}; cut all alike, by window and rate")
+        have = {str(c).lower() for c in part.units["channel"]}
+        kept = [c for c in kept if c.lower() in have]
+    if len(kept) < 2:
+        raise DataError(f"subjects {', '.join(names)} have {len(kept)} channels in common; give them the same names by --rename")
+    counts = [len(part.units) for part in parts]
+    said = f"{len(kept)} channels that all {len(parts)} subjects have are read; they have {min(counts)} to {max(counts)}."
+    return _joined([parts[0].columns(channel_numbers(parts[0], kept)), *parts[1:]]), [said] if max(counts) > len(kept) else []
+
+
 def _joined(parts: list[Responses]) -> Responses:
     """Subjects one after the other, their channels by name in the order of the first; their data stay where they are."""
     if len(parts) == 1:

@@ -91,6 +91,34 @@ def areas(odds: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean(found, axis=0))
 
 
+def drawn_areas(odds: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`areas` of one labelling with its trials drawn anew, by how often each counts: (resample,).
+
+        area_k = sum_{i in k, j not in k} c_i c_j ([o_ik > o_jk] + [o_ik = o_jk] / 2) / sum_{i in k} c_i sum_{j not in k} c_j
+
+    odds (trial, class), labels (trial,), counts (resample, trial); the mean over the classes that are drawn, as in `areas`. One
+    sort and a running sum for each class serve all resamples. NaN where fewer than two classes are drawn.
+    """
+    total, held = counts.sum(axis=1), np.unique(labels)
+    if len(held) < 2:
+        return np.full(len(counts), np.nan)
+    found = []
+    for k in held[:1] if odds.shape[1] == 2 else held:
+        order = np.argsort(odds[:, k], kind="stable")
+        values, own = odds[order, k], counts[:, order] * (labels[order] == k)
+        size = own.sum(axis=1)
+        below = np.zeros((len(counts), len(order) + 1))
+        np.cumsum(counts[:, order] - own, axis=1, out=below[:, 1:])
+        first, last = np.searchsorted(values, values, "left"), np.searchsorted(values, values, "right")
+        above = (own * (below[:, first] + below[:, last])).sum(axis=1) / 2
+        pairs = size * (total - size)
+        found.append(np.divide(above, pairs, out=np.full(len(counts), np.nan), where=pairs > 0))
+    each = np.stack(found)
+    there = np.isfinite(each)
+    known = there.sum(axis=0)
+    return np.divide(np.where(there, each, 0).sum(axis=0), known, out=np.full(len(counts), np.nan), where=known > 0)
+
+
 def area_variances(odds: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Sampling variance of `areas` for a fixed classifier, from the trials' placements: (labelling,).
 

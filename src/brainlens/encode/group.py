@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,26 +10,13 @@ import pandas as pd
 
 from brainlens.encode import EncodingDesign
 from brainlens.metrics.encoding import bootstrap_score
-from brainlens.metrics.statistics import drawn_subjects, interval
+from brainlens.metrics.statistics import drawn_subjects, interval, stimulus_counts
 from brainlens.models.encoding import EncodingModel, RidgeCV
 from brainlens.models.encoding.tables import tables
 from brainlens.subjects import FEW_SUBJECTS
 from brainlens.types import DataError, Features, Responses, Result
 
 COLUMNS = ("r2_mean", "r2_of_ceiling", "r_mean", "units_scored", "units", "images_test")
-
-
-def stimulus_counts(ids: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
-    """How often each stimulus counts in each resample: (resample, stimulus), Poisson of mean 1, drawn from its id.
-
-    A stimulus that several subjects saw counts alike for all of them, whatever else they saw, so that the scores of a resample
-    may be averaged over subjects. For large n it is the multinomial bootstrap (Hanley and MacGibbon 2006).
-    """
-    out = np.empty((len(ids), resamples))
-    for i, name in enumerate(ids):
-        key = int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8], "little")
-        out[i] = np.random.default_rng([seed, key]).poisson(1.0, resamples)
-    return out.T
 
 
 def drawn_means(
@@ -50,6 +36,8 @@ def group_scores(
     results: Sequence[Result], drawn: Sequence[np.ndarray], names: Sequence[str], *, seed: int = 0
 ) -> tuple[dict[str, float], pd.DataFrame, str]:
     """(metrics `encoding/group/...`, table `subjects` with a row each and one of their mean, over what the interval is).
+
+    drawn: of each subject (resample,).
 
         mean*_r = sum_s b_rs mean*_rs / S
 
@@ -78,7 +66,10 @@ def _row(result: Result) -> dict[str, float]:
 
 
 def as_group(found: Result, results: Sequence[Result], names: Sequence[str], drawn: Sequence[np.ndarray], *, seed: int) -> Result:
-    """A comparison of subjects with their mean first, its table `subjects`, and over what its interval is."""
+    """A comparison of subjects with their mean first, its table `subjects`, and over what its interval is.
+
+    drawn: of each subject (resample,).
+    """
     metrics, table_, over = group_scores(results, drawn, names, seed=seed)
     data = [entry for result in results for entry in result.provenance.get("data", [])]
     config = found.config | {"subjects": list(names), "interval_over": over}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pandas as pd
 
 from brainlens.datasets.epoching import read_epochs_of
 from brainlens.datasets.runs import Rows, keep, table
+from brainlens.datasets.sensors import joined_subjects
 from brainlens.datasets.source import Source, Tell
+from brainlens.encode.group_decoding import of_images
 from brainlens.encode.time_decoding import OverTime, decode_over_time
-from brainlens.types import DataError, Responses
+from brainlens.types import DataError, Responses, Result
 
 TARGETS = ("condition", "category", "stimulus")  # columns that are told apart where none is named, the first that can be
 FEW = 4  # trials of a category, below which nothing is told
@@ -24,7 +27,7 @@ def run_decode(
     *,
     target: str | None = None,
     group: str | None = "run",
-    subject: str | None = None,
+    subjects: Sequence[str] = (),
     options: OverTime | None = None,
     seed: int = 0,
     tell: Tell,
@@ -32,11 +35,11 @@ def run_decode(
     """Cuts the recording, tells the categories of `target` apart at each time, and stores the result as a run.
 
     target: a column of the trials (None: the first of TARGETS with 2 categories or more and 4 trials in each). group: the
-    column whose parts are left out in turn, where it has two; else stratified folds. Raises DataError for a recording that
-    cannot be cut, a column that is not there, and fewer than two categories.
+    column whose parts are left out in turn, where it has two; else stratified folds. subjects: none for the first, several for
+    their mean, each told apart by a classifier of its own, on the channels that all have. Raises DataError for a recording that
+    cannot be cut, a column that is not there, fewer than two categories, and subjects of other times.
     """
-    tell("cutting epochs", None)
-    responses = read_epochs_of(source, subject, Path(runs) / "prepared")
+    responses, more_notes = _read(source, subjects, Path(runs) / "prepared", tell)
     chosen = target if target is not None else first_target(responses)
     tell(f"telling {chosen} apart over time", None)
     options = options or OverTime()
@@ -44,14 +47,45 @@ def run_decode(
     if group is not None and one_part(rows, group):
         notes, group = [*notes, f"There is one {group}, which cannot be left out: trials are in stratified folds."], None
     result = decode_over_time(rows, chosen, group, options=options, seed=seed)
-    result = replace(result, config={**result.config, "warnings": notes})
+    people = {"subjects": list(subjects)} if subjects else {}
+    result = replace(result, config={**result.config, **people, "warnings": [*more_notes, *notes]})
     course = result.tables["timecourse"]
     peak = course.loc[course["auc"].idxmax()]
     more = {"decode/peak_auc.low": float(peak["low"]), "decode/peak_auc.high": float(peak["high"])}
     more |= {"decode/peak_auc.chance": 0.5, "decode/peak_p": float(peak["p_fwe"])}
     counts = more | {f"decode/trials_{name}": float(n) for name, n in responses.trials[chosen].astype(str).value_counts().items()}
     result = replace(result, metrics=result.metrics | counts)
-    return keep(result, runs, source), table(result, "decode/")
+    return keep(result, runs, source), [*table(result, "decode/"), *_by_subject(result)]
+
+
+def _read(source: Source, subjects: Sequence[str], cache: Path, tell: Tell) -> tuple[Responses, list[str]]:
+    """The epochs of the subjects as one recording, and a remark where they have not the same channels."""
+    parts = []
+    chosen: Sequence[str | None] = subjects or (None,)
+    for name in chosen:
+        tell("cutting epochs" if name is None else f"cutting epochs of subject {name}", None)
+        parts.append(read_epochs_of(source, name, cache))
+    if len(parts) == 1:
+        return parts[0], []
+    return joined_subjects(parts, subjects)
+
+
+def _by_subject(result: Result) -> Rows:
+    """The mean area of each subject with its interval, where there are several."""
+    people = result.tables.get("subjects")
+    if people is None:
+        return []
+    rows = [row._asdict() for row in people.iloc[:-1].rename(columns=lambda name: name.replace(".", "_")).itertuples(index=False)]
+    return [
+        {
+            "metric": f"subject {row['subject']}: decode/auc_mean",
+            "value": row["auc_mean"],
+            "95 % interval": f"{row['auc_mean_low']:.3g} to {row['auc_mean_high']:.3g}",
+            "chance": "0.5",
+            "n": f"{row['trials']:,}",
+        }
+        for row in rows
+    ]
 
 
 def one_part(responses: Responses, group: str) -> bool:
@@ -70,11 +104,10 @@ def one_row_an_image(responses: Responses, target: str, folds: int) -> tuple[Res
     not be shuffled trial by trial. Where a category has fewer images than folds the trials stay, with a remark.
     """
     trials = responses.trials
-    if target not in trials.columns or target == "stimulus" or not trials.duplicated(["stimulus"]).any():
+    shown = [name for name in ("subject", "stimulus") if name in trials.columns]
+    if not trials.duplicated(shown).any() or not of_images(trials, target):
         return responses, []
-    if (trials.groupby("stimulus")[target].nunique() > 1).any() or (trials.groupby(target)["stimulus"].nunique() == 1).any():
-        return responses, []  # not a property of the image, or its name
-    images = int(trials.groupby(target)["stimulus"].nunique().min())
+    images = int(trials.groupby([*shown[:-1], target])["stimulus"].nunique().min())
     if images < folds:
         return responses, [
             f"The smallest {target} has {images} images, fewer than the {folds} folds: trials of one image are in training and "

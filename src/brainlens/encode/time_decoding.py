@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from brainlens import store
 from brainlens.encode import discriminant as lda
+from brainlens.encode.group_decoding import Draws, drawn_units, group_course
 from brainlens.encode.time_clusters import cluster_p
 from brainlens.metrics.statistics import permutation_p
 from brainlens.types import DataError, Responses, Result
@@ -77,14 +78,16 @@ def decode_over_time(
 
     Labels are permuted within runs (folds, subjects), the same way at all times: p of each time, and p_fwe against the largest
     area over time, which holds the family-wise error (Nichols and Holmes 2002). It tests that no subject holds any
-    information; it says nothing of subjects not measured. low, high: 95 %, Student's t over the tested subjects where
-    there are several; for one subject the normal one over its trials (DeLong), or t over its folds if those hold one trial of a
-    category. Folds share their training trials, so the variance is multiplied by what the permuted labels show of it: the
-    variance of their mean area over the mean of their own such variances, where that is above 1.
+    information; it says nothing of subjects not measured. low, high: 95 %; of several subjects see
+    `group_decoding.group_course`: over subjects (from three on) and stimuli, where a category is of several, or trials. For one
+    subject the normal one over its trials (DeLong), or t over its folds if those hold one trial of a category. Folds share their
+    training trials, so the variance is multiplied by what the permuted labels show of it: the variance of their mean area over
+    the mean of their own such variances, where that is above 1.
 
     p_cluster: of the run of times that a time lies in, see `time_clusters`; NaN outside of runs.
 
-    Result: table `timecourse` (time in s, auc, low, high, p, p_fwe, p_cluster, accuracy); arrays auc, accuracy (subject or
+    Result: table `timecourse` (time in s, auc, low, high, p, p_fwe, p_cluster, accuracy), for several subjects `subjects` (area
+    over all times and at the peak of the mean, with their mean); arrays auc, accuracy (subject or
     fold, time), null_max (permutation,); metrics decode/auc_mean and accuracy_mean over all times, decode/peak_auc with
     peak_time and p_fwe,
     decode/onset (s), the first time with p_fwe < .05, NaN where there is none. The peak is chosen over time: read it with p_fwe.
@@ -98,22 +101,35 @@ def decode_over_time(
     folds = _folds(clean.trials, labels, names, group, chosen, seed)
     data, times = _windows(clean, chosen)
     permuted = _permuted(labels, folds.left_out, chosen.permutations, seed)
-    area, accuracy, spread = _decoded(data, permuted, folds, len(names), chosen.shrinkage)
     subjects = _subjects(clean.trials) if chosen.subjects == "within" else folds.left_out
     of_fold = np.array([subjects[test[0]] for _, test in folds.each()])
+    units, what = drawn_units(clean.trials, target, subjects)
+    draws = Draws(units, of_fold, len(times), seed) if of_fold.max() else None
+    area, accuracy, spread = _decoded(data, permuted, folds, len(names), chosen.shrinkage, draws)
     each = np.stack([_mean(area[of_fold == s]) for s in np.unique(of_fold)])  # (subject, labelling, time)
     if np.isnan(each).any():
         raise DataError(f"decode: a subject has no {folds.kind} with two categories of {target}; labels must vary within them")
     right = np.stack([accuracy[of_fold == s].mean(axis=0) for s in np.unique(of_fold)])
     course = each.mean(axis=0)
     observed, null = course[0], course[1:]
-    low, high, over = _interval(each, area, spread)
+    tables: dict[str, pd.DataFrame] = {}
+    if draws is None:
+        low, high, over = _interval(area, spread)
+    else:
+        people = [str(clean.trials["subject"].iloc[np.flatnonzero(subjects == s)[0]]) for s in range(len(each))]
+        own = np.stack([_variance(spread[of_fold == s]) for s in range(len(each))])
+        group_ = group_course(each, draws.areas, own, people, np.bincount(subjects).tolist(), what)
+        low, high, over, tables["subjects"] = group_.low, group_.high, group_.over, group_.table
     table = pd.DataFrame({"time": times, "auc": observed, "low": low, "high": high})
     table["p"] = permutation_p(observed - 1e-12, null)  # areas that are equal before rounding stay equal
     table["p_fwe"] = permutation_p(observed - 1e-12, np.repeat(null.max(axis=1)[:, None], len(times), axis=1))
     table["p_cluster"], clustered = cluster_p(each, seed=seed, permutations=chosen.permutations)
     table["accuracy"] = right.mean(axis=0)
-    metrics = _numbers(table, len(names)) | {"decode/subjects": float(len(each)), "decode/folds": float(len(area))}
+    metrics = _numbers(table, len(names))
+    if draws is not None:
+        mean = tables["subjects"].iloc[-1]
+        metrics |= {f"decode/auc_mean{end}": float(mean[f"auc_mean{end}"]) for end in (".low", ".high")}
+    metrics |= {"decode/subjects": float(len(each)), "decode/folds": float(len(area))}
     metrics |= {"decode/trials": float(len(labels)), "decode/channels": float(data.shape[1])}
     metrics |= {f"decode/{name}": float(n) for name, n in counts.items()}
     single = len(each) == 1
@@ -123,15 +139,15 @@ def decode_over_time(
     config |= {"over_time": asdict(chosen), "left_out": folds.kind, "interval_over": over}
     config["cluster_over"] = clustered
     provenance = store.provenance(seed, "cpu", [store.fingerprint(responses)], started)
-    return Result("decode", metrics, arrays, None, {"timecourse": table}, config, provenance)
+    return Result("decode", metrics, arrays, None, {"timecourse": table, **tables}, config, provenance)
 
 
 def _decoded(
-    data: np.ndarray, permuted: np.ndarray, folds: _Folds, classes: int, shrinkage: float | None
+    data: np.ndarray, permuted: np.ndarray, folds: _Folds, classes: int, shrinkage: float | None, draws: Draws | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(areas (fold, labelling, time), accuracy (fold, time), variance of the areas (fold, labelling, time)).
 
-    The first labelling is the true one; variances are of the first MOST + 1.
+    The first labelling is the true one; variances are of the first MOST + 1. draws, of several subjects, gathers its areas.
     """
     parts = list(folds.each())
     area = np.empty((len(parts), len(permuted), data.shape[2]))
@@ -141,6 +157,7 @@ def _decoded(
             raise DataError(f"decode: the training trials of fold {i + 1} lack a category; leave out smaller groups")
         weights, shares = lda.class_weights(permuted[:, train], classes)
         tested = permuted[:, test]
+        counts = None if draws is None else draws.counts(test)
         for j in range(data.shape[2]):
             x, y = lda.standardise(*(np.asarray(data[rows, :, j], dtype=np.float64) for rows in (train, test)))
             s = _ledoit_wolf(x) if shrinkage is None else shrinkage
@@ -148,6 +165,8 @@ def _decoded(
             odds = lda.log_odds(delta)
             area[i, :, j] = lda.areas(odds, tested)
             accuracy[i, j] = lda.balanced_accuracy(delta[:1], tested[:1])[0]
+            if draws is not None and counts is not None:
+                draws.add(i, j, odds[0], tested[0], counts)
             spread[i, :, j] = lda.area_variances(odds[: spread.shape[1]], tested[: spread.shape[1]])
     return area, accuracy, spread
 
@@ -162,17 +181,17 @@ def _ledoit_wolf(x: np.ndarray) -> float:
     return max(0.01, float(ledoit_wolf_shrinkage(x, assume_centered=True))) if x.any() else 1.0
 
 
-def _interval(subjects: np.ndarray, parts: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
-    """95 % of the mean area at every time (low, high), and over what: subjects, trials or folds. NaN where nothing repeats.
+def _interval(parts: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+    """95 % of one subject's mean area at every time (low, high), and over what: trials or folds. NaN where nothing repeats.
 
-    subjects, parts: areas (subject or fold, labelling, time); spread: variances of the parts' areas for a fixed classifier.
+    parts: areas (fold, labelling, time); spread: variances of the parts' areas for a fixed classifier.
     """
     fine = np.isfinite(parts).all(axis=(1, 2))  # the others test one category alone
-    over = "subjects" if len(subjects) > 1 else "trials" if np.isfinite(spread[fine]).all() else "folds"
-    rows = subjects if over == "subjects" else parts[fine]
+    over = "trials" if np.isfinite(spread[fine]).all() else "folds"
+    rows = parts[fine]
     mean, n = rows.mean(axis=0), len(rows)
     if over == "trials":
-        variance, factor = spread[fine].sum(axis=0) / n**2, norm.ppf(1 - LEVEL / 2)
+        variance, factor = _variance(spread[fine]), norm.ppf(1 - LEVEL / 2)
     elif n > 1:
         variance, factor = rows.var(axis=0, ddof=1) / n, student.ppf(1 - LEVEL / 2, n - 1)
     else:
@@ -181,6 +200,11 @@ def _interval(subjects: np.ndarray, parts: np.ndarray, spread: np.ndarray) -> tu
     shared = max(1.0, float(mean[1:].var(axis=0).mean() / own)) if own > 0 else 1.0
     reach = factor * np.sqrt(variance[0] * shared)
     return np.maximum(mean[0] - reach, 0.0), np.minimum(mean[0] + reach, 1.0), over
+
+
+def _variance(spread: np.ndarray) -> np.ndarray:
+    """Variance of the mean area of folds that were tested each by itself: (fold, labelling, time) -> (labelling, time)."""
+    return np.asarray(spread.sum(axis=0) / len(spread) ** 2)
 
 
 def _numbers(table: pd.DataFrame, classes: int) -> dict[str, float]:

@@ -12,10 +12,11 @@ from brainlens.types import DataError, Result
 LEVEL = 0.05
 
 
-def over_time(table: pd.DataFrame, *, result: Result | None = None) -> Figure:
+def over_time(table: pd.DataFrame, *, subjects: np.ndarray | None = None, result: Result | None = None) -> Figure:
     """Area under the ROC curve against time, with its interval, chance, and the times that stand after family-wise correction.
 
-    table: `timecourse` of a decode run (time in s, auc, low, high, p_fwe). Raises DataError for missing columns.
+    table: `timecourse` of a decode run (time in s, auc, low, high, p_fwe); subjects (subject, time): a thin line each.
+    Raises DataError for missing columns.
     """
     missing = [name for name in ("time", "auc", "low", "high", "p_fwe") if name not in table.columns]
     if missing:
@@ -24,6 +25,9 @@ def over_time(table: pd.DataFrame, *, result: Result | None = None) -> Figure:
     ax = axes[0, 0]
     time = 1000 * table["time"].to_numpy(dtype=float)
     ax.fill_between(time, table["low"], table["high"], color=style.PALETTE[0], alpha=0.2, lw=0, label="95 % interval")
+    if subjects is not None:
+        lines = ax.plot(time, np.asarray(subjects).T, color=style.PALETTE[0], lw=0.6, alpha=0.5)
+        lines[0].set_label(f"each of {len(subjects)} subjects")
     ax.plot(time, table["auc"], color=style.PALETTE[0], lw=1.6, label="area under the ROC curve")
     ax.axhline(0.5, label="chance", **style.CHANCE)
     sure = np.flatnonzero(table["p_fwe"].to_numpy(dtype=float) < LEVEL)

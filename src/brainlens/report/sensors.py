@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from brainlens.plots import decoding, sensor_scores, sensors
+from brainlens.plots import decoding, layers, sensor_scores, sensors
 from brainlens.report.numbers import interval, number
 from brainlens.report.parts import Section, capital
 from brainlens.types import Result, Sensors
@@ -50,8 +50,24 @@ def decoding_section(result: Result, dpi: int | None) -> Section:
             f"({result.config.get('left_out', 'folds')}). Squares: times that stand after correction for all of them; "
             "the bar: runs of times that stand as a whole."
         )
-        section.draw(partial(decoding.over_time, course, result=result), caption, "Area under the ROC curve over time.")
+        people = result.tables.get("subjects")
+        each = None if people is None else result.arrays.get("auc")
+        over = str(result.config.get("interval_over", "trials"))
+        caption += f" The band is the 95 % interval of the mean{_drawn(over)}." if people is not None else ""
+        draw = partial(decoding.over_time, course, subjects=each, result=result)
+        section.draw(draw, caption, "Area under the ROC curve over time.")
+        if people is not None:
+            caption = f"Mean area over all times of {len(people) - 1} subjects, and their mean. Whiskers: 95 % intervals over "
+            caption += f"{over.removeprefix('subjects and ')}; that of the mean draws {over} anew."
+            draw = partial(layers.model_bars, people, "auc_mean", name="subject", title="Area by subject, 95 % intervals",
+                           axis="mean area under the ROC curve", chance=0.5, result=result)  # fmt: skip
+            section.draw(draw, caption, "Bars of the mean area by subject, with the mean over subjects.")
     return section
+
+
+def _drawn(over: str) -> str:
+    """What the interval of a mean over subjects speaks of."""
+    return f"; it draws {over} anew" + ("" if over.startswith("subjects") else ", so that it speaks of these subjects alone")
 
 
 def variants_section(result: Result, dpi: int | None) -> Section:

@@ -172,7 +172,10 @@ def filtered(picture: np.ndarray, settings: FilterSettings = PAPER, *, device: s
 
 
 def cut_square(picture: np.ndarray, size: int) -> np.ndarray:
-    """Resized to `size` on the shorter side (bicubic) and cut to the square in the middle; as it is at size 0."""
+    """Resized to `size` on the shorter side (bicubic) and cut to the square in the middle; as it is at size 0.
+
+    picture (h, w, 3) uint8 -> (size, size, 3).
+    """
     if size == 0:
         return picture
     image = Image.fromarray(picture)
@@ -183,7 +186,10 @@ def cut_square(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def restored(image: np.ndarray, brightness: float) -> np.ndarray:
-    """The picture in [0, 1] multiplied by one gain and cut at white, so that its mean is `brightness` as far as it can be."""
+    """The picture in [0, 1] multiplied by one gain and cut at white, so that its mean is `brightness` as far as it can be.
+
+    image of any shape -> the same.
+    """
     if image.max() <= 0:
         return image
     gain = 1.0

@@ -48,7 +48,7 @@ class SensorAligner(Model):
     def predict(
         self, epochs: Epochs, *, times: Any = None, sfreq: float | None = None, info: Mapping[str, Any] | None = None
     ) -> np.ndarray:
-        """`transform` by the name that scikit-learn's cross-validation looks for."""
+        """`transform`, (n, d), by the name that scikit-learn's cross-validation looks for."""
         return self.transform(epochs, times=times, sfreq=sfreq, info=info)
 
     def gallery(self, values: Any, modality: str = "image") -> np.ndarray:
@@ -127,7 +127,7 @@ class SensorAligner(Model):
 
     @property
     def times_(self) -> np.ndarray | None:
-        """Times of the samples in s, None where none were given."""
+        """Times (time,) of the samples in s, None where none were given."""
         return self._known().times
 
     @property

@@ -140,7 +140,10 @@ def build(
     device: str,
     scale: tuple[Tensor, Tensor],
 ) -> SensorDecoder:
-    """An untrained decoder for recordings of `shape` (channels, samples) and embeddings of `widths` (image, text or None)."""
+    """An untrained decoder for recordings of `shape` (channels, samples) and embeddings of `widths` (image, text or None).
+
+    scale: mean and deviation (channel, 1) of the recordings.
+    """
     tri = encoder == "neuroalign"
     d_image, d_text = widths
     width = training.width if tri else d_image

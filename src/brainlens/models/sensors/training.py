@@ -140,7 +140,10 @@ def step(
     training: SensorTraining,
     adjust: LossAdjustment | None,
 ) -> tuple[float, np.ndarray]:
-    """Gradients of one batch, left in the parameters; (value of L1, without heads of the whole loss; weights of the losses)."""
+    """Gradients of one batch, left in the parameters; (value of L1, without heads of the whole loss; weights of the losses).
+
+    batch: recordings (B, channel, time), moments, target (B,) into the tables image, text (image, d).
+    """
     x, moments, target = batch
     model, shown = decoder.model, image[target]
     if isinstance(decoder.image_head, nn.Identity):
@@ -175,6 +178,7 @@ def step(
 def validation_loss(decoder: SensorDecoder, part: SensorPart, image: Tensor, training: SensorTraining) -> float:
     """Brain-image loss over the validation rows, in one gallery per 1,000 rows.
 
+    image: the target table (image, d).
     Only this loss, not the weighted sum: its weights move, so sums of different epochs cannot be compared.
     """
     decoder.model.eval(), decoder.image_head.eval()
