@@ -34,10 +34,11 @@ def align_sensors(
 
     NeuroAlign minimises w1 L(brain, image) + w2 L(image, text) + w3 KL(brain-image | image-text), eqs. 4-9, with
     projection heads on all three; "ridge" and "canonical" are solved in closed form (`SensorRidge`); every other minimises
-    L(brain, image) against the features as they are, as NICE does.
+    L(brain, image) against the features as they are, as NICE does, or against blurred ones (`UBP`).
     responses: (trial, channel, time) with `stimulus`, `split` (train, test) and, for "across", `subject`; rows of one
     image are averaged. images.data: "image", and where used "saliency" (features of the saliency-filtered images, the
-    target of NeuroAlign if there and `training.saliency`) and "concept"; texts.data["text"].
+    target of NeuroAlign if there and `training.saliency`), "blur_low", "blur_medium", "blur_high" (those of UBP) and "concept";
+    texts.data["text"].
     Result: metrics `retrieval/brain->image/...` (and text); arrays embedding/brain, embedding/image, ids, weights;
     tables log (by epoch) and repeats (accuracy against the number of averaged repetitions).
 

@@ -44,6 +44,7 @@ _SHARED = (  # names that never stand in one figure share a colour
     ("#7A5C00", "mindeye_like"),
     ("#5B4FA0", "mindeye2_like"),
     ("#3E7C87", "nice_llm_like"),
+    ("#A34F1D", "ubp_like"),
     (INK, "ideal"),
     (GREY, "random shuffled nice_ga_like"),
 )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from brainlens import store
+from brainlens.nn.blur_prior import BlurPrior
 from brainlens.nn.guidance import LossAdjustment
 from brainlens.types import Responses
 
@@ -32,12 +33,15 @@ PARTS = ("model", "image_head", "text_head")
 
 @dataclass
 class SensorRun:
-    """What a training holds between two epochs, beside the modules of its decoder and the state of the global generator."""
+    """What a training holds between two epochs, beside the modules of its decoder and the state of the global generator.
+
+    adjust: what else its steps change, the weights of its losses or the blur of its targets.
+    """
 
     decoder: SensorDecoder
     optimiser: torch.optim.Optimizer
     shuffle: torch.Generator
-    adjust: LossAdjustment | None = None
+    adjust: LossAdjustment | BlurPrior | None = None
     epoch: int = 0
     best: float = float("inf")
     stale: int = 0
