@@ -226,7 +226,7 @@ FEW_SUBJECTS = 3  # from so many on an interval speaks of subjects that were not
 
 
 def held_out(n_images: int, validation: float, seed: int) -> np.ndarray:
-    """Which training images are for validation (bool); by image, so that no subject trains on them. At most a fifth.
+    """Which training images are for validation, (n_images,) bool; by image, so that no subject trains on them. At most a fifth.
 
     validation: a share of the images below 1 (of which at least 2 are held back), else their number.
     """

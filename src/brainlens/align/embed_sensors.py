@@ -56,7 +56,7 @@ def embed_sensor_run(
 
 
 def of_images(model: SensorAligner, responses: Responses) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
-    """(embeddings, rows) of the mean recording of each image, some images at a time."""
+    """Embeddings (n, d) and rows of the mean recording of each image, some images at a time."""
     responses = recorded(responses).matched(model.layout_)
     _, group = np.unique(responses.trials["stimulus"].to_numpy(dtype=str), return_inverse=True)
     for start in range(0, int(group.max()) + 1, BLOCK):
@@ -65,7 +65,7 @@ def of_images(model: SensorAligner, responses: Responses) -> Iterator[tuple[np.n
 
 
 def of_epochs(model: SensorAligner, file: Path) -> tuple[np.ndarray, pd.DataFrame, str]:
-    """(embeddings, rows, fingerprint) of each epoch of a file; `stimulus` is the name of its event.
+    """Embeddings (n, d), rows and fingerprint of the epochs of a file; `stimulus` is the name of its event.
 
     A model of whitened recordings takes the numbers of the file as whitened.
     """

@@ -14,7 +14,7 @@ import pandas as pd
 
 from brainlens import datasets, store
 from brainlens.align.sensor_analyses import analyses, cases, saliency_note, scored
-from brainlens.align.sensor_options import DEFAULT, QUICK, TRI, SensorOptions, filters, preset, suited
+from brainlens.align.sensor_options import DEFAULT, QUICK, TRI, SensorOptions, blurs, filters, preset, suited
 from brainlens.align.sensors import score_sensors, validation_score
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import (
@@ -23,6 +23,7 @@ from brainlens.datasets.sensors import (
     number_of,
     open_sensors,
     prompt_texts,
+    with_blur,
     with_saliency,
 )
 from brainlens.datasets.source import Source, Tell
@@ -43,7 +44,7 @@ from brainlens.types import DataError, Responses, Result
 
 log = logging.getLogger(__name__)
 
-UNTIMED = {*LINEAR, "linear", "eegnet"}  # encoders without the TSConv, whose precision needs no check
+UNTIMED = {*LINEAR, "linear", "eegnet", "ubp_like"}  # encoders without the TSConv, whose precision needs no check
 PARTS = ("saliency", "guidance", "adjustment")
 
 
@@ -82,6 +83,8 @@ def run_align_sensors(
     options = suited(options, source, recording.responses)
     if filters(options):
         recording = with_saliency(recording, source, options.saliency, cache=cache, device=device, tell=tell)
+    if blurs(options):
+        recording = with_blur(recording, source, cache=cache, device=device, tell=tell)
     people = [str(s) for s in pd.unique(recording.responses.trials["subject"])]
     protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
     check = ""
@@ -234,7 +237,7 @@ class Bench:
         return model, test, result
 
     def ablation(self, full: Result | None) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-        """NeuroAlign whole and without each part (Table 4), and the brain embeddings without guidance (Fig. 4b)."""
+        """NeuroAlign whole and without each part (Table 4), and the brain embeddings (image, d) without guidance (Fig. 4b)."""
         base, arrays = self.training("neuroalign"), {}
         whole = self.fit("neuroalign")[2] if full is None else full
         rows = [{"variant": "full", **scored(whole)}]

@@ -11,7 +11,7 @@ from brainlens.models.volume.split import AlignmentPart
 
 
 def embeddings(decoder: Decoder, part: AlignmentPart) -> dict[str, tuple[Tensor, Tensor]]:
-    """Per modality: (brain embeddings, targets) of a part of the split, in the space in which cosines are taken."""
+    """Per modality: (brain embeddings, targets) of a part of the split, in the space in which cosines are taken. Both (n, d)."""
     for_image, for_text = decoder.embed(part.mean(), part.subject)
     pairs = {"image": (for_image, decoder.gallery(part.image, "image"))}
     if part.text is not None:
@@ -43,7 +43,7 @@ def score(decoder: Decoder, part: AlignmentPart, *, resamples: int = 2000, seed:
 
 
 def directions(decoder: Decoder, part: AlignmentPart) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(query, gallery) of each direction, for one subject."""
+    """Query and gallery, both (n, d), of each direction, for one subject."""
     out = {}
     for which, (brain, target) in embeddings(decoder, part).items():
         query, gallery = brain.cpu().numpy(), target.cpu().numpy()
@@ -52,13 +52,19 @@ def directions(decoder: Decoder, part: AlignmentPart) -> dict[str, tuple[np.ndar
 
 
 def hits(decoder: Decoder, part: AlignmentPart, *, k: int = 5) -> np.ndarray:
-    """Whether each response finds its image among the first k of its subject's gallery, in the order of subjects and images."""
+    """Whether each response finds its image among the first k of its subject's gallery, in the order of subjects and images.
+
+    Returns (n,) of 0 and 1.
+    """
     found = [retrieval_metrics.ranks(*directions(decoder, part.of(name))["brain->image"]) < k for name in part.subjects]
     return np.concatenate(found).astype(float)
 
 
 def arrays(decoder: Decoder, part: AlignmentPart) -> dict[str, np.ndarray]:
-    """Embeddings, ranks and neighbours of the main encoder; of the first subject, and of each under `subject/<name>/`."""
+    """Embeddings, ranks and neighbours of the main encoder; of the first subject, and of each under `subject/<name>/`.
+
+    Embeddings (image, d), ranks (image,), neighbours (image, k).
+    """
     names = part.subjects
     out = _arrays(decoder, part.of(names[0]))
     for name in names if len(names) > 1 else ():

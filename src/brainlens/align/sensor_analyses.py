@@ -63,7 +63,7 @@ def over_time(
     """Retrieval from growing, shrinking and sliding windows for each target (Fig. 3), and two-way accuracy across times.
 
     The decoders are linear and trained anew for each window on at most MOST training images, so that the curves are the data's
-    and not one network's. Generalisation: (train time, test time) with the times of its bins in s.
+    and not one network's. Generalisation: (bin, bin), rows by training time, with the times (bin,) in s.
     """
     protocol = Protocol(**result.config["protocol"])
     train, _ = split_subjects(recording.responses, protocol)
@@ -89,7 +89,7 @@ def over_time(
 
 
 def categories(stimuli: Stimuli, ids: np.ndarray) -> np.ndarray | None:
-    """The category of each of these stimuli, where the table names one."""
+    """The category (n,) of each of these stimuli, ids (n,), where the table names one."""
     for column in ("domain", "category"):
         if column in stimuli.table.columns:
             return stimuli.table[column].to_numpy(dtype=str)[positions(ids, stimuli.ids, "stimuli")]
@@ -97,7 +97,7 @@ def categories(stimuli: Stimuli, ids: np.ndarray) -> np.ndarray | None:
 
 
 def before(data: np.ndarray) -> np.ndarray:
-    """The recordings themselves as points: (image, <= 50) principal components of channels x time, before any alignment."""
+    """The recordings (image, channel, time) as points before any alignment: at most 50 principal components (image, k)."""
     flat = np.asarray(data, np.float64).reshape(len(data), -1)
     u, s, _ = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
     return (u * s)[:, : min(50, len(data) - 1)].astype(np.float32)
@@ -108,6 +108,7 @@ def category_shares(
 ) -> dict[str, float]:
     """`category/<points>/nearest_share`: how far the test images lie by category, before and after alignment (Fig. 4).
 
+    earlier (image, k): the recordings as points; groups (image,): names of categories.
     before: the recordings; after: the brain's embeddings, whose ceiling is the target's own share; target: what they are aligned
     to; picture, caption: the network's embeddings of the pictures as shown and of their captions.
     """
@@ -125,7 +126,10 @@ def category_shares(
 
 
 def cases(recording: SensorRecording, result: Result) -> tuple[dict[str, np.ndarray], dict[str, pd.DataFrame]]:
-    """Pictures, neighbours and captions for the gallery of good and bad cases; nothing where there are no pictures."""
+    """Pictures, neighbours and captions for the gallery of good and bad cases; nothing where there are no pictures.
+
+    gallery/images (image, side, side, 3) uint8, neighbours/brain->image (image, k).
+    """
     ids = result.arrays["ids"]
     near = neighbours(result.arrays["embedding/brain"], result.arrays["embedding/image"], min(10, len(ids)))[0]
     arrays = {"neighbours/brain->image": near}
@@ -140,7 +144,10 @@ def cases(recording: SensorRecording, result: Result) -> tuple[dict[str, np.ndar
 
 
 def stages(stimuli: Stimuli, ids: np.ndarray, settings: FilterSettings = PAPER) -> dict[str, np.ndarray]:
-    """Every stage of the saliency extraction of the first test pictures (Fig. 7); nothing where there are no pictures."""
+    """Every stage of the saliency extraction of the first test pictures (Fig. 7); nothing where there are no pictures.
+
+    ids (n,) of test pictures; each stage (picture, ...).
+    """
     try:
         pictures = [cut_square(np.asarray(p), settings.size) for p in stimuli.take(ids[:STAGED]).images]
     except DataError:

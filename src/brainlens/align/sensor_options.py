@@ -14,6 +14,8 @@ from brainlens.models.sensors.decoder import (
     SMALL,
     THINGS_EEG2,
     THINGS_MEG,
+    UBP_ACROSS,
+    UBP_TRAINING,
     UNFILTERED,
     SensorTraining,
     without,
@@ -87,14 +89,15 @@ def sensor_dataset(dataset: str) -> str:
 
 
 def preset(dataset: str, encoder: str, options: SensorOptions, *, subjects: int = 1) -> SensorTraining:
-    """The training of an encoder on a recording: Table 3 of NeuroAlign, or NICE's; on the phantom shorter, for its size.
+    """The training of an encoder on a recording: Table 3 of NeuroAlign, UBP's, or NICE's; on the phantom shorter, for its size.
 
     Across subjects on the phantom the epochs are shared by the subjects, so that all fits see as many trials.
     """
     published = {"neuroalign": THINGS_EEG2, "sensors": THINGS_EEG2, "unfiltered": UNFILTERED}
+    published["ubp_like"] = replace(UBP_TRAINING, lr=UBP_ACROSS) if options.protocol.kind == "across" else UBP_TRAINING
     chosen = published.get(encoder, NICE_TRAINING if encoder.startswith("nice") else COMPARED)
     facts = datasets.facts(dataset)
-    chosen = replace(chosen, epochs=THINGS_MEG.epochs) if facts["kind"] == "MEG" else chosen
+    chosen = replace(chosen, epochs=THINGS_MEG.epochs) if facts["kind"] == "MEG" and encoder != "ubp_like" else chosen
     if facts["simulated"] and options.preset == "default":
         chosen = replace(chosen, **SMALL | {"epochs": max(1, SMALL["epochs"] // subjects)})
     given = {name: getattr(options, name) for name in ("epochs", "batch", "precision") if getattr(options, name) is not None}
@@ -121,3 +124,8 @@ def filters(options: SensorOptions) -> bool:
     """Whether any fit is trained to find filtered pictures; others need no picture filtered."""
     named = {"neuroalign", "sensors"} & set(options.encoders)
     return "saliency" not in options.leave_out and bool(named or options.ablation or options.prompts)
+
+
+def blurs(options: SensorOptions) -> bool:
+    """Whether any fit is trained to find blurred pictures."""
+    return "ubp_like" in options.encoders

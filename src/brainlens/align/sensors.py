@@ -34,10 +34,11 @@ def align_sensors(
 
     NeuroAlign minimises w1 L(brain, image) + w2 L(image, text) + w3 KL(brain-image | image-text), eqs. 4-9, with
     projection heads on all three; "ridge" and "canonical" are solved in closed form (`SensorRidge`); every other minimises
-    L(brain, image) against the features as they are, as NICE does.
+    L(brain, image) against the features as they are, as NICE does, or against blurred ones (`UBP`).
     responses: (trial, channel, time) with `stimulus`, `split` (train, test) and, for "across", `subject`; rows of one
     image are averaged. images.data: "image", and where used "saliency" (features of the saliency-filtered images, the
-    target of NeuroAlign if there and `training.saliency`) and "concept"; texts.data["text"].
+    target of NeuroAlign if there and `training.saliency`), "blur_low", "blur_medium", "blur_high" (those of UBP) and "concept";
+    texts.data["text"].
     Result: metrics `retrieval/brain->image/...` (and text); arrays embedding/brain, embedding/image, ids, weights;
     tables log (by epoch) and repeats (accuracy against the number of averaged repetitions).
 
@@ -113,6 +114,7 @@ def validation_score(
 def by_product(brain: np.ndarray, centres: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """`retrieval/brain->centre_product/...`: concepts ranked by the product with their centres as they are, as NICE's code does.
 
+    brain (n, d), centres (n, d), row by row.
     A centre is a mean of unit vectors and the longer the more alike its images; the cosine leaves the length out. One number
     more, sqrt(M^2 - |c|^2) makes all centres as long as the longest, M, without changing a product, so that the ranking is one
     of cosines.
@@ -129,6 +131,7 @@ def repetition_curve(
 ) -> pd.DataFrame:
     """Top-1 and top-5 against the number of averaged repetitions, rows of an image added one after the other.
 
+    image (image, d): the gallery, in the order of ids (image,).
     Columns repeats, top1, top1.low, top1.high, top5, ...; a row of `test` may itself be a mean (column `repeats`).
     """
     order = test.trials.groupby("stimulus", sort=False).cumcount().to_numpy()

@@ -205,7 +205,7 @@ def features(model: VolumeEncoder, x: Tensor, layer: int | str, *, batch: int = 
 
 
 def tail(model: VolumeEncoder, layer: int | str) -> Callable[[Tensor], Tensor]:
-    """What comes behind a layer: tokens -> embeddings."""
+    """What comes behind a layer: (B, P, width) of "patches", else tokens (B, 1 + P, width) -> embeddings (B, d)."""
     if layer == "patches":
         return lambda tokens: model.forward_from(model.assemble(tokens), 0)
     return lambda tokens: model.forward_from(tokens, int(layer))

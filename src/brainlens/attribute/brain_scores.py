@@ -39,7 +39,7 @@ def truth_of(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
 
 
 def regions_of(maps: np.ndarray, responses: Responses) -> pd.DataFrame:
-    """Mean of the map in each region, of each subject, and the region's share of the whole map."""
+    """Mean of the maps (trial, unit) in each region, of each subject, and the region's share of the whole map."""
     roi = region_labels(responses.units)
     if roi is None:
         return pd.DataFrame()

@@ -159,7 +159,7 @@ def tokenised(clip: Clip, stimuli: Stimuli) -> Words:
 
 
 def per_word(maps: np.ndarray, captions: Words) -> list[np.ndarray]:
-    """Weights of the words of each caption: the sum over a word's tokens."""
+    """Weights (word,) of each caption's words, from maps (caption, token): the sum over a word's tokens."""
     out = []
     for row, owner, words in zip(maps, captions.word, captions.words, strict=True):
         weight = np.zeros(len(words))

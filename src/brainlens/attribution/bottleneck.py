@@ -93,13 +93,13 @@ def statistics(batches: Iterable[Tensor], *, min_std: float = 0.01) -> Statistic
 
 
 def divergence(alpha: Tensor, r2: Tensor) -> Tensor:
-    """KL(p(z|x) || q(z)) in nats of every element, from alpha and r^2; finite for every finite alpha."""
+    """KL(p(z|x) || q(z)) in nats of every element, from alpha and r^2; finite for every finite alpha. Any shape, one for all."""
     keep, noise = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     return 0.5 * (keep**2 * r2 + noise**2 - 1) + F.softplus(alpha)
 
 
 def divergence_slope(alpha: Tensor, r2: Tensor) -> Tensor:
-    """d KL / d alpha = lambda (1 - lambda) (lambda r^2 - (1 - lambda)) + lambda."""
+    """d KL / d alpha = lambda (1 - lambda) (lambda r^2 - (1 - lambda)) + lambda. Any shape, one for all."""
     keep, noise = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     return keep * noise * (keep * r2 - noise) + keep
 

@@ -48,6 +48,7 @@ def gradient_x_input(score: Score, x: Tensor) -> Tensor:
 def integrated_gradients(score: Score, x: Tensor, *, baseline: Tensor | None = None, steps: int = 32) -> Tensor:
     """(x - b) mean_k ds/dx at b + (k - 1/2)/steps (x - b); sums to s(x) - s(b) as steps grow (Sundararajan et al. 2017).
 
+    x (n, channel, time) -> the same shape; baseline: of a shape that expands to it.
     baseline: zeros where absent. Raises DataError for steps < 1.
     """
     if steps < 1:

@@ -66,7 +66,7 @@ class AttentionRecord:
         self._now: tuple[int, int, np.ndarray] | None = None
 
     def at(self, step: int, steps: int, rows: np.ndarray) -> None:
-        """What comes next belongs to this step of denoising, for these trials."""
+        """What comes next belongs to this step of denoising, for these trials: rows (n,), their numbers."""
         if self._contribution is None:
             self._contribution = np.zeros((self.trials, steps, self.regions))
             self._weight = np.zeros((self.trials, steps))

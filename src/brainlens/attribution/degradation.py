@@ -25,7 +25,10 @@ def unit_range(maps: Tensor) -> Tensor:
 
 
 def top_area(maps: Tensor, area: float) -> Tensor:
-    """1 at the share `area` of units with the highest values of each map, 0 elsewhere; exactly round(area n) of them."""
+    """1 at the share `area` of units with the highest values of each map, 0 elsewhere; exactly round(area n) of them.
+
+    maps (sample, unit) -> the same shape.
+    """
     if not 0 < area <= 1:
         raise DataError(f"degradation: area={area} must be in (0, 1]")
     order = _random_ties(maps)
@@ -79,7 +82,7 @@ def curve(
 
 
 def controls(maps: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
-    """Maps that know nothing: `random`, `ones`, `shuffled` (each map's own values at random units)."""
+    """Maps (sample, unit) that know nothing: `random`, `ones`, `shuffled` (each map's own values at random units)."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(maps.shape, generator=generator).argsort(1).to(maps.device)
     random = torch.rand(maps.shape, generator=generator).to(maps)

@@ -21,6 +21,7 @@ def integrated_gradients(
 ) -> Tensor:
     """(x - x0) * integral of ds/dx over x0 + t (x - x0), t in [0, 1], by the midpoint rule: the shape of x.
 
+    x (n, ...), targets (n, d) or (n, k, d), baseline of a shape that expands to x.
     The sum over all units is score(x) - score(x0) up to the rule's error. baseline x0: zeros by default, the mean of
     z-scored data. The cosine is not defined at embedding 0 and turns fastest near it, so the midpoints leave t = 0 out.
     """
@@ -37,7 +38,10 @@ def integrated_gradients(
 
 
 def input_gradient(x: Tensor, model: Tail, targets: Tensor, *, batch: int = 64, score: Score = cosine) -> Tensor:
-    """x * ds/dx, the first-order part of the score: the shape of x; exactly 0 where the score has no slope."""
+    """x * ds/dx, the first-order part of the score: the shape of x; exactly 0 where the score has no slope.
+
+    x (n, ...), targets (n, d) or (n, k, d).
+    """
     check_targets(len(x), targets)
     parts = []
     for part, aim in zip(x.detach().split(batch), targets.split(batch)):

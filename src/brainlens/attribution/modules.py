@@ -79,7 +79,7 @@ def gradcam(
     batch: int = 32,
     read: Read | None = None,
 ) -> Tensor:
-    """Grad-CAM of a layer, see `attribution.gradcam`; layer, target, read and the maps' shapes as in `bottleneck`."""
+    """Grad-CAM of a layer, see `attribution.gradcam`; (B, T) or (B, H, W); layer, target, read as in `bottleneck`."""
     with _ready(model, inputs, target, read) as ready:
         score = output_at if ready.classes else cosine
 
@@ -99,7 +99,7 @@ def integrated_gradients(
     batch: int = 32,
     read: Read | None = None,
 ) -> Tensor:
-    """Integrated gradients of the inputs, see `attribution.integrated_gradients`: the shape of the inputs."""
+    """Integrated gradients of the inputs, see `attribution.integrated_gradients`: (B, ...), the shape of the inputs."""
     with _ready(model, inputs, target, read, gradient=True) as ready:
         x, score = ready.inputs, output_at if ready.classes else cosine
         return gradients.integrated_gradients(
@@ -108,7 +108,7 @@ def integrated_gradients(
 
 
 def input_gradient(model: nn.Module, inputs: Inputs, target: Any, *, batch: int = 32, read: Read | None = None) -> Tensor:
-    """Input times gradient, see `attribution.integrated_gradients`: the shape of the inputs."""
+    """Input times gradient, see `attribution.integrated_gradients`: (B, ...), the shape of the inputs."""
     with _ready(model, inputs, target, read, gradient=True) as ready:
         score = output_at if ready.classes else cosine
         return gradients.input_gradient(ready.inputs, ready.outputs, ready.targets, batch=batch, score=score)
@@ -176,7 +176,7 @@ class Cut:
         self.layer, self.name = find_layer(model, layer)
 
     def run(self, inputs: Inputs, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(output, what the layer gave) of a forward pass, in which `features` replace what the layer gives."""
+        """Output (B, d) of a forward pass, and what the layer gave (B, ...), in whose place `features` are put."""
         given: list[Tensor] = []
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
@@ -228,7 +228,7 @@ class Cut:
         return bottlenecks.statistics(parts)
 
     def maps(self, ready: _Ready, method: Callable[[Tensor, Tail, Tensor], Tensor], batch: int) -> Tensor:
-        """A method on tokens, targets and tail, sample by sample or some together; maps of the layer, or of the picture."""
+        """A method on tokens, targets and tail, `batch` samples at a time: (B, T), or (B, H, W) of layer or picture."""
         found, picture = [], ready.inputs.shape[2:] if isinstance(ready.inputs, Tensor) and ready.inputs.ndim == 4 else None
         for rows in _slices(len(ready.targets), batch):
             inputs = _part(ready.inputs, rows)

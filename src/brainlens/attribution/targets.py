@@ -81,7 +81,7 @@ def or_nothing(maps: Tensor) -> Tensor:
 
 
 def check_targets(n: int, targets: Tensor) -> None:
-    """DataError unless there is one row of targets per sample, finite and not zero."""
+    """DataError unless there is one row of targets (n, d) or (n, k, d) per sample, finite and not zero."""
     if targets.ndim not in (2, 3) or len(targets) != n:
         raise DataError(f"attribution: targets {tuple(targets.shape)} are not ({n}, d) or ({n}, k, d) for {n} samples")
     norms = targets.norm(dim=-1)

@@ -95,7 +95,10 @@ def embed_texts(
 
 
 def token_counts(clip: Clip, captions: Sequence[str]) -> np.ndarray:
-    """Number of tokens (start and end included) of each caption before any cut; what exceeds `clip.max_tokens` is cut."""
+    """Number of tokens (start and end included) of each caption before any cut; what exceeds `clip.max_tokens` is cut.
+
+    Returns (caption,) int64.
+    """
     return np.array([len(_plain(clip, [_cleaned(c, str(i))])[0]) for i, c in enumerate(captions)], dtype=np.int64)
 
 

@@ -234,7 +234,7 @@ def time_steps(diffusion: Diffusion, of: int) -> list[int]:
 
 
 def invert(diffusion: Diffusion, latents: torch.Tensor, of: int, upto: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """(step, latents at the end of it) along the DDIM inversion, up to step `upto`.
+    """Steps, and the latents (n, c, h, w) at the end of each, along the DDIM inversion, up to step `upto`.
 
     x0 = (z - sqrt(1 - a) e) / sqrt(a);  z' = sqrt(a') x0 + sqrt(1 - a') e, with e predicted from z at the next time.
     (DDIM, eq. 12, run backwards.) a is the cumulative product at the step before, 1's neighbour at the start.

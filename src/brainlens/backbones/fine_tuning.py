@@ -60,6 +60,7 @@ class FineTuned:
 def read_labels(path: str | Path, stimuli: Stimuli) -> np.ndarray:
     """The label of every picture, from a CSV with the columns file and label (or image, stimulus, id; class, category).
 
+    Returns (picture,) strings in the order of the stimuli.
     Raises DataError for other columns, pictures without a label, labels of pictures that are not there, and a single class.
     """
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -80,7 +81,7 @@ def read_labels(path: str | Path, stimuli: Stimuli) -> np.ndarray:
 
 
 def parts_of(labels: np.ndarray, settings: FineTuning) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the pictures that are trained on and of those that are tested, class by class."""
+    """Numbers (n,) of the pictures, of labels (picture,), that are trained on and of those that are tested, class by class."""
     rng = np.random.default_rng(settings.seed)
     train, test = [], []
     for name in np.unique(labels):
@@ -105,6 +106,7 @@ def fine_tune(
 ) -> FineTuned:
     """Trains a network on labelled pictures and writes it as a model folder that every command reads; goes on where it stopped.
 
+    labels (picture,) strings.
     Checkpoints lie in `out/unfinished` until the folder is whole. Scores: `accuracy/after` of held-out pictures by the trained
     layer and `accuracy/before` by a linear layer alone on the network as it was, each with interval, n and chance.
     """

@@ -176,6 +176,9 @@ def load_weights(kind: Any, folder: Path, **pieces: Any) -> Any:
         said = " ".join(str(error).split())[:160]
         raise DataError(f"model folder {str(folder)!r} cannot be loaded ({type(error).__name__}: {said})") from None
     missing = sorted(info["missing_keys"])
+    if getattr(getattr(model.config, "vision_config", None), "pre_norm", True) is False:  # SLIP's towers (`backbones.slip`)
+        model.vision_model.pre_layrnorm = importlib.import_module("torch").nn.Identity()
+        missing = [name for name in missing if ".pre_layrnorm." not in name]
     if missing:
         raise DataError(f"model folder {str(folder)!r} lacks {len(missing)} weights that the network needs, first {missing[0]!r}")
     return model.eval().requires_grad_(False)

@@ -54,6 +54,7 @@ class AlexNet(nn.Module):
 def alexnet(weights: str | Path | Mapping[str, Tensor], *, device: str = "cpu") -> AlexNet:
     """AlexNet's convolutions with weights from a state dict, or its file (.safetensors, or .pth read as plain weights).
 
+    The network turns pictures (n, 3, row, column) into maps (n, 256, row, column) of fewer rows and columns.
     Entries of the classifier are left out. Raises DataError for a file that is missing or holds more than weights, and for
     entries that are missing or of another shape.
     """
@@ -71,7 +72,10 @@ def alexnet(weights: str | Path | Mapping[str, Tensor], *, device: str = "cpu") 
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The named weights of a .safetensors or torch file; nothing in it can run. Raises DataError where it holds none."""
+    """The named weights of a .safetensors or torch file; nothing in it can run. Raises DataError where it holds none.
+
+    Tensors of any shape, by name.
+    """
     file = Path(path)
     if not file.is_file():
         raise DataError(f"weights {str(path)!r} are not found; name a .safetensors or .pth file of a state dict")

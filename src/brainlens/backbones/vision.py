@@ -140,7 +140,7 @@ def stream(
     dtype: np.dtype,
     cache: str | Path | None,
 ) -> Features:
-    """`forward(images, ids)` over all stimuli, batch by batch, into arrays or the cache.
+    """`forward(images, ids)`, of pictures (h, w, 3) and ids (n,), over all stimuli, batch by batch, into arrays or the cache.
 
     key: what the values depend on beside the pictures and the grid; its "name" names the features.
     """
@@ -220,7 +220,7 @@ def _compute(
 
 
 def read_images(stimuli: Stimuli, rows: Iterable[int]) -> list[np.ndarray]:
-    """The pictures at these rows. Raises DataError naming the stimulus whose picture cannot be read."""
+    """The pictures (h, w, 3) at these rows. Raises DataError naming the stimulus whose picture cannot be read."""
     images = []
     for i in rows:
         try:

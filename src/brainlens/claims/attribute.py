@@ -85,7 +85,10 @@ def attribute_claims(
 
 
 def differences(maps: dict[str, np.ndarray], right: np.ndarray, *, resamples: int = 200, seed: int = 0) -> dict[str, float]:
-    """`attribute/bottleneck-<method>/truth_auroc`: difference of the mean maps' AUROC, interval by resampling the images."""
+    """`attribute/bottleneck-<method>/truth_auroc`: difference of the mean maps' AUROC, interval by resampling the images.
+
+    maps: method -> (image, voxel); right (voxel,) bool.
+    """
     if "bottleneck" not in maps:
         return {}
     counts = np.concatenate([np.ones((1, len(maps["bottleneck"]))), bootstrap_counts(len(maps["bottleneck"]), resamples, seed)])
@@ -119,6 +122,7 @@ def checked(
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """Baselines at the bottleneck's number of passes, plain maps of patches, and the bottleneck under permuted weights.
 
+    x (n, voxel), aims (n, d) or (n, k, d), maps (n, voxel), right (voxel,) bool.
     Keys `attribute/ib_ba_paper/truth_auroc` (the paper's form: prior N(0, I) on features as they are, every voxel its patch's
     value), `attribute/<method>/matched_cost/truth_auroc` (Grad-CAM and Chefer averaged over as many noisy copies as the
     bottleneck has), `attribute/<method>/plain/truth_auroc` (no refinement within patches), `attribute/randomised/truth_auroc`

@@ -120,7 +120,7 @@ def describe_demo(
 
 
 def chosen_voxels(units: pd.DataFrame, noise: int, seed: int) -> np.ndarray:
-    """All informative voxels and some of the others, in their order."""
+    """Numbers (n,) of all informative voxels and some of the others, in their order."""
     informative = units["informative"].to_numpy(dtype=bool)
     others = np.flatnonzero(~informative)
     some = np.random.default_rng([seed, 61]).choice(others, min(noise, len(others)), replace=False)

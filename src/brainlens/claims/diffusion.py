@@ -47,6 +47,7 @@ def diffusion_claims(
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """`diffusion/JUDGE` on test scenes, `diffusion/real/JUDGE` of the same scenes as they are; the pictures, real and drawn.
 
+    The pictures are (scene, h, w, 3).
     Guidance is the one with the best sum of judges on validation scenes. Captions are the plain ones (number 0), as the scenes'
     table has them.
     """

@@ -24,7 +24,7 @@ SIDE = 64
 def digit_claims(
     folder: Path, spaces: Mapping[str, Space], *, folds: int = FOLDS, seed: int = 0
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """`digits69/reconstruct/two_way` over all pairs and `two_way_within` over pairs of the same digit; and the pictures.
+    """`digits69/reconstruct/two_way` over all pairs and `two_way_within` of the same digit; and pictures (image, side, side).
 
     Folds with as many of both digits; the space of each fold is the one that does best among its training images.
     `digits69/reconstruct/SPACE/...`: each space alone. Identification is of pixels, reconstruction->image; intervals over images.

@@ -138,7 +138,8 @@ def oracle(responses: Responses, layers: Features, plan: Plan) -> dict[str, floa
 
 
 def true_selectors(data: EncodingTables, layers: Features, used: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Of every unit of a phantom its layer's number in `used` (-1: none), and its weights on 64 places and the global token."""
+    """Of every unit of a phantom its layer's number in `used` (-1: none), (unit,), and its weights (unit, 65) on 64 places and
+    the global token."""
     units, pool = data.units, np.zeros((len(data.units), 65))
     layer = units["layer"].to_numpy(float)
     place = {at: used.index(name) for at, name in enumerate(layers.layer) if name in used}

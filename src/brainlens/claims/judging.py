@@ -29,7 +29,7 @@ CHANCE = {
 
 
 def scenes_of(ids: Sequence[str] | np.ndarray) -> list[Scene]:
-    """The scenes behind the phantom's ids, such as "test-0-000012". Raises DataError for other ids."""
+    """The scenes behind the phantom's ids (n,), such as "test-0-000012". Raises DataError for other ids."""
     out = []
     for name in map(str, ids):
         split, _, rest = name.partition("-")
@@ -99,7 +99,7 @@ class Judges:
 
 
 def shares(key: str, found: dict[str, np.ndarray], *, seed: int = 0) -> dict[str, float]:
-    """`KEY/judge` with intervals over scenes, chance and n."""
+    """`KEY/judge` with intervals over scenes, chance and n; found: judge -> (scene,)."""
     out: dict[str, float] = {}
     for name, right in found.items():
         ends = ("", ".low", ".high")

@@ -20,7 +20,7 @@ PERCENTILE = 95
 
 
 def layers_of(network: str | Path, stimuli: Stimuli, *, cache: str | Path | None = None) -> dict[str, np.ndarray]:
-    """Every layer as one row a picture: all its tokens, or the global token where it has none."""
+    """Every layer (picture, feature): all its tokens, or the global token where it has none."""
     found = vision.extract(vision.load(network), stimuli, cache=cache)
     return {name: np.asarray(found.tokens.get(name, found.data.get(name))).reshape(len(found), -1) for name in found.layer}
 
@@ -71,7 +71,10 @@ def out_of_fold(layers: Mapping[str, np.ndarray], y: np.ndarray, digit: np.ndarr
 
 
 def rotation(x: np.ndarray) -> np.ndarray:
-    """The same pictures in at most as many axes as there are pictures: ridge sees inner products alone."""
+    """The same pictures in at most as many axes as there are pictures: ridge sees inner products alone.
+
+    x (picture, feature) -> (picture, axis).
+    """
     centred = np.asarray(x, dtype=np.float64) - np.asarray(x, dtype=np.float64).mean(axis=0)
     values, vectors = np.linalg.eigh(centred @ centred.T)
     kept = values > 1e-10 * values[-1]
@@ -86,12 +89,12 @@ def correlations(y: np.ndarray, guess: np.ndarray) -> np.ndarray:
 
 
 def percentile(y: np.ndarray, guess: np.ndarray) -> float:
-    """The 95th percentile over voxels."""
+    """The 95th percentile over voxels of the correlations of y and guess, (picture, voxel)."""
     return float(np.percentile(correlations(y, guess), PERCENTILE))
 
 
 def percentile_of(y: np.ndarray, guess: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
-    """The percentile with its 95 % interval over pictures and what pictures in another order give."""
+    """The percentile with its 95 % interval over pictures and what pictures in another order give. y, guess (picture, voxel)."""
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(y), len(y)) for _ in range(resamples)]
     low, high = np.percentile([percentile(y[rows], guess[rows]) for rows in draws], [2.5, 97.5])

@@ -61,6 +61,7 @@ def field_claims(
 ) -> dict[str, float]:
     """`reconstruct/field_correlation`: image-guided maps of single retinotopic parcels against their true fields.
 
+    y (trial, unit).
     Maps are averaged over trials and denoising; what all parcels have in common is taken out of maps and of fields first, since
     every region follows the picture. `field_correlation_shuffled`: each map against the field of another parcel. Intervals over
     parcels. Empty for fewer than three such parcels.

@@ -63,7 +63,7 @@ def spread_of_seeds(fits: Sequence[dict[str, Any]], k: int, name: str) -> dict[s
 
 
 def hits(fits: Sequence[dict[str, Any]], k: int) -> dict[int, np.ndarray]:
-    """For each subject whether each test image (in the order of ids) was among the first k, as a mean over seeds."""
+    """For each subject whether each test image (image,), in the order of ids, was among the first k, as a mean over seeds."""
     found: dict[int, list[np.ndarray]] = {}
     for fit in fits:
         ranks = np.array(fit["ranks"])[np.argsort(fit["ids"])]

@@ -296,7 +296,7 @@ def _found(
 def gallery_of(
     decoder: SensorDecoder, tables: SensorTables, ids: np.ndarray, encoder: str, training: SensorTraining
 ) -> np.ndarray:
-    """Embeddings of these images as the decoder was trained to find them."""
+    """Embeddings (n, d) of the images ids (n,) as the decoder was trained to find them."""
     layer = target_layer(tables.network, encoder, training)
     return decoder.gallery(tables.network[layer][positions(ids, tables.network.ids, "images")])
 

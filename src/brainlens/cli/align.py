@@ -57,7 +57,8 @@ TRI = ("neuroalign", "unfiltered", "sensors")
 ENCODERS = (
     "Encoder; repeat for several. fMRI: ridge, ridge_whitened, ridge_projected, linear, mlp, mindeye_like, mindeye2_like "
     "(a map for each subject, one MLP for all), cnn, volume. "
-    "EEG, MEG: ridge, canonical, linear, nice, nice_sa_like, nice_ga_like, nice_llm_like, atm, eegnet, unfiltered, neuroalign."
+    "EEG, MEG: ridge, canonical, linear, nice, nice_sa_like, nice_ga_like, nice_llm_like, ubp_like, atm, eegnet, unfiltered, "
+    "neuroalign."
 )
 SHORTER = "--encoder ridge, or --steps N"
 

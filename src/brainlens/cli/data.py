@@ -89,11 +89,15 @@ def features(
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Released weights of a plain vision transformer (.pth, .pth.tar).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Released weights of a plain vision transformer or SLIP (.pth, .pt, .pth.tar).")
+    ],
     out: Annotated[Path, typer.Argument(help="The model folder to write.")],
-    heads: Annotated[int | None, typer.Option(help="Attention heads; default: 64 channels each, 12 for MoCo v3.")] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Attention heads; default: 64 channels each, 12 for MoCo v3 and small SLIP.")
+    ] = None,
 ) -> None:
-    """Turns released MoCo v3, DINO, DeiT or timm weights into a model folder that `encode` and `features` read."""
+    """Turns released MoCo v3, DINO, DeiT, timm or SLIP weights into a model folder that `encode` and `features` read."""
     from brainlens.backbones.convert import convert_checkpoint
 
     found = convert_checkpoint(checkpoint, out, heads=heads)

@@ -168,7 +168,20 @@ def ib_ba(common: tuple[str, ...], short: tuple[str, ...], preset: str) -> list[
 def neuroalign(common: tuple[str, ...], people: Sequence[str], preset: str, epochs: int | None, *, simulated: bool) -> list[Step]:
     """Tables 1 and 2 (within and across subjects), Table 4 (ablation) and, on the phantom, Table 5 (prompts)."""
     own = ("--preset", preset, *(() if epochs is None else ("--epochs", str(epochs))))
-    names = ("ridge", "linear", "nice", "nice_sa_like", "nice_ga_like", "nice_llm_like", "atm", "unfiltered", "neuroalign")
+    names = [
+        "ridge",
+        "linear",
+        "nice",
+        "nice_sa_like",
+        "nice_ga_like",
+        "nice_llm_like",
+        "ubp_like",
+        "atm",
+        "unfiltered",
+        "neuroalign",
+    ]
+    if simulated and "--data" in common:
+        names.remove("ubp_like")  # simulated from embeddings, without pictures that could be blurred
     encoders = [part for each in names for part in ("--encoder", each)]
     plan = []
     for number, who in enumerate(people or [""]):

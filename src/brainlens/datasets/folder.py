@@ -129,7 +129,7 @@ def _responses(folder: Path, space: Space | None, variable: str | None) -> np.nd
 
 
 def check_rows(folder: Path, data: np.ndarray, trials: int, units: int) -> None:
-    """Raises DataError with both counts, and the way out, where the array is not of these trials and units."""
+    """Raises DataError with both counts, and the way out, where data are not (trial, unit, ...) of these."""
     if data.shape[:2] == (trials, units):
         return
     turned = "; its axes look swapped, store it as trial by unit" if data.shape[:2] == (units, trials) else ""

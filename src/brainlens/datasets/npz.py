@@ -12,7 +12,7 @@ from brainlens.types import DataError, check_expansion, reading
 
 
 def read_npz(folder: str | Path, file: str, keys: Iterable[str]) -> tuple[Path, dict[str, np.ndarray]]:
-    """The path of `folder/file` (or of the file itself) and its entries `keys`; nothing in it is run.
+    """The path of `folder/file` (or of the file itself) and its entries `keys`, of any shape; nothing in it is run.
 
     Raises DataError for a file that is missing, damaged or no plain `.npz`, and for an entry that is not there.
     """

@@ -22,14 +22,14 @@ class NoImages(Sequence[np.ndarray]):
     """As many images as there are stimuli, none of which can be opened; `reason` says what to do."""
 
     def __init__(self, n: int, reason: str) -> None:
-        self._n, self._reason = n, reason
+        self._n, self.reason = n, reason
         self.fingerprint = f"no images {n}"
 
     def __len__(self) -> int:
         return self._n
 
     def __getitem__(self, index: Any) -> Any:
-        raise DataError(self._reason)
+        raise DataError(self.reason)
 
 
 class ImageFiles(Sequence[np.ndarray]):

@@ -37,7 +37,7 @@ def keep(
 ) -> Path:
     """Stores a result in its run folder, marked with the recording it comes from and a test part that was drawn, and returns it.
 
-    model: written into `model/`.
+    arrays: further ones of any shape, by name. model: written into `model/`.
     """
     config = {**source.config(), **result.config}
     notes = datasets.split_note(source.dataset, source.options)

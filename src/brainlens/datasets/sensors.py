@@ -20,6 +20,7 @@ from brainlens.datasets.things_tables import PICTURES, concept_centres, pictures
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
 from brainlens.signals.epochs import channel_numbers, check_channels
+from brainlens.stimuli.blur import LEVELS, blurred_stimuli, levels
 from brainlens.stimuli.saliency import PAPER, FilterSettings, saliency_stimuli
 from brainlens.store import ArrayWriter, LazyRows, join_rows, open_array, open_npy, release
 from brainlens.subjects import WITHIN, Protocol, join_stimuli
@@ -173,13 +174,37 @@ def with_saliency(
     if "saliency" in recording.images.data or isinstance(stimuli.images, NoImages):
         return recording
     tell(f"embeddings of {len(stimuli):,} images after saliency extraction", None)
-    filtered, place = saliency_stimuli(stimuli, settings, device=device), cache / "features"
-    if source.dataset == "phantom_eeg":
-        found = np.asarray(phantom.features(filtered, cache=place)["image"], np.float32)
-    else:
-        found = clip.embed_images(clip.load_clip(network_folder(source), device=device), filtered, cache=place)["image"]
-    images = replace(recording.images, data=recording.images.data | {"saliency": found})
-    return replace(recording, images=images)
+    filtered = saliency_stimuli(stimuli, settings, device=device)
+    return _with_layers(recording, {"saliency": filtered}, source, cache=cache, device=device)
+
+
+def with_blur(recording: SensorRecording, source: Source, *, cache: Path, device: str = "cpu", tell: Tell) -> SensorRecording:
+    """The recording with a layer for each level of blur, the embeddings of its pictures as the fovea sees them (`stimuli.blur`).
+
+    Embeddings are kept under `cache` by the pictures and the level. Raises DataError for a recording without pictures.
+    """
+    stimuli = recording.stimuli
+    if set(LEVELS) <= set(recording.images.data):
+        return recording
+    if isinstance(stimuli.images, NoImages):
+        raise DataError(f"ubp_like looks for blurred pictures, and this recording has none ({stimuli.images.reason})")
+    tell(f"embeddings of {len(stimuli):,} images at {len(LEVELS)} levels of blur", None)
+    changed = {name: blurred_stimuli(stimuli, settings) for name, settings in levels().items()}
+    return _with_layers(recording, changed, source, cache=cache, device=device)
+
+
+def _with_layers(
+    recording: SensorRecording, changed: dict[str, Stimuli], source: Source, *, cache: Path, device: str
+) -> SensorRecording:
+    """The recording with embeddings of changed pictures as further layers, by the network that embeds those shown."""
+    place, data = cache / "features", dict(recording.images.data)
+    model = None if source.dataset == "phantom_eeg" else clip.load_clip(network_folder(source), device=device)
+    for name, stimuli in changed.items():
+        if model is None:
+            data[name] = np.asarray(phantom.features(stimuli, cache=place)["image"], np.float32)
+        else:
+            data[name] = clip.embed_images(model, stimuli, cache=place)["image"]
+    return replace(recording, images=replace(recording.images, data=data))
 
 
 def _phantom(

@@ -87,7 +87,7 @@ def _found_files(folder: Path, ids: np.ndarray) -> list[Path] | None:
 
 
 def read_captions(folder: Path, ids: np.ndarray) -> list[list[str]]:
-    """The captions of each id from `captions.json` ({id: text or texts}) or `captions.csv` (stimulus, caption).
+    """The captions of each id of ids (n,) from `captions.json` ({id: text or texts}) or `captions.csv` (stimulus, caption).
 
     A file of `brainlens captions` is read as well; an id may be the name of the picture's file. Raises DataError where no id of
     the file is one of the stimuli.

@@ -28,6 +28,7 @@ def find_array(folder: Path, name: str, endings: tuple[str, ...] = ENDINGS) -> P
 def read_array(path: Path, name: str, *, variable: str | None = None) -> np.ndarray:
     """The numbers of a file; of several variables (.mat, .h5) the one named `variable`, else `name`, else the only one.
 
+    Any shape; the caller says what its axes are.
     A .npy stays on disk as a memory map, a .csv may have one line of names before its numbers, arrays of MATLAB 7.3 come with
     their axes in MATLAB's order. Raises DataError for damaged files, a variable that is not there, and what holds no numbers.
     """

@@ -57,6 +57,8 @@ def read_values(files: Sequence[str | Path], space: Surface) -> np.ndarray:
 def visual_field(angle: np.ndarray, eccentricity: np.ndarray, hemisphere: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) in degrees, right and up, of a template's polar angle (0 up, 180 down, degrees) and eccentricity; NaN outside of it.
 
+    angle, eccentricity, hemisphere and what is returned: (vertex,).
+
         x = +- eccentricity sin(angle),   y = eccentricity cos(angle)
 
     The left hemisphere looks to the right. Where angle and eccentricity are both 0, or one is missing, there is no field

@@ -142,7 +142,7 @@ def check_grid(header: Header, space: Volume) -> None:
 
 
 def coordinates_table(space: Volume) -> dict[str, np.ndarray]:
-    """Columns x, y, z in mm of the voxels of a space."""
+    """Columns x, y, z (voxel,) in mm of the voxels of a space."""
     x, y, z = space.coordinates().T.astype(np.float64)
     return {"x": x, "y": y, "z": z}
 

@@ -209,13 +209,17 @@ class _Problem:
 
 
 def gate(found: Labels, score: np.ndarray) -> np.ndarray:
-    """Labels of voxels that the encoding model predicts in cross-validation; test images have no say in it."""
+    """Labels of voxels that the encoding model predicts in cross-validation; test images have no say in it.
+
+    score (voxel,) -> numbers (voxel, k), -1 where it is not above 0.
+    """
     return np.where((np.asarray(score) > 0)[:, None], found.number, -1)
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, alphas: tuple[float, ...] = ALPHAS, *, seed: int = 0) -> RidgeCV:
     """RidgeCV on standardised features, its weights turned back so that they read raw ones; folds of random images.
 
+    x (image, feature), y (image, voxel).
     Constant features get the weight 0. The penalty of a voxel is chosen by cross-validation within the images given.
     """
     mean, spread = x.mean(axis=0), x.std(axis=0)

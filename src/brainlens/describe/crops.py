@@ -142,7 +142,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def crop(image: np.ndarray, box: Box) -> np.ndarray:
-    """The part of a picture in a box, in its own pixels. Raises DataError for a box that holds no pixel."""
+    """The part of a picture (h, w, 3) in a box, in its own pixels. Raises DataError for a box that holds no pixel."""
     height, width = image.shape[:2]
     top, bottom = round(box[0] * height / STEP), round(box[2] * height / STEP)
     left, right = round(box[1] * width / STEP), round(box[3] * width / STEP)

@@ -37,7 +37,10 @@ class Evidence:
 
 
 def encoding_scores(model: RidgeCV, x: np.ndarray, y: np.ndarray, *, resamples: int, seed: int) -> Scored:
-    """R2 of test images with one-sided bootstrap p and q over units; R2 alone below 8 test images."""
+    """R2 of test images with one-sided bootstrap p and q over units; R2 alone below 8 test images.
+
+    x (image, feature), y (image, unit); arrays (unit,).
+    """
     guess = model.predict(x)
     value, p = r2(y, guess), np.full(y.shape[1], np.nan)
     if len(y) >= MIN_IMAGES:

@@ -209,7 +209,7 @@ def coordinates_of(units: pd.DataFrame) -> np.ndarray:
 
 
 def selections(model: FactorTopy, *, clusters: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
-    """What the selectors chose, as arrays over units; space is the mean over samples, (x, y) in [-1, 1]."""
+    """What the selectors chose, as arrays (unit, ...); space (unit, 2) is the mean over samples, (x, y) in [-1, 1]."""
     readout = model.channel_weights_
     size = np.linalg.norm(readout, axis=1, keepdims=True)
     unit = readout / np.where(size > 0, size, 1)  # a closing ridge leaves sizes so different that large voxels stand alone

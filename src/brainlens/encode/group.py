@@ -37,6 +37,8 @@ def group_scores(
 ) -> tuple[dict[str, float], pd.DataFrame, str]:
     """(metrics `encoding/group/...`, table `subjects` with a row each and one of their mean, over what the interval is).
 
+    drawn: of each subject (resample,).
+
         mean*_r = sum_s b_rs mean*_rs / S
 
     mean*_rs: of subject s in the resample r of stimuli; b_r: how often each subject is drawn, multinomial; all 1 below
@@ -64,7 +66,10 @@ def _row(result: Result) -> dict[str, float]:
 
 
 def as_group(found: Result, results: Sequence[Result], names: Sequence[str], drawn: Sequence[np.ndarray], *, seed: int) -> Result:
-    """A comparison of subjects with their mean first, its table `subjects`, and over what its interval is."""
+    """A comparison of subjects with their mean first, its table `subjects`, and over what its interval is.
+
+    drawn: of each subject (resample,).
+    """
     metrics, table_, over = group_scores(results, drawn, names, seed=seed)
     data = [entry for result in results for entry in result.provenance.get("data", [])]
     config = found.config | {"subjects": list(names), "interval_over": over}

@@ -23,7 +23,7 @@ def of_images(trials: pd.DataFrame, target: str) -> bool:
 
 
 def drawn_units(trials: pd.DataFrame, target: str, subjects: np.ndarray) -> tuple[np.ndarray, str]:
-    """(what each trial counts with in a resample, "stimuli" or "trials").
+    """What each trial counts with in a resample, (trial,) names, and "stimuli" or "trials"; subjects (trial,): whose it is.
 
     Where a category is of several images these are drawn, alike for all subjects; else every trial is drawn by itself.
     """
@@ -42,7 +42,7 @@ class Draws:
         self.folds = np.zeros(self.sum.shape, dtype=np.int32)
 
     def counts(self, test: np.ndarray) -> np.ndarray:
-        """How often each tested trial counts in each resample."""
+        """How often each tested trial, of numbers test (n,), counts in each resample: (resample, n)."""
         return stimulus_counts(self.units[test], RESAMPLES, self.seed)
 
     def add(self, fold: int, j: int, odds: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> None:

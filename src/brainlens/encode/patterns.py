@@ -50,19 +50,22 @@ class Tally:
         self.pair, self.pairs = np.zeros((2, n, n))
 
     def r2(self, counts: np.ndarray | None = None) -> np.ndarray | float:
-        """1 - errors over totals, for all images or for each row of resampling counts."""
+        """1 - errors over totals, for all images or for each row of resampling counts (resample, image)."""
         if counts is None:
             return float(1 - self.error.sum() / self.total.sum())
         return 1 - (counts @ self.error) / (counts @ self.total)
 
     def r(self, counts: np.ndarray | None = None) -> np.ndarray | float:
-        """Correlation of predicted and measured patterns over all images and dimensions, both about the training mean."""
+        """Correlation of predicted and measured patterns over all images and dimensions, both about the training mean.
+
+        counts (resample, image) as in `r2`.
+        """
         weights = np.ones((1, len(self.error))) if counts is None else counts
         found = (weights @ self.product) / np.sqrt((weights @ self.size) * (weights @ self.total))
         return float(found[0]) if counts is None else found
 
     def rdm(self) -> np.ndarray:
-        """Predicted dissimilarities, upper triangle; every pair was held out together at least once."""
+        """Predicted dissimilarities, upper triangle (pairs,); every pair was held out together at least once."""
         upper = np.triu_indices(len(self.error), 1)
         return 1 - self.pair[upper] / self.pairs[upper]
 
@@ -129,7 +132,7 @@ def encode_patterns(
 
 
 def pairs_of_blocks(n: int, blocks: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(train, test) rows for every two of `blocks` random blocks of n images."""
+    """Training and test rows, each (k,), for every two of `blocks` random blocks of n images."""
     parts = np.array_split(np.random.default_rng(seed).permutation(n), blocks)
     split = []
     for two in combinations(range(blocks), 2):
@@ -141,6 +144,7 @@ def pairs_of_blocks(n: int, blocks: int, seed: int) -> list[tuple[np.ndarray, np
 def fold(train: np.ndarray, test: np.ndarray, inputs: Sequence[np.ndarray], penalties: Sequence[float] = PENALTIES) -> Fold:
     """Everything of a fold that does not depend on the patterns. Features are standardised on its training images.
 
+    train, test: row numbers (k,) into the inputs (image, feature), one for each layer.
     The residual of a left-out training image is (y - H y)_i / (1 - H_ii), with H = B at the training images.
     """
     n = len(train)
@@ -164,7 +168,10 @@ def fold(train: np.ndarray, test: np.ndarray, inputs: Sequence[np.ndarray], pena
 
 
 def evaluate(folds: Sequence[Fold], gram: np.ndarray, *, layer: int | None = None) -> tuple[Tally, np.ndarray]:
-    """Held-out sums under the layer and penalty chosen inside each fold (or the penalty of one layer); and the layers chosen."""
+    """Held-out sums under the layer and penalty chosen inside each fold (or the penalty of one layer); the layers (fold,).
+
+    gram (image, image): inner products of the patterns.
+    """
     tally, chosen = Tally(len(gram)), []
     for each in folds:
         within = gram[np.ix_(each.train, each.train)].astype(np.float32)
@@ -181,7 +188,10 @@ def evaluate(folds: Sequence[Fold], gram: np.ndarray, *, layer: int | None = Non
 def shuffled(
     folds: Sequence[Fold], gram: np.ndarray, subjects: np.ndarray, permutations: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Each score over permutations of the images against their patterns, everything chosen anew; empty for none."""
+    """Each score over permutations of the images against their patterns, everything chosen anew; empty for none.
+
+    gram (image, image), subjects (subject, pairs); each score (permutation,).
+    """
     if permutations < 1:
         return {}
     rng, upper = np.random.default_rng([seed, 1]), np.triu_indices(len(gram), 1)

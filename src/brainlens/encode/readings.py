@@ -49,7 +49,10 @@ def channel_maps(
 
 
 def cluster_table(arrays: dict[str, np.ndarray], units: pd.DataFrame) -> pd.DataFrame:
-    """One row a channel cluster: its units, mean R2, layer position and scale, and the region that most of it lies in."""
+    """One row a channel cluster: its units, mean R2, layer position and scale, and the region that most of it lies in.
+
+    arrays (unit, ...) as of `selections`, and r2 (unit,).
+    """
     label = arrays["cluster"].astype(int)
     place = layer_position(arrays["layer_weights"])
     roi = units["roi"].astype(str).to_numpy() if "roi" in units.columns else None

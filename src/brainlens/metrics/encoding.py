@@ -109,7 +109,10 @@ def noise_ceiling(data: np.ndarray, stimulus: Sequence[str] | np.ndarray, *, ave
 
 
 def of_ceiling(score: np.ndarray, ceiling: np.ndarray, *, least: float = 0.0) -> np.ndarray:
-    """R2 / ceiling per unit; NaN where the ceiling is undefined or not above `least`, since x / 0 says nothing."""
+    """R2 / ceiling per unit; NaN where the ceiling is undefined or not above `least`, since x / 0 says nothing.
+
+    score, ceiling (unit,) -> (unit,).
+    """
     values, top = np.asarray(score, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
     if values.shape != top.shape:
         raise DataError(f"score {values.shape} and ceiling {top.shape} must have the same units")

@@ -194,7 +194,10 @@ def as_unit_range(pictures: np.ndarray, what: str = "pictures") -> np.ndarray:
 
 
 def unit_rows(rows: np.ndarray, what: str, metric: str = "pearson", *, per_image: int = 1) -> np.ndarray:
-    """Rows of length 1, centred first for "pearson", so that products of rows are correlations or cosines."""
+    """Rows of length 1, centred first for "pearson", so that products of rows are correlations or cosines.
+
+    rows (n, d) -> (n, d), where `per_image` rows follow each other for one image. Raises DataError for a row without a direction.
+    """
     x = rows - rows.mean(axis=1, keepdims=True, dtype=np.float64).astype(rows.dtype) if metric == "pearson" else rows
     length = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))
     size = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))

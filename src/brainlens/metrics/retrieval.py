@@ -76,7 +76,7 @@ def ranks_from_scores(scores: np.ndarray, truth: np.ndarray | None = None, *, la
 
 
 def top_k(ranks: np.ndarray, k: int) -> float:
-    """Share of queries whose right item is among the first k: mean[rank < k]."""
+    """Share of queries whose right item is among the first k, of ranks (n,): mean[rank < k]."""
     if k < 1:
         raise DataError(f"top-k: k is 1 or more, got {k}")
     return float(np.mean(np.asarray(ranks) < k))
@@ -85,6 +85,7 @@ def top_k(ranks: np.ndarray, k: int) -> float:
 def n_way(ranks: np.ndarray, n_gallery: int | np.ndarray, n: int) -> float:
     """Expected top-1 accuracy when each query meets its right item among n - 1 random wrong ones, without sampling.
 
+    ranks (n,) from 0; n_gallery a scalar, or (n,) where queries have galleries of their own size.
     P(rank r) = C(W - r, n - 1) / C(W, n - 1) with W = n_gallery - 1 wrong items (hypergeometric), mean over queries.
 
     Published 50-way and 300-way figures draw such galleries at random; this is the value that they scatter around.
@@ -95,7 +96,10 @@ def n_way(ranks: np.ndarray, n_gallery: int | np.ndarray, n: int) -> float:
 
 
 def chance(k: int, n_gallery: int, n_right: int | np.ndarray = 1) -> float:
-    """Chance that one of m = `n_right` right items is among k of N drawn: 1 - C(N - m, k) / C(N, k), mean over queries."""
+    """Chance that one of m = `n_right` right items is among k of N drawn: 1 - C(N - m, k) / C(N, k), mean over queries.
+
+    n_right: a scalar, or (n,) for n queries.
+    """
     wrong = n_gallery - np.asarray(n_right, dtype=np.float64)
     miss = np.where(wrong >= k, np.exp(_log_choose(np.maximum(wrong, k), k) - _log_choose(float(max(n_gallery, k)), k)), 0.0)
     return float(np.mean(1.0 - miss)) if k < n_gallery else 1.0
@@ -113,6 +117,7 @@ def summary(
 ) -> dict[str, float]:
     """Scores of one direction from its ranks: topK, chanceK, n, mean_rank, median_rank, nwayN; `.low` and `.high` beside each.
 
+    ranks (n,) from 0, n_right a scalar or (n,): how many items of the gallery are right for each query.
     The interval is the 95 % percentile interval of the mean over queries when the query stimuli are drawn again with
     replacement and the gallery stays. It answers "how would the score move with other test stimuli of the same kind",
     not with another subject, another training or another gallery size. Where all queries are hits, or none,

@@ -21,7 +21,7 @@ PARTS = {"V2": "V2V3", "V3": "V2V3"}  # recordings that name them apart
 
 
 def confidence(omega: np.ndarray) -> np.ndarray:
-    """s = 1 - H(omega) / log L per unit: 1 for one layer alone, 0 for all alike (eq. 2)."""
+    """s = 1 - H(omega) / log L per unit, omega (unit, layer) -> (unit,): 1 for one layer alone, 0 for all alike (eq. 2)."""
     weights = _weights(omega)
     if weights.shape[1] == 1:
         return np.ones(len(weights))
@@ -30,13 +30,13 @@ def confidence(omega: np.ndarray) -> np.ndarray:
 
 
 def layer_position(omega: np.ndarray) -> np.ndarray:
-    """iota = sum_l (l - 1) / (L - 1) omega_l in [0, 1] per unit (section 4.3)."""
+    """iota = sum_l (l - 1) / (L - 1) omega_l in [0, 1] per unit, omega (unit, layer) -> (unit,) (section 4.3)."""
     weights = _weights(omega)
     return weights @ np.linspace(0, 1, weights.shape[1])
 
 
 def hierarchy_regions(roi: Sequence[str] | np.ndarray) -> np.ndarray:
-    """The regions of units under the names of the hierarchy: V2 and V3 are one of its places."""
+    """The regions (unit,) of units under the names of the hierarchy: V2 and V3 are one of its places."""
     return np.array([PARTS.get(str(name), str(name)) for name in np.asarray(roi)])
 
 
@@ -50,6 +50,7 @@ def hierarchy_slope(
 ) -> dict[str, float]:
     """Linear fit of the layer position on a region's place in the visual hierarchy: iota = slope x ideal + b0.
 
+    omega (unit, layer), roi (unit,) names; ideal: the place of each region, others are left out.
     Returns slope, slope.low, slope.high (bootstrap over units), b0 (early layers not selected), b1 = slope + b0, p (units'
     regions permuted, one-sided for a positive slope) and p_regions (exact over the orders of the regions, which neighbouring
     voxels cannot make significant by their number: at least 1/24 with four regions), and units, the number used.
@@ -80,7 +81,10 @@ def hierarchy_slope(
 
 
 def region_table(roi: Sequence[str] | np.ndarray, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Mean of each column over the units of each region, with the number of units; NaN units are left out and counted."""
+    """Mean of each column over the units of each region, with the number of units; NaN units are left out and counted.
+
+    roi (unit,) names; columns: name -> (unit,).
+    """
     names = np.asarray(roi).astype(str)
     rows = []
     for name in dict.fromkeys(names):
@@ -165,6 +169,7 @@ def selector_scores(
 ) -> dict[str, float]:
     """How much of a phantom's truth the selectors found, over units with ncsnr above a threshold.
 
+    omega (unit, layer), space (unit, 2) as (x, y), alpha (unit,), in the order of the rows of units.
     units: layer (true layer number from 0, NaN for noise), rf_x, rf_y in [-1, 1], is_global, ncsnr.
     truth/layer_spearman: true layer against the found position; truth/rf_error_median: Euclidean distance of the centres
     of local units, |image side| = 2; truth/scale_auroc: alpha of global above local units; each with .low and .high, and

@@ -102,7 +102,10 @@ def concept_maps(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def histogram(label: np.ndarray, names: Sequence[str], roi: Sequence[str] | np.ndarray, *, top: int = 10) -> pd.DataFrame:
-    """The `top` most frequent labels of each region: columns roi, label, voxels, share (of the region's labelled voxels)."""
+    """The `top` most frequent labels of each region: columns roi, label, voxels, share (of the region's labelled voxels).
+
+    label (voxel,) numbers into names, -1 for none, which is left out; roi (voxel,) names.
+    """
     frame = pd.DataFrame({"roi": np.asarray(roi, dtype=str), "number": np.asarray(label)})
     frame = frame[frame["number"] >= 0]
     rows = []
@@ -147,7 +150,7 @@ def region_match(
         value = mean_p mean_r M_p[r, r],     chance = mean_p mean_{r != s} M_p[r, s]
         p = (1 + #{draws of the names, each recording for itself, with value* >= value}) / (1 + permutations)
 
-    likeness: for each pair (i, j) of recordings M (region of i, region of j), regions in the same order. Regions are what is
+    likeness: for each pair (i, j) of recordings M (region, region), those of i by those of j in one order. Regions are what is
     drawn, so that nothing is assumed of the units within one. With R regions and two recordings p is about 1 / R! or more.
     Returns value, chance and p. Raises DataError for fewer than 2 regions, other shapes and missing values.
     """

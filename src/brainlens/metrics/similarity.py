@@ -55,7 +55,7 @@ def square(vector: np.ndarray) -> np.ndarray:
 
 
 def n_conditions(vector: np.ndarray) -> int:
-    """n of an upper triangle with n (n - 1) / 2 entries. Raises DataError if there is no such n."""
+    """n of an upper triangle (..., pairs) with n (n - 1) / 2 entries. Raises DataError if there is no such n."""
     pairs = np.asarray(vector).shape[-1]
     n = round((1 + np.sqrt(1 + 8 * pairs)) / 2)
     if pairs < 1 or n * (n - 1) // 2 != pairs:

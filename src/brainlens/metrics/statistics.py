@@ -27,7 +27,7 @@ def bootstrap_counts(n: int, resamples: int = 2000, seed: int = 0) -> np.ndarray
 
 
 def count_blocks(n: int, resamples: int = 2000, seed: int = 0) -> Iterator[np.ndarray]:
-    """The rows of `bootstrap_counts` in blocks of bounded memory."""
+    """The rows of `bootstrap_counts` in blocks (resample, n) of bounded memory."""
     if n < 2:
         raise DataError(f"a bootstrap needs at least 2 units to resample, got {n}; give more stimuli or ask for no interval")
     if resamples < 1:
@@ -200,7 +200,7 @@ def interval(null: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndar
 def paired_bootstrap(
     a: np.ndarray, b: np.ndarray, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float, float]:
-    """Mean difference a - b over the same units, its interval, and a two-sided p: (difference, low, high, p).
+    """Mean difference a - b over the same units (n,), its interval, and a two-sided p: (difference, low, high, p).
 
     p = (1 + #{|d* - d| >= |d|}) / (1 + resamples), the resampled differences centred on the observed one.
     Raises DataError when a and b differ in length.

@@ -23,7 +23,7 @@ Scores = Callable[[np.ndarray, np.ndarray], float]
 
 @dataclass(frozen=True)
 class Window:
-    """Samples with start <= time < stop (s); kind is growing [first, t), shrinking [t, last] or sliding."""
+    """Samples with start <= time < stop (s); kind is growing [first, t), shrinking [t, last] or sliding; mask (time,) bool."""
 
     kind: str
     start: float
@@ -34,7 +34,7 @@ class Window:
 def time_windows(times: np.ndarray, *, step: float = 0.1, kinds: tuple[str, ...] = KINDS) -> list[Window]:
     """All windows of some kinds in steps of `step` seconds; what is left at the end, below half a step, joins the last.
 
-    Raises DataError for an unknown kind or a step that is not above 0.
+    times (time,) in s, ascending. Raises DataError for an unknown kind or a step that is not above 0.
     """
     if step <= 0 or any(kind not in KINDS for kind in kinds):
         raise DataError(f"time windows: step {step} must be above 0 and kinds {kinds} among {list(KINDS)}")
@@ -104,13 +104,16 @@ def window_retrieval(
 
 
 def two_way(prediction: np.ndarray, gallery: np.ndarray) -> float:
-    """Share of wrong gallery rows that are less similar to a prediction than the right one, mean over rows; chance .5."""
+    """Share of wrong gallery rows that are less similar to a prediction than the right one, mean over rows; chance .5.
+
+    prediction, gallery (n, d), row by row.
+    """
     found = ranks(_away_from_zero(prediction), gallery)
     return float(1 - found.mean() / (len(gallery) - 1))
 
 
 def window_table(windows: list[Window], scores: np.ndarray, *, metric: str) -> pd.DataFrame:
-    """Columns kind, start, end (s) and the metric, one row a window: what the figure of time windows takes."""
+    """Columns kind, start, end (s) and the metric, a row a window, of scores (window,): for the figure of time windows."""
     rows = [(window.kind, window.start, window.stop, float(value)) for window, value in zip(windows, scores, strict=True)]
     return pd.DataFrame(rows, columns=["kind", "start", "end", metric])
 
@@ -119,8 +122,9 @@ def time_generalisation(
     train: np.ndarray, target: np.ndarray, test: np.ndarray, score: Scores, *,
     test_target: np.ndarray, width: int = 5, penalty: float = 0.1,
 ) -> np.ndarray:  # fmt: skip
-    """Decoders trained at one time and tested at every time: scores (train time, test time), times in bins of `width` samples.
+    """Decoders trained at one time and tested at every time: scores (bin, bin), rows by training time, bins of `width` samples.
 
+    train, test (trial, channel, time); target, test_target (trial, d).
     score(test_target, prediction), the truth first. The diagonal is time-resolved decoding.
     """
     everything = np.ones(train.shape[2], bool)
@@ -150,7 +154,7 @@ def mean_correlation(y_true: np.ndarray, y_pred: np.ndarray) -> float:
 def half_height(windows: list[Window], scores: np.ndarray, *, kind: str = "growing") -> float:
     """Time (s) at which the curve of growing windows first reaches half of its last value, above its first: an onset.
 
-    Raises DataError where the curve does not rise.
+    scores (window,), one for each of windows. Raises DataError where the curve does not rise.
     """
     chosen = [(window.stop, value) for window, value in zip(windows, scores) if window.kind == kind]
     if not chosen or chosen[-1][1] <= 0:

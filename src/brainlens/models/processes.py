@@ -82,7 +82,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def sum_gradients(parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
     """Replaces every gradient by its sum over the processes, all of which must hold the same ones; returns the summed loss.
 
-    One message for all of them, since most are small.
+    loss: a scalar. One message for all of them, since most are small.
     """
     if processes()[1] == 1:
         return loss
@@ -106,7 +106,7 @@ def in_order(value: float) -> list[float]:
 
 
 def average(value: Tensor) -> Tensor:
-    """The mean of a number over the processes."""
+    """The mean over the processes of a tensor of any shape, one for all."""
     world = processes()[1]
     if world == 1:
         return value
@@ -123,7 +123,7 @@ def same_everywhere(module: nn.Module) -> None:
 
 
 def shared(tensor: Tensor) -> Tensor:
-    """The tensor of the first process, in every process."""
+    """The tensor of the first process, in every process; any shape, one for all."""
     if processes()[1] > 1:
         dist.broadcast(tensor, 0)
     return tensor

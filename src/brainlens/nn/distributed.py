@@ -47,7 +47,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def gather_uneven(x: Tensor, sizes: list[int]) -> Tensor:
-    """Rows of all processes in rank order where each brings a number of its own: (sizes[rank], ...) -> (sum of sizes, ...).
+    """Rows of all processes in rank order where each brings a number of its own: (n_rank, ...) -> (n, ...), n = sum of sizes.
 
     Without a gradient. The device is that of the process group's transport.
     """

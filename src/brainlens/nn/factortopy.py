@@ -223,6 +223,7 @@ def start_readout(voxels: int, width: int, kind: str) -> tuple[nn.Parameter, nn.
 def entropy_penalty(omega: Tensor, alpha: Tensor | None = None) -> Tensor:
     """Minus the mean entropy of the layer weights over log L, in [-1, 0]: added to the loss it keeps choices open.
 
+    omega (voxel, layer), alpha (voxel,); returns a scalar.
     mean_i sum_l omega log omega / log L (appendix E.3, eq. 1). With alpha, the code's further term mean((alpha - .5)^2).
     """
     layers = omega.shape[1]
@@ -245,7 +246,7 @@ def locate(space: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def corner_index(size: int, zeros: bool) -> Tensor:
-    """Rows of the table that each cell reads: ((size + 1)^2, 5), four corners and the global token (the last row).
+    """Rows of the table that each of (size + 1)^2 cells reads: (cell, 5), four corners and the global token (last row).
 
     Beyond the edge the nearest token is read, or the row of zeros (number size^2).
     """

@@ -56,6 +56,22 @@ def info_nce(
     return total
 
 
+def scaled_nce(a: Tensor, b: Tensor, scale: Tensor, *, labels: Tensor | None = None) -> Tensor:
+    """Contrastive loss of rows a (n, d) as they are with b (n, d), normalised here, by their products times a learned scale.
+
+    L = -1/2n sum_i [ log p(b_i | a_i) + log p(a_i | b_i) ],  p(b_i | a_i) = exp(s a_i.b_i) / sum_j exp(s a_i.b_j)
+
+    The longer a row of a, the surer it is. Rows with equal integer `labels` are all right for each other, and their
+    log-probabilities are averaged. Wu et al. 2025 (UBP). Raises DataError as `info_nce`.
+    """
+    _check(a, b, 1.0, "positive")
+    if len(a) < 2:
+        raise DataError(f"contrastive loss: a batch of {len(a)} has nothing to compare with; use at least 2 rows")
+    logits, place = scale * a @ F.normalize(b, dim=-1).T, torch.arange(len(a), device=a.device)
+    same = None if labels is None else labels[:, None] == labels[None]
+    return 0.5 * sum((_cross_entropy(each, place, same, "positive") for each in (logits, logits.T)), a.new_zeros(()))
+
+
 def trimodal(
     brain: Tensor,
     image: Tensor | None,

@@ -127,6 +127,7 @@ class RegionAttention(nn.Module):
         self.to_k, self.to_v = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
 
     def keys(self, tokens: Tensor) -> Pair:
+        """Keys and values (B, T, hidden) of tokens (B, T, width)."""
         return self.to_k(tokens), self.to_v(tokens)
 
     def __call__(

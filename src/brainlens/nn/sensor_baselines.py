@@ -5,6 +5,8 @@ Every encoder maps (B, C, T) to (B, D); D is computed from any channels x sample
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,7 +142,18 @@ class SensorModel(nn.Module):
         return self.head(self.encoder(x, moments) if isinstance(self.encoder, TSConv) else self.encoder(x))
 
 
-SENSOR_ENCODERS = ("neuroalign", "nice", "nice_sa_like", "nice_ga_like", "nice_llm_like", "atm", "eegnet", "linear")
+class ScaledModel(SensorModel):
+    """A `SensorModel` whose products with targets are multiplied by softplus(logit_scale), learned from ln(1 / .07) on."""
+
+    def __init__(self, front: nn.Module | None, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__(front, encoder, head)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def scale(self) -> Tensor:
+        return F.softplus(self.logit_scale)
+
+
+SENSOR_ENCODERS = ("neuroalign", "nice", "nice_sa_like", "nice_ga_like", "nice_llm_like", "ubp_like", "atm", "eegnet", "linear")
 WITH_TEXTS = ("neuroalign", "nice_llm_like")  # trained on captions beside images
 
 
@@ -150,7 +163,8 @@ def sensor_encoder(
     """A module (B, channels, samples) -> (B, width) by name, or a user's module after a check of what it returns.
 
     neuroalign: TSConv, residual head with dropout .2 (Table 3); nice, nice_llm_like, nice_sa_like, nice_ga_like: the same with
-    dropout .5, the last two with attention in front; atm: channel transformer in front; eegnet; linear: one matrix. Weights are
+    dropout .5, the last two with attention in front; atm: channel transformer in front; eegnet; linear: one matrix; ubp_like: the
+    residual head with dropout .3 on all samples, as released (EEGProjectLayer of UBP). Weights are
     drawn from `seed`, the convolutions of the TSConv family and the linear layers of NICE's head from N(0, .02) as in the NICE
     code.
     Raises DataError for an unknown name, or a module that does not return (B, width).
@@ -169,6 +183,9 @@ def sensor_encoder(
 def _build(name: str, channels: int, samples: int, width: int, dropout: float | None) -> SensorModel:
     if name == "linear":
         return SensorModel(None, Flat(channels, samples), nn.Linear(channels * samples, width))
+    if name == "ubp_like":
+        whole = Flat(channels, samples, dropout=0.0)
+        return ScaledModel(None, whole, Head(whole.width, width, dropout=0.3 if dropout is None else dropout))
     if name == "eegnet":
         net = EEGNetEncoder(channels, samples)
         return SensorModel(None, net, Head(net.width, width, dropout=0.5 if dropout is None else dropout))

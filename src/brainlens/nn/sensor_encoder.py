@@ -79,7 +79,7 @@ def window_moments(x: Tensor, *, kernel: int = 25, stride: int = 5) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """a @ b for matrices, in their own precision, by oneDNN on the CPU where torch has it.
+    """a (n, p) @ b (p, m) = (n, m), in their own precision, by oneDNN on the CPU where torch has it.
 
     torch sends float32 products to MKL, which keeps to half-width registers on processors that are not Intel's.
     """

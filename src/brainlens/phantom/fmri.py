@@ -326,7 +326,7 @@ def _factor(signal: np.ndarray) -> np.ndarray:
 
 
 def place_in_session(session: np.ndarray) -> np.ndarray:
-    """Position of each trial in its session, from -1 at the start to 1 at the end."""
+    """Position of each trial in its session (trial,), from -1 at the start to 1 at the end."""
     frame = pd.Series(session)
     count = frame.groupby(frame).cumcount().to_numpy()
     size = frame.groupby(frame).transform("size").to_numpy()

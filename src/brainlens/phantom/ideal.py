@@ -61,7 +61,10 @@ def ideal_scores(
 
 
 def covariance(truth: PhantomTruth, close: np.ndarray, far: np.ndarray, estimator: np.ndarray) -> np.ndarray:
-    """Covariance of one trial's noise in the `close` units and in the factor estimates `estimator @ y[far]`."""
+    """Covariance of one trial's noise in the `close` units and in the factor estimates `estimator @ y[far]`.
+
+    close (a,), far (b,) numbers of units; estimator (k, b); returns (a + k, a + k).
+    """
     spread = np.sqrt(truth.rest_variance())
     loadings = truth.rest.loadings.astype(np.float64)
     own = SMOOTH * truth.rest.smooth_covariance(close, close) + GLOBAL * loadings[close] @ loadings[close].T

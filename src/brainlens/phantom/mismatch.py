@@ -87,7 +87,7 @@ def _estimator() -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def leakage(delay: np.ndarray) -> np.ndarray:
-    """k (2 REACH + 1, voxel): how much of a trial's response the estimates of the trials from -REACH to +REACH get.
+    """k (lag, voxel), of delay (voxel,): how much of a trial's response the estimates of the trials from -REACH to +REACH get.
 
     Least squares with one regressor a trial, the canonical response at its onset, for a voxel that answers `delay` seconds
     later: without delay the middle one gets 1 and the others 0. Delays are taken to a twentieth of a second.
@@ -120,7 +120,10 @@ def run_numbers(session: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def moved(space: Volume, informative: np.ndarray, motion: float, *, run: int, subject: int, seed: int) -> csr_matrix:
-    """(unit, informative voxel): how much each unit sees of each voxel's signal in one run, by trilinear interpolation."""
+    """(unit, informative voxel): how much each unit sees of each voxel's signal in one run, by trilinear interpolation.
+
+    informative (k,): numbers of units; returns (unit, k), sparse.
+    """
     rng = np.random.default_rng([seed, subject, 47, run])
     shift, turn = motion * rng.standard_normal(3), motion / ARM * rng.standard_normal(3)
     xyz = space.coordinates()

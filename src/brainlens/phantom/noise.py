@@ -44,7 +44,7 @@ def draw_ncsnr(n: int, kappa: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def rest_variance(ncsnr: np.ndarray, kappa: float) -> np.ndarray:
-    """Variance of parts (b) + (c) + (d): (1 - kappa ncsnr^2) / (1 + ncsnr^2)."""
+    """Variance of parts (b) + (c) + (d), of any shape: (1 - kappa ncsnr^2) / (1 + ncsnr^2)."""
     return (1.0 - kappa * ncsnr**2) / (1.0 + ncsnr**2)
 
 

@@ -145,7 +145,7 @@ def signals(
     subject: int,
     seed: int,
 ) -> np.ndarray:
-    """Clean signals (image, informative voxel) float64 of mean 0 and variance 1, as in the module's equations.
+    """Clean signals (image, k) of k informative voxels, float64 of mean 0 and variance 1, as in the module's equations.
 
     kinds: which kinds each picture holds, where voxels prefer kinds (`phantom.concepts`) and not domains.
     """

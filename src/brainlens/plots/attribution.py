@@ -56,7 +56,10 @@ def pixel_maps(
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The picture under its heat map, scaled to its own largest value and enlarged bilinearly."""
+    """The picture under its heat map, scaled to its own largest value and enlarged bilinearly.
+
+    image (h, w, 3) in 0 to 255, heat (rows, columns) -> (h, w, 3) in [0, 1].
+    """
     hot = np.clip(heat, 0, None) / (heat.max() if heat.max() > 0 else 1.0)
     scale = (image.shape[0] / heat.shape[0], image.shape[1] / heat.shape[1])
     hot = np.clip(zoom(hot, scale, order=1, grid_mode=True, mode="nearest"), 0, 1)[..., None]
@@ -74,7 +77,8 @@ def stimulus_rows(
 ) -> Figure:
     """One row a stimulus: the picture, the same under its heat map, and its caption with shaded words.
 
-    Arguments as those of `pixel_maps` and `word_strip`. Raises DataError for numbers that do not match.
+    images (n, h, w, 3), maps (n, rows, columns), masks (n, h, w), as in `pixel_maps`; words and weights as in `word_strip`.
+    Raises DataError for numbers that do not match.
     """
     n = len(images)
     if not n or not n == len(maps) == len(words) == len(weights):
@@ -160,7 +164,8 @@ def brain_beside_truth(
     """The found map, the truth and the random control in the same views, each with its area under the ROC curve.
 
     The three rows show ventral, lateral and medial cortex of both hemispheres; a map is scaled to its own 99.5 % quantile,
-    since methods differ in unit. Rows whose array does not exist are left out. scores: {array name: AUROC}.
+    since methods differ in unit. Rows whose array does not exist are left out. truth: an array's name, or (unit,).
+    scores: {array name: AUROC}.
 
     Raises DataError if the found map is not there or is not in space.
     """

@@ -107,7 +107,7 @@ def paint_colours(
     nearest: bool = False,
     titled: bool = True,
 ) -> None:
-    """Draws coloured units on one view for each of the axes; places: (side, hemisphere)."""
+    """Units in colours rgb (unit, 3) under an opacity (unit,), one view for each of the axes; places: (side, hemisphere)."""
     shown = opacity > 0
     on = [mesh.on_surface(np.where(shown, rgb[:, c], np.nan), result.space, nearest=nearest) for c in range(3)]
     thick = mesh.on_surface(np.where(shown, opacity, np.nan), result.space, nearest=nearest)
@@ -142,7 +142,7 @@ def draw(
 
 
 def predicted_units(result: Result, measured: np.ndarray) -> tuple[np.ndarray, str]:
-    """Which of the measured units a map of selections shows, and the words for it.
+    """Which of the `measured` units a map of selections shows, both (unit,) bool, and the words for it.
 
     Those whose test R² is above 0 at a false discovery rate of .05 (array `q`); where there is none, those with R² > 0; else all.
     What a unit selects means something where the selection predicts it; the others would be specks of noise.
@@ -180,7 +180,7 @@ def noun(result: Result) -> str:
 def scale_of(array: np.ndarray, limits: tuple[float, float] | None) -> tuple[Normalize, Colormap]:
     """Colour scale of a map: diverging around 0 where more than a tenth of the range lies below 0, else sequential from 0.
 
-    Both arms of a diverging scale are equally steep, and each ends where the values end.
+    array of any shape; NaN is left out. Both arms of a diverging scale are equally steep, and each ends where the values end.
     """
     finite = array[np.isfinite(array)]
     low, high = limits or (float(v) for v in np.quantile(finite, [0.005, 0.995]))
@@ -194,6 +194,7 @@ def scale_of(array: np.ndarray, limits: tuple[float, float] | None) -> tuple[Nor
 
 
 def colour_bar(figure: Figure, axes: np.ndarray, scale: Normalize, colours: Colormap, text: str, threshold: float | None) -> None:
+    """Colour bar of a scale below axes (row, column)."""
     bar = figure.colorbar(
         ScalarMappable(scale, colours), ax=list(axes.ravel()), location="bottom", shrink=0.34, aspect=32, pad=0.03
     )
@@ -211,7 +212,10 @@ def _anatomy(side: str, hemisphere: str) -> np.ndarray:
 
 
 def opacity_of(values: np.ndarray, scale: Normalize) -> np.ndarray:
-    """How opaque a value is: in proportion to its size where the scale holds 0 (nothing below a scale that starts there)."""
+    """How opaque a value is: in proportion to its size where the scale holds 0 (nothing below a scale that starts there).
+
+    values of any shape -> the same.
+    """
     low, high = float(scale.vmin or 0.0), float(scale.vmax or 0.0)
     if low > 0 or high < 0:
         return np.ones(np.shape(values))
@@ -260,7 +264,7 @@ def _brightness(confidence: np.ndarray) -> np.ndarray:
 
 
 def layer_legend(figure: Figure, axes: np.ndarray, names: Sequence[str]) -> None:
-    """Layer to the right, confidence upwards, in the colours of the map."""
+    """Layer to the right, confidence upwards, in the colours of the map, below axes (row, column)."""
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), style.hue_map()),
         ax=list(axes.ravel()),

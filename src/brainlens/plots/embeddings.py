@@ -79,6 +79,8 @@ def similarity_matrices(
 
     Rows are sorted by group, and within a group, or where there are none, so that like images stand together (`by_likeness`).
 
+    groups (stimulus,): of each a name or number; None takes those of the result.
+
     Beyond `most` stimuli every k-th of the sorted rows is shown, which the title says.
     """
     present = [m for m in modalities if f"embedding/{m}" in result.arrays]

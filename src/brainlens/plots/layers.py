@@ -23,8 +23,8 @@ def region_profiles(
 ) -> Figure:
     """Mean selector weight of each layer in each region, as a heat map; regions are sorted by their expected layer.
 
-    profile_r(l) = mean over the voxels v of region r of w_v(l); expected layer = sum_l l profile_r(l). Regions of fewer
-    than `least` voxels are left out and counted in the title.
+    profile_r(l) = mean over the voxels v of region r of w_v(l); expected layer = sum_l l profile_r(l). weights: an array's name,
+    or (voxel, layer). Regions of fewer than `least` voxels are left out and counted in the title.
 
     Raises DataError without a unit table with column `roi`, or where no region is large enough.
     """
@@ -71,6 +71,7 @@ def region_profiles(
 def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str | np.ndarray = "layer", least: int = 5) -> Figure:
     """Expected layer of every voxel against its region's place in the visual hierarchy, with the fitted line.
 
+    layer: an array's name, or (voxel,).
     order: region names from early to late (default: `regions` order of the config under `hierarchy`). Points are region means
     with 95 % intervals of the mean (normal); the line is least squares over voxels. When the result holds
     `encoding/hierarchy_slope` with `.low` and `.high`, that slope and interval are what the title gives.

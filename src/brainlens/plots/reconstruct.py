@@ -21,7 +21,7 @@ MOST_LINES = 8
 
 
 def shown_rows(result: Result, *, good: int = 3, middle: int = 3, bad: int = 2) -> np.ndarray:
-    """Images for a figure by score alone: the best, those around the median, and the worst by two-way identification."""
+    """Images (row,) for a figure by score alone: the best, those around the median, and the worst by two-way identification."""
     score = style.need(result, "each/chosen/two_way_clip")[0]
     order, n = np.argsort(-score, kind="stable"), len(score)
     if n <= good + middle + bad:
@@ -33,7 +33,7 @@ def shown_rows(result: Result, *, good: int = 3, middle: int = 3, bad: int = 2) 
 def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
     """One line an image: seen, every candidate with the chosen one framed, the nearest training picture, and decoded latents.
 
-    rows: numbers of images (None: `shown_rows`). Raises DataError for rows that do not exist.
+    rows (n,): numbers of images (None: `shown_rows`). Raises DataError for rows that do not exist.
     """
     seen, drawn, at, retrieved, low, score = style.need(
         result, "pictures/seen", "pictures/candidates", "chosen", "pictures/retrieval", "pictures/low_level",
@@ -57,7 +57,10 @@ def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
 
 
 def groups_of(result: Result) -> dict[str, np.ndarray]:
-    """Numbers of the parcels of each region (patches are named "REGION patchN"), else of each parcel; as the arrays have them."""
+    """Numbers of the parcels of each region (patches are named "REGION patchN"), else of each parcel; as the arrays have them.
+
+    Of each name (n,) int.
+    """
     names = _names(result)
     out: dict[str, list[int]] = {}
     for number, name in enumerate(names):

@@ -22,7 +22,7 @@ Scores = dict[str, dict[str, float]]  # encoder -> metric names `retrieval/<dire
 def cases(result: Result, *, direction: str = "brain->image", good: int = 4, bad: int = 4) -> np.ndarray:
     """Which queries a gallery shows: evenly over the best half of the ranks, then the worst ones; nothing is picked by hand.
 
-    Good cases are queries at the quantiles 0 .. 0.5 of the rank, bad ones the quantiles 0.8 .. 1. Row numbers, in that order.
+    Good cases are queries at the quantiles 0 .. 0.5 of the rank, bad ones the quantiles 0.8 .. 1. Numbers (n,) in that order.
     """
     ranks = style.need(result, f"ranks/{direction}")[0]
     order = np.argsort(ranks, kind="stable")

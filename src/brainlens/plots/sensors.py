@@ -162,7 +162,7 @@ def evoked(
 
 
 def generalisation(matrix: np.ndarray, times: np.ndarray, *, chance: float, result: Result | None = None) -> Figure:
-    """Time-generalised decoding: trained at one time (rows), tested at another (columns); the scale is centred on chance."""
+    """Time-generalised decoding (time, time): trained at one time (rows), tested at another; the scale is centred on chance."""
     matrix, times = np.asarray(matrix, dtype=np.float64), np.asarray(times, dtype=np.float64)
     if matrix.shape != (len(times), len(times)):
         raise DataError(f"time generalisation is (time, time) with {len(times)} times, got shape {matrix.shape}")

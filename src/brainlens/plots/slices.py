@@ -60,7 +60,7 @@ def layer_slices(
     title: str = "Selected layer",
     cuts: dict[str, Sequence[float]] | None = None,
 ) -> Figure:
-    """As `layer_map`, on slices of the MNI152 template."""
+    """As `layer_map`, on slices of the MNI152 template; layer, confidence: names of arrays, or (unit,)."""
     numbers, certain, names, rgb = cortex.layer_colours(result, layer, confidence, names)
     shown, said = cortex.predicted_units(result, np.isfinite(numbers) & np.isfinite(certain))
     weight = np.where(shown, certain, 0.0)

@@ -44,6 +44,7 @@ _SHARED = (  # names that never stand in one figure share a colour
     ("#7A5C00", "mindeye_like"),
     ("#5B4FA0", "mindeye2_like"),
     ("#3E7C87", "nice_llm_like"),
+    ("#A34F1D", "ubp_like"),
     (INK, "ideal"),
     (GREY, "random shuffled nice_ga_like"),
 )
@@ -140,7 +141,7 @@ def png(figure: Figure, *, dpi: int = 130) -> bytes:
 
 
 def need(result: Result, *names: str) -> list[np.ndarray]:
-    """The arrays of these names; DataError lists those that the result has."""
+    """The arrays of these names, of any shape; DataError lists those that the result has."""
     missing = [name for name in names if name not in result.arrays]
     if missing:
         have = ", ".join(sorted(result.arrays)) or "none"
@@ -149,7 +150,7 @@ def need(result: Result, *names: str) -> list[np.ndarray]:
 
 
 def oklch(lightness: np.ndarray, chroma: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """OKLCH to sRGB in [0, 1] (Ottosson 2020), clipped to the gamut."""
+    """OKLCH to sRGB in [0, 1] (Ottosson 2020), each (n,) -> (n, 3), clipped to the gamut."""
     a, b = chroma * np.cos(angle), chroma * np.sin(angle)
     cone = np.stack([
         lightness + 0.3963377774 * a + 0.2158037573 * b,

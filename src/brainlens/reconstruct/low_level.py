@@ -23,7 +23,10 @@ INNER = 5  # folds of the training images in which the penalty is chosen
 
 
 class Space(Protocol):
-    """A space that pictures are decoded in. `fit` sees training pictures alone; learns: whether the space depends on them."""
+    """A space that pictures are decoded in. `fit` sees training pictures alone; learns: whether the space depends on them.
+
+    pictures (n, row, column[, 3]), latents (n, value).
+    """
 
     learns: bool
 
@@ -35,7 +38,7 @@ class Space(Protocol):
 
 
 class Pixels:
-    """Pixels as they are: z = x."""
+    """Pixels as they are: z = x. Pictures (n, row, column[, 3])."""
 
     learns = False
 
@@ -177,6 +180,7 @@ def low_level_chosen(
 ) -> Decoded:
     """As `low_level`, the space of each fold being the one that does best among its training images.
 
+    X (image, unit), pictures (image, row, column[, 3]), fold (image,) labels.
     The training images of a fold are decoded out of 5 random inner folds in each space; the space with the highest two-way
     identification of pixels (reconstruction->image) decodes the images that the fold holds back. spaces: by name.
     Raises DataError as `low_level` does, and where no space is given.

@@ -109,7 +109,7 @@ def material(
 
 
 def kept(responses: Responses, parcels: Parcels, wanted: int, asked: bool, standard: bool) -> tuple[Parcels, np.ndarray]:
-    """The best parcels by the repeats of training images, and the signal-to-noise ratio of every unit."""
+    """The best parcels by the repeats of training images, and the signal-to-noise ratio (unit,)."""
     train = responses.trials["split"].astype(str).to_numpy() == "train"
     names = responses.trials["stimulus"].astype(str).to_numpy()[train]
     if len(np.unique(names)) == len(names):

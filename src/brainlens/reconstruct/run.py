@@ -294,7 +294,7 @@ class Reconstruction:
     @cached_property
     def embedded(self) -> np.ndarray:
         """Embeddings of the training pictures as the network gives them, which other pictures' are comparable with: those of the
-        recording are z-scored by its training images."""
+        recording are z-scored by its training images; (image, d)."""
         return self.embed()(self.given.train_pictures)
 
     @cached_property
@@ -308,6 +308,7 @@ class Reconstruction:
         return PromptAxes.fit(self.embedded, int(self.diffusion.prompt.shape[-1]), seed=self.seed)
 
     def pictures(self, model: NeuroAdapter) -> np.ndarray:
+        """Pictures (trial, candidate, h, w, 3) of the test trials."""
         asked, text = self.asked, f"drawing {len(self.given.seen)} x {self.asked.candidates} pictures"
         self.tell(text, None)
         return model.reconstruct(
@@ -316,7 +317,7 @@ class Reconstruction:
         )  # fmt: skip
 
     def choice(self, model: NeuroAdapter, pictures: np.ndarray) -> tuple[Chooser | None, Choice]:
-        """The candidate whose predicted response fits best; the only one where there is one."""
+        """The candidate of each (trial, candidate, h, w, 3) whose predicted response fits best, or the only one."""
         n = len(pictures)
         if self.asked.candidates == 1:
             return None, Choice(pictures[:, 0], np.zeros(n, np.int64), np.zeros((n, 1)))
@@ -332,7 +333,7 @@ class Reconstruction:
         return fit_chooser(kind, network, given.train_layers, given.mean_responses(), given.parcels, seed=self.seed)
 
     def baselines(self, model: NeuroAdapter) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Pictures that a method must beat: the nearest training picture, a random one, and decoded latents; and their rows."""
+        """Pictures (trial, h, w, 3) to beat: the nearest training picture, a random one, and decoded latents; and their rows."""
         given = self.given
         x, new = model.inputs(given.mean_responses()), model.inputs(given.test.data)
         rows = retrieved(x, given.train_embedding, new)

@@ -77,7 +77,10 @@ def score_rows(
 
 
 def metrics_of(rows: Mapping[str, Mapping[str, np.ndarray]], *, seed: int = 0) -> dict[str, float]:
-    """Flat metrics: `reconstruct/SCORE` of the chosen pictures, `reconstruct/ROW/SCORE` of the others, intervals over images."""
+    """Flat metrics: `reconstruct/SCORE` of the chosen pictures, `reconstruct/ROW/SCORE` of the others, intervals over images.
+
+    rows: name -> score -> (image,).
+    """
     out: dict[str, float] = {}
     for row, scores in rows.items():
         for name, values in scores.items():
@@ -111,7 +114,7 @@ def retrieved(x: np.ndarray, embedding: np.ndarray, new: np.ndarray) -> np.ndarr
 
 
 def exchanged(n: int, seed: int = 0) -> np.ndarray:
-    """A permutation of n images in which none stays: a random order, moved on by one."""
+    """A permutation (n,) of n images in which none stays: a random order, moved on by one."""
     if n < 2:
         raise DataError(f"reconstruct: {n} test image has no other one to be told from; give 2 or more")
     order = np.random.default_rng([seed, 71]).permutation(n)

@@ -43,7 +43,7 @@ def trained_attention(
     folder: Path,
     progress: Callable[[float], None],
 ) -> dict[str, Tensor]:
-    """Attention to embeddings of pictures, from the folder where it was finished before."""
+    """Attention to embeddings of pictures, from the folder where it was finished before. prompts (picture, d)."""
     if from_first((folder / "attention.safetensors").is_file()):
         return store.load_weights(folder, "attention")
     found = pretrain_attention(
@@ -57,7 +57,10 @@ def trained_attention(
 
 def shipped_attention(files: str) -> tuple[dict[str, Tensor], PromptAxes] | None:
     """Attention that was trained on drawn scenes for the shipped diffusion model, and the axes of its prompts; None for another
-    pipeline (by the hash of its files), or where none ships."""
+    pipeline (by the hash of its files), or where none ships.
+
+    Weights by name, of any shape.
+    """
     try:
         place = miniatures.folder("attention")
     except DataError:
@@ -97,7 +100,10 @@ def fit_predicted(
     training: Mapping[str, Any],
     **more: Any,
 ) -> NeuroAdapter:
-    """An adapter like `model`, fitted to predicted trials of other pictures; more: pipeline, folder, progress of the fit."""
+    """An adapter like `model`, fitted to predicted trials of other pictures; more: pipeline, folder, progress of the fit.
+
+    predicted (picture, unit), residual (trial, unit).
+    """
     first = NeuroAdapter(**model.get_params())
     first.set_params(start="random", reliability=True, training=dict(training))
     y, group = predicted_responses(predicted, residual, seed=model.seed)

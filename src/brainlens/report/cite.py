@@ -34,6 +34,7 @@ METHODS: dict[str, dict[str, str]] = {  # task -> method or encoder -> what it r
         "nice": NICE,
         "nice_sa": NICE,
         "nice_ga": NICE,
+        "ubp_like": "Wu, H. et al. (2025). Bridging the Vision-Brain Gap with an Uncertainty-Aware Blur Prior. CVPR (UBP)",
         "atm": "Li, D. et al. (2024). Visual Decoding and Reconstruction via EEG Embeddings with Guided Diffusion. NeurIPS (ATM)",
         "eegnet": "Lawhern, V. J. et al. (2018). EEGNet. J Neural Eng 15, 056013",
     },

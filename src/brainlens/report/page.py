@@ -234,7 +234,7 @@ def _cell(value: object, column: str) -> str:
 
 
 def thumbnail(image: np.ndarray) -> str:
-    """A picture as a data address, at most THUMB pixels wide and high, small ones enlarged without smoothing."""
+    """A picture (h, w[, 3]) as a data address, at most THUMB pixels wide and high, small ones enlarged without smoothing."""
     picture = Image.fromarray(np.ascontiguousarray(image, dtype=np.uint8))
     scale = THUMB / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

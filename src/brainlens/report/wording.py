@@ -47,6 +47,7 @@ ENCODERS = {  # what stands behind the name of an encoder
     "unfiltered": "NeuroAlign without its saliency extraction",
     "nice": "NICE: temporal and spatial convolutions",
     "nice_llm_like": "NICE with captions as a second target, in the manner of NICE-LLM",
+    "ubp_like": "pictures at three levels of blur, each by how well it is found, in the manner of UBP",
     "nice_sa": "NICE with self-attention over channels",
     "nice_ga": "NICE with graph attention over channels",
     "atm": "a transformer over channels, in the manner of ATM",

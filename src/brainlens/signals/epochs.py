@@ -119,7 +119,10 @@ def match_channels(responses: Responses, names: Sequence[str]) -> Responses:
 
 
 def channel_numbers(responses: Responses, names: Sequence[str]) -> np.ndarray:
-    """Where these channels stand in the recording, found by name without regard to case; DataError listing the missing ones."""
+    """Where these channels stand in the recording, found by name without regard to case; DataError listing the missing ones.
+
+    Returns (name,) int.
+    """
     have = {str(name).lower(): i for i, name in enumerate(responses.units["channel"])}
     missing = [name for name in names if name.lower() not in have]
     if missing:
@@ -128,7 +131,10 @@ def channel_numbers(responses: Responses, names: Sequence[str]) -> np.ndarray:
 
 
 def check_channels(responses: Responses, *, among: np.ndarray | None = None, rows: int = 256) -> Responses:
-    """The recording itself, or DataError naming the channels that never change or hold NaN in `rows` of the trials `among`."""
+    """The recording itself, or DataError naming the channels that never change or hold NaN in `rows` of the trials `among`.
+
+    among (n,): numbers of trials; None takes all.
+    """
     for text, listed in bad_channels(responses, among=among, rows=rows).items():
         raise DataError(f"{len(listed)} channels {text}: {listed}; leave them out, or interpolate them before")
     return responses
@@ -149,7 +155,10 @@ def without_bad_channels(responses: Responses) -> Responses:
 
 
 def bad_channels(responses: Responses, *, among: np.ndarray | None = None, rows: int = 256) -> dict[str, list[str]]:
-    """Channels that hold NaN or never change in `rows` of the trials `among`, under what is wrong with them."""
+    """Channels that hold NaN or never change in `rows` of the trials `among`, under what is wrong with them.
+
+    among (n,): numbers of trials; None takes all.
+    """
     among = np.arange(len(responses)) if among is None else among
     chosen = among[np.unique(np.linspace(0, len(among) - 1, min(rows, len(among))).astype(int))]
     low, high = np.full(responses.data.shape[1], np.inf), np.full(responses.data.shape[1], -np.inf)
@@ -181,7 +190,7 @@ def check_rate(responses: Responses, *, rate: float, window: tuple[float, float]
 def match_times(times: np.ndarray, samples: int) -> np.ndarray:
     """The time axis of `samples` samples: the last ones where a released file kept the times of a window cut at its start.
 
-    Warns when it cuts; raises DataError where there are fewer times than samples.
+    times (time,) -> (samples,). Warns when it cuts; raises DataError where there are fewer times than samples.
     """
     if len(times) < samples:
         raise DataError(f"{len(times)} times for {samples} samples; give the time of every sample")

@@ -88,7 +88,7 @@ def mvnn_covariance(
 def whitener(covariance: np.ndarray, *, floor: float = 1e-10) -> np.ndarray:
     """Sigma^(-1/2) by eigenvectors; eigenvalues below `floor` of the largest (a channel that repeats others) are raised to it.
 
-    Raises DataError for a matrix that is not symmetric and positive.
+    covariance (channel, channel) -> the same shape. Raises DataError for a matrix that is not symmetric and positive.
     """
     if not np.allclose(covariance, covariance.T, rtol=1e-8, atol=1e-12 * np.abs(covariance).max()):
         raise DataError("MVNN: the covariance is not symmetric")
@@ -117,8 +117,8 @@ def mvnn(
     """Whitened recordings; the noise is estimated in each group `by` (subjects are never mixed) from split == fit_on only.
 
     Training trials alone are the default, as in NICE and UBP; fit_on=None takes all trials (Gifford averages training and
-    test covariances, which lets test trials shape their own whitening). out: array or memory map to fill, float32 where
-    absent. Memory beyond it: a block of epochs. One subject a call makes the work resumable by subject.
+    test covariances, which lets test trials shape their own whitening). out (trial, channel, time): array or memory map to
+    fill, float32 where absent. Memory beyond it: a block of epochs. One subject a call makes the work resumable by subject.
     """
     trials = responses.trials
     keys = [name for name in ("subject", by) if name is not None and name in trials.columns]

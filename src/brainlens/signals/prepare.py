@@ -114,7 +114,7 @@ def epochs_of(piece: Piece, onset: np.ndarray, rows: Sequence[int], cut: Cut) ->
 
 @lru_cache(maxsize=8)
 def operator(first: int, last: int, rate: float, cut: Cut) -> np.ndarray:
-    """M (sample, kept sample): what baseline correction and MNE's resampling make of each unit impulse of an epoch."""
+    """M (sample, kept): what baseline correction and MNE's resampling make of each unit impulse of an epoch."""
     import mne
 
     block = np.eye(last - first + 1)

@@ -123,11 +123,15 @@ def saliency(
     return Saliency(**found)
 
 
-class Filtered(Sequence[np.ndarray]):
-    """Pictures I R_a, uint8, each filtered when it is asked for, so that 16,540 photographs are never in memory at once."""
+class Altered(Sequence[np.ndarray]):
+    """Pictures, each altered by `settings` when it is asked for, so that 16,540 photographs are never in memory at once."""
 
-    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, settings: FilterSettings = PAPER, device: str = "cpu") -> None:
-        self._images, self._settings, self._device = images, settings, device
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, settings: Any) -> None:
+        self._images, self.settings = images, settings
+
+    def altered(self, picture: np.ndarray) -> np.ndarray:
+        """What becomes of a picture (h, w, 3) uint8."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self._images)
@@ -135,11 +139,22 @@ class Filtered(Sequence[np.ndarray]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return filtered(np.asarray(self._images[index]), self._settings, device=self._device)
+        return self.altered(np.asarray(self._images[index]))
 
     def key(self, index: int) -> bytes:
-        """What tells this filtered picture from others, without filtering it: the picture and the settings."""
-        return image_key(np.asarray(self._images[index])) + repr(sorted(asdict(self._settings).items())).encode()
+        """What tells this altered picture from others, without altering it: the picture and the settings."""
+        return image_key(np.asarray(self._images[index])) + repr(sorted(asdict(self.settings).items())).encode()
+
+
+class Filtered(Altered):
+    """Pictures I R_a, uint8."""
+
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, settings: FilterSettings = PAPER, device: str = "cpu") -> None:
+        super().__init__(images, settings)
+        self._device = device
+
+    def altered(self, picture: np.ndarray) -> np.ndarray:
+        return filtered(picture, self.settings, device=self._device)
 
 
 def saliency_stimuli(stimuli: Stimuli, settings: FilterSettings = PAPER, *, device: str = "cpu") -> Stimuli:
@@ -157,7 +172,10 @@ def filtered(picture: np.ndarray, settings: FilterSettings = PAPER, *, device: s
 
 
 def cut_square(picture: np.ndarray, size: int) -> np.ndarray:
-    """Resized to `size` on the shorter side (bicubic) and cut to the square in the middle; as it is at size 0."""
+    """Resized to `size` on the shorter side (bicubic) and cut to the square in the middle; as it is at size 0.
+
+    picture (h, w, 3) uint8 -> (size, size, 3).
+    """
     if size == 0:
         return picture
     image = Image.fromarray(picture)
@@ -168,7 +186,10 @@ def cut_square(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def restored(image: np.ndarray, brightness: float) -> np.ndarray:
-    """The picture in [0, 1] multiplied by one gain and cut at white, so that its mean is `brightness` as far as it can be."""
+    """The picture in [0, 1] multiplied by one gain and cut at white, so that its mean is `brightness` as far as it can be.
+
+    image of any shape -> the same.
+    """
     if image.max() <= 0:
         return image
     gain = 1.0

@@ -92,7 +92,7 @@ def entry_of(folder: str | Path, name: str) -> dict[str, Any]:
 
 
 def save_array(folder: str | Path, name: str, array: np.ndarray, *, ids: Iterable[str] | None = None) -> Path:
-    """Writes an array as `<name>.npy` and lists it in the manifest; ids, one a row, are kept as their hash.
+    """Writes an array of any shape as `<name>.npy` and lists it in the manifest; ids, one a row, are kept as their hash.
 
     Raises DataError for object arrays, for ids that do not match the rows, and when the disk is full.
     """
@@ -102,7 +102,7 @@ def save_array(folder: str | Path, name: str, array: np.ndarray, *, ids: Iterabl
 
 
 def open_array(folder: str | Path, name: str, *, verify: bool = True, ids: Iterable[str] | None = None) -> np.ndarray:
-    """A stored array as a read-only memory map.
+    """A stored array of any shape as a read-only memory map.
 
     folder: may be an address on S3 (s3://bucket/folder); its manifest and this array alone are then fetched, see `remote`.
     verify: compare SHA-256 with the manifest, once a process for each state of the file. ids: the row ids expected.
@@ -168,7 +168,7 @@ def npy_header(path: str | Path) -> tuple[tuple[int, ...], np.dtype, bool, int]:
 
 
 def open_npy(path: str | Path, *, max_bytes: int | None = None) -> np.ndarray:
-    """Any `.npy` file of numbers or text as a read-only memory map, header checked first.
+    """Any `.npy` file of numbers or text, of any shape, as a read-only memory map, header checked first.
 
     max_bytes: refuse an array that is larger than this, for callers that will load it whole.
     """
@@ -192,7 +192,7 @@ def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
 def release(array: np.ndarray) -> None:
     """Gives the pages of a mapped array (of a view of one, or of `LazyRows`) back, so that a walk through it holds one piece.
 
-    A map that keeps its changes to itself (mode "c") is left alone, they would be lost.
+    array: any shape. A map that keeps its changes to itself (mode "c") is left alone, they would be lost.
     """
     for part in getattr(array, "parts", ()):
         release(part)

@@ -16,7 +16,7 @@ from brainlens.types import DataError
 
 
 def save_npy(path: str | Path, array: np.ndarray) -> None:
-    """Writes one array of numbers as a `.npy` file that any program reads. Raises DataError for objects."""
+    """Writes one array of numbers, of any shape, as a `.npy` file that any program reads. Raises DataError for objects."""
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path}: an array of numbers is expected, got {array.dtype}")
     with replacing(path) as handle:

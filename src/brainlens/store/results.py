@@ -203,7 +203,7 @@ def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str,
 
 
 def fingerprint(thing: np.ndarray | Stimuli | Responses | Features) -> str:
-    """SHA-256 in hex of all that a table or array holds: values, order, ids and labels."""
+    """SHA-256 in hex of all that a table, or array of any shape, holds: values, order, ids and labels."""
     digest = hashlib.sha256()
     if isinstance(thing, np.ndarray):
         _add_array(digest, thing)

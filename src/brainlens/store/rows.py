@@ -116,7 +116,10 @@ class LazyRows:
 
 
 def select_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """array[rows] without a copy: of an array in memory a slice where the rows are consecutive, else `LazyRows`."""
+    """array[rows] without a copy: of an array in memory a slice where the rows are consecutive, else `LazyRows`.
+
+    array (m, ...), rows (n,) int or (m,) bool -> (n, ...).
+    """
     rows = _numbers(np.asarray(rows), len(array))
     plain = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
     if plain and isinstance(_slice(rows), slice):
@@ -125,7 +128,7 @@ def select_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def join_rows(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """np.concatenate(parts) without a copy."""
+    """np.concatenate(parts), of parts (n_i, ...), without a copy."""
     return parts[0] if len(parts) == 1 else cast(np.ndarray, LazyRows(parts))
 
 

@@ -28,7 +28,7 @@ KEPT = 2  # checkpoints kept: the newest and the one before, in case the newest 
 
 
 def save_weights(folder: str | Path, name: str, tensors: Mapping[str, Tensor]) -> Path:
-    """Writes named tensors as `<name>.safetensors` and lists them in the manifest with their SHA-256."""
+    """Writes named tensors of any shape as `<name>.safetensors` and lists them in the manifest with their SHA-256."""
     path = Path(folder) / file_name(name, ".safetensors")
     record_ = {"file": path.name, "sha256": write_tensors(path, tensors), "tensors": len(tensors)}
     record(folder, name, record_)
@@ -36,7 +36,7 @@ def save_weights(folder: str | Path, name: str, tensors: Mapping[str, Tensor]) -
 
 
 def load_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
-    """The tensors that `save_weights` wrote, on the CPU. Raises DataError when they are missing or damaged."""
+    """The tensors, of any shape, that `save_weights` wrote, on the CPU. Raises DataError when they are missing or damaged."""
     entry = entry_of(folder, name)
     path = Path(folder) / entry["file"]
     check_file(path, entry["sha256"])
@@ -103,7 +103,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Writes safetensors whole or not at all; tensors that share memory are written each on its own."""
+    """Writes tensors of any shape as safetensors, whole or not at all; tensors that share memory are written each on its own."""
     from safetensors.torch import save
 
     seen: set[int] = set()
@@ -120,6 +120,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, of any shape."""
     from safetensors.torch import load_file
 
     with reading(path, "write it again", fault="is not a whole safetensors file"):
@@ -127,7 +128,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def encode_state(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A nested value as JSON with tensors put aside under numbers; every container says what it is."""
+    """A nested value as JSON with tensors, of any shape, put aside under numbers; every container says what it is."""
     import torch
 
     if type(value) is float and not math.isfinite(value):
@@ -157,6 +158,7 @@ def encode_state(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def decode_state(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The value that `encode_state` took apart, its tensors of any shape."""
     if isinstance(value, list):
         return [decode_state(v, tensors) for v in value]
     if not isinstance(value, dict):

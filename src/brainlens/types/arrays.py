@@ -21,7 +21,7 @@ SAME_GRID = 1e-3  # mm
 
 
 def plain(array: Any, what: str) -> np.ndarray:
-    """An array of numbers from numpy, torch or lists. Raises DataError for what holds no numbers."""
+    """An array of numbers, of any shape, from numpy, torch or lists. Raises DataError for what holds no numbers."""
     array = array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{what} should hold real numbers, it holds {array.dtype}; convert it with .astype('float32')")
@@ -91,7 +91,7 @@ def responses_from_arrays(
 
 
 def refuse_missing(data: np.ndarray, way: str) -> None:
-    """Raises DataError, which ends in the way out, where responses hold NaN or infinity."""
+    """Raises DataError, which ends in the way out, where responses (trial, unit[, time]) hold NaN or infinity."""
     bad = ~np.isfinite(data)
     if bad.any():
         columns = bad.any(axis=(0, 2) if data.ndim == 3 else 0)

@@ -14,7 +14,7 @@ class DataError(ValueError):
 
 
 def as_ids(ids: Iterable[Any], what: str = "ids") -> np.ndarray:
-    """Ids as an array of unicode strings; numbers are refused, because "001" and 1 are different images."""
+    """Ids as an array (n,) of unicode strings; numbers are refused, because "001" and 1 are different images."""
     listed = list(ids)
     wrong = [value for value in listed if not isinstance(value, str)]
     if wrong:
@@ -26,7 +26,7 @@ def as_ids(ids: Iterable[Any], what: str = "ids") -> np.ndarray:
 
 
 def unique_ids(ids: Iterable[Any], what: str = "ids") -> np.ndarray:
-    """Ids as strings, each once."""
+    """Ids as strings (n,), each once."""
     array = as_ids(ids, what)
     values, counts = np.unique(array, return_counts=True)
     if (counts > 1).any():
@@ -35,7 +35,7 @@ def unique_ids(ids: Iterable[Any], what: str = "ids") -> np.ndarray:
 
 
 def positions(of: Iterable[str], among: Iterable[str], what: str = "stimulus") -> np.ndarray:
-    """Row numbers of the ids `of` in the table whose ids are `among`.
+    """Row numbers (n,) of the ids `of` in the table whose ids are `among`.
 
     Raises DataError naming the first missing ids.
     """
@@ -49,7 +49,7 @@ def positions(of: Iterable[str], among: Iterable[str], what: str = "stimulus") -
 
 
 def choose(table: pd.DataFrame, wanted: Mapping[str, Any], what: str) -> np.ndarray:
-    """Boolean row mask of a table for column=value or column=[values]; unknown names list the known ones."""
+    """Boolean row mask (row,) of a table for column=value or column=[values]; unknown names list the known ones."""
     keep = np.ones(len(table), dtype=bool)
     for column, value in wanted.items():
         if column not in table.columns:
@@ -65,7 +65,7 @@ def choose(table: pd.DataFrame, wanted: Mapping[str, Any], what: str) -> np.ndar
 
 
 def image_key(image: np.ndarray) -> bytes:
-    """Shape and bytes of an image, hashed: two ids with the same key show the same pixels."""
+    """Shape and bytes of an image of any shape, hashed: two ids with the same key show the same pixels."""
     import hashlib
 
     array = np.ascontiguousarray(image)

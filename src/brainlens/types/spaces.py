@@ -84,7 +84,7 @@ Space = Volume | Surface | Sensors
 
 
 def subspace(space: Space | None, numbers: np.ndarray) -> Space | None:
-    """The space of a subset of units; a volume keeps the order of its voxels, so a reordering is refused."""
+    """The space of a subset of units, numbers (n,); a volume keeps the order of its voxels, so a reordering is refused."""
     if space is None:
         return None
     if isinstance(space, Volume):

@@ -33,7 +33,7 @@ def refit_readout(
     block: int = 2048,
     batch: int = 32,
 ) -> Tensor:
-    """Solves `readout` and `bias` of the model in place on all images of `parts`, and returns the penalty of each voxel.
+    """Solves `readout` and `bias` of the model in place on all images of `parts`, and returns the penalties (voxel,).
 
     Penalties are relative to the mean variance of a voxel's channels. One pass over the images a block of voxels; D^2
     numbers a voxel of the block are held.

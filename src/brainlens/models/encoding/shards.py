@@ -75,7 +75,7 @@ class Shard:
                 shared(value.data)
 
     def sum_gradients(self, network: nn.Module, loss: Tensor) -> Tensor:
-        """Sums the gradients of the shared weights, and returns the sum of the losses."""
+        """Sums the gradients of the shared weights, and returns the sum of the losses, scalars."""
         return sum_gradients((value for name, value in network.named_parameters() if not of_units(name)), loss)
 
     def mean(self, total: float, count: int) -> float:
@@ -89,11 +89,11 @@ class Shard:
         return gather_uneven(value.detach().to(device), list(self.sizes)).to(value.device)
 
     def join(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state of the whole network, of those of all processes."""
+        """The state of the whole network, of those of all processes, whose tensors of units are (n_r, ...)."""
         return {name: self.whole(value) if of_units(name) else value for name, value in state.items()}
 
     def part(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state of these units, of that of the whole network."""
+        """The state of these units, of that of the whole network, whose tensors of units are (unit, ...)."""
         if len(self.sizes) == 1:
             return dict(state)
         return {name: value[self.rows].clone() if of_units(name) else value for name, value in state.items()}

@@ -173,7 +173,7 @@ def _never_changes(data: np.ndarray) -> np.ndarray:
 
 
 def split_half(responses: Responses) -> np.ndarray | None:
-    """Which units (bool) answer alike to the two repeats of images at a false discovery rate of .05; None if not twice.
+    """Which units (unit,) bool answer alike to the two repeats of images at a false discovery rate of .05; None if not twice.
 
     Correlation over images of the first with the second repeat, one-sided t test with n - 2 degrees of freedom, Benjamini and
     Hochberg over units. It holds for images shown at most twice, at least 10 of them twice.
@@ -302,7 +302,7 @@ def _resized(tokens: np.ndarray, grid: tuple[int, int], rows: np.ndarray, block:
 
 
 def held_back(names: np.ndarray, seed: int) -> np.ndarray:
-    """The names (unique, sorted) of the images that validate where nothing says which: a tenth, by the rule of all fits."""
+    """Of unique names (n,), sorted, those that validate where nothing says which, (k,): a tenth, by the rule of all fits."""
     return names[held_out(len(names), HELD_BACK, seed)]
 
 

@@ -77,10 +77,10 @@ def train(
 ) -> list[dict[str, float]]:
     """Trains `model` in place and returns one record an epoch; the weights left in it are the soup's.
 
-    `units` are those whose mean validation R2 decides. With a folder a checkpoint is written after every epoch, and a run
-    that was killed goes on from it to the same bits on the CPU. In several processes model, tables and units are those of
-    this one's `shard`; the first one writes, and another number of processes can go on. Raises DataError when the loss is not
-    finite.
+    units (unit,) bool: those whose mean validation R2 decides. With a folder a checkpoint is written after every epoch, and a
+    run that was killed goes on from it to the same bits on the CPU. In several processes model, tables and units are those
+    of this one's `shard`; the first one writes, and another number of processes can go on. Raises DataError when the loss is
+    not finite.
     """
     shard.agree(model)
     optimiser = _optimiser(model, training)
@@ -130,7 +130,7 @@ def predict(model: nn.Module, part: EncodingPart, tokens: LayerTokens, *, batch:
 
 
 def predict_rows(model: nn.Module, rows: np.ndarray, tokens: LayerTokens, *, batch: int = 32) -> np.ndarray:
-    """The same for rows of the tokens."""
+    """The same (row, unit) for rows (row,) of the tokens."""
     model.eval()
     parts = []
     with torch.no_grad():
@@ -145,7 +145,7 @@ def predict_rows(model: nn.Module, rows: np.ndarray, tokens: LayerTokens, *, bat
 
 
 def validate(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray, shard: Shard = ALONE) -> float:
-    """Mean R2 over the chosen units that vary in the part, of all processes."""
+    """Mean R2 over the chosen units, (unit,) bool, that vary in the part, of all processes."""
     scores = r2(part.y[:, units], predict(model, part, tokens)[:, units])
     if len(shard.sizes) == 1:
         return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("-inf")

@@ -103,6 +103,7 @@ def fit_responses(
 ) -> FitResponses:
     """Responses of every image, with parcels, moments and weights from the images that are not held back.
 
+    y (row, unit), held (image,) bool.
     Raises DataError where parcels are to be ranked or weighted and no training image is repeated.
     """
     trained = ~held[rows.group]
@@ -134,7 +135,7 @@ def fit_responses(
 
 
 def same_inputs(y: np.ndarray, rows: ImageRows, read: FitResponses) -> FitResponses:
-    """Responses of every image, read as another fit reads them: its parcels, moments and weights."""
+    """Responses of every image, from y (row, unit), read as another fit reads them: its parcels, moments and weights."""
     x = ((_mean_responses(y[:, read.units], rows) - read.mean) * read.gain).astype(np.float32)
     return replace(read, x=x)
 
@@ -177,7 +178,10 @@ def caption_table(diffusion: Diffusion, captions: Sequence[str] | None, rows: Im
 
 
 def ridge_latents(x: np.ndarray, latents: Tensor, held: np.ndarray) -> dict[str, Any]:
-    """Ridge from voxels to latents, one penalty a value, on the images that are not held back."""
+    """Ridge from voxels to latents, one penalty a value, on the images that are not held back.
+
+    x (image, unit), latents (image, c, h, w), held (image,) bool; weights (unit, value), intercept (value,).
+    """
     flat = latents.flatten(1).numpy()
     fit = ridge_cv(x[~held], flat[~held], ALPHAS)
     return {"weights": fit.weights.numpy(), "intercept": fit.intercept.numpy(), "shape": list(latents.shape[1:])}

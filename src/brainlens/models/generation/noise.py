@@ -46,7 +46,7 @@ def add_noise(clean: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
 
 
 def target(clean: Tensor, noise: Tensor, alphas: Tensor, prediction: str) -> Tensor:
-    """What the network should say: the noise, or the velocity."""
+    """What the network should say: the noise, or the velocity. clean, noise (B, ...), alphas (B,) -> (B, ...)."""
     if prediction == "epsilon":
         return noise
     a = alphas.to(clean).view(-1, *[1] * (clean.ndim - 1))
@@ -72,8 +72,9 @@ def sampling_times(diffusion: Any, steps: int) -> list[int]:
 
 
 def ddim_step(diffusion: Any, said: Tensor, latents: Tensor, time: int, following: int | None) -> Tensor:
-    """Latents at the following time step (None: the clean picture), DDIM eq. 12 with sigma = 0.
+    """Latents (B, c, h, w) at the following time step (None: the clean picture), DDIM eq. 12 with sigma = 0.
 
+    said: what the network predicts, in the shape of the latents.
     x = (z - sqrt(1 - a) e) / sqrt(a) or sqrt(a) z - sqrt(1 - a) v;  z' = sqrt(a') x + sqrt(1 - a') e. Equal to the scheduler's
     own step where the number of steps divides the schedule; elsewhere that one goes to a time step beside the next.
     """
@@ -91,6 +92,9 @@ def ddim_step(diffusion: Any, said: Tensor, latents: Tensor, time: int, followin
 
 
 def candidate_noise(seed: int, candidate: int, shape: tuple[int, ...]) -> Tensor:
-    """The starting noise of a candidate: the same for every trial, in every batch, with or without lesions."""
+    """The starting noise of a candidate: the same for every trial, in every batch, with or without lesions.
+
+    Of any shape that is asked for; here (c, h, w) of latents.
+    """
     number = int.from_bytes(hashlib.sha256(f"{seed}/{candidate}".encode()).digest()[:7], "big")
     return torch.randn(shape, generator=torch.Generator().manual_seed(number))

@@ -24,7 +24,8 @@ NOTE = "sampling.json"
 class Watcher(Protocol):
     """What sees the attention to regions while pictures are drawn (`attribution.cross_attention.AttentionRecord`)."""
 
-    def at(self, step: int, steps: int, rows: np.ndarray) -> None: ...
+    def at(self, step: int, steps: int, rows: np.ndarray) -> None:
+        """What comes next is step `step` of `steps`, for trials rows (n,)."""
 
     def __call__(self, layer: int, probs: Tensor, values: Tensor) -> None: ...
 

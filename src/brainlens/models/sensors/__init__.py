@@ -1,6 +1,6 @@
 """Aligners of EEG and MEG: recordings into the space of image embeddings."""
 
 from brainlens.models.sensors.closed_form import SensorRidge
-from brainlens.models.sensors.networks import ATM, NICE, EEGNet, NeuroAlign, OwnNetwork, SensorLinear
+from brainlens.models.sensors.networks import ATM, NICE, UBP, EEGNet, NeuroAlign, OwnNetwork, SensorLinear
 
-__all__ = ["ATM", "NICE", "EEGNet", "NeuroAlign", "OwnNetwork", "SensorLinear", "SensorRidge"]
+__all__ = ["ATM", "NICE", "UBP", "EEGNet", "NeuroAlign", "OwnNetwork", "SensorLinear", "SensorRidge"]

@@ -48,7 +48,7 @@ class SensorAligner(Model):
     def predict(
         self, epochs: Epochs, *, times: Any = None, sfreq: float | None = None, info: Mapping[str, Any] | None = None
     ) -> np.ndarray:
-        """`transform` by the name that scikit-learn's cross-validation looks for."""
+        """`transform`, (n, d), by the name that scikit-learn's cross-validation looks for."""
         return self.transform(epochs, times=times, sfreq=sfreq, info=info)
 
     def gallery(self, values: Any, modality: str = "image") -> np.ndarray:
@@ -103,7 +103,7 @@ class SensorAligner(Model):
         """
         self._check_fitted("decoder_")
         found = recorded(epochs, ids=ids, times=times, sfreq=sfreq, info=info)
-        named, features, _ = tables(found, images)
+        named, features, _ = self._tables(found, images)
         shown = np.unique(named.trials["stimulus"].to_numpy(dtype=str))
         row = {name: i for i, name in enumerate(shown)}
         truth = np.array([row[name] for name in named.trials["stimulus"]])
@@ -127,7 +127,7 @@ class SensorAligner(Model):
 
     @property
     def times_(self) -> np.ndarray | None:
-        """Times of the samples in s, None where none were given."""
+        """Times (time,) of the samples in s, None where none were given."""
         return self._known().times
 
     @property
@@ -181,11 +181,15 @@ class SensorAligner(Model):
 
     def _fit(self, found: Recorded, images: Any, texts: Any = None, *, start: SensorAligner | None = None) -> Self:
         """`begin` and `finish` on what a user gave."""
-        rows, shown, said = tables(found, images, texts)
+        rows, shown, said = self._tables(found, images, texts)
         check_channels(rows)
         job = self.begin(Recorded(rows, found.layout, True), shown, said, start=start)
         del found, rows
         return self.finish(job)
+
+    def _tables(self, found: Recorded, images: Any, texts: Any = None) -> tuple[Responses, Features, Features | None]:
+        """Rows named by their images, and the embeddings that a user gave by these names."""
+        return tables(found, images, texts)
 
     def _known(self) -> Layout:
         self._check_fitted("decoder_")

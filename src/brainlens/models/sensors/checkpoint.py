@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from brainlens import store
+from brainlens.nn.blur_prior import BlurPrior
 from brainlens.nn.guidance import LossAdjustment
 from brainlens.types import Responses
 
@@ -32,12 +33,15 @@ PARTS = ("model", "image_head", "text_head")
 
 @dataclass
 class SensorRun:
-    """What a training holds between two epochs, beside the modules of its decoder and the state of the global generator."""
+    """What a training holds between two epochs, beside the modules of its decoder and the state of the global generator.
+
+    adjust: what else its steps change, the weights of its losses or the blur of its targets.
+    """
 
     decoder: SensorDecoder
     optimiser: torch.optim.Optimizer
     shuffle: torch.Generator
-    adjust: LossAdjustment | None = None
+    adjust: LossAdjustment | BlurPrior | None = None
     epoch: int = 0
     best: float = float("inf")
     stale: int = 0
@@ -140,7 +144,10 @@ def checkpoint_for(
     training: SensorTraining,
     seed: int,
 ) -> Checkpoint | None:
-    """The checkpoint of this training in a folder; all its data are read once for their fingerprint."""
+    """The checkpoint of this training in a folder; all its data are read once for their fingerprint.
+
+    targets: tables (image, d), and the weights (n,) that the training starts from, if any.
+    """
     if where is None:
         return None
     given = where if isinstance(where, Checkpoint) else Checkpoint(Path(where))
@@ -148,19 +155,22 @@ def checkpoint_for(
 
 
 def weights(decoder: SensorDecoder) -> list[dict[str, Tensor]]:
-    """Copies of all weights of a decoder."""
+    """Copies of all weights of a decoder, tensors of any shape by name for each part."""
     return [copy.deepcopy(getattr(decoder, name).state_dict()) for name in PARTS]
 
 
 def flat_weights(decoder: SensorDecoder) -> Tensor:
-    """All weights of a decoder as one vector, by which a training that starts from them is known again."""
+    """All weights of a decoder as one vector (n,), by which a training that starts from them is known again."""
     return torch.cat([value.detach().cpu().double().ravel() for state in weights(decoder) for value in state.values()])
 
 
 def made_for(
     decoder: SensorDecoder, train: Responses, *, targets: Sequence[Tensor | None], training: SensorTraining, seed: int
 ) -> dict[str, Any]:
-    """What the bits of a training depend on: code, architecture, settings, seed, device, and the content of all tables."""
+    """What the bits of a training depend on: code, architecture, settings, seed, device, and the content of all tables.
+
+    targets: tables (image, d), and the weights (n,) that the training starts from, if any.
+    """
     shapes = [(name, tuple(value.shape)) for part in PARTS for name, value in getattr(decoder, part).state_dict().items()]
     tables = [store.fingerprint(train)] + [store.fingerprint(t.cpu().numpy()) for t in targets if t is not None]
     return {

@@ -53,7 +53,10 @@ def sensor_contributions(decoder: SensorDecoder, data: np.ndarray, gallery: np.n
 def scalp(
     mean: np.ndarray, test: Responses, recording: SensorRecording
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame, dict[str, float]]:
-    """Contributions as scalp maps, whole and in steps of 0.1 s, and beside the truth where it is known."""
+    """Contributions as scalp maps, whole and in steps of 0.1 s, and beside the truth where it is known.
+
+    mean (channel, time); maps topomap/contribution (channel,) and topomap/contribution_by_time (window, channel).
+    """
     assert test.times is not None
     windows = timecourse.time_windows(test.times, step=STEP, kinds=("sliding",))
     maps = {

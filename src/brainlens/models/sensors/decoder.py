@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from brainlens.models.sensors.split import prepare
+from brainlens.nn.blur_prior import MEDIUM
 from brainlens.nn.sensor_baselines import SensorModel, sensor_encoder
 from brainlens.nn.sensor_encoder import Head, TSConv
+from brainlens.stimuli.blur import LEVELS
 from brainlens.types import DataError, Features
 
 
@@ -66,6 +68,14 @@ COMPARED = replace(NICE_TRAINING, rescale=True)  # encoders of our own on NICE's
 
 
 ATM_STYLE = replace(COMPARED, epochs=40, batch=64, lr=3e-4)  # the schedule of ATM's retrieval script
+
+
+UBP_TRAINING = replace(
+    NICE_TRAINING, epochs=50, batch=1024, lr=1e-4, betas=(0.9, 0.999), decay_sensor=1e-4, dropout=0.3, patience=5
+)  # the released configuration; across subjects the rate is UBP_ACROSS
+
+
+UBP_ACROSS = 1e-5
 
 
 SMALL: dict[str, Any] = {
@@ -130,7 +140,10 @@ def build(
     device: str,
     scale: tuple[Tensor, Tensor],
 ) -> SensorDecoder:
-    """An untrained decoder for recordings of `shape` (channels, samples) and embeddings of `widths` (image, text or None)."""
+    """An untrained decoder for recordings of `shape` (channels, samples) and embeddings of `widths` (image, text or None).
+
+    scale: mean and deviation (channel, 1) of the recordings.
+    """
     tri = encoder == "neuroalign"
     d_image, d_text = widths
     width = training.width if tri else d_image
@@ -147,6 +160,17 @@ def build(
 
 
 def target_layer(images: Features, encoder: str | nn.Module, training: SensorTraining) -> str:
-    """The layer that an encoder is trained to find: the filtered pictures for NeuroAlign with saliency, else those shown."""
+    """The layer that an encoder is trained to find: the filtered pictures for NeuroAlign with saliency, else those shown.
+
+    For UBP the pictures of medium blur. Raises DataError where blurred pictures are missing.
+    """
+    if encoder == "ubp_like":
+        missing = [name for name in LEVELS if name not in images.data]
+        if missing:
+            raise DataError(
+                f"ubp_like is trained to find blurred pictures; images have the layers {list(images.data)} and not {missing}; "
+                "embed the pictures of stimuli.blur.blurred_stimuli, one layer a level"
+            )
+        return LEVELS[MEDIUM]
     filtered = encoder == "neuroalign" and training.saliency and "saliency" in images.data
     return "saliency" if filtered else "image"

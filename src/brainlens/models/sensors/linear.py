@@ -148,7 +148,7 @@ def as_decoder(ridge: RidgeDecoder, shape: tuple[int, ...], metric: Canonical | 
 def stored_decoder(shape: tuple[int, ...], parts: dict[str, dict[str, Tensor]], device: str = "cpu") -> SensorDecoder:
     """A decoder from its stored weights `model` and `image_head`, for recordings of (channels, samples).
 
-    Raises DataError where they were fitted on another shape.
+    parts: tensors of any shape by name. Raises DataError where they were fitted on another shape.
     """
     model, head = parts["model"], parts["image_head"]
     body = BinnedLinear(shape[0], shape[1], len(model["readout.bias"]), every=int(model["every"]))

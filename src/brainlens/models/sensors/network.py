@@ -148,9 +148,15 @@ class SensorNetwork(SensorAligner):
             )
             for keep in (~held, held)
         ]  # fmt: skip
-        targets = (image, text) if start is None else (image, text, flat_weights(start.decoder_))
+        blurred = self._blurred(images, ids)
+        targets = (
+            image,
+            text,
+            *(() if blurred is None else (blurred,)),
+            *(() if start is None else (flat_weights(start.decoder_),)),
+        )
         kept = checkpoint_for(checkpoint, decoder, rows, targets=targets, training=training, seed=self.random_state)
-        job = TrainingJob(decoder, parts[0], parts[1], image, text, generator, kept)
+        job = TrainingJob(decoder, parts[0], parts[1], image, text, generator, kept, blurred)
         return Begun(job, training, layout, widths, started)
 
     def finish(self, job: Begun, *, progress: Progress | None = None) -> Self:
@@ -182,6 +188,10 @@ class SensorNetwork(SensorAligner):
 
     def _layer(self, images: Features) -> str:
         return target_layer(images, self.network, self.training)
+
+    def _blurred(self, images: Features, ids: np.ndarray) -> Tensor | None:
+        """Targets (level, image, d) of a training with a blur prior."""
+        return None
 
     def _table(self, features: Features, layer: str, ids: np.ndarray, what: str) -> Tensor:
         return torch.as_tensor(np.asarray(features[layer][positions(ids, features.ids, what)], np.float32)).to(self.device)

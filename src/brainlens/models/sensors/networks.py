@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from brainlens.models.sensors.decoder import ATM_STYLE, COMPARED, NICE_TRAINING, THINGS_EEG2, THINGS_MEG, SensorTraining
+from brainlens.models.sensors.decoder import (
+    ATM_STYLE,
+    COMPARED,
+    NICE_TRAINING,
+    THINGS_EEG2,
+    THINGS_MEG,
+    UBP_TRAINING,
+    SensorTraining,
+    target_layer,
+)
 from brainlens.models.sensors.network import SensorNetwork
-from brainlens.types import DataError, Features
+from brainlens.models.sensors.recordings import Recorded
+from brainlens.stimuli.blur import LEVELS
+from brainlens.types import DataError, Features, Responses
 
 
 class NeuroAlign(SensorNetwork):
@@ -113,6 +127,76 @@ class ComparedNetwork(SensorNetwork):
         self.options, self.random_state, self.device = options, random_state, device
 
 
+class UBP(ComparedNetwork):
+    """Images at three levels of blur, each recording's by how well it finds its own, in the manner of UBP (Wu et al. 2025).
+
+    L = -1/2n sum_i [log p(v_i | e_i) + log p(e_i | v_i)] of products e_i.v_j times a learned scale, e_i = LayerNorm(y + dropout(
+    W gelu(y))), y = A x over all samples; v_i: the unit embedding of picture i at the level of `nn.blur_prior`. Images are
+    (trial, 3, d) or {id: (3, d)} from the least blur to the most, or Features with the layers of `stimuli.blur.LEVELS`; what is
+    looked for in a gallery is the medium one.
+
+    | | UBP's code | here |
+    |---|---|---|
+    | embeddings | CLIP RN50 | the network that you choose |
+    | channels | 17 over the back of the head | all that are given |
+    | epoch kept | the last; stops where the training loss stalls (across: by others' test trials) | least validation loss |
+    | one image in a batch twice | a mistake to take one for the other | right both times |
+    | levels, rows that count | see `stimuli.blur`, `nn.blur_prior` | |
+
+    The defaults are the code's within a subject: 50 epochs, batch 1024, AdamW 1e-4 (across subjects 1e-5), weight decay 1e-4,
+    dropout .3.
+    """
+
+    encoder, recipe = "ubp_like", UBP_TRAINING
+
+    def __init__(
+        self,
+        max_epochs: int = 50,
+        *,
+        batch: int = 1024,
+        lr: float = 1e-4,
+        patience: int | None = 5,
+        options: dict[str, Any] | None = None,
+        random_state: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(
+            max_epochs, batch=batch, lr=lr, patience=patience, options=options, random_state=random_state, device=device
+        )
+
+    def _tables(self, found: Recorded, images: Any, texts: Any = None) -> tuple[Responses, Features, Features | None]:
+        rows, joined, said = super()._tables(found, _joined(images), texts)
+        return rows, _parted(joined), said
+
+    def _blurred(self, images: Features, ids: np.ndarray) -> Tensor:
+        return torch.stack([self._table(images, level, ids, "images") for level in LEVELS])
+
+
+def _joined(images: Any) -> Any:
+    """The levels of an image as one row (level x d), in the form that they were given in."""
+    if isinstance(images, Features):
+        target_layer(images, "ubp_like", UBP_TRAINING)
+        return Features(
+            {"image": np.concatenate([np.asarray(images[level]) for level in LEVELS], axis=1)}, images.ids, images.model
+        )
+    if isinstance(images, Mapping):
+        return {name: _row(value, 2)[0] for name, value in images.items()}
+    return _row(images, 3)
+
+
+def _row(values: Any, axes: int) -> np.ndarray:
+    table = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if table.ndim != axes or table.shape[-2] != len(LEVELS):
+        wanted = "(trial, 3, d)" if axes == 3 else "(3, d) for each id"
+        raise DataError(f"images of shape {table.shape} where UBP takes {wanted}, from the least blur to the most")
+    return table.reshape(-1, len(LEVELS) * table.shape[-1])
+
+
+def _parted(joined: Features) -> Features:
+    parts = np.split(np.asarray(joined["image"]), len(LEVELS), axis=1)
+    return Features(dict(zip(LEVELS, parts, strict=True)), joined.ids, joined.model)
+
+
 class ATM(ComparedNetwork):
     """An ATM-style encoder: one transformer block over channels in front of the TSConv (after Li et al. 2024).
 
@@ -184,6 +268,7 @@ NETWORKS: dict[str, tuple[type[SensorNetwork], dict[str, Any]]] = {
     "nice_sa_like": (NICE, {"attention": "spatial"}),
     "nice_ga_like": (NICE, {"attention": "graph"}),
     "nice_llm_like": (NICE, {"language": True}),
+    "ubp_like": (UBP, {}),
     "atm": (ATM, {}),
     "eegnet": (EEGNet, {}),
     "linear": (SensorLinear, {}),

@@ -69,7 +69,7 @@ def split_subjects(responses: Responses, protocol: Protocol) -> tuple[Responses,
 
 
 def uncopied(responses: Responses, rows: np.ndarray) -> Responses:
-    """responses.rows(rows) without a copy of the data."""
+    """responses.rows(rows), rows (n,) int, without a copy of the data."""
     return replace(responses, data=select_rows(responses.data, rows), trials=responses.trials.iloc[rows])
 
 
@@ -94,7 +94,7 @@ def channel_scale(data: np.ndarray, rows: np.ndarray, *, whitened: bool = False)
 
 
 def prepare(x: Tensor, model: nn.Module) -> Tensor:
-    """The box filter where the encoder wants filtered data."""
+    """The box filter of x (B, channel, time) along time, where the encoder wants filtered data."""
     body = getattr(model, "encoder", None)
     return box_filter(x, body.pool) if isinstance(body, TSConv) and body.filtered else x
 
@@ -109,7 +109,11 @@ def tensors(
     device: str,
     precision: str = "float32",
 ) -> SensorPart:
-    """Scaled (and box-filtered) recordings with their window moments, made in pieces so that no float64 copy exists."""
+    """Scaled (and box-filtered) recordings with their window moments, made in pieces so that no float64 copy exists.
+
+    data (trial, channel, time); rows (n,): the trials taken; target (trial,): row of each in the target tables; scale: mean and
+    deviation (channel, 1).
+    """
     body = getattr(model, "encoder", None)
     filtered = isinstance(body, TSConv) and body.filtered
     cut = data.shape[2] - (body.pool - 1 if isinstance(body, TSConv) and filtered else 0)

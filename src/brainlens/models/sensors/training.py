@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainlens.models.sensors.checkpoint import Checkpoint, SensorRun
 from brainlens.models.sensors.decoder import SensorDecoder, SensorTraining
 from brainlens.models.sensors.split import SensorPart
+from brainlens.nn.blur_prior import BlurPrior
 from brainlens.nn.guidance import LossAdjustment, semantic_guidance
-from brainlens.nn.losses import info_nce
-from brainlens.nn.sensor_baselines import SensorModel
+from brainlens.nn.losses import info_nce, scaled_nce
+from brainlens.nn.sensor_baselines import ScaledModel, SensorModel
 from brainlens.nn.sensor_encoder import TSConv
 from brainlens.types import DataError
 
@@ -26,7 +28,8 @@ Progress = Callable[[int, dict[str, float]], None]
 class TrainingJob:
     """A training that is ready to run: the untrained decoder, its rows and their targets.
 
-    image (image, d), text (image, d) or None: what the rows' `target` numbers; generator: the state that dropout goes on from.
+    image (image, d), text (image, d) or None: what the rows' `target` numbers; generator: the state that dropout goes on from;
+    blurred (level, image, d): the targets of a training with a blur prior.
     """
 
     decoder: SensorDecoder
@@ -36,6 +39,7 @@ class TrainingJob:
     text: Tensor | None
     generator: Tensor
     checkpoint: Checkpoint | None = None
+    blurred: Tensor | None = None
 
 
 def train_decoder(job: TrainingJob, training: SensorTraining, seed: int, *, progress: Progress | None = None) -> None:
@@ -47,7 +51,8 @@ def train_decoder(job: TrainingJob, training: SensorTraining, seed: int, *, prog
     optimiser = torch.optim.AdamW(groups, lr=training.lr, betas=training.betas)
     adjust = LossAdjustment(norms=training.norms) if heads and training.adjustment else None
     shuffle = torch.Generator().manual_seed(seed)
-    run = SensorRun(decoder, optimiser, shuffle, adjust)
+    prior = BlurPrior(len(train.x), device=str(train.x.device)) if job.blurred is not None else None
+    run = SensorRun(decoder, optimiser, shuffle, adjust if prior is None else prior)
     if checkpoint is not None:
         checkpoint.restore(run)
     for epoch in range(run.epoch, training.epochs):
@@ -59,7 +64,12 @@ def train_decoder(job: TrainingJob, training: SensorTraining, seed: int, *, prog
             if len(rows) < 2:
                 continue
             optimiser.zero_grad(set_to_none=True)
-            loss, weights = step(decoder, train.batch(rows.to(train.x.device), decoder.device), image, text, training, adjust)
+            rows = rows.to(train.x.device)
+            batch = train.batch(rows, decoder.device)
+            if job.blurred is not None and prior is not None:
+                loss, weights = blurred_step(decoder, batch, job.blurred, rows, training, prior)
+            else:
+                loss, weights = step(decoder, batch, image, text, training, adjust)
             optimiser.step()
             total, steps = total + loss, steps + 1
             weight[: len(weights)] += weights
@@ -71,6 +81,9 @@ def train_decoder(job: TrainingJob, training: SensorTraining, seed: int, *, prog
         if not np.isfinite(record["loss"]):
             raise DataError(f"the loss is {record['loss']} in epoch {epoch + 1}; lower the learning rate {training.lr}")
         record |= {f"w{k + 1}": value / steps for k, value in enumerate(weight)} if heads else {}
+        if prior is not None:
+            record |= prior.shares()
+            prior.advance()
         decoder.log.append(record)
         if progress is not None:
             progress(epoch, record)
@@ -87,6 +100,38 @@ def _products(training: SensorTraining, x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, torch.bfloat16, enabled=training.precision == "bfloat16")
 
 
+def _embedded(model: nn.Module, x: Tensor, moments: Tensor | None, training: SensorTraining) -> Tensor:
+    with _products(training, x):
+        brain = model(x, moments) if isinstance(model, SensorModel) else model(x)
+    return brain.float()
+
+
+def _contrast(model: nn.Module, brain: Tensor, aim: Tensor, labels: Tensor, training: SensorTraining) -> Tensor:
+    """The loss of an encoder with targets as they are: by products where it has a scale of its own, else by cosines."""
+    if isinstance(model, ScaledModel):
+        return scaled_nce(brain, aim, model.scale(), labels=labels)
+    return 0.5 * info_nce(brain, aim, training.temperature, labels=labels, repeats="positive")
+
+
+def blurred_step(
+    decoder: SensorDecoder,
+    batch: tuple[Tensor, Tensor | None, Tensor],
+    blurred: Tensor,
+    rows: Tensor,
+    training: SensorTraining,
+    prior: BlurPrior,
+) -> tuple[float, np.ndarray]:
+    """`step` with the picture of each row as blurred as the prior says, which then sees how well the rows have found it."""
+    x, moments, target = batch
+    model, shown = decoder.model, blurred[prior.level[rows], target]
+    assert isinstance(model, ScaledModel)
+    brain = _embedded(model, x, moments, training)
+    loss = _contrast(model, brain, shown, target, training)
+    loss.backward()
+    prior.observe(rows, model.scale() * (brain * F.normalize(shown, dim=1)).sum(1))
+    return loss.item(), np.ones(1)
+
+
 def step(
     decoder: SensorDecoder,
     batch: tuple[Tensor, Tensor | None, Tensor],
@@ -95,16 +140,16 @@ def step(
     training: SensorTraining,
     adjust: LossAdjustment | None,
 ) -> tuple[float, np.ndarray]:
-    """Gradients of one batch, left in the parameters; (value of L1, without heads of the whole loss; weights of the losses)."""
+    """Gradients of one batch, left in the parameters; (value of L1, without heads of the whole loss; weights of the losses).
+
+    batch: recordings (B, channel, time), moments, target (B,) into the tables image, text (image, d).
+    """
     x, moments, target = batch
     model, shown = decoder.model, image[target]
     if isinstance(decoder.image_head, nn.Identity):
-        with _products(training, x):
-            brain = model(x, moments) if isinstance(model, SensorModel) else model(x)
-        brain = brain.float()
+        brain = _embedded(model, x, moments, training)
         aims = [shown] if text is None else [shown, text[target]]
-        each = [0.5 * info_nce(brain, aim, training.temperature, labels=target, repeats="positive") for aim in aims]
-        loss = torch.stack(each).mean()
+        loss = torch.stack([_contrast(model, brain, aim, target, training) for aim in aims]).mean()
         loss.backward()
         return loss.item(), np.ones(1)
     assert isinstance(model, SensorModel) and isinstance(model.encoder, TSConv)  # noqa: PT018
@@ -131,8 +176,9 @@ def step(
 
 @torch.no_grad()
 def validation_loss(decoder: SensorDecoder, part: SensorPart, image: Tensor, training: SensorTraining) -> float:
-    """Brain-image InfoNCE over the validation rows, in one gallery per 1,000 rows.
+    """Brain-image loss over the validation rows, in one gallery per 1,000 rows.
 
+    image: the target table (image, d).
     Only this loss, not the weighted sum: its weights move, so sums of different epochs cannot be compared.
     """
     decoder.model.eval(), decoder.image_head.eval()
@@ -146,6 +192,5 @@ def validation_loss(decoder: SensorDecoder, part: SensorPart, image: Tensor, tra
         target = part.target[rows]
         gallery = decoder.image_head(image[target])
         if len(rows) > 1:
-            each = info_nce(torch.cat(pieces), gallery, training.temperature, labels=target, repeats="positive")
-            total += 0.5 * each.item() * len(rows)
+            total += _contrast(decoder.model, torch.cat(pieces), gallery, target, training).item() * len(rows)
     return total / len(part.x)

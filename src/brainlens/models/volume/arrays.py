@@ -59,6 +59,7 @@ def training_tables(
 ) -> tuple[Responses, Features, Features | None]:
     """Tables of which every row is for training; rows of one id are repeats of one image.
 
+    y (n, voxel), images (n, d), texts (n, d).
     Raises DataError for numbers of rows that do not match, ids that are no strings, and an image with two embeddings.
     """
     n = len(y)

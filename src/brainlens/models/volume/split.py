@@ -103,7 +103,7 @@ def split_tables(
 ) -> Split:
     """The tables as tensors, split by the column `split`; without validation trials a share of training images is held back.
 
-    Targets are centred by the training mean (or `centre`, that of a model which is trained further; not at all with
+    Targets are centred by the training mean (or `centre`, (d,) each, that of a model which is trained further; not at all with
     centred=False, as published) and scaled to length 1. No trial has to be a test trial. Where the trials name several
     subjects, whose volumes must then be in one space, repeats are averaged within a subject, never between. Raises DataError
     for a stimulus in two parts of the split, for stimuli without features, and for a part that is empty.

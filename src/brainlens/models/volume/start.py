@@ -67,7 +67,7 @@ class Coordinates:
 
     @property
     def groups(self) -> np.ndarray:
-        """Patch number of each coordinate."""
+        """Patch number of each coordinate, (R,)."""
         return np.repeat(np.arange(len(self.axes)), [a.shape[1] for a in self.axes])
 
     def rows(self, x: Tensor) -> Tensor:
@@ -93,6 +93,7 @@ class Coordinates:
 def coordinates(part: AlignmentPart, patch_of: Tensor, weights: Tensor, *, kept: float = KEPT) -> Coordinates:
     """Coordinates from the mean training responses: all components above the level that keeps so much weighted variance.
 
+    patch_of (V,) int, weights (V,).
     Voxels of weight 0, or the same for every image, are left out. Every patch keeps at least one coordinate, so that the tokens
     stay those of the whole brain. Scaled to mean variance 1.
     """
@@ -153,6 +154,7 @@ class Start:
 def begin(split: Split, patch_of: Tensor, *, modality: str = "both", dims: int = DIMS) -> Start:
     """The start on a split.
 
+    patch_of (V,) int: the patch of each voxel.
     A ridge from coordinates to the stacked targets, its leave-one-out predictions, and for each modality the canonical metric
     between all of these predictions and its own targets; penalty and shrinkage with the best mean reciprocal rank on validation
     images over both directions and modalities. With one modality the other's targets are looked up in the same space, which
@@ -291,7 +293,10 @@ def cross_fitted(start: Start, *, folds: int = FOLDS, seed: int = 0) -> Split:
 
 @torch.no_grad()
 def on_voxels(encoder: VolumeEncoder, start: Start, mask: np.ndarray, design: VolumeDesign) -> VolumeEncoder:
-    """The same encoder on masked voxels: projections through the axes of each patch, the mean in the positions. Exact."""
+    """The same encoder on masked voxels: projections through the axes of each patch, the mean in the positions. Exact.
+
+    mask (x, y, z) bool.
+    """
     whole = VolumeEncoder(mask, design).to(encoder.projection)
     state = {k: v for k, v in encoder.state_dict().items() if k not in ("projection", "position")}
     whole.load_state_dict(state, strict=False)

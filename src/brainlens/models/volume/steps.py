@@ -62,7 +62,7 @@ class MindEyeStep:
         return share * x + (1 - share) * x[self.order.to(x.device)]
 
     def loss(self, brain: Tensor, image: Tensor | None, text: Tensor | None) -> Tensor:
-        """The sum of the losses against the images and against the texts."""
+        """The sum, a scalar, of the losses of brain (n, d) against image (n, d) and text (n, d)."""
         total = brain.new_zeros(())
         for target in (one for one in (image, text) if one is not None):
             if self.order is None or self.share is None:
@@ -89,7 +89,7 @@ def mindeye_step(step: int, steps: int, rows: int, seed: int) -> MindEyeStep:
 
 
 def targets(part: AlignmentPart, items: Tensor, modality: str) -> tuple[Tensor | None, Tensor | None]:
-    """Image and text targets of these items; a modality that is switched off, or not there, is None."""
+    """Image and text targets (n, d) of items (n,); a modality that is switched off, or not there, is None."""
     if modality not in MODALITIES:
         raise DataError(f"modality {modality!r} is not one of {', '.join(MODALITIES)}")
     if modality == "text" and part.text is None:
@@ -99,7 +99,7 @@ def targets(part: AlignmentPart, items: Tensor, modality: str) -> tuple[Tensor |
 
 
 def own_pieces(drawn: Drawn, accumulate: int) -> list[Tensor]:
-    """Positions in the joint batch of the pieces of this process, all of one size; what does not fit is left out.
+    """Positions (n,) in the joint batch of the pieces of this process, all of one size; what does not fit is left out.
 
     Raises DataError when the batch has fewer rows than pieces, or fewer than two rows.
     """
@@ -127,7 +127,7 @@ def joint_gradients(
     scale: Callable[[Tensor], Tensor] | None = None,
     mindeye: MindEyeStep | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of the joint batch and this process's embeddings; its gradients are left in the parameters.
+    """The loss of the joint batch, a scalar, and this process's embeddings (n, d); its gradients are left in the parameters.
 
     scale: multiplies the loss before it goes backward (float16). With a loss that is not finite no gradient is computed.
     mindeye: its loss in place of InfoNCE, for one piece without a queue.
@@ -167,7 +167,10 @@ def joint_gradients(
 
 
 def remember(queue: MemoryQueue, part: AlignmentPart, drawn: Drawn, z: Tensor, *, accumulate: int, modality: str) -> None:
-    """Puts the joint batch into the queue of every process, in the same order."""
+    """Puts the joint batch into the queue of every process, in the same order.
+
+    z (n, d): this process's embeddings, in the order of its pieces.
+    """
     items = drawn.items[torch.cat(own_pieces(drawn, accumulate))]
     image, text = targets(part, items, modality)
     present = {"brain": z} | ({} if image is None else {"image": image}) | ({} if text is None else {"text": text})
@@ -177,7 +180,7 @@ def remember(queue: MemoryQueue, part: AlignmentPart, drawn: Drawn, z: Tensor, *
 
 
 def wrong_items(module: nn.Module, z: Tensor, drawn: Drawn, accumulate: int) -> Tensor:
-    """Items of this process whose embedding is not finite; all of its batch where every one is finite."""
+    """Items (k,) of this process whose embedding in z (n, d) is not finite; all of its batch where every one is finite."""
     items = drawn.items[torch.cat(own_pieces(drawn, accumulate))]
     bad = ~torch.isfinite(z).all(1).cpu()
     return items[bad] if bad.any() else items

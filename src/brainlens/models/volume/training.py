@@ -296,7 +296,10 @@ def _check_made_for(folder: Path | None, theirs: Any, ours: dict[str, Any]) -> N
 
 
 def validate(module: nn.Module, rows: list[Tensor], parts: list[AlignmentPart], training: AlignmentTraining) -> dict[str, float]:
-    """Contrastive loss and mean reciprocal rank over the whole validation gallery, mean over subjects."""
+    """Contrastive loss and mean reciprocal rank over the whole validation gallery, mean over subjects.
+
+    rows: of each subject the mean responses (image, V).
+    """
     found = []
     modality = training.modality
     for x, part in zip(rows, parts, strict=True):
@@ -312,7 +315,7 @@ def validate(module: nn.Module, rows: list[Tensor], parts: list[AlignmentPart], 
 
 
 def reciprocal_rank(query: Tensor, gallery: Tensor) -> float:
-    """Mean of 1 / (rank + 1) over queries whose match is the gallery row of the same number."""
+    """Mean of 1 / (rank + 1) over queries (n, d) whose match is the gallery row of the same number, (n, d)."""
     ranks = retrieval_metrics.ranks(query.cpu().numpy(), gallery.cpu().numpy())
     return float((1.0 / (ranks + 1.0)).mean())
 
