@@ -17,10 +17,10 @@ import scipy.io
 from PIL import Image
 
 from brainlens import datasets
-from brainlens.datasets.audit import audit
+from brainlens.datasets.audit import _values, audit
 from brainlens.datasets.shown_stimuli import shown_stimuli
 from brainlens.report.audit_page import write_page
-from brainlens.types import DataError, Surface, Volume
+from brainlens.types import DataError, Responses, Surface, Volume
 
 IDS = [f"{i:03d}" for i in range(12)]
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
@@ -256,6 +256,33 @@ def test_an_audit_finds_what_is_wrong(own: Path) -> None:
     assert findings(own)["missing values"][0] == "error"
     (own / "trials.csv").unlink()
     assert findings(own)["opening"][0] == "error"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_raw_numbers_are_not_called_z_scores(own: Path, seed: int) -> None:
+    """Numbers of a scanner around 500 or 10,000, betas of hundredths, and z-scores with their means over four repeats."""
+    z = np.random.default_rng(seed).normal(size=(24, 5))
+    for raw, mean, spread in ((500 + 80 * z, 500, 80), (10_000 + 300 * z, 10_000, 300), (0.02 * z, 0, 0.02)):
+        np.save(own / "responses.npy", raw)
+        level, said = findings(own)["unit"]
+        assert level == "note"
+        assert said.startswith("read as z, but these are raw numbers: mean ")
+        assert said.endswith("; verbs z-score them by session on the training trials")
+        numbers = [float(word.replace(",", "")) for word in said.split() if word.replace(".", "").replace("e+0", "").isdigit()]
+        assert numbers == pytest.approx([mean, spread], rel=0.4, abs=0.1)
+    for fine in (z, z / 2):
+        np.save(own / "responses.npy", fine)
+        assert findings(own)["unit"][0] == "ok"
+
+
+def test_raw_numbers_without_sessions_are_taken_as_they_are() -> None:
+    raw = Responses(
+        500 + 80 * np.random.default_rng(0).normal(size=(24, 5)),
+        pd.DataFrame({"stimulus": ["a"] * 24}),
+        pd.DataFrame(index=range(5)),
+    )
+    found = {one.what: one.found for one in _values(raw)}
+    assert found["unit"].endswith("without the columns session and split verbs take them as they are; z-score them before")
 
 
 def test_ids_at_the_wrong_rows_are_seen(own: Path) -> None:

@@ -19,6 +19,7 @@ from brainlens.types.sensor_units import LIMITS, typical_size
 LEVELS = ("ok", "note", "error")
 IMAGES = 200  # pictures whose repeats are compared
 SHUFFLES = 999
+Z_MEAN, Z_SPREAD = 0.5, (0.2, 2.0)  # of z-scores, see `_z`
 HASHED = 1e9  # bytes of a file above which it is named without its hash
 
 
@@ -120,14 +121,38 @@ def _values(responses: Responses) -> list[Finding]:
     level = "error" if bad.mean() > MAX_BAD_UNITS else "note" if bad.any() else "ok"
     found = [Finding(level, "missing values", f"{int(bad.sum()):,} of {len(bad):,} units hold NaN or infinity")]
     found.append(Finding("note" if flat.any() else "ok", "constant units", f"{int(flat.sum()):,} of {len(flat):,}"))
+    fine = data[:, ~bad & ~flat]
+    return [*found, _z(responses, fine) if responses.measure == "z" and data.ndim == 2 and fine.size else _unit(responses, data)]
+
+
+def _unit(responses: Responses, data: np.ndarray) -> Finding:
+    """Whether the numbers have a size that their unit can have."""
     size = typical_size(data)
     low, high = LIMITS.get(responses.measure, (0.0, np.inf))
-    fits = low <= size <= high
     said = f"{responses.measure}, median absolute value {size:.3g}"
-    found.append(
-        Finding("ok" if fits else "error", "unit", said if fits else f"{said}: outside {low:g} to {high:g}, another unit?")
+    if low <= size <= high:
+        return Finding("ok", "unit", said)
+    return Finding("error", "unit", f"{said}: outside {low:g} to {high:g}, another unit?")
+
+
+def _z(responses: Responses, data: np.ndarray) -> Finding:
+    """Whether numbers (trial, unit) of a table that says z are z-scores, and what verbs make of them where they are not.
+
+    They are where the median over units of |mean| is at most Z_MEAN and that of the standard deviation lies in Z_SPREAD: means
+    over repeats and parts of the trials of what was z-scored as a whole stay within, betas and signals of a scanner do not.
+    """
+    mean = float(np.median(np.abs(data.mean(axis=0, dtype=np.float64))))
+    spread = float(np.median(data.std(axis=0, dtype=np.float64)))
+    said = f"mean {mean:.3g} (absolute) and standard deviation {spread:.3g} of a unit, in the median"
+    if mean <= Z_MEAN and Z_SPREAD[0] <= spread <= Z_SPREAD[1]:
+        return Finding("ok", "unit", f"z: {said}")
+    scored = {"session", "split"} <= set(responses.trials.columns)
+    done = (
+        "verbs z-score them by session on the training trials"
+        if scored
+        else ("without the columns session and split verbs take them as they are; z-score them before")
     )
-    return found
+    return Finding("note", "unit", f"read as z, but these are raw numbers: {said}; {done}")
 
 
 def _order(responses: Responses, seed: int) -> Finding:
