@@ -34,7 +34,7 @@ SMALL_WIDTH, SMALL_HEADS = 384, 12  # of its small tower, as of MoCo v3's; other
 
 
 def prefix_of(state: Mapping[str, torch.Tensor]) -> str | None:
-    """What stands before the names of SLIP's weights, None where these are of another network."""
+    """What stands before the names of SLIP's weights (of any shape), None where these are of another network."""
     for prefix in ("module.", ""):
         if f"{prefix}image_projection" in state and f"{prefix}visual.patch_embed.proj.weight" in state:
             return prefix
@@ -42,7 +42,7 @@ def prefix_of(state: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def slip_weights(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights below `prefix` under the names of a `CLIPModel`. Raises DataError for others, and for missing ones."""
+    """The weights (of any shape) below `prefix` under the names of a `CLIPModel`. Raises DataError for others, and for missing ones."""
     inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     out: dict[str, torch.Tensor] = {}
     try:
@@ -88,7 +88,7 @@ def _of_block(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def slip_config(weights: Mapping[str, torch.Tensor], heads: int | None) -> dict[str, Any]:
-    """The config.json of these weights. heads: of the tower of pictures, which no shape tells; the other has one for 64 channels.
+    """The config.json of these weights, read from any shape that tells. heads: of the tower of pictures, which no shape tells; the other has one for 64 channels.
 
     Raises DataError for places that are no square, and heads that do not divide the channels.
     """

@@ -150,6 +150,7 @@ class ScaledModel(SensorModel):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def scale(self) -> Tensor:
+        """What products are multiplied by, a positive scalar."""
         return F.softplus(self.logit_scale)
 
 

@@ -55,6 +55,7 @@ class Blurred(Altered):
     """Pictures as the fovea sees them, uint8, each blurred when it is asked for."""
 
     def altered(self, picture: np.ndarray) -> np.ndarray:
+        """The picture (h, w, 3) uint8, blurred."""
         return blurred(picture, self.settings)
 
 

@@ -154,6 +154,7 @@ class Filtered(Altered):
         self._device = device
 
     def altered(self, picture: np.ndarray) -> np.ndarray:
+        """The picture (h, w, 3) uint8, filtered."""
         return filtered(picture, self.settings, device=self._device)
 
 

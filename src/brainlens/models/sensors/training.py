@@ -121,7 +121,11 @@ def blurred_step(
     training: SensorTraining,
     prior: BlurPrior,
 ) -> tuple[float, np.ndarray]:
-    """`step` with the picture of each row as blurred as the prior says, which then sees how well the rows have found it."""
+    """`step` with the picture of each row as blurred as the prior says, which then sees how well the rows have found it.
+
+    batch: as `step` takes it; blurred (level, image, d); rows (B,): numbers of the recordings. Returns as `step` does, (value of
+    L1, weight of its one loss (1,)).
+    """
     x, moments, target = batch
     model, shown = decoder.model, blurred[prior.level[rows], target]
     assert isinstance(model, ScaledModel)
