@@ -42,7 +42,10 @@ def prefix_of(state: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def slip_weights(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights (of any shape) below `prefix` under the names of a `CLIPModel`. Raises DataError for others, and for missing ones."""
+    """The weights (any shape) below `prefix` under the names of a `CLIPModel`.
+
+    Raises DataError for others, and for missing ones.
+    """
     inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     out: dict[str, torch.Tensor] = {}
     try:
@@ -88,7 +91,8 @@ def _of_block(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def slip_config(weights: Mapping[str, torch.Tensor], heads: int | None) -> dict[str, Any]:
-    """The config.json of these weights, read from any shape that tells. heads: of the tower of pictures, which no shape tells; the other has one for 64 channels.
+    """The config.json of these weights, by their shapes (any shape). heads: of the tower of pictures, which no shape
+    tells; the other has one for 64 channels.
 
     Raises DataError for places that are no square, and heads that do not divide the channels.
     """
