@@ -63,6 +63,12 @@ def made_pipeline() -> ModuleType:
     return module("models/test_neuro_adapter.py")
 
 
+@pytest.fixture(scope="session")
+def adapting() -> ModuleType:
+    """A UNet of the size of a thumb, inputs for it, and a pass through it with an adapter."""
+    return module("nn/test_region_adapter.py")
+
+
 def module(path: str) -> ModuleType:
     """A file of this folder as a module: test folders are no packages, so it is loaded by its path."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent / path)

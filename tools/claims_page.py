@@ -63,6 +63,10 @@ DESCRIBERS = (
     ("the paper's rank score", "paper/"), ("pictures alone", "image_only/"), ("majority noun", "majority/"),
     ("text readout", "text_readout/"), ("BrainSCUBA", "brainscuba/"), ("CLIP-MSM", "clip_msm/"),
 )  # fmt: skip
+FOUND = (
+    ("R2", "r2_mean"), ("share of the ceiling", "r2_of_ceiling"), ("layers (Spearman)", "truth/layer_spearman"),
+    ("field error", "truth/rf_error_median"), ("scale (AUROC)", "truth/scale_auroc"), ("hierarchy slope", "hierarchy_slope"),
+)  # fmt: skip
 TABLES = (
     Table(
         "Which image or caption was seen? fMRI",
@@ -103,14 +107,7 @@ TABLES = (
         "encode",
         "Mean test R2 of voxels with ncsnr > .3, and what is found of the truth.",
         ENCODERS,
-        [
-            ("R2", "r2_mean"),
-            ("share of the ceiling", "r2_of_ceiling"),
-            ("layers (Spearman)", "truth/layer_spearman"),
-            ("field error", "truth/rf_error_median"),
-            ("scale (AUROC)", "truth/scale_auroc"),
-            ("hierarchy slope", "hierarchy_slope"),
-        ],
+        FOUND,
         "encode/{row}/{column}",
     ),
     Table(
@@ -118,14 +115,7 @@ TABLES = (
         "recipes",
         "Both published forms at 20,000 steps on single trials with raw tokens, beside our start, which takes no step.",
         RECIPES,
-        [
-            ("R2", "r2_mean"),
-            ("share of the ceiling", "r2_of_ceiling"),
-            ("layers (Spearman)", "truth/layer_spearman"),
-            ("field error", "truth/rf_error_median"),
-            ("scale (AUROC)", "truth/scale_auroc"),
-            ("hierarchy slope", "hierarchy_slope"),
-        ],
+        FOUND,
         "encode/curve/{row}/1200/{column}",
     ),
     Table(

@@ -33,12 +33,17 @@ def build_blip(folder: Path) -> Path:
     )
     torch.manual_seed(1)
     model = transformers.BlipForConditionalGeneration(config)
+    save_shaken(model, folder, 0.3)
+    return folder
+
+
+def save_shaken(model: transformers.PreTrainedModel, folder: Path, size: float) -> None:
+    """The model with noise of this size in its weights, and the image processor of all tiny captioners."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(size * torch.randn_like(parameter))
     model.save_pretrained(folder)
     transformers.BlipImageProcessorPil(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
-    return folder
 
 
 def word_tokenizer(marks: list[str]) -> transformers.PreTrainedTokenizerFast:
@@ -67,11 +72,7 @@ def build_blip2(folder: Path) -> Path:
     )
     torch.manual_seed(3)
     model = transformers.Blip2ForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.5 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    transformers.BlipImageProcessorPil(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    save_shaken(model, folder, 0.5)
     return folder
 
 
@@ -137,11 +138,7 @@ def build_llava(folder: Path, *, strategy: str = "default", template: str | None
     )
     torch.manual_seed(4)
     model = transformers.LlavaForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.5 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    transformers.BlipImageProcessorPil(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    save_shaken(model, folder, 0.5)
     if template is not None:
         (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     return folder

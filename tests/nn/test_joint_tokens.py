@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import diffusers
 import numpy as np
 import pytest
@@ -18,22 +20,20 @@ JOINT = (TOKENS, CODE)
 
 
 @pytest.fixture(scope="module")
-def unet() -> diffusers.UNet2DConditionModel:
-    torch.manual_seed(0)
-    return (
-        diffusers.UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            cross_attention_dim=WIDTH,
-            attention_head_dim=2,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )
-        .eval()
-        .requires_grad_(False)
-    )
+def unet(adapting) -> diffusers.UNet2DConditionModel:
+    return adapting.small_unet()
+
+
+@pytest.fixture(scope="module")
+def inputs(adapting) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Latents, responses of eleven units and states of a text."""
+    return adapting.inputs
+
+
+@pytest.fixture(scope="module")
+def run(adapting) -> Callable[..., torch.Tensor]:
+    """A pass through the network with an adapter."""
+    return adapting.run
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +43,7 @@ def adapter(unet) -> RegionAdapter:
     return made
 
 
-def inputs(rows: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(5)
-    latents = torch.randn(rows, 4, 8, 8, generator=draw)
-    return latents, torch.randn(rows, 11, generator=draw), torch.randn(1, 6, WIDTH, generator=draw)
-
-
-def run(unet, adapter, latents, x, text, keep=None, watch=None) -> torch.Tensor:
-    prompt = adapter.prompt(x, text_keys(unet, text), keep).watched(watch)
-    with adapter.on(unet), torch.no_grad():
-        return unet(latents, 7, encoder_hidden_states=prompt).sample
-
-
-def test_tokens_are_sums_over_the_regions_that_are_there() -> None:
+def test_tokens_are_sums_over_the_regions_that_are_there(inputs) -> None:
     module = JointTokens(MEMBERS, TOKENS, CODE, WIDTH, seed=3)
     with torch.no_grad():
         module.bias.normal_()
@@ -82,7 +70,7 @@ def test_tokens_start_with_variance_one_and_padding_learns_nothing() -> None:
     assert (module.read.grad[1, :3] != 0).any()
 
 
-def test_the_code_can_be_any_linear_map_of_the_units_and_then_stays() -> None:
+def test_the_code_can_be_any_linear_map_of_the_units_and_then_stays(inputs) -> None:
     module = JointTokens(MEMBERS, TOKENS, CODE, WIDTH)
     weights = torch.randn(11, CODE, generator=torch.Generator().manual_seed(0))
     weights[[7, 10]] = 0  # of no parcel
@@ -94,7 +82,7 @@ def test_the_code_can_be_any_linear_map_of_the_units_and_then_stays() -> None:
     assert module.weight.grad is not None
 
 
-def test_the_adapted_network_equals_the_processors_of_diffusers(unet, adapter) -> None:
+def test_the_adapted_network_equals_the_processors_of_diffusers(unet, adapter, inputs, run) -> None:
     latents, x, text = inputs()
     got = run(unet, adapter, latents, x, text)
     before = {name: attn.processor for name, attn in unet.named_modules() if name.endswith(".attn2")}
@@ -114,7 +102,7 @@ def test_the_adapted_network_equals_the_processors_of_diffusers(unet, adapter) -
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_removed_region_writes_nothing_and_without_regions_the_text_is_alone(unet, adapter) -> None:
+def test_a_removed_region_writes_nothing_and_without_regions_the_text_is_alone(unet, adapter, inputs, run) -> None:
     latents, x, text = inputs()
     keep = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0]], dtype=torch.bool)
     got = run(unet, adapter, latents, x, text, keep)
@@ -140,7 +128,7 @@ def test_a_removed_region_writes_nothing_and_without_regions_the_text_is_alone(u
         torch.testing.assert_close(got[row : row + 1], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_watching_changes_no_bit_and_shares_are_what_each_region_adds(unet, adapter) -> None:
+def test_watching_changes_no_bit_and_shares_are_what_each_region_adds(unet, adapter, inputs, run) -> None:
     latents, x, text = inputs()
     seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -176,7 +164,7 @@ def test_watching_changes_no_bit_and_shares_are_what_each_region_adds(unet, adap
             torch.testing.assert_close(values[row, head, :, 0], added.sum(1).mean().expand(3), rtol=1e-3, atol=1e-4)
 
 
-def test_a_region_that_is_not_there_adds_nothing(unet, adapter) -> None:
+def test_a_region_that_is_not_there_adds_nothing(unet, adapter, inputs, run) -> None:
     latents, x, text = inputs()
     seen: list[torch.Tensor] = []
     keep = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0]], dtype=torch.bool)
@@ -187,17 +175,7 @@ def test_a_region_that_is_not_there_adds_nothing(unet, adapter) -> None:
         torch.testing.assert_close(probs.sum(-1)[:2], torch.ones_like(probs.sum(-1)[:2]))
 
 
-def test_only_the_adapter_learns_also_where_every_region_of_a_row_is_gone(unet) -> None:
-    learner = RegionAdapter(unet, MEMBERS, joint=JOINT, seed=2)
-    latents, x, text = inputs()
-    keep = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]], dtype=torch.bool)
-    with learner.on(unet):
-        unet(latents, 7, encoder_hidden_states=learner.prompt(x, text_keys(unet, text), keep)).sample.square().mean().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in learner.parameters())
-    assert all(p.grad.abs().max() > 0 for p in learner.parameters())
-
-
-def test_repeated_prompts_equal_repeated_rows(unet, adapter) -> None:
+def test_repeated_prompts_equal_repeated_rows(unet, adapter, inputs, run) -> None:
     latents, x, text = inputs(2)
     keep = torch.tensor([[1, 0, 1], [1, 1, 0]], dtype=torch.bool)
     four = torch.cat([latents, latents + 1])[[0, 2, 1, 3]]

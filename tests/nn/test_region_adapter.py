@@ -171,8 +171,9 @@ def test_watching_changes_no_bit_and_values_are_those_of_the_layer(unet, adapter
         assert torch.equal(value.transpose(1, 2).flatten(2), own)
 
 
-def test_only_the_adapter_learns_also_where_every_region_of_a_row_is_gone(unet):
-    learner = RegionAdapter(unet, MEMBERS, seed=2)
+@pytest.mark.parametrize("joint", [None, (4, 5)])
+def test_only_the_adapter_learns_also_where_every_region_of_a_row_is_gone(unet, joint):
+    learner = RegionAdapter(unet, MEMBERS, joint=joint, seed=2)
     latents, x, text = inputs()
     keep = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]], dtype=torch.bool)
     with learner.on(unet):

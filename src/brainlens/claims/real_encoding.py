@@ -41,11 +41,11 @@ def digit_encoding(folder: Path, networks: Mapping[str, Mapping[str, np.ndarray]
     known = {"pixels": {"pixels": pixels / 255.0}, **(networks or {})}
     metrics: dict[str, float] = {"digits69/encode/n": float(len(y)), "digits69/encode/voxels": float(y.shape[1])}
     for name, layers in known.items():
-        guesses, chosen = out_of_fold(layers, y, digit)
-        for end, value in percentile_of(y, guesses["chosen"]).items():
+        predictions, chosen = out_of_fold(layers, y, digit)
+        for end, value in percentile_of(y, predictions["chosen"]).items():
             metrics[f"digits69/encode/{name}_p95{end}"] = value
         if len(layers) > 1:
-            metrics |= {f"digits69/encode/{name}/{k}/p95": percentile(y, guesses[k]) for k in layers}
+            metrics |= {f"digits69/encode/{name}/{k}/p95": percentile(y, predictions[k]) for k in layers}
             metrics |= {f"digits69/encode/{name}/{k}/chosen_share": float(np.mean([c == k for c in chosen])) for k in layers}
     return metrics
 
@@ -53,7 +53,7 @@ def digit_encoding(folder: Path, networks: Mapping[str, Mapping[str, np.ndarray]
 def out_of_fold(layers: Mapping[str, np.ndarray], y: np.ndarray, digit: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
     """Predictions (picture, voxel) of each layer and, as "chosen", of the layer that each fold's training pictures choose."""
     rotated = {name: rotation(x) for name, x in layers.items()}
-    guesses = {name: np.empty_like(y) for name in (*layers, "chosen")}
+    predictions = {name: np.empty_like(y) for name in (*layers, "chosen")}
     chosen = []
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(y, digit):
         inner = np.zeros(len(train), dtype=int)
@@ -63,11 +63,11 @@ def out_of_fold(layers: Mapping[str, np.ndarray], y: np.ndarray, digit: np.ndarr
         for name, x in rotated.items():
             centred = x[train] - x[train].mean(axis=0)
             fit = ridge_cv(x[train], y[train], np.array(PENALTIES) * (centred**2).sum(axis=1).mean(), fold=inner, score="r2")
-            guesses[name][test] = x[test] @ fit.weights.numpy() + fit.intercept.numpy()
+            predictions[name][test] = x[test] @ fit.weights.numpy() + fit.intercept.numpy()
             score[name] = float(fit.cv_score.clamp_min(0).mean())
         chosen.append(max(score, key=lambda name: score[name]))
-        guesses["chosen"][test] = guesses[chosen[-1]][test]
-    return guesses, chosen
+        predictions["chosen"][test] = predictions[chosen[-1]][test]
+    return predictions, chosen
 
 
 def rotation(x: np.ndarray) -> np.ndarray:
@@ -81,25 +81,28 @@ def rotation(x: np.ndarray) -> np.ndarray:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-def correlations(y: np.ndarray, guess: np.ndarray) -> np.ndarray:
+def correlations(y: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Pearson r (voxel,); 0 where a prediction is constant."""
-    a, b = y - y.mean(axis=0), guess - guess.mean(axis=0)
+    a, b = y - y.mean(axis=0), predicted - predicted.mean(axis=0)
     size = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     return np.divide((a * b).sum(axis=0), size, out=np.zeros(y.shape[1], dtype=np.float64), where=size > 0)
 
 
-def percentile(y: np.ndarray, guess: np.ndarray) -> float:
-    """The 95th percentile over voxels of the correlations of y and guess, (picture, voxel)."""
-    return float(np.percentile(correlations(y, guess), PERCENTILE))
+def percentile(y: np.ndarray, predicted: np.ndarray) -> float:
+    """The 95th percentile over voxels of the correlations of y and predicted, (picture, voxel)."""
+    return float(np.percentile(correlations(y, predicted), PERCENTILE))
 
 
-def percentile_of(y: np.ndarray, guess: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
-    """The percentile with its 95 % interval over pictures and what pictures in another order give. y, guess (picture, voxel)."""
+def percentile_of(y: np.ndarray, predicted: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
+    """The percentile with its 95 % interval over pictures and what pictures in another order give.
+
+    y, predicted (picture, voxel).
+    """
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(y), len(y)) for _ in range(resamples)]
-    low, high = np.percentile([percentile(y[rows], guess[rows]) for rows in draws], [2.5, 97.5])
-    shuffled = float(np.mean([percentile(y, guess[rng.permutation(len(y))]) for _ in range(100)]))
-    return {"": percentile(y, guess), ".low": float(low), ".high": float(high), ".chance": shuffled}
+    low, high = np.percentile([percentile(y[rows], predicted[rows]) for rows in draws], [2.5, 97.5])
+    shuffled = float(np.mean([percentile(y, predicted[rng.permutation(len(y))]) for _ in range(100)]))
+    return {"": percentile(y, predicted), ".low": float(low), ".high": float(high), ".chance": shuffled}
 
 
 def it_similarity(folder: Path, network: str | Path, name: str, *, cache: str | Path | None = None) -> dict[str, float]:

@@ -19,7 +19,7 @@ from brainlens.types.sensor_units import LIMITS, typical_size
 LEVELS = ("ok", "note", "error")
 IMAGES = 200  # pictures whose repeats are compared
 SHUFFLES = 999
-Z_MEAN, Z_SPREAD = 0.5, (0.2, 2.0)  # of z-scores, see `_z`
+Z_MEAN, Z_DEVIATION = 0.5, (0.2, 2.0)  # of z-scores, see `_z`
 HASHED = 1e9  # bytes of a file above which it is named without its hash
 
 
@@ -138,13 +138,13 @@ def _unit(responses: Responses, data: np.ndarray) -> Finding:
 def _z(responses: Responses, data: np.ndarray) -> Finding:
     """Whether numbers (trial, unit) of a table that says z are z-scores, and what verbs make of them where they are not.
 
-    They are where the median over units of |mean| is at most Z_MEAN and that of the standard deviation lies in Z_SPREAD: means
+    They are where the median over units of |mean| is at most Z_MEAN and that of the standard deviation lies in Z_DEVIATION: means
     over repeats and parts of the trials of what was z-scored as a whole stay within, betas and signals of a scanner do not.
     """
     mean = float(np.median(np.abs(data.mean(axis=0, dtype=np.float64))))
-    spread = float(np.median(data.std(axis=0, dtype=np.float64)))
-    said = f"mean {mean:.3g} (absolute) and standard deviation {spread:.3g} of a unit, in the median"
-    if mean <= Z_MEAN and Z_SPREAD[0] <= spread <= Z_SPREAD[1]:
+    deviation = float(np.median(data.std(axis=0, dtype=np.float64)))
+    said = f"mean {mean:.3g} (absolute) and standard deviation {deviation:.3g} of a unit, in the median"
+    if mean <= Z_MEAN and Z_DEVIATION[0] <= deviation <= Z_DEVIATION[1]:
         return Finding("ok", "unit", f"z: {said}")
     scored = {"session", "split"} <= set(responses.trials.columns)
     done = (

@@ -26,10 +26,10 @@ def drawn_means(
     if isinstance(model, RidgeCV):
         raise DataError("group: a model of layered features is needed, got RidgeCV")
     data = tables(responses, features, seed=seed, single_trials=design.single_trials)
-    guess, data = data.in_units(model.predict(features, rows=data.test.rows))
+    predicted, data = data.in_units(model.predict(features, rows=data.test.rows))
     chosen = data.scored(design.least_ncsnr)
     counts = stimulus_counts(data.test.ids, design.resamples, seed)
-    return bootstrap_score(data.test.y[:, chosen], guess[:, chosen], counts=counts, seed=seed).drawn
+    return bootstrap_score(data.test.y[:, chosen], predicted[:, chosen], counts=counts, seed=seed).drawn
 
 
 def group_scores(

@@ -76,12 +76,12 @@ def group_course(
     each: areas (subject, labelling, time), the first labelling the true one; drawn (subject, resample, time), of fixed
     classifiers; own (subject, labelling, time): variances of the areas for fixed classifiers.
     Draws are of `own` variance at least, as those of n trials are too narrow by 1 / n. Folds share their training trials, so
-    they are spread by what permuted labels show of it: the variance of a subject's permuted areas over the mean of `own`, where
+    they are widened by what permuted labels show of it: the variance of a subject's permuted areas over the mean of `own`, where
     that is above 1; likewise for the variance between subjects, who share a classifier where it is trained on the others.
     """
     people = len(each) >= FEW_SUBJECTS
     few = _ratio(own[:, 0], np.nanvar(drawn, axis=1, ddof=1))
-    drawn = _spread(drawn, few * _ratio(each[:, 1:].var(axis=1), own[:, 1:]))
+    drawn = _widened(drawn, few * _ratio(each[:, 1:].var(axis=1), own[:, 1:]))
     factor = _ratio(each[:, 1:].mean(axis=0).var(axis=0), each[:, 1:].var(axis=0, ddof=1) / len(each)) if people else 1.0
     true = each[:, 0]
     low, high = _clipped(*mean_over_subjects(true, drawn, people=people, factor=factor))
@@ -103,7 +103,7 @@ def _ratio(seen: np.ndarray, believed: np.ndarray) -> float:
     return max(1.0, ratio) if np.isfinite(ratio) else 1.0
 
 
-def _spread(drawn: np.ndarray, factor: float) -> np.ndarray:
+def _widened(drawn: np.ndarray, factor: float) -> np.ndarray:
     """Draws (subject, resample, time) with the same means and `factor` times the variance."""
     if factor == 1.0:
         return drawn

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brainlens.nn.padded_parcels import ParcelReader
 from brainlens.types import DataError
 
 
@@ -38,7 +39,7 @@ class Parts:
         return Parts(self.codes.repeat_interleave(times, 0), self.weight)
 
 
-class JointTokens(nn.Module):
+class JointTokens(ParcelReader):
     """T tokens (B, T, width) of a code of d channels that all parcels write together, each through its own linear map.
 
     members: the units (numbers into x) of each parcel; code: d. Parcels are padded to the largest and multiplied in one batched
@@ -47,36 +48,19 @@ class JointTokens(nn.Module):
     Raises DataError for a parcel without units, and fewer than one token or channel.
     """
 
-    index: Tensor
-    real: Tensor
-
     def __init__(self, members: Sequence[np.ndarray], count: int, code: int, width: int, *, seed: int = 0) -> None:
-        super().__init__()
-        sizes = np.array([len(units) for units in members])
-        if not len(sizes) or not sizes.all():
-            raise DataError(f"joint tokens need parcels with units in them, got sizes {sizes[:8].tolist()}")
+        super().__init__(members, "joint tokens need")
         if count < 1 or code < 1:
             raise DataError(f"joint tokens: {count} tokens of a code of {code} channels; ask for 1 or more")
-        index = np.zeros((len(sizes), int(sizes.max())), dtype=np.int64)
-        for row, units in zip(index, members, strict=True):
-            row[: len(units)] = units
-        real = np.arange(index.shape[1]) < sizes[:, None]
-        self.register_buffer("index", torch.from_numpy(index))
-        self.register_buffer("real", torch.from_numpy(real.astype(np.float32)))
         draw = torch.Generator().manual_seed(seed)
-        self.root = float(sizes.sum()) ** 0.5
-        self.read = nn.Parameter(torch.randn(*index.shape, code, generator=draw) * self.real[:, :, None])
+        self.root = float(self.sizes.sum()) ** 0.5
+        self.read = nn.Parameter(torch.randn(*self.index.shape, code, generator=draw) * self.real[:, :, None])
         self.weight = nn.Parameter(torch.randn(count, code, width, generator=draw) / code**0.5)
         self.bias = nn.Parameter(torch.zeros(count, width))
 
-    @property
-    def regions(self) -> int:
-        return int(self.read.shape[0])
-
     def codes(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """A_p x_p of each region: x (B, units) -> (B, P, d), 0 for a region that is not there; keep (B, P) bool."""
-        units = (x[:, self.index] * self.real).transpose(0, 1)  # (P, B, largest parcel)
-        codes = torch.bmm(units, self.read / self.root).transpose(0, 1)
+        codes = torch.bmm(self.by_parcel(x), self.read / self.root).transpose(0, 1)
         return codes if keep is None else codes * keep[:, :, None].to(codes)
 
     def of_codes(self, codes: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from brainlens.nn.padded_parcels import padded
 from brainlens.types import DataError
 
 
@@ -45,12 +46,7 @@ class ParcelPredictorNetwork(nn.Module):
             raise DataError(
                 f"parcel predictor: width {width} over {heads} heads, depth {depth}; the heads divide the width, depth >= 1"
             )
-        sizes = np.array([len(group) for group in members])
-        if not len(sizes) or not sizes.all():
-            raise DataError(f"a parcel predictor needs parcels with units in them, got sizes {sizes[:8].tolist()}")
-        index = np.full((len(sizes), int(sizes.max())), units, dtype=np.int64)  # padding goes to a column that is cut off
-        for row, group in zip(index, members, strict=True):
-            row[: len(group)] = group
+        sizes, index = padded(members, "a parcel predictor needs", fill=units)  # padding goes to a column that is cut off
         self.units = units
         self.register_buffer("index", torch.from_numpy(index))
         with torch.random.fork_rng(devices=[]):

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainlens.nn.joint_tokens import JointTokens, Parts, added_by_regions
+from brainlens.nn.padded_parcels import ParcelReader
 from brainlens.types import DataError
 
 Pair = tuple[Tensor, Tensor]  # keys and values of a layer, (B or 1, tokens, channels)
@@ -68,7 +69,7 @@ class RegionPrompt:
         return RegionPrompt([(again(k), again(v)) for k, v in self.text], pairs, keep, self.watch, parts=parts)
 
 
-class RegionTokens(nn.Module):
+class RegionTokens(ParcelReader):
     """One token for each parcel from its own units: e_p = W_p x_p + b_p.
 
     members: the units (numbers into x) of each parcel. head: a linear map and layer norm that all tokens share (the paper's
@@ -76,24 +77,12 @@ class RegionTokens(nn.Module):
     Weights start so that units of variance 1 give tokens of variance 1; biases at 0.
     """
 
-    index: Tensor
-    real: Tensor
-
     def __init__(self, members: Sequence[np.ndarray], width: int, *, head: bool = False, seed: int = 0) -> None:
-        super().__init__()
-        sizes = np.array([len(units) for units in members])
-        if not len(sizes) or not sizes.all():
-            raise DataError(f"region tokens need parcels with units in them, got sizes {sizes[:8].tolist()}")
-        index = np.zeros((len(sizes), int(sizes.max())), dtype=np.int64)
-        for row, units in zip(index, members, strict=True):
-            row[: len(units)] = units
-        real = np.arange(index.shape[1]) < sizes[:, None]
-        self.register_buffer("index", torch.from_numpy(index))
-        self.register_buffer("real", torch.from_numpy(real.astype(np.float32)))
+        super().__init__(members, "region tokens need")
         draw = torch.Generator().manual_seed(seed)
-        weight = torch.randn(len(sizes), index.shape[1], width, generator=draw) / torch.from_numpy(sizes)[:, None, None].sqrt()
+        weight = torch.randn(*self.index.shape, width, generator=draw) / torch.from_numpy(self.sizes)[:, None, None].sqrt()
         self.weight = nn.Parameter(weight * self.real[:, :, None])
-        self.bias = nn.Parameter(torch.zeros(len(sizes), width))
+        self.bias = nn.Parameter(torch.zeros(self.regions, width))
         self.proj = self.norm = None
         if head:
             self.proj, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
@@ -101,14 +90,9 @@ class RegionTokens(nn.Module):
                 self.proj.weight.copy_(torch.randn(width, width, generator=draw) / width**0.5)
                 self.proj.bias.zero_()
 
-    @property
-    def regions(self) -> int:
-        return int(self.weight.shape[0])
-
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """x (B, units) -> tokens (B, P, width); keep (B, P): tokens multiplied by 0 before the head, as the paper drops them."""
-        units = x[:, self.index] * self.real  # (B, P, largest parcel)
-        tokens = torch.bmm(units.transpose(0, 1), self.weight).transpose(0, 1) + self.bias
+        tokens = torch.bmm(self.by_parcel(x), self.weight).transpose(0, 1) + self.bias
         if keep is not None:
             tokens = tokens * keep[:, :, None].to(tokens)
         return tokens if self.proj is None or self.norm is None else self.norm(self.proj(tokens))
