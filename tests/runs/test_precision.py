@@ -1,4 +1,4 @@
-"""The precision of sensor encoders follows a quick check, which is said and stored; one that is named is not checked."""
+"""The precision of sensor encoders follows the processor, which is said and stored; one that is named is not asked for."""
 
 from __future__ import annotations
 
@@ -17,39 +17,35 @@ from brainlens.models.sensors import precision
 
 
 @pytest.mark.parametrize(
-    "float32, bfloat16, chosen",
-    [(1.0, 1.3, "float32"), (1.0, 1.0, "float32"), (1.0, 0.9, "float32"), (1.0, 0.5, "bfloat16"), (0.01, 0.002, "bfloat16")],
-)
-def test_half_precision_has_to_be_clearly_faster(float32: float, bfloat16: float, chosen: str) -> None:
-    assert precision.faster({"float32": float32, "bfloat16": bfloat16}) == chosen
-
-
-def test_the_check_times_both_and_leaves_the_generator() -> None:
-    before = torch.random.get_rng_state()
-    found = precision.step_seconds((7, 120), trials=8)
-    assert set(found) == {"float32", "bfloat16"}
-    assert all(0 < value < 60 for value in found.values())
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_the_check_reports_the_times_that_it_compares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "step_seconds", lambda shape, device: {"float32": 0.1, "bfloat16": 0.02})
-    chosen, said = precision.quick_check((3, 60))
-    assert chosen == "bfloat16"
-    assert (
-        said == "precision bfloat16: a step of 32 trials takes float32 100 ms, bfloat16 20 ms here; --precision chooses another"
+    "amx, limit, chosen",
+    [
+        (True, None, "bfloat16"), (True, "DEFAULT", "bfloat16"), (True, "AVX512_CORE_AMX", "bfloat16"),
+        (True, "AVX2", "float32"), (True, "avx512_core_bf16", "float32"), (False, None, "float32"), (False, "AVX2", "float32"),
+    ],
+)  # fmt: skip
+def test_half_precision_is_for_matrix_units(amx: bool, limit: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    found, said = precision.quick_check("cpu")
+    assert found == chosen
+    assert said == f"precision {chosen}: cpu has {'no ' if chosen == 'float32' else ''}matrix units for bfloat16; " + (
+        "--precision chooses another"
     )
 
 
-def test_the_answer_holds_for_the_next_check_of_such_recordings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    times = iter([0.02, 0.2, 0.3])
-    monkeypatch.setattr(precision, "step_seconds", lambda shape, device: {"float32": 0.1, "bfloat16": next(times)})
-    first = precision.quick_check((3, 60), "cpu", tmp_path / "prepared")
-    assert first[0] == "bfloat16"
-    assert precision.quick_check((3, 60), "cpu", tmp_path / "prepared") == first  # not timed again
-    assert precision.quick_check((4, 60), "cpu", tmp_path / "prepared")[0] == "float32"
-    (tmp_path / "prepared" / "precision.json").write_text("{}")
-    assert precision.quick_check((3, 60), "cpu", tmp_path / "prepared")[0] == "float32"
+@pytest.mark.parametrize(
+    "there, supported, chosen", [(True, True, "bfloat16"), (True, False, "float32"), (False, True, "float32")]
+)
+def test_a_gpu_says_whether_it_has_them(there: bool, supported: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    assert precision.quick_check("cuda:0")[0] == chosen
+
+
+def test_the_same_machine_gives_the_same_answer() -> None:
+    assert len({precision.quick_check() for _ in range(20)}) == 1
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +70,8 @@ def test_a_run_takes_what_the_check_says(
 ) -> None:
     asked, said = [], []
 
-    def check(shape: tuple[int, int], device: str, folder: Path) -> tuple[str, str]:
-        asked.append(tuple(shape))
+    def check(device: str) -> tuple[str, str]:
+        asked.append(device)
         return "bfloat16", "what the check says"
 
     monkeypatch.setattr(run_sensors, "quick_check", check)

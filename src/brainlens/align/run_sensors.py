@@ -89,7 +89,7 @@ def run_align_sensors(
     protocol = replace(protocol, subject=people[0] if protocol.subject is None else str(number_of(protocol.subject, range(1000))))
     check = ""
     if options.precision is None and (set(options.encoders) - UNTIMED or options.ablation or options.prompts):
-        precision, check = quick_check(recording.responses.data.shape[1:], device, cache)
+        precision, check = quick_check(device)
         options = replace(options, precision=precision)
         log.info(check)
         tell(check, None)

@@ -39,7 +39,7 @@ class SensorOptions:
 
     encoders: fitted one after the other, the last is the main one if they were named; "unfiltered" is neuroalign without
     saliency, "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
-    guidance, adjustment). epochs, batch: None for the preset's; precision: None for what a quick check finds faster here;
+    guidance, adjustment). epochs, batch: None for the preset's; precision: None for bfloat16 on matrix units, else float32;
     repeats: None for all; amplitude: the phantom's, uV.
     preset: "default" trains on the phantom as long as its few images need, "paper" as published.
     saliency: how pictures are filtered for it.

@@ -87,7 +87,7 @@ def align(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="float32, bfloat16 or (fMRI) float16 inside the encoder. EEG, MEG: by a quick check.", rich_help_panel=TRAINING
+            help="float32, bfloat16 or (fMRI) float16 inside the encoder. EEG, MEG: by the processor.", rich_help_panel=TRAINING
         ),
     ] = None,
     queue: Annotated[
