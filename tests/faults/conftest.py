@@ -72,9 +72,11 @@ def case(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
 
 @pytest.fixture(scope="session")
 def writers() -> dict[str, ModuleType]:
-    """Modules of tests that write recordings of others in small."""
+    """Modules of tests that write recordings and weights of others in small."""
     names = {"haxby": "test_haxby2001", "recordings": "test_recordings", "epochs": "test_own_epochs", "bids": "test_own_bids"}
-    return {name: module(f"datasets/{file}.py") for name, file in names.items()}
+    names |= {"labels": "test_surface_labels"}
+    found = {name: module(f"datasets/{file}.py") for name, file in names.items()}
+    return found | {"convert": module("backbones/test_convert.py")}
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def contribution_strip(result: Result, *, kind: str = "value_contribution") -> F
     Raises DataError for a result without a spatial layout or without such maps.
     """
     count = len(_names(result))
-    names = sorted(name for name in result.arrays if name.startswith(f"map/{kind}_") and name[-1].isdigit())
+    names = sorted(name for name in result.arrays if name.startswith(f"map/{kind}_") and name[-1].isdecimal())
     if not names:
         style.need(result, f"map/{kind}_0")
     maps = [np.asarray(result.arrays[name], dtype=np.float64) * count for name in names]

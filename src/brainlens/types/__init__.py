@@ -6,7 +6,7 @@ stages later. Only numpy and pandas are imported.
 """
 
 from brainlens.types.ids import DataError, as_ids, choose, image_key, positions, unique_ids
-from brainlens.types.reading import check_expansion, check_gzip, check_mat, inside, reading
+from brainlens.types.reading import check_expansion, check_gzip, check_mat, inside, read_grid, reading
 from brainlens.types.recording import Recording
 from brainlens.types.responses import MAX_BAD_UNITS, Responses
 from brainlens.types.spaces import Sensors, Space, Surface, Volume
@@ -37,6 +37,7 @@ __all__ = [
     "positions",
     "read_lines",
     "read_text",
+    "read_grid",
     "reading",
     "unique_ids",
 ]
