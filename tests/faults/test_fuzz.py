@@ -274,7 +274,7 @@ PLAIN: dict[str, tuple[Make, Read]] = {
     "atlas": (atlas, lambda f: atlas_parcels(SPACE, f / "atlas.nii.gz", f / "names.txt")),
     "labels": (labels, labelled),
     "weights": (weights, weighed),
-    "clip": (copied("clip"), lambda f: embed_texts(load_clip(f), ["a dog"])),
+    "clip": (copied("clip"), lambda f: embed_texts(load_clip(f), [["a dog"]], ["x"]).data),
     "diffusion": (copied("diffusion"), lambda f: [load_diffusion(f).alphas]),
     "mosaic": (small, opened("mosaic")),
     "openfmri": (by("haxby", "write_openfmri"), opened("haxby2001")),
