@@ -283,6 +283,11 @@ PLAIN: dict[str, tuple[Make, Read]] = {
     "epochs": (lambda f, w: (f.mkdir(exist_ok=True), w["epochs"].as_fif(f)), opened("epochs")),
 }
 SLOW = ("nsd", "epochs", "epochs_csv", "brainvision", "algonauts2023", "bids", "haxby2001", "openfmri", "clip", "diffusion", "labels")
+REGRESSIONS = {  # mutations (seed 0) that once were no line: inflate errors, unhashable ids, an atlas read past the door
+    "archive": (75, 122, 128, 171),
+    "tables": (124,),
+    "atlas": (4, 8),
+}
 WRITTEN = Path()
 
 
@@ -298,7 +303,8 @@ def test_no_mutation_of_a_file_is_a_traceback(
     folder.mkdir()
     make(folder, writers)
     count = max(8, COUNT // 3) if name in SLOW else COUNT
-    found = fuzzing.fuzz(folder, read, numbers=range(count), seed=SEED, hashed=name in HASHED)
+    numbers = sorted({*range(count), *(REGRESSIONS.get(name, ()) if SEED == 0 else ())})
+    found = fuzzing.fuzz(folder, read, numbers=numbers, seed=SEED, hashed=name in HASHED)
     print(name, dict(found.counts))
     assert not found.wrong, "\n".join(found.wrong[:20])
     assert found.counts["typed"] > 0 or name in ("log", "request", "sensor_run")  # else no mutation was felt
