@@ -165,7 +165,7 @@ def test_packed_bytes_that_are_damaged_are_one_line(run, tmp_path, value):
     start = head + 30 + len(entry.filename) + int.from_bytes(content[head + 28 : head + 30], "little")
     content[start : start + 8] = bytes([value]) * 8
     archive.write_bytes(content)
-    with pytest.raises(DataError, match="a.zip"):
+    with pytest.raises(DataError, match=r"a\.zip"):
         open_archive(archive, tmp_path / "back")
     assert list((tmp_path / "back").iterdir()) == []
 

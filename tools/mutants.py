@@ -200,7 +200,10 @@ def main() -> int:
             row = dict(zip(("file", "old", "new"), mutant.key, strict=True)) | tried(mutant, scratch)
             known[mutant.key] = row | {"source": source_hash(mutant), "date": datetime.date.today().isoformat()}
             store.save_json(KEPT, [known[one.key] for one in MUTANTS if one.key in known])
-            print(f"{row['outcome']:9s} {row['seconds']:6.0f} s  {mutant.file}: {mutant.old.strip()!r} -> {mutant.new!r}; {row['by']}", flush=True)
+            print(
+                f"{row['outcome']:9s} {row['seconds']:6.0f} s  {mutant.file}: {mutant.old.strip()!r} -> {mutant.new!r}; {row['by']}",
+                flush=True,
+            )
     rows = [known[one.key] for one in MUTANTS if one.key in known]
     if rows:
         write_page(rows)

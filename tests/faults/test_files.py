@@ -149,7 +149,7 @@ def pickles_that_call(case: Any, _: Writers) -> None:
 
 
 def test_no_archive_is_unpacked_and_nothing_is_run_or_fetched_by_hand() -> None:
-    """Rows 30 to 35: but for `open_archive` and S3, which have tests of their own, nilearn and the hub's client fetch, and check."""
+    """Rows 30 to 35: `open_archive` and S3 have tests of their own; all else is fetched, and checked, by nilearn and the hub."""
     wrong = re.compile(
         r"extractall|unpack_archive|tarfile|urlopen|urlretrieve|import requests|pickle\.load|allow_pickle=True|"
         r"weights_only=False|trust_remote_code=True|yaml\.load|subprocess\.|os\.system|[^.\w]eval\([^)]|[^.\w]exec\("

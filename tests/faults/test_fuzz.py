@@ -282,7 +282,8 @@ PLAIN: dict[str, tuple[Make, Read]] = {
     "brainvision": (by("epochs", "as_brainvision"), opened("epochs")),
     "epochs": (lambda f, w: (f.mkdir(exist_ok=True), w["epochs"].as_fif(f)), opened("epochs")),
 }
-SLOW = ("nsd", "epochs", "epochs_csv", "brainvision", "algonauts2023", "bids", "haxby2001", "openfmri", "clip", "diffusion", "labels")
+SLOW = ("nsd", "epochs", "epochs_csv", "brainvision", "algonauts2023", "bids", "haxby2001", "openfmri", "labels")
+SLOW += ("clip", "diffusion")
 REGRESSIONS = {  # mutations (seed 0) that once were no line: inflate errors, unhashable ids, an atlas read past the door
     "archive": (75, 122, 128, 171),
     "tables": (124,),

@@ -93,7 +93,8 @@ def _listed(opened: zipfile.ZipFile, archive: Path) -> dict[str, Any]:
         raise DataError(f"{archive} is of a newer format; update brainlens")
     for each in (*files, name):
         parts = PurePosixPath(each).parts
-        if not parts or PurePosixPath(each).is_absolute() or ".." in parts or "\\" in each or "\0" in each or (each == name and len(parts) > 1):
+        strange = ".." in parts or "\\" in each or "\0" in each
+        if not parts or PurePosixPath(each).is_absolute() or strange or (each == name and len(parts) > 1):
             raise DataError(f"{archive} names the file {each!r}, which lies outside of the run; it is not opened")
     if sorted(names) != sorted([LIST, *files]):
         raise DataError(f"{archive} holds other files than its list names; ask for it again")

@@ -35,9 +35,9 @@ __all__ = [
     "image_key",
     "inside",
     "positions",
+    "read_grid",
     "read_lines",
     "read_text",
-    "read_grid",
     "reading",
     "unique_ids",
 ]
