@@ -61,10 +61,11 @@ METRICS, RETRIEVAL, STATISTICS = (
 ALIGN, NN = "tests/align", "tests/nn/test_losses.py"
 RIDGE, CANONICAL = "tests/nn/test_ridge.py tests/models/test_ridge_models.py", "tests/nn/test_canonical.py"
 ENCODE, BOTTLENECK = (
-    "tests/encode/test_encode.py tests/models/test_encoding_models.py tests/faults/test_data.py",
+    "tests/models/test_encoding_models.py tests/faults/test_data.py tests/encode/test_encode.py",
     "tests/attribution",
 )
-TYPES, SIGNALS = "tests/types tests/faults/test_data.py", "tests/signals"
+TYPES, SIGNALS = "tests/types tests/faults/test_data.py", "tests/signals/test_mvnn.py"
+AGREEMENT = "tests/describe/test_agreement.py"
 
 MUTANTS = (
     Mutant("metrics/encoding.py", "_divide(total - error, total,", "_divide(total - error, error,", METRICS),
@@ -111,6 +112,15 @@ MUTANTS = (
     Mutant("attribution/bottleneck.py", "+ gap**2 * (n * size / (n + size))", "", BOTTLENECK),
     Mutant("attribution/bottleneck.py", "divergence(alpha, r2).sum(-1) / math.log(2)", "divergence(alpha, r2).sum(-1)", BOTTLENECK),
     Mutant("attribution/bottleneck.py", "keep**2 * r2 + noise**2 - 1", "keep * r2 + noise**2 - 1", BOTTLENECK),
+    Mutant("metrics/statistics.py", "np.sqrt((n - 1) / n * ((without", "np.sqrt(1 / n * ((without", AGREEMENT),
+    Mutant("metrics/timecourse.py", "if value >= chosen[-1][1] / 2", "if value >= chosen[-1][1]", "tests/metrics/test_timecourse.py"),
+    Mutant("metrics/timecourse.py", "weights, centre - mean @ weights", "weights, centre + mean @ weights", "tests/metrics/test_timecourse.py"),
+    Mutant("signals/mvnn.py", "(vectors / np.sqrt(np.maximum(", "(vectors * np.sqrt(np.maximum(", SIGNALS),
+    Mutant("signals/mvnn.py", "base = inside[fit[inside]]", "base = inside", SIGNALS),
+    Mutant("solvers/kernel_ridge.py", "(block - dual / inverse[:, None])", "(block - dual)", "tests/nn/test_decoders.py"),
+    Mutant("solvers/kernel_ridge.py", "error = pc - yc @ forward", "error = pc", "tests/nn/test_decoders.py"),
+    Mutant("solvers/kernel_ridge.py", "shift = pm.double() - ym.double() @ forward", "shift = pm.double()", "tests/nn/test_decoders.py"),
+    Mutant("models/sensors/checkpoint.py", "            getattr(self.decoder, name).load_state_dict(state)\n", "            pass\n", "tests/models/test_sensor_models.py"),
 )  # fmt: skip
 
 
