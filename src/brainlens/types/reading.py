@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def read_grid(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if path.suffix in (".gz", ".mgz"):
         check_gzip(path)
     with reading(path, "fetch it again", fault="is damaged or no image of a brain"):
-        image = nib.load(path)  # type: ignore[attr-defined]
+        image: Any = nib.load(path)  # type: ignore[attr-defined]
         claim = math.prod(image.shape) * 8.0
         if claim > GRID:
             raise DataError(f"{path} claims {image.shape}, {claim / 1e9:.3g} GB; the limit is {GRID / 1e9:.3g} GB")
