@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
 import zipfile
 from pathlib import Path
@@ -102,6 +103,12 @@ def half_a_character(name: str, data: bytes):
     return (name, data.replace(b'"encode-0123"', b'"\\ud800"') if name == LIST else data)
 
 
+def bomb(name: str, data: bytes):
+    note = json.loads(data) if name == LIST else {"files": {}}
+    note["files"] = {each: entry | {"bytes": 10**9} for each, entry in note["files"].items()}
+    return (name, json.dumps(note).encode() if name == LIST else data)
+
+
 def newer(name: str, data: bytes):
     return (name, data.replace(b'"format": 1', b'"format": 9') if name == LIST else data)
 
@@ -123,6 +130,7 @@ def broken_list(name: str, data: bytes):
         (numbered, "archive.json is damaged"),
         (nul, "outside of the run"),
         (half_a_character, "archive.json is damaged"),
+        (bomb, "more than 200 times"),
         (newer, "newer format"),
         (broken_list, "archive.json is damaged"),
     ],
@@ -147,6 +155,21 @@ def test_a_link_in_an_archive_becomes_a_file(run, tmp_path):
     back = open_archive(archive, tmp_path / "back") / "link"
     assert not back.is_symlink()
     assert back.read_text() == "/etc/passwd"
+
+
+def test_a_disk_that_fills_is_one_line_and_leaves_nothing(tmp_path):
+    values = np.random.default_rng(0).normal(size=40_000)
+    store.save_result(Result("encode", METRICS, {"r2": values}), tmp_path / "runs" / "encode-1")
+    archive = save_archive(tmp_path / "runs" / "encode-1", tmp_path / "a.zip")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # files may not grow beyond
+    try:
+        with pytest.raises(DataError, match=r"encode-1: could not be written .*free some space"):
+            open_archive(archive, tmp_path / "back")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "back").iterdir()) == []
+    np.testing.assert_array_equal(store.load_result(open_archive(archive, tmp_path / "back")).arrays["r2"], values)
 
 
 def with_entry(data: bytes, name: str, entry: dict) -> bytes:

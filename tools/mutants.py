@@ -174,7 +174,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     dates = sorted({row["date"] for row in rows})
     span = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     left = [f"- `{row['file']}`: `{row['old'].strip()}` became `{row['new']}`" for row in rows if row["outcome"] != "caught"]
-    said = f"{caught} of {len(rows)} mistakes are caught ({100 * caught / len(rows):.0f} %; {span})."
+    said = f"{caught} of {len(rows)} mistakes are caught ({100 * caught / len(rows):.0f} %; {span})"
+    said += "." if len(rows) == len(MUTANTS) else f"; {len(MUTANTS) - len(rows)} others are not tried yet."
     return "\n".join([said, "", *lines, *(["", "Not caught:", "", *left] if left else [])])
 
 

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from brainlens.store.files import BLOCK, read_json, replacing, save_text, sha256
+from brainlens.store.files import BLOCK, FULL, full_disk, read_json, replacing, save_text, sha256
 from brainlens.store.models import NOTE, load_model
 from brainlens.store.results import load_result
-from brainlens.types import DataError, reading
+from brainlens.types import DataError, check_expansion, reading
 from brainlens.types.scores import digits
 
 LIST = "archive.json"
@@ -54,7 +54,8 @@ def save_archive(run: str | Path, out: str | Path) -> Path:
 def open_archive(archive: str | Path, runs: str | Path) -> Path:
     """Unpacks an archive into `runs` and returns the run's folder; nothing is left there if a byte is wrong.
 
-    Raises DataError for a file that is no archive, was altered, names a file outside, or whose run is there already.
+    Raises DataError for a file that is no archive, was altered, names a file outside, unpacks to more than 128 MB and 200 times
+    its size, or whose run is there already, and for a disk that fills.
     """
     archive, runs = Path(archive), Path(runs)
     if not archive.is_file():
@@ -69,7 +70,12 @@ def open_archive(archive: str | Path, runs: str | Path) -> Path:
                 if folder.exists():
                     raise DataError(f"{folder} is there already; remove it or name another folder with --runs")
                 for name, entry in note["files"].items():
-                    _unpack(opened, name, entry, place, archive)
+                    try:
+                        _unpack(opened, name, entry, place, archive)
+                    except OSError as error:
+                        if error.errno in FULL:
+                            raise full_disk(error, runs / note["name"]) from error
+                        raise
             load_result(place)
         os.replace(place, folder)
     finally:
@@ -96,6 +102,7 @@ def _listed(opened: zipfile.ZipFile, archive: Path) -> dict[str, Any]:
         strange = ".." in parts or "\\" in each or "\0" in each
         if not parts or PurePosixPath(each).is_absolute() or strange or (each == name and len(parts) > 1):
             raise DataError(f"{archive} names the file {each!r}, which lies outside of the run; it is not opened")
+    check_expansion(archive, sum(int(entry["bytes"]) for entry in files.values()))
     if sorted(names) != sorted([LIST, *files]):
         raise DataError(f"{archive} holds other files than its list names; ask for it again")
     return dict(note)
