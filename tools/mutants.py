@@ -5,7 +5,7 @@
     python tools/mutants.py --first 10 --list
     python tools/mutants.py --page               only writes the table into docs/trust.md
 
-A mutant is caught where a test of its room fails that passes on the source as it is. One that no test catches survives: either
+A mutant is caught where a test of its room fails that passes on the source as it is, which is tried at the end. One that no test catches survives: either
 the tests are too weak there, or the line does nothing. What was found is kept in docs/mutants.json after each mutant, so that a
 run that was cut goes on; a mutant is tried again where its file has changed since.
 """
@@ -138,29 +138,36 @@ def tried(mutant: Mutant, scratch: Path) -> dict[str, Any]:
     began = time.monotonic()
     path.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
     try:
-        code, failed = _suite(mutant.tests.split(), scratch)
+        code, failed = _suite(mutant.tests.split(), scratch, "-x")
     finally:
         path.write_text(whole, encoding="utf-8")
-    outcome = "survived" if code == 0 else "caught"
-    if failed and _suite([failed], scratch)[0] != 0:
-        outcome = "wrong"  # it fails on the source as it is
-    elif outcome == "caught" and not failed:
-        failed = "no end within the limit" if code is None else "the tests cannot be collected"
-    return {"outcome": outcome, "by": failed, "seconds": round(time.monotonic() - began, 1)}
+    by = failed[0] if failed else ""
+    if code != 0 and not failed:
+        by = "no end within the limit" if code is None else "the tests cannot be collected"
+    outcome = "survived" if code == 0 else "wrong" if code in (4, 5) else "caught"  # no such test, or none collected
+    return {"outcome": outcome, "by": by, "seconds": round(time.monotonic() - began, 1), "confirmed": not failed}
 
 
-def _suite(tests: list[str], scratch: Path) -> tuple[int | None, str]:
-    """Exit code of these tests on the scratch copy (None: they did not end), and the first that failed."""
+def confirm(rows: list[dict[str, Any]], scratch: Path) -> None:
+    """The tests that caught something, once more on the source as it is: where one fails there too, it caught nothing."""
+    due = sorted({row["by"] for row in rows if not row.get("confirmed", True)})
+    code, failed = _suite(due, scratch) if due else (0, [])
+    for row in rows:
+        if not row.get("confirmed", True) and code in (0, 1):
+            row |= {"confirmed": True} | ({"outcome": "wrong"} if row["by"] in failed else {})
+
+
+def _suite(tests: list[str], scratch: Path, *more: str) -> tuple[int | None, list[str]]:
+    """Exit code of these tests on the scratch copy (None: they did not end), and those that failed."""
     where = os.pathsep.join(filter(None, (str(scratch / "src"), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *more, *tests]
     try:
         done = subprocess.run(
             command, cwd=ROOT, env={**os.environ, "PYTHONPATH": where}, capture_output=True, text=True, timeout=TIMEOUT
         )
     except subprocess.TimeoutExpired:
-        return None, ""
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    return done.returncode, failed[1] if failed else ""
+        return None, []
+    return done.returncode, re.findall(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -202,9 +209,10 @@ def main() -> int:
     if asked.list:
         print("\n".join(f"{one.file}: {one.old.strip()!r} -> {one.new!r}" for one in chosen))
         return 0
+    rows = list(known.values())
     with tempfile.TemporaryDirectory(prefix="mutants-") as place:
         scratch = Path(place)
-        if chosen:
+        if chosen or not all(row.get("confirmed", True) for row in rows):
             shutil.copytree(ROOT / ROOM, scratch / ROOM, ignore=shutil.ignore_patterns("__pycache__"))
             compileall.compile_dir(scratch / ROOM, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
         for mutant in chosen:
@@ -215,8 +223,10 @@ def main() -> int:
                 f"{row['outcome']:9s} {row['seconds']:6.0f} s  {mutant.file}: {mutant.old.strip()!r} -> {mutant.new!r}; {row['by']}",
                 flush=True,
             )
-    rows = [known[one.key] for one in MUTANTS if one.key in known]
+        rows = [known[one.key] for one in MUTANTS if one.key in known]
+        confirm(rows, scratch)
     if rows:
+        store.save_json(KEPT, rows)
         write_page(rows)
     caught = sum(row["outcome"] == "caught" for row in rows)
     print(f"{caught} of {len(rows)} mistakes caught, {len(MUTANTS) - len(rows)} not tried yet")

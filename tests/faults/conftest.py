@@ -20,6 +20,9 @@ import pytest
 from brainlens.cli import main
 
 
+Spoil = Callable[[Path], None]
+
+
 def module(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parents[1] / path)
     assert spec is not None
@@ -37,7 +40,7 @@ class Case:
     own: Path
     patch: pytest.MonkeyPatch
     capture: Any
-    bomb: Callable[[Path], None]
+    bomb: Spoil
 
     def say(self, *arguments: object) -> tuple[int, str, str]:
         """Exit code, standard output and standard error of a command; warnings are said and are no errors."""
@@ -76,13 +79,13 @@ def case(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    bomb: Callable[[Path], None],
+    bomb: Spoil,
 ) -> Case:
     return Case(tmp_path, Path(shutil.copytree(written, tmp_path / "own")), monkeypatch, capfd, bomb)
 
 
 @pytest.fixture(scope="session")
-def bomb() -> Callable[[Path], None]:
+def bomb() -> Spoil:
     """Writes a .nii.gz whose 216 MB of zeros pack to one."""
 
     def write(path: Path) -> None:
