@@ -19,7 +19,6 @@ import pytest
 
 from brainlens.cli import main
 
-
 Spoil = Callable[[Path], None]
 
 
