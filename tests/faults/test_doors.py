@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brainlens import store
+from brainlens import miniatures, store
+from brainlens.backbones.diffusion import load_diffusion
 from brainlens.models.volume.arrays import as_volume
 from brainlens.parcels import atlas_parcels, lookup
 from brainlens.types import DataError, Result, Volume
@@ -63,3 +65,22 @@ def test_digits_that_are_no_numbers_are_one_line(case: Any) -> None:
     (case.tmp / "names.txt").write_text("1 V1\n² V2\n")
     with pytest.raises(DataError, match="line 2"):
         lookup(case.tmp / "names.txt")
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}),
+        ("scheduler/scheduler_config.json", {"beta_schedule": 5}),
+        ("scheduler/scheduler_config.json", {"steps_offset": None}),
+        ("unet/config.json", {"sample_size": [1]}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}),
+    ],
+)
+def test_a_diffusion_model_of_parts_that_do_not_fit_is_one_line(tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+    folder = Path(shutil.copytree(miniatures.folder("diffusion"), tmp_path / "diffusion"))
+    place = folder / file
+    place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    with pytest.raises(DataError, match="diffusion") as error:
+        load_diffusion(folder)
+    assert "\n" not in str(error.value)
