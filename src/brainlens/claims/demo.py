@@ -16,7 +16,8 @@ from brainlens.claims.describe import describe_demo
 from brainlens.claims.encode import Plan, encode_claims
 from brainlens.datasets.source import Opened, Source, Tell, open_recording
 from brainlens.models.generation.adapter_tables import open_pipeline
-from brainlens.reconstruct.run import Asked, reconstruct_opened
+from brainlens.reconstruct.asked import Asked
+from brainlens.reconstruct.run import reconstruct_opened
 from brainlens.reconstruct.starting import shipped_attention
 from brainlens.types import DataError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.covariance import ledoit_wolf_shrinkage
 
 from brainlens.types import DataError
 
@@ -23,8 +24,11 @@ class Evidence:
     after: np.ndarray
 
     @classmethod
-    def fit(cls, predicted: np.ndarray, target: np.ndarray, *, shrinkage: float = 1e-3) -> Evidence:
+    def fit(cls, predicted: np.ndarray, target: np.ndarray, *, shrinkage: float | None = None) -> Evidence:
         """predicted (n, d), out of sample, of target (n, d); covariances are shrunk towards their mean diagonal.
+
+        shrinkage: None for the share that the rows themselves ask for (Ledoit and Wolf 2004), so that few pictures in many
+        dimensions claim no more than they know.
 
         Raises DataError for shapes that differ, fewer than 3 rows, NaN, targets that do not vary, a shrinkage outside (0, 1].
         """
@@ -33,7 +37,7 @@ class Evidence:
             raise DataError(f"evidence: predictions {p.shape} and embeddings {z.shape} should be (n, d) twice, n >= 3")
         if not (np.isfinite(p).all() and np.isfinite(z).all()):
             raise DataError("evidence: predictions and embeddings should be finite")
-        if not 0 < shrinkage <= 1:
+        if shrinkage is not None and not 0 < shrinkage <= 1:
             raise DataError(f"evidence: shrinkage {shrinkage} is not in (0, 1]")
         if not np.ptp(z, axis=0).any():
             raise DataError("evidence: all embeddings are the same; check the network and the pictures")
@@ -83,8 +87,10 @@ class Evidence:
         return rows - self.mean
 
 
-def _precision(x: np.ndarray, shrinkage: float) -> np.ndarray:
+def _precision(x: np.ndarray, shrinkage: float | None) -> np.ndarray:
     """The inverse of the shrunk second moments of rows that are centred, or errors, (n, d)."""
     covariance = x.T @ x / len(x)
+    share = ledoit_wolf_shrinkage(x, assume_centered=True) if shrinkage is None else shrinkage
     size = float(np.trace(covariance)) / len(covariance)
-    return np.asarray(np.linalg.inv((1 - shrinkage) * covariance + shrinkage * max(size, 1e-12) * np.eye(len(covariance))))
+    least = max(share, 1e-6) * max(size, 1e-12)  # where a direction does not vary at all
+    return np.asarray(np.linalg.inv((1 - share) * covariance + least * np.eye(len(covariance))))
