@@ -76,7 +76,7 @@ def test_the_moved_code_is_the_embedding_near_the_anchor() -> None:
     wanted = anchors.evidence.near(code + anchors.intercept, anchors.embeddings[rows], 0.4)
     np.testing.assert_allclose(code @ gain + shift + anchors.intercept, wanted, atol=1e-5)
     best = anchors.likeliest(code, 60)
-    match = anchors.match(code, anchors.embeddings)
+    match = anchors.evidence.log_ratio(anchors.predicted(code), anchors.embeddings)
     np.testing.assert_array_equal(best[:, 0], match.argmax(1))
     assert all(np.all(np.diff(row[order]) <= 0) for row, order in zip(match, best, strict=True))
     sets = anchors.embeddings[rng.integers(60, size=(4, 7))]

@@ -133,7 +133,8 @@ def short_table(metrics: dict[str, float]) -> list[dict[str, Any]]:
             rows.append(
                 {"what": f"informative voxels found, AUROC, {key.split('/')[1]}", "value": _range(metrics, key), "top 5": ""}
             )
-    for name, row in (("chosen", ""), ("nearest training picture", "retrieval/"), ("shuffled brain (control)", "shuffled/")):
+    drawn = (("chosen", ""), ("nearest training picture by ridge", "retrieval/"), ("the same by evidence", "evidence_retrieval/"))
+    for name, row in (*drawn, ("shuffled brain (control)", "shuffled/")):
         key = f"reconstruct/{row}two_way_clip"
         if key in metrics:
             rows.append({"what": f"pictures, two-way identification, {name}", "value": _range(metrics, key), "top 5": ""})

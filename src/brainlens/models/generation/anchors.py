@@ -42,10 +42,13 @@ class Anchors:
         return np.asarray(code + self.intercept)
 
     def likeliest(self, code: np.ndarray, count: int) -> np.ndarray:
-        """Numbers (n, count) of the training pictures that fit codes (n, d) best, best first. Raises DataError for too many."""
+        """Numbers (n, count) of the training pictures that are likeliest given codes (n, d), were each as likely before; best first.
+
+        Raises DataError for too many.
+        """
         if count > len(self.embeddings):
             raise DataError(f"{count} candidates near {len(self.embeddings)} training pictures; ask for fewer, or width None")
-        match = self.evidence.cosine(self.predicted(code), self.embeddings)
+        match = self.evidence.log_ratio(self.predicted(code), self.embeddings)
         return np.argsort(-match, axis=1, kind="stable")[:, :count]
 
     def match(self, code: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
