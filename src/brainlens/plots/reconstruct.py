@@ -31,7 +31,7 @@ def shown_rows(result: Result, *, good: int = 3, middle: int = 3, bad: int = 2) 
 
 
 def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
-    """One line an image: seen, every candidate with the chosen one framed, training pictures by ridge and by evidence, and latents.
+    """One line an image: seen, every candidate with the chosen one framed, training pictures by ridge and by evidence, latents.
 
     rows (n,): numbers of images (None: `shown_rows`). Raises DataError for rows that do not exist.
     """
