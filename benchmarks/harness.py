@@ -157,6 +157,7 @@ def compare(
     peer_repeats: int | None = None,
     work: Callable[[str], Work] | None = None,
     moved: Callable[[str], float] | None = None,
+    also: Callable[[str], dict[str, Any]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Measures both sides and prints the table and, as the last line, the JSON object.
@@ -164,7 +165,7 @@ def compare(
     peer_share(device): the share of the work that the peer does, where all of it would take too long; its time is divided
     by it, and both are printed. peer_repeats: runs of the peer, where it is slow. work(device): multiply-adds and bytes of our
     side; without it torch counts the multiply-adds in one more run and moved(device) says the bytes. A value of `more` that is
-    callable is called with the device and its number or text is added to the object.
+    callable is called with the device and its number or text is added to the object; also(device) gives several at once.
     """
     chosen = parser(name, repeats).parse_args()
     use_threads(chosen.threads)
@@ -193,6 +194,7 @@ def compare(
     needed = needed if moved is None else Work(needed.macs, moved(chosen.device), needed.macs64)
     row |= against(time_s, needed, measured_rates(chosen.device))
     row |= {key: value(chosen.device) if callable(value) else value for key, value in more.items()}
+    row |= also(chosen.device) if also is not None else {}
     if "pictures" in row:
         row["pictures_per_s"] = row["pictures"] / time_s
     print(f"{name} on {chosen.device}: ours against {peer_name}")

@@ -137,6 +137,13 @@ def test_a_goal_is_met_by_what_was_measured(page: ModuleType, reached: float, mo
     assert ("the product that is left" in line) == (said != "yes")
 
 
+def test_a_goal_at_equal_scores_is_missed_where_they_are_not(page: ModuleType) -> None:
+    goal = page.Goal("ridge", "time_ratio", 6, bound="b", needs="alike")
+    assert not goal.met(ROW)
+    assert not goal.met({**ROW, "alike": False})
+    assert goal.met({**ROW, "alike": True})
+
+
 def test_a_goal_without_a_row_is_said_to_be_unmeasured(page: ModuleType) -> None:
     goal = page.Goal("ridge", "time_ratio", 6, bound="b")
     before = {key: value for key, value in ROW.items() if key != "threads"}  # a row from before the floor was measured

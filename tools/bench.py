@@ -50,7 +50,13 @@ GOALS = (
         15,
         bound="two matrix products an epoch are left of the two convolutions; one thread makes them at half the rate, as it does the peer's",
     ),
-    Goal("sampling", "equal_score_ratio", 4, bound="passes through the diffusion network, whose number the score needs"),
+    Goal(
+        "sampling",
+        "equal_score_ratio",
+        4,
+        needs="equal_score_holds",
+        bound="passes through the diffusion network, whose number the score needs",
+    ),
     Goal(
         "adapter_training",
         "time_ratio",

@@ -21,17 +21,24 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Goal:
-    """A number of a benchmark that is to be at least `value`, or with most=True at most; bound: what stops it, in words."""
+    """A number of a benchmark that is to be at least `value`, or with most=True at most; bound: what stops it, in words.
+
+    needs: a truth value of the row without which the number does not count, such as that both sides score alike.
+    """
 
     name: str
     key: str
     value: float
     bound: str
     most: bool = False
+    needs: str | None = None
 
-    def met(self, reached: float) -> bool:
-        """Whether what was reached is the goal or better."""
-        return reached <= self.value if self.most else reached >= self.value
+    def met(self, row: Row) -> bool:
+        """Whether what a row reached is the goal or better."""
+        reached = row[self.key]
+        return (self.needs is None or bool(row.get(self.needs))) and (
+            reached <= self.value if self.most else reached >= self.value
+        )
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -97,7 +104,7 @@ def goals(rows: Sequence[Row], asked: Sequence[Goal]) -> str:
         if not found:
             lines.append([goal.name, said, wanted, "not measured in this form yet", *["-"] * 5])
         for row in found:
-            met = goal.met(row[goal.key])
+            met = goal.met(row)
             share = "-" if row.get("share") is None else f"{100 * row['share']:.0f} %"
             bound = "" if met else goal.bound
             lines.append(
