@@ -183,3 +183,30 @@ def test_a_new_row_replaces_its_own_kind_alone(page: ModuleType) -> None:
     assert {goal.name for goal in bench.GOALS} <= set(bench.NAMES)
     assert not any(character.isdigit() for goal in bench.GOALS for character in goal.bound)  # figures come from rows alone
     assert all((ROOT / "benchmarks" / f"{name}.py").exists() for name in bench.NAMES)
+
+
+@pytest.mark.parametrize("verb", ["encode", "align"])
+def test_a_script_of_the_usual_libraries_reads_the_recording_that_is_made(
+    benchmark_program: Load, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from brainlens import datasets, miniatures
+
+    pytest.importorskip("himalaya")
+    program = benchmark_program("recording_to_result")
+    for name, value in (("VOXELS", 60), ("TEST", 12), ("NOISE", 0.5)):
+        monkeypatch.setattr(program, name, value)
+    program.make(tmp_path / "own", 40)
+    recording = datasets.load("folder", tmp_path / "own")
+    assert recording.responses.data.shape == (52 * program.REPEATS, 60)
+    (score,) = program.SCRIPTS[verb](tmp_path / "own", miniatures.folder("clip")).values()
+    assert score > 0.2  # chance: 0, or one in twelve
+
+
+def test_a_process_is_timed_with_its_own_memory(benchmark_program: Load) -> None:
+    program = benchmark_program("recording_to_result")
+    taken, peak, said = program.timed([sys.executable, "-c", "x = bytearray(200 << 20); print('done')"])
+    assert said.strip() == "done"
+    assert taken > 0
+    assert peak > 200
+    with pytest.raises(SystemExit, match="no such thing"):
+        program.timed([sys.executable, "-c", "raise SystemExit('no such thing')"])
