@@ -83,9 +83,7 @@ def released(ours: Any) -> Any:
             self.local = nn.ModuleList(nn.Conv2d(CHANNELS, WIDTH, 1, bias=False) for _ in ours.layers)
             self.whole = nn.ModuleList(nn.Linear(CHANNELS, WIDTH, bias=False) for _ in ours.layers)
             self.selectors = nn.ModuleList(
-                nn.Sequential(
-                    nn.Linear(192, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, k, bias=False), end
-                )
+                nn.Sequential(nn.Linear(192, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, k, bias=False), end)
                 for k, end in ((2, nn.Tanh()), (len(ours.layers), nn.Softmax(dim=1)), (1, nn.Sigmoid()))
             )
             self.weight, self.bias = nn.Parameter(ours.readout.detach().clone()), nn.Parameter(ours.bias.detach().clone())

@@ -115,7 +115,7 @@ def counted(run: Callable[[], Any]) -> Work:
 
 
 def _cpu_attention() -> dict[Any, Any]:
-    """torch counts the attention of GPUs alone: two products forward, and four backward (flash attention makes one again: five)."""
+    """torch counts the attention of GPUs alone: two products forward and four backward (flash attention makes one again)."""
     import torch
 
     def products(q: Any, k: Any, v: Any) -> int:

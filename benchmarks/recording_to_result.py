@@ -2,11 +2,11 @@
 
     python benchmarks/recording_to_result.py [--device cpu] [--threads N] [--images 900]
 
-The recording is made in the shape of an NSD subject in small: 900 training and 100 test pictures, three trials each, 4,000 voxels in
-a plain folder. Both sides start a process, read the folder, extract the features of the shipped CLIP and end with scores on the
-test pictures. The scripts are what is written by hand: transformers and himalaya for `encode` (class token of every layer, the best
-layer of a voxel by cross-validation) and `align` (ridge to the embedding, retrieval). The commands also check
-the recording, count what is left out, give intervals and figures, and store the run; they read more of each layer (five places).
+The recording is made in the shape of an NSD subject in small: 900 training and 100 test pictures, three trials each, 4,000 voxels
+in a plain folder. Both sides start a process, read the folder, extract the features of the shipped CLIP and end with scores on
+the test pictures. The scripts are what is written by hand: transformers and himalaya for `encode` (class token of every layer,
+the best layer of a voxel by cross-validation) and `align` (ridge to the embedding, retrieval). The commands also check the
+recording, count what is left out, give intervals and store the run; `encode` reads more of each layer (five places).
 `same` sets the scores of both beside each other: they are not the same features, so they are near and not equal. A script whose
 libraries are not installed is skipped, and named. Verbs without a script of usual libraries have their own time alone.
 """
@@ -33,7 +33,7 @@ LIBRARIES = {"encode": ("himalaya", "transformers"), "align": ("himalaya", "tran
 VOLUME = "<a run of align>"  # the volume encoder that `attribute` explains, trained before it and not timed
 DOES = {
     "encode": "transformers, himalaya RidgeCV on each layer",
-    "align": "transformers, himalaya RidgeCV to the embedding, retrieval",
+    "align": "transformers, himalaya KernelRidgeCV to the embedding, retrieval",
     "attribute": "captum",
 }
 
@@ -136,14 +136,15 @@ def script_encode(folder: Path, network: Path) -> dict[str, float]:
 def script_align(folder: Path, network: Path) -> dict[str, float]:
     import numpy as np
     from himalaya.backend import set_backend
-    from himalaya.ridge import RidgeCV
+    from himalaya.kernel_ridge import KernelRidgeCV
 
     backend = set_backend("torch")
     (seen, y), (unseen, y_test) = opened(folder)
     aim, aim_test = clip_features(seen, network, False), clip_features(unseen, network, False).numpy()
-    model = RidgeCV(alphas=np.array([10.0**k for k in range(8)]), fit_intercept=True, cv=5)
-    model.fit(backend.asarray(y), aim)
-    predicted = backend.to_numpy(model.predict(backend.asarray(y_test)))
+    mean, middle = y.mean(0), aim.mean(0)
+    model = KernelRidgeCV(alphas=np.array([10.0**k for k in range(8)]), kernel="linear", cv=5)  # more voxels than images
+    model.fit(backend.asarray(y - mean), aim - middle)
+    predicted = backend.to_numpy(model.predict(backend.asarray(y_test - mean)) + middle)
     one, other = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (predicted, aim_test))
     return {"top1": float((np.argmax(one @ other.T, axis=1) == np.arange(len(one))).mean())}
 
@@ -223,10 +224,18 @@ def main() -> None:
     options.add_argument("--network", type=Path, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.script == "make":
-        return make(chosen.folder, chosen.images)
-    if chosen.script:
-        return print(json.dumps(SCRIPTS[chosen.script](chosen.folder, chosen.network)))
-    use_threads(chosen.threads)
+        make(chosen.folder, chosen.images)
+    elif chosen.script:
+        print(json.dumps(SCRIPTS[chosen.script](chosen.folder, chosen.network)))
+    else:
+        use_threads(chosen.threads)
+        print(json.dumps(measured(chosen)))
+
+
+def measured(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Every verb; the JSON object."""
+    from floor import machine
+
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
     network = Path(str(importlib.util.find_spec("brainlens.miniatures").submodule_search_locations[0])) / "clip"  # type: ignore
@@ -240,19 +249,17 @@ def main() -> None:
             line = [str(trained(own, Path(place) / "trained", chosen.device)) if part == VOLUME else part for part in command]
             rows.append(row_of(verb, line, own, runs, network, skipped))
             one = rows[-1]
-            print(f"{verb:12} {one['time_s']:8.1f} s  script {one.get('script_time_s', float('nan')):8.1f} s   {one['same']}", flush=True)
-    from floor import machine
-
-    row = {
+            script = f"{one['script_time_s']:8.1f} s" if "script_time_s" in one else "       -"
+            print(f"{verb:12} {one['time_s']:8.1f} s   script {script}   {one['same']}", flush=True)
+    return {
         "name": "recording_to_result", "device": chosen.device, "machine": machine(chosen.device),
         "threads": chosen.threads or int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "about": (
-            f"A made recording of {chosen.images} training and {TEST} test pictures, {REPEATS} trials each, {VOXELS} voxels; whole "
-            "processes, imports and figures included (`benchmarks/recording_to_result.py` says what the scripts do and leave out)."
+            f"A made recording of {chosen.images} training and {TEST} test pictures, {REPEATS} trials each, {VOXELS} voxels; "
+            "whole processes, imports included (`benchmarks/recording_to_result.py` says what the scripts do and leave out)."
         ),
         "rows": rows, "skipped": skipped,
     }  # fmt: skip
-    print(json.dumps(row))
 
 
 if __name__ == "__main__":

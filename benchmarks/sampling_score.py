@@ -65,7 +65,9 @@ class Told:
     def ours(self, rows: np.ndarray, steps: int) -> np.ndarray:
         """Pictures (scene, candidate, h, w, 3) by this library."""
         x, text = self.x[torch.from_numpy(rows).to(self.x.device)], self.text
-        prompts = Prompts(lambda some: self.adapter.prompt(x[torch.from_numpy(some)], text), lambda some: RegionPrompt(text), len(x))
+        prompts = Prompts(
+            lambda some: self.adapter.prompt(x[torch.from_numpy(some)], text), lambda some: RegionPrompt(text), len(x)
+        )
         return draw_pictures(self.diffusion, self.adapter, prompts, Sampling(CANDIDATES, GUIDANCE, steps))
 
 
@@ -129,9 +131,8 @@ def at_equal_score(diffusion: Any, stock: Callable[[Any, RegionAdapter], Any]) -
         "peer_two_way": float(other.mean()), "two_way_difference": [float(low), float(high)],
         "equal_score_time_s": ours_s, "equal_score_peer_time_s": peer_s,
         "note": (
-            f"at {steps} steps of DDIM, chosen on validation scenes, two-way is {ours.mean():.3f} and that of {PUBLISHED} steps of "
-            f"DDPM {other.mean():.3f} (difference {(ours - other).mean():+.3f}, {low:+.3f} to {high:+.3f} over {SCENES} scenes x "
-            f"{CANDIDATES} candidates); {peer_s / ours_s:.1f} times faster, of which the first table's ratio is exact rewriting"
+            f"at {steps} steps of DDIM, chosen on validation scenes, two-way is {ours.mean():.3f} and that of {PUBLISHED} steps "
+            f"of DDPM {other.mean():.3f} (difference {(ours - other).mean():+.3f}, {low:+.3f} to {high:+.3f} over {SCENES} scenes "
+            f"x {CANDIDATES} candidates); {peer_s / ours_s:.1f} times faster, of which the first table's ratio is exact rewriting"
         ),
     }  # fmt: skip
-

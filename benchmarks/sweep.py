@@ -2,7 +2,8 @@
 
     python benchmarks/sweep.py [--device cpu] [--runs 8]
 
-The floor of a sweep is the time of its runs. overhead: (time of the sweep - time of the same commands one by one) / the latter, both in one process that is warm.
+overhead: (time of the sweep - time of the same commands one by one) / the latter, both in one process that is warm. The floor of
+a sweep is the time of its runs.
 dask_workers_busy: the share of the sweep's time in which the workers of a new Dask cluster work, its start and their imports
 included. The network's layers are in the cache for all sides, as they are from the second run of a sweep on.
 """

@@ -43,12 +43,17 @@ GOALS = (
         5,
         bound="every step passes fresh noise through the blocks behind the bottleneck and back: products that both sides need",
     ),
-    Goal("volume_encoder", "time_ratio", 4, bound="projections and attention over the patches inside the brain, which both sides need"),
+    Goal(
+        "volume_encoder",
+        "time_ratio",
+        4,
+        bound="projections and attention over the patches inside the brain",
+    ),
     Goal(
         "sensor_training",
         "time_ratio",
         15,
-        bound="two matrix products an epoch are left of the two convolutions; one thread makes them at half the rate, as it does the peer's",
+        bound="two matrix products are left of the two convolutions, and passes over what they give",
     ),
     Goal(
         "sampling",
@@ -61,9 +66,9 @@ GOALS = (
         "adapter_training",
         "time_ratio",
         3,
-        bound="the pass through the diffusion network and back is nearly all; the miniature's autoencoder and text tower are small",
+        bound="the pass through the diffusion network and back is nearly all; what is encoded once is small here",
     ),
-    Goal("preparation", "time_ratio", 3, bound="one product in double for baseline and resampling, and writing every epoch twice"),
+    Goal("preparation", "time_ratio", 3, bound="a product in double for baseline and resampling, and every epoch written twice"),
     Goal("preparation", "memory_ratio", 4, bound="a block of epochs in double, and the libraries' own buffers"),
     Goal("conversion", "time_ratio", 3, bound="rounding doubles to half floats is exact in numpy alone, one value at a time"),
     Goal("conversion", "memory_ratio", 4, bound="a block of rows and the pages of the file"),
@@ -99,7 +104,7 @@ def planned(only: list[str] | None, device: str) -> list[tuple[str, int | None]]
 
 
 def merged(rows: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows with a new one in place of that of the same benchmark, device and threads, or of one that does not say its threads."""
+    """The rows with a new one in place of that of the same benchmark, device and threads, or of one without its threads."""
     taken = (new.get("threads"), None)
     kept = [r for r in rows if (r["name"], r["device"]) != (new["name"], new["device"]) or r.get("threads") not in taken]
     return sorted([*kept, new], key=lambda r: (NAMES.index(r["name"]), r["device"], -(r.get("threads") or 0)))

@@ -144,9 +144,9 @@ def page(rows: Sequence[Row], asked: Sequence[Goal], names: Sequence[str]) -> st
         "in a process of its own. Ratios are peer / ours, so more than 1 means faster or smaller. The largest error is relative "
         "to the largest value of the peer's output. What each benchmark's size is, and what part of a long peer is timed and "
         "scaled, stands at the top of its program.\n",
-        "The floor is the time that our multiply-adds take at the measured rate of large matrix products, or the bytes that must be "
-        "read and written at the measured bandwidth, whichever is longer (`benchmarks/floor.py`); the share is floor over time. "
-        "A dash in these columns is a row from before the floor was measured.\n",
+        "The floor is the time that our multiply-adds take at the measured rate of large matrix products, or the bytes that must "
+        "be read and written at the measured bandwidth, whichever is longer (`benchmarks/floor.py`); the share is floor over "
+        "time. A dash in these columns is a row from before the floor was measured.\n",
         "## Beside the straightforward way\n",
         measured([row for row in rows if row["name"] not in whole]),
         "\n## Rates of the machine\n",
@@ -160,7 +160,10 @@ def page(rows: Sequence[Row], asked: Sequence[Goal], names: Sequence[str]) -> st
         parts += ["\n## Recording to result\n", row["about"] + "\n", to_result(row)]
         parts += ["\n".join(["", *(f"Not run: {line}." for line in row["skipped"])])] if row["skipped"] else []
     if "cost" in whole:
-        parts += ["\n## Cost model\n", "Seconds of a training step of FactorTopy predicted from its sizes (`benchmarks/cost.py`).\n"]
+        parts += [
+            "\n## Cost model\n",
+            "Seconds of a training step of FactorTopy predicted from its sizes (`benchmarks/cost.py`).\n",
+        ]
         parts.append(cost(whole["cost"]))
     notes = [f"- {r['name']}: {r['note']}" for r in rows if r.get("note")]
     parts += ["\n## Notes\n", "\n".join(notes)] if notes else []
