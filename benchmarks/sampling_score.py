@@ -132,7 +132,7 @@ def at_equal_score(diffusion: Any, stock: Callable[[Any, RegionAdapter], Any]) -
         "equal_score_time_s": ours_s, "equal_score_peer_time_s": peer_s,
         "note": (
             f"at {steps} steps of DDIM, chosen on validation scenes, two-way is {ours.mean():.3f} and that of {PUBLISHED} steps "
-            f"of DDPM {other.mean():.3f} (difference {(ours - other).mean():+.3f}, {low:+.3f} to {high:+.3f} over {SCENES} scenes "
-            f"x {CANDIDATES} candidates); {peer_s / ours_s:.1f} times faster, of which the first table's ratio is exact rewriting"
+            f"of DDPM {other.mean():.3f} (difference {(ours - other).mean():+.3f}, {low:+.3f} to {high:+.3f} over {SCENES} "
+            f"scenes x {CANDIDATES} candidates); {peer_s / ours_s:.1f} times faster, of which the first ratio is exact rewriting"
         ),
     }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from brainlens import choices
 from brainlens.cli.options import (
     DATA,
     MODEL,
@@ -23,6 +24,7 @@ from brainlens.cli.options import (
     Test,
     Train,
     check_source,
+    one_of,
     parsed,
     without,
 )  # fmt: skip
@@ -44,13 +46,19 @@ def reconstruct(
         str | None, typer.Option(help="Stable Diffusion: folder or hub name. Default: the miniature.", rich_help_panel=MODEL)
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="default, or paper (as published, with its training).", rich_help_panel=TRAINING)
+        str,
+        typer.Option(
+            help="default, or paper (as published, with its training).",
+            rich_help_panel=TRAINING,
+            callback=one_of("reconstruct: preset", choices.RECONSTRUCT_PRESETS),
+        ),
     ] = "default",
     start: Annotated[
         str | None,
         typer.Option(
             help="What training begins with: attention (to other pictures), predicted (responses), ridge or random.",
             rich_help_panel=TRAINING,
+            callback=one_of("reconstruct: start", choices.STARTS),
         ),
     ] = None,
     tokens: Annotated[
@@ -59,6 +67,7 @@ def reconstruct(
             help="joint (all regions write the tokens together) or region (one each, as published). Default: joint with start "
             "attention.",
             rich_help_panel=TRAINING,
+            callback=one_of("reconstruct: tokens", choices.TOKENS),
         ),
     ] = None,
     pretrain: Annotated[
@@ -79,7 +88,11 @@ def reconstruct(
     candidates: Annotated[int | None, typer.Option(help="Pictures drawn for each image.", rich_help_panel=DRAWING)] = None,
     chooser: Annotated[
         str | None,
-        typer.Option(help="Encoding model that chooses: ridge or predictor (a transformer).", rich_help_panel=DRAWING),
+        typer.Option(
+            help="Encoding model that chooses: ridge or predictor (a transformer).",
+            rich_help_panel=DRAWING,
+            callback=one_of("reconstruct: chooser", choices.CHOOSERS),
+        ),
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance by the brain; 1 is without.", rich_help_panel=DRAWING)] = 4.0,
     sampling_steps: Annotated[int | None, typer.Option(help="Steps of denoising.", rich_help_panel=DRAWING)] = None,

@@ -15,6 +15,7 @@ import numpy as np
 from brainlens import datasets, store
 from brainlens.backbones import clip, vision
 from brainlens.backbones.diffusion import Diffusion, decode, is_diffusion
+from brainlens.choices import CHOOSERS, RECONSTRUCT_PRESETS, STARTS, TOKENS
 from brainlens.datasets.pictures import gallery_table
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording
@@ -24,14 +25,13 @@ from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.pretraining import TOKEN_MAP
 from brainlens.models.generation.sampling import Sampling
 from brainlens.models.processes import first_only, from_first, is_first, joined
-from brainlens.reconstruct.choosing import CHOOSERS, Choice, Chooser, choose_pictures, fit_chooser
+from brainlens.reconstruct.choosing import Choice, Chooser, choose_pictures, fit_chooser
 from brainlens.reconstruct.explaining import explained
 from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import Partition, named_sets
 from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
 from brainlens.reconstruct.starting import (
-    STARTS,
     first_captions,
     fit_predicted,
     new_scenes,
@@ -43,8 +43,7 @@ from brainlens.solvers.ridge import ridge_cv, ridge_predict
 from brainlens.types import DataError, Result, Stimuli
 
 MINIATURE = f"{SHIPPED}diffusion"
-PRESETS = ("default", "paper")
-TOKENS = ("joint", "region")
+PRESETS = RECONSTRUCT_PRESETS
 GOING_ON = replace(DEFAULT, lr=1e-3)  # of a start that draws already
 PRETRAIN, PRETRAIN_STEPS = 4000, 1500  # other pictures, and steps on them, where no attention ships
 
