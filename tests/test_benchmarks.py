@@ -135,6 +135,7 @@ def test_a_goal_is_met_by_what_was_measured(page: ModuleType, reached: float, mo
     line = page.goals([{**ROW, "time_ratio": reached}], [goal]).splitlines()[-1]
     assert f"| {said} |" in line
     assert ("the product that is left" in line) == (said != "yes")
+    assert "| 28x |" in line  # the peer's seven seconds over a floor of a quarter
 
 
 def test_a_goal_at_equal_scores_is_missed_where_they_are_not(page: ModuleType) -> None:

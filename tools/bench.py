@@ -29,7 +29,12 @@ NAMES = (
 )
 ONE_THREAD_TOO = ("factortopy", "sensor_training")  # which many run beside others on a shared machine
 GOALS = (
-    Goal("factortopy", "time_ratio", 40, bound="the selector networks, whose products both sides make alike"),
+    Goal(
+        "factortopy",
+        "time_ratio",
+        40,
+        bound="the selector networks, whose products both sides make alike, and gathers of voxels by cell",
+    ),
     Goal("factortopy", "memory_ratio", 6, bound="selectors and channel weights with their gradients, which both sides hold"),
     Goal(
         "ridge",
@@ -41,7 +46,7 @@ GOALS = (
         "bottleneck",
         "time_ratio",
         5,
-        bound="every step passes fresh noise through the blocks behind the bottleneck and back: products that both sides need",
+        bound="every step passes fresh noise through the blocks behind the bottleneck and back, as the peer's does",
     ),
     Goal(
         "volume_encoder",
@@ -53,7 +58,7 @@ GOALS = (
         "sensor_training",
         "time_ratio",
         15,
-        bound="two matrix products are left of the two convolutions, and passes over what they give",
+        bound="passes over the activations beside the products that are left of the two convolutions; not taken apart yet",
     ),
     Goal(
         "sampling",

@@ -94,8 +94,8 @@ def rates(rows: Sequence[Row]) -> str:
 
 
 def goals(rows: Sequence[Row], asked: Sequence[Goal]) -> str:
-    """The goals beside what was reached; where one is missed, what bounds it."""
-    head = ["benchmark", "what", "goal", "reached", "met", "share of the floor", "threads", "device", "what stops it"]
+    """The goals beside what was reached, and what a program at the floor would reach; where one is missed, what stops it."""
+    head = ["benchmark", "what", "goal", "reached", "met", "at the floor", "threads", "device", "what stops it"]
     lines = []
     for goal in asked:
         said, unit = UNITS[goal.key]
@@ -105,10 +105,10 @@ def goals(rows: Sequence[Row], asked: Sequence[Goal]) -> str:
             lines.append([goal.name, said, wanted, "not measured in this form yet", *["-"] * 5])
         for row in found:
             met = goal.met(row)
-            share = "-" if row.get("share") is None else f"{100 * row['share']:.0f} %"
+            ideal = f"{row['peer_time_s'] / row['floor_s']:.3g}x" if goal.key == "time_ratio" and row.get("floor_s") else "-"
             bound = "" if met else goal.bound
             lines.append(
-                [goal.name, said, wanted, f"{row[goal.key]:.3g}{unit}", "yes" if met else "**no**", share, str(row["threads"])]
+                [goal.name, said, wanted, f"{row[goal.key]:.3g}{unit}", "yes" if met else "**no**", ideal, str(row["threads"])]
                 + [row["device"], bound]
             )
     return table(head, lines)
@@ -153,6 +153,7 @@ def page(rows: Sequence[Row], asked: Sequence[Goal], names: Sequence[str]) -> st
         "Measured beside each benchmark with its threads: the median, and the lowest and the highest.\n",
         rates(rows),
         "\n## Goals\n",
+        "At the floor is the peer's time over the floor: the ratio of a program that does nothing but our products or copies.\n",
         goals(rows, asked),
     ]
     if "recording_to_result" in whole:
