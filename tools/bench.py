@@ -58,7 +58,7 @@ GOALS = (
         "sensor_training",
         "time_ratio",
         15,
-        bound="passes over the activations beside the products that are left of the two convolutions; not taken apart yet",
+        bound="ELU and copies of windows beside the products that are left of the two convolutions",
     ),
     Goal(
         "sampling",
