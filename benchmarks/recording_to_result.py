@@ -43,6 +43,7 @@ DOES = {
 
 def make(folder: Path, images: int) -> None:
     """Drawn scenes, and voxels that read their embedding under noise."""
+    import nibabel
     import numpy as np
     import pandas as pd
     from PIL import Image
@@ -66,8 +67,9 @@ def make(folder: Path, images: int) -> None:
     split = np.where(row < images, "train", "test")
     pd.DataFrame({"stimulus": [names[i] for i in row], "split": split}).to_csv(folder / "trials.csv", index=False)
     side = int(np.ceil(VOXELS ** (1 / 3)))
-    places = 2.0 * np.stack(np.unravel_index(np.arange(VOXELS), (side, side, side)), axis=1)
-    pd.DataFrame(places, columns=["x", "y", "z"]).assign(roi="visual").to_csv(folder / "units.csv", index=False)
+    mask = (np.arange(side**3) < VOXELS).reshape(side, side, side)
+    nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])), folder / "mask.nii.gz")
+    pd.DataFrame({"roi": ["visual"] * VOXELS}).to_csv(folder / "units.csv", index=False)
     captions = {name: scenes.captions[i][0] for i, name in enumerate(names)}
     (folder / "captions.json").write_text(json.dumps(captions))
 
