@@ -160,6 +160,7 @@ def test_the_page_holds_floor_share_machine_threads_date_and_device_of_every_row
     for part in ("| 0.25 | products | 25 % | 2 | a processor, 2 cores | cpu | 2026-01-02 |",):
         assert part in line
     assert "failed: no such device" in text
+    assert "2026-01-02 (others: 1.4 cores)" in page.measured([{**ROW, "others_cores": 1.44}])
     assert "Not measured yet: mvnn." in text
     tables = [line.count("|") for line in text.split("## Rates")[0].splitlines() if line.startswith("|")]
     assert len(set(tables)) == 1, tables

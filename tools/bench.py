@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import subprocess
 import sys
 import time
@@ -101,6 +102,18 @@ def run(name: str, device: str, threads: int | None, limit_s: float) -> dict[str
     return {"device": device, **json.loads(lines[-1])}
 
 
+def others_use(seconds: float = 2.0) -> float:
+    """Cores that other processes keep busy now; a time beside them is longer, and its row says so. NaN where none can say."""
+    try:
+        first = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        time.sleep(seconds)
+        last = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    except OSError:
+        return float("nan")
+    idle = (last[3] + last[4] - first[3] - first[4]) / max(sum(last) - sum(first), 1)
+    return (1 - idle) * (os.cpu_count() or 1)
+
+
 def planned(only: list[str] | None, device: str) -> list[tuple[str, int | None]]:
     """(benchmark, threads) in the order of the page; None: a thread a core."""
     names = [name for name in NAMES if (ROOT / "benchmarks" / f"{name}.py").exists() and (not only or name in only)]
@@ -130,9 +143,10 @@ def main() -> None:
         done = [r for r in rows if (r["name"], r["device"], r.get("date")) == (name, chosen.device, today) and "failed" not in r]
         if chosen.go_on and any(r.get("asked_threads") == threads for r in done):
             continue
-        begun = time.monotonic()
+        busy, begun = others_use(), time.monotonic()
         row = run(name, chosen.device, threads, chosen.limit)
         row |= {"date": today, "wall_s": round(time.monotonic() - begun, 1), "asked_threads": threads}
+        row |= {"others_cores": round(busy, 2)} if busy == busy else {}
         rows = merged(rows, row)
         store.save_json(kept, rows)
         store.save_text(ROOT / "docs" / "benchmarks.md", page(rows, GOALS, NAMES))

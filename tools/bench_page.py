@@ -54,8 +54,9 @@ def number(row: Row, key: str, form: str = ".3g", factor: float = 1.0) -> str:
 
 
 def where(row: Row) -> list[str]:
-    """Threads, machine, device and date."""
-    return [str(row.get("threads") or "-"), str(row.get("machine", "-")), row["device"], row["date"]]
+    """Threads, machine, device and date, with a mark where other processes kept more than a tenth of a core busy."""
+    busy = f" (others: {row['others_cores']:.1f} cores)" if row.get("others_cores", 0.0) > 0.1 else ""
+    return [str(row.get("threads") or "-"), str(row.get("machine", "-")), row["device"], row["date"] + busy]
 
 
 def measured(rows: Sequence[Row]) -> str:
