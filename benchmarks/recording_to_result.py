@@ -248,8 +248,12 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
         for verb, command in commands(own, runs, chosen.device).items():
             if chosen.only and verb not in chosen.only:
                 continue
-            line = [str(trained(own, Path(place) / "trained", chosen.device)) if part == VOLUME else part for part in command]
-            rows.append(row_of(verb, line, own, runs, network, skipped))
+            try:
+                line = [str(trained(own, Path(place) / "trained", chosen.device)) if p == VOLUME else p for p in command]
+                rows.append(row_of(verb, line, own, runs, network, skipped))
+            except SystemExit as fault:  # the other verbs are measured
+                skipped.append(f"{verb}: {fault}")
+                continue
             one = rows[-1]
             script = f"{one['script_time_s']:8.1f} s" if "script_time_s" in one else "       -"
             print(f"{verb:12} {one['time_s']:8.1f} s   script {script}   {one['same']}", flush=True)

@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ GOALS = (
         "ridge",
         "time_ratio",
         6,
-        bound="the predictions of every penalty in every fold are left, one product that runs at the rate of the matrix library",
+        bound="the predictions of every penalty in every fold, and passes over their residuals",
     ),
     Goal(
         "bottleneck",
@@ -90,14 +91,18 @@ def run(name: str, device: str, threads: int | None, limit_s: float) -> dict[str
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--device", device]
     command += [] if threads is None else ["--threads", str(threads)]
     known = {"name": name, "device": device, "threads": threads}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    done = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit_s, check=False)
+        out, err = done.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
+        os.killpg(done.pid, signal.SIGKILL)  # with the processes that it measures in
+        done.communicate()
         return {**known, "failed": f"not finished after {limit_s:.0f} s"}
-    lines = done.stdout.strip().splitlines()
-    print(done.stdout, end="", flush=True)
+    lines = out.strip().splitlines()
+    print(out, end="", flush=True)
     if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        reason = (err.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return {**known, "failed": reason}
     return {"device": device, **json.loads(lines[-1])}
 
