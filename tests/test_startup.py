@@ -111,7 +111,7 @@ def test_words_that_the_command_line_knows_are_those_that_the_modules_know() -> 
     from brainlens.attribute import pixels_and_words
     from brainlens.encode import METHODS
     from brainlens.models.volume.aligners import ENCODERS
-    from brainlens.reconstruct.run import Asked
+    from brainlens.reconstruct.asked import Asked
     from brainlens.subjects import Protocol
 
     assert METHODS == choices.ENCODE_METHODS
@@ -121,8 +121,9 @@ def test_words_that_the_command_line_knows_are_those_that_the_modules_know() -> 
         SensorOptions(encoders=(name,))
     for kind, gallery in product(choices.PROTOCOLS, choices.GALLERIES):
         Protocol(kind, gallery=gallery)
-    for preset, start, chooser in product(choices.RECONSTRUCT_PRESETS, choices.STARTS, choices.CHOOSERS):
-        Asked(preset=preset, start=start, chooser=chooser)
+    for name, words in (("start", choices.STARTS), ("preset", choices.RECONSTRUCT_PRESETS), ("chooser", choices.CHOOSERS)):
+        for word in words:
+            Asked(**{name: word})
 
 
 def test_the_list_of_recordings_and_what_is_known_of_each_wait_for_no_torch() -> None:

@@ -77,7 +77,7 @@ GOALS = (
     ),
     Goal("preparation", "time_ratio", 3, bound="a product in double for baseline and resampling, and every epoch written twice"),
     Goal("preparation", "memory_ratio", 4, bound="a block of epochs in double, and the libraries' own buffers"),
-    Goal("conversion", "time_ratio", 3, bound="rounding doubles to half floats is exact in numpy alone, one value at a time"),
+    Goal("conversion", "time_ratio", 3, bound="rounding to half floats and hashing them, each on one core, and writing"),
     Goal("conversion", "memory_ratio", 4, bound="a block of rows and the pages of the file"),
     Goal("voxel_bank", "time_s", 60, most=True, bound="sorting the responses of every voxel"),
     Goal("voxel_bank", "peak_mb", 4096, most=True, bound="responses of a block of voxels"),

@@ -16,12 +16,13 @@ from brainlens.claims.describe import describe_demo
 from brainlens.claims.encode import Plan, encode_claims
 from brainlens.datasets.source import Opened, Source, Tell, open_recording
 from brainlens.models.generation.adapter_tables import open_pipeline
-from brainlens.reconstruct.run import Asked, reconstruct_opened
+from brainlens.reconstruct.asked import Asked
+from brainlens.reconstruct.run import reconstruct_opened
 from brainlens.reconstruct.starting import shipped_attention
 from brainlens.types import DataError
 
-DRAWN = Asked(  # about two minutes: 40 steps of training, 24 images, two candidates of eight steps
-    steps=40, trials=24, candidates=2, sampling_steps=8, explain=4, lesions=("V1+V2V3",), regions=100,
+DRAWN = Asked(  # about two minutes: 24 images, four candidates of twelve steps
+    trials=24, candidates=4, sampling_steps=12, explain=4, lesions=("V1+V2V3",), regions=100,
     changes={"training": {"draws": 64}},
 )  # fmt: skip
 SHOWN = (
@@ -77,7 +78,7 @@ def _reconstruct(recording: Opened, source: Source, runs: Path, *, seed: int, de
     except DataError as error:
         tell(f"reconstruct is left out: {error}", None)
         return {}
-    asked = DRAWN if shipped_attention(diffusion.files) is not None else replace(DRAWN, start="ridge")
+    asked = DRAWN if shipped_attention(diffusion.files) is not None else replace(DRAWN, start="ridge", steps=40)
     folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=device, tell=tell)
     return {key: value for key, value in store.load_result(folder).metrics.items() if key.startswith("reconstruct/")}
 
@@ -132,7 +133,8 @@ def short_table(metrics: dict[str, float]) -> list[dict[str, Any]]:
             rows.append(
                 {"what": f"informative voxels found, AUROC, {key.split('/')[1]}", "value": _range(metrics, key), "top 5": ""}
             )
-    for name, row in (("chosen", ""), ("nearest training picture", "retrieval/"), ("shuffled brain (control)", "shuffled/")):
+    drawn = (("chosen", ""), ("nearest training picture by ridge", "retrieval/"), ("the same by evidence", "evidence_retrieval/"))
+    for name, row in (*drawn, ("shuffled brain (control)", "shuffled/")):
         key = f"reconstruct/{row}two_way_clip"
         if key in metrics:
             rows.append({"what": f"pictures, two-way identification, {name}", "value": _range(metrics, key), "top 5": ""})
