@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from brainlens.choices import CHOOSERS, RECONSTRUCT_PRESETS, STARTS, TOKENS
 from brainlens.models.generation.adapter_tables import SHIPPED
 from brainlens.models.generation.sampling import Sampling
-from brainlens.reconstruct.choosing import CHOOSERS
 from brainlens.reconstruct.regions import Partition
-from brainlens.reconstruct.starting import STARTS
 from brainlens.types import DataError
 
 MINIATURE = f"{SHIPPED}diffusion"
-PRESETS = ("default", "paper")
-TOKENS = ("joint", "region")
+PRESETS = RECONSTRUCT_PRESETS
 WIDTH = 0.4  # chosen on held-back training pictures of the phantom
 
 

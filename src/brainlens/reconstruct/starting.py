@@ -21,7 +21,6 @@ from brainlens.phantom.scenes import make_scenes
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.types import DataError, Stimuli
 
-STARTS = ("attention", "predicted", "ridge", "random")
 OTHER_SCENES = 7_000_003  # added to a seed for scenes that no recording shows
 REPEATS = 2  # predicted trials of each new picture, so that voxels can be weighted by reliability
 
