@@ -150,6 +150,10 @@ def fit_encoding(
     provenance = store.provenance(seed, device, [store.fingerprint(responses), store.fingerprint(features)], started)
     provenance["fit_s"] = round(seconds, 3)
     named = {"regions": regions} | ({"training": pd.DataFrame(log)} if log else {})
+    if "space" in arrays and {"reference_x", "reference_y"} <= set(data.units.columns):
+        reference = data.units[["reference_x", "reference_y"]].to_numpy(dtype=float)
+        found = selectors.field_agreement(arrays["space"], reference, data.scored(chosen.least_ncsnr), seed=seed)
+        metrics |= {f"encoding/retinotopy/{key}": value for key, value in found.items()}
     if "cluster" in arrays:
         named["clusters"] = cluster_table(more | arrays, data.units)
     return Result("encode", metrics, more | arrays | shown, data.units, named, config, provenance, data.space), model
