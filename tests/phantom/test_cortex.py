@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 from nilearn.datasets import fetch_surf_fsaverage
 from scipy.stats import spearmanr
-from typer.testing import CliRunner
 
-from brainlens import store
-from brainlens.cli import app
-from brainlens.datasets import phantom
 from brainlens.datasets.surface_labels import field_template
 from brainlens.encode import EncodingDesign, encode, selector_truth
 from brainlens.models.encoding.training import EncodingTraining
 from brainlens.phantom.cortex import VERTICES, FieldTemplate, cortex, cortex_noise, mesh_smoother
 from brainlens.phantom.fmri import make_trials, phantom_truth, simulate
-from brainlens.phantom.ideal import covariance
 from brainlens.phantom.noise import FWHM
 from brainlens.subjects import select_regions
-from brainlens.types import DataError, Features, Stimuli
+from brainlens.types import Features, Stimuli
 
 WIDE, BAND = 24.0, 16.0  # mm on the sphere: half of V1, and each half of V2 and V3 beside it
 
@@ -163,7 +158,9 @@ def found_fields(template: FieldTemplate | None, seed: int) -> tuple[float, floa
     """(Spearman of found and true x, of y, of y in shuffled vertices) over the informative units of V1 to V4 with ncsnr > .3."""
     stimuli, features = network(180, seed)
     truth = phantom_truth(stimuli, features, seed=seed, private=0.0, template=template)
-    responses = select_regions(simulate(truth, make_trials(stimuli, seed=seed)), ["V1", "V2V3", *(["V4"] if template is None else [])])
+    responses = select_regions(
+        simulate(truth, make_trials(stimuli, seed=seed)), ["V1", "V2V3", *(["V4"] if template is None else [])]
+    )
     design = EncodingDesign(width=24, resamples=0, clusters=3)
     result = encode(responses.zscore(), features, design=design, training=EncodingTraining(steps=0), seed=seed)
     scores, units = selector_truth(result), result.units

@@ -137,11 +137,11 @@ def fit_encoding(
     shown: dict[str, np.ndarray] = {}
     if isinstance(model, LayerwiseRidge):
         arrays = {"layer": model.layer_.astype(np.float32), "layer_scores": model.layer_scores_, "alpha": model.alpha_}
-    guess = model.predict(features, rows=data.test.rows)
+    predicted = model.predict(features, rows=data.test.rows)
     if isinstance(model, FactorTopy):
         arrays, shown = selections(model, clusters=chosen.clusters, seed=seed), channel_maps(model, data, features)
-    guess, data = data.in_units(guess)
-    metrics, more, regions = score_part(guess, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
+    predicted, data = data.in_units(predicted)
+    metrics, more, regions = score_part(predicted, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
     metrics |= {"encoding/multiply_adds": multiply_adds(model), "encoding/parameters": float(parameters(model))}
     config = {"method": method, "layers": model.layer_names_, "model": features.model, "seed": seed, "device": device}
     config |= {"design": asdict(chosen), "training": None if method == "ridge" else asdict(recipe)}
