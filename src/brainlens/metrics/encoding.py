@@ -154,7 +154,7 @@ def bootstrap_score(
     all test images as its reference: a mean of each resample's own would take 1/n off every resampled R2, and where many
     units are averaged the interval is narrower than that and would miss its own point. It also decides p: the mean of the test
     images is already nearer to them than the true mean, which costs a true R2 of 0 about 1/n once, and a mean of each resample's
-    own would cost it a second time. Of 4,000 units of true R2 0 (the prediction explains what it errs: cov(y, yhat) = var(yhat) / 2)
+    own would cost it a second time. Of 4,000 units of true R2 0 (yhat explains what it errs: cov(y, yhat) = var(yhat) / 2)
     p <= .05 for .035 to .059 with the mean of all and for .002 to .041 with each resample's own, at 10 to 200 images and
     predictions of .3 and .7 of the deviation of normal responses; both are below .03 for smaller ones. The p of a correlation is
     that of a percentile bootstrap: .077, .069, .053 at 10, 20, 50 images where the truth is 0.

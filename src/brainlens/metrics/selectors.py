@@ -209,7 +209,7 @@ def selector_scores(
 
 
 def field_agreement(space: np.ndarray, reference: np.ndarray, chosen: np.ndarray, *, seed: int = 0) -> dict[str, float]:
-    """How far the fields that were found lie as those of a retinotopic template: `x_spearman`, `y_spearman`, their intervals, `n`.
+    """How far found fields lie as those of a retinotopic template: `x_spearman`, `y_spearman`, their intervals, `n`.
 
     space (unit, 2): as (x, y) in the picture, y downwards; reference (unit, 2): in degrees, y upwards, NaN outside of the
     template; chosen (unit,): those that are compared. Ranks, as the size of the picture in degrees need not be known. Empty below
