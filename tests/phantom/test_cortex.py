@@ -177,8 +177,8 @@ def found_fields(template: FieldTemplate | None, seed: int) -> tuple[float, floa
 
 
 def test_factortopy_finds_the_fields_as_it_does_in_the_volume(template: FieldTemplate) -> None:
-    """Ten seeds gave rank correlations of .930 to .947 (x) and .902 to .929 (y) on the surface, .971 to .978 and .946 to .967 in the
-    volume, and at most .034 where the vertices are shuffled."""
+    """Ten seeds gave rank correlations of .930 to .947 (x) and .902 to .929 (y) on the surface, .971 to .978 and .946 to .967 in
+    the volume, and at most .034 where the vertices are shuffled."""
     surface, volume = found_fields(template, 0), found_fields(None, 0)
     assert min(surface[:2]) > 0.8
     assert min(surface[:2]) > min(volume[:2]) - 0.1
