@@ -158,7 +158,7 @@ def reconstruction(dataset: str, folder: Path, options: Sequence[str], runs: Pat
             own = np.corrcoef(true[i], one)[0, 1]
             won.append(np.mean([own > np.corrcoef(true[j], one)[0, 1] + 1e-6 for j in range(len(true)) if j != i]))
         assert metrics[f"reconstruct/{prefix}two_way_clip"] == pytest.approx(np.mean(won), abs=1e-9)
-        assert metrics[f"reconstruct/{prefix}two_way_clip.n"] == len(names) if prefix == "" else True
+        assert metrics[f"reconstruct/{prefix}two_way_clip.n"] == len(seen)
 
 
 def time_course(dataset: str, folder: Path, options: Sequence[str], runs: Path) -> None:
