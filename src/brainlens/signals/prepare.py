@@ -105,8 +105,8 @@ def epochs_of(piece: Piece, onset: np.ndarray, rows: Sequence[int], cut: Cut) ->
     """Epochs (n, channel, sample) in uV or fT, double: cut, baseline taken off, resampled, and the kept part of them.
 
     All of that is linear in the samples of an epoch, so it is one matrix product, x M with M from `operator`. Equal to
-    mne.Epochs(...).resample(rate) of the same recording. rows: channel numbers of the piece. Where epochs overlap, the stretch that
-    they lie in is read once, and each is multiplied where it lies: a second from one picture every 200 ms is read six times else.
+    mne.Epochs(...).resample(rate) of the same recording. rows: channel numbers of the piece. Where epochs overlap, the stretch
+    that they lie in is read once and each is multiplied where it lies: seconds that begin every 200 ms are read six times else.
     """
     first, last = (round(t * piece.rate) for t in cut.window)
     linear, width = operator(first, last, float(piece.rate), cut) * SCALE[piece.unit], last - first + 1
