@@ -41,7 +41,7 @@ class FieldTemplate:
     places (vertex, 3): in mm, hemispheres apart, as methods are given them; degrees: from the point of fixation to the edge of
     the picture.
 
-    Raises DataError for arrays of another length, fields that are no fields, and a template without an area of the phantom.
+    Raises DataError for arrays of another length, a picture of no size, and a template without an area of the phantom.
     """
 
     area: np.ndarray
