@@ -53,8 +53,9 @@ SENSORS = (
 )  # fmt: skip
 DRAWN = (
     ("chosen of the candidates", ""), ("first candidate", "first/"), ("best possible choice", "best/"),
-    ("nearest training picture by ridge", "retrieval_baseline/"), ("a token a region", "region_tokens/"),
-    ("the paper's form", "paper/"),
+    ("nearest training picture by ridge", "retrieval_baseline/"), ("the same by evidence", "evidence_retrieval/"),
+    ("drawn at the prediction", "at_prediction/"), ("chosen by an encoding model", "ridge_chooser/"),
+    ("a token a region", "region_tokens/"), ("the paper's form", "paper/"),
     ("without token dropout", "no_dropout/"), ("without Min-SNR", "no_min_snr/"), ("low-level start", "low_level/"),
     ("shuffled brain", "shuffled/"),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from brainlens.claims.diffusion import diffusion_claims
 from brainlens.claims.digits import digit_claims, spaces_of
 from brainlens.claims.reconstruct import ABLATIONS, ReconstructStudy
 from brainlens.datasets.source import Source, open_recording
-from brainlens.reconstruct.run import Asked
+from brainlens.reconstruct.asked import Asked
 from brainlens.types import DataError
 
 PARTS = ("main", "truth", "true_embedding", "contributions", "shuffled_training", *ABLATIONS)

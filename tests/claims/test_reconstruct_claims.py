@@ -22,7 +22,7 @@ from brainlens.datasets.source import Source, open_recording
 from brainlens.models.generation.sampling import Sampling
 from brainlens.parcels import Parcels
 from brainlens.phantom.scenes import make_scenes
-from brainlens.reconstruct.run import Asked
+from brainlens.reconstruct.asked import Asked
 from brainlens.types import DataError, Result
 
 

@@ -16,7 +16,8 @@ from brainlens.claims.describe import describe_demo
 from brainlens.claims.encode import Plan, encode_claims
 from brainlens.datasets.source import Opened, Source, Tell, open_recording
 from brainlens.models.generation.adapter_tables import open_pipeline
-from brainlens.reconstruct.run import Asked, reconstruct_opened
+from brainlens.reconstruct.asked import Asked
+from brainlens.reconstruct.run import reconstruct_opened
 from brainlens.reconstruct.starting import shipped_attention
 from brainlens.types import DataError
 
@@ -132,7 +133,8 @@ def short_table(metrics: dict[str, float]) -> list[dict[str, Any]]:
             rows.append(
                 {"what": f"informative voxels found, AUROC, {key.split('/')[1]}", "value": _range(metrics, key), "top 5": ""}
             )
-    for name, row in (("chosen", ""), ("nearest training picture", "retrieval/"), ("shuffled brain (control)", "shuffled/")):
+    drawn = (("chosen", ""), ("nearest training picture by ridge", "retrieval/"), ("the same by evidence", "evidence_retrieval/"))
+    for name, row in (*drawn, ("shuffled brain (control)", "shuffled/")):
         key = f"reconstruct/{row}two_way_clip"
         if key in metrics:
             rows.append({"what": f"pictures, two-way identification, {name}", "value": _range(metrics, key), "top 5": ""})

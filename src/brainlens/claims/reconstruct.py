@@ -19,13 +19,16 @@ from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.models.generation.adapter_tables import open_pipeline
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.sampling import Sampling
+from brainlens.reconstruct.asked import Asked, preset
 from brainlens.reconstruct.material import Material, material
-from brainlens.reconstruct.run import Asked, preset, reconstruct_opened
+from brainlens.reconstruct.run import reconstruct_opened
 from brainlens.types import DataError, Result
 
 JUDGED = ("color", "place", "kind_detector", "pick50")
-ROWS = {"first": "first", "retrieval": "retrieval_baseline", "random_picture": "random_picture", "low_level": "low_level_alone",
-        "shuffled": "shuffled"}  # fmt: skip
+ROWS = {
+    "first": "first", "retrieval": "retrieval_baseline", "evidence_retrieval": "evidence_retrieval",
+    "random_picture": "random_picture", "low_level": "low_level_alone", "shuffled": "shuffled",
+}  # fmt: skip
 PARCELS = (25, 50, 100, 200, 400)
 RANKED = 200  # parcels of the run whose contributions are ranked
 ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
@@ -40,6 +43,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
     "start_random": {"start": "random"},
     "start_predicted": {"start": "predicted"},
     "low_level": {"low_level": 0.7},
+    "at_prediction": {"width": 0.0},
+    "ridge_chooser": {"chooser": "ridge"},
     **{f"parcels/{p}": {"regions": p} for p in PARCELS},
 }
 
@@ -159,7 +164,8 @@ class ReconstructStudy:
         result = store.load_result(folder)
         rows = {"": chosen_pictures(result)}
         if not group:
-            rows |= {f"{name}/": self._row(result, row) for row, name in ROWS.items()}
+            there = [row for row in ROWS if row in ("first", "shuffled") or f"pictures/{row}" in result.arrays]
+            rows |= {f"{ROWS[row]}/": self._row(result, row) for row in there}
             rows["real/"] = np.asarray(result.arrays["pictures/seen"])
         judges = self._judges(result.arrays["ids"])
         out: dict[str, float] = {}
@@ -197,6 +203,7 @@ class ReconstructStudy:
         given = self._material()
         units = given.all_units.iloc[given.columns].reset_index(drop=True)
         sampling: dict[str, Any] = {"guidance": self.asked.guidance, "steps": self.asked.sampling_steps, "seed": self.seed}
+        sampling["width"] = self.asked.near
         self.tell("maps of retinotopic parcels", None)
         metrics = field_claims(model, given.test.data[: self.scenes], given.parcels, units, **sampling)
         self.tell("lesions of faces and places", None)

@@ -79,7 +79,16 @@ def reconstruct(
     candidates: Annotated[int | None, typer.Option(help="Pictures drawn for each image.", rich_help_panel=DRAWING)] = None,
     chooser: Annotated[
         str | None,
-        typer.Option(help="Encoding model that chooses: ridge or predictor (a transformer).", rich_help_panel=DRAWING),
+        typer.Option(
+            help="What chooses: evidence, or an encoding model, ridge or predictor (a transformer).", rich_help_panel=DRAWING
+        ),
+    ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(
+            help="How far from training pictures that fit candidates are drawn, in (0, 1]; 0: at the prediction.",
+            rich_help_panel=DRAWING,
+        ),
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance by the brain; 1 is without.", rich_help_panel=DRAWING)] = 4.0,
     sampling_steps: Annotated[int | None, typer.Option(help="Steps of denoising.", rich_help_panel=DRAWING)] = None,
@@ -123,12 +132,14 @@ def reconstruct(
     given_options = parsed(dataset, option)
 
     from brainlens.datasets.source import Source
+    from brainlens.reconstruct.asked import Asked
+    from brainlens.reconstruct.asked import preset as configuration
     from brainlens.reconstruct.regions import KINDS, Partition
-    from brainlens.reconstruct.run import Asked, run_reconstruct
-    from brainlens.reconstruct.run import preset as configuration
+    from brainlens.reconstruct.run import run_reconstruct
 
     chosen: dict[str, Any] = configuration(preset)
-    typed = {"start": start, "tokens": tokens, "candidates": candidates, "chooser": chooser, "sampling_steps": sampling_steps}
+    typed = {"start": start, "tokens": tokens, "candidates": candidates, "chooser": chooser, "width": width}
+    typed["sampling_steps"] = sampling_steps
     chosen |= {name: value for name, value in typed.items() if value is not None}
     if parcels in KINDS:
         without(context, ("atlas_table",), f"it names the labels of an atlas, and parcels are {parcels}")

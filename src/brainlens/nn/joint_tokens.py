@@ -63,9 +63,10 @@ class JointTokens(ParcelReader):
         codes = torch.bmm(self.by_parcel(x), self.read / self.root).transpose(0, 1)
         return codes if keep is None else codes * keep[:, :, None].to(codes)
 
-    def of_codes(self, codes: Tensor) -> Tensor:
-        """codes (B, P, d) -> tokens (B, T, width)."""
-        return self.bias + torch.einsum("bd,tdw->btw", codes.sum(1), self.weight)
+    def of_codes(self, codes: Tensor, shift: Tensor | None = None) -> Tensor:
+        """codes (B, P, d) -> tokens (B, T, width); shift (B, d): a part of the code that no region wrote."""
+        code = codes.sum(1) if shift is None else codes.sum(1) + shift
+        return self.bias + torch.einsum("bd,tdw->btw", code, self.weight)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """x (B, units) -> tokens (B, T, width)."""

@@ -214,11 +214,18 @@ class RegionAdapter(nn.Module):
         """The number of parcels."""
         return self.tokens.regions
 
-    def prompt(self, x: Tensor, text: list[Pair], keep: Tensor | None = None) -> RegionPrompt:
-        """The prompt of responses x (B, units); text: `text_keys`; keep (B, P) bool, None for all regions."""
+    def prompt(
+        self, x: Tensor, text: list[Pair], keep: Tensor | None = None, *, moved: tuple[Tensor, Tensor] | None = None
+    ) -> RegionPrompt:
+        """The prompt of responses x (B, units); text: `text_keys`; keep (B, P) bool, None for all regions.
+
+        moved: of joint tokens, G (d, d) and s (B, d), by which what region p wrote becomes c_p G and the code sum_p c_p G + s.
+        """
         if isinstance(self.tokens, JointTokens):
-            codes = self.tokens.codes(x, keep)
-            tokens = self.tokens.of_codes(codes)
+            codes, shift = self.tokens.codes(x, keep), None
+            if moved is not None:
+                codes, shift = codes @ moved[0], moved[1]
+            tokens = self.tokens.of_codes(codes, shift)
             there = None if keep is None else keep.any(1, keepdim=True).expand(-1, tokens.shape[1])
             return replace(self.prompt_of(tokens, text, there), parts=Parts(codes, self.tokens.weight))
         if keep is None or self.removal == "mask":

@@ -31,7 +31,7 @@ def shown_rows(result: Result, *, good: int = 3, middle: int = 3, bad: int = 2) 
 
 
 def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
-    """One line an image: seen, every candidate with the chosen one framed, the nearest training picture, and decoded latents.
+    """One line an image: seen, every candidate with the chosen one framed, training pictures by ridge and by evidence, and latents.
 
     rows (n,): numbers of images (None: `shown_rows`). Raises DataError for rows that do not exist.
     """
@@ -42,10 +42,14 @@ def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
     lines = shown_rows(result) if rows is None else np.asarray(rows)
     if not len(lines) or lines.min() < 0 or lines.max() >= len(seen):
         raise DataError(f"candidates: rows must lie in 0..{len(seen) - 1}, got {lines.tolist()[:5]}")
-    heads = ["seen", *(f"candidate {c + 1}" for c in range(drawn.shape[1])), "nearest\ntraining picture", "latents\nby ridge"]
+    others = {"nearest\ntraining picture": retrieved}
+    if "pictures/evidence_retrieval" in result.arrays:
+        others["training picture\nby evidence"] = np.asarray(result.arrays["pictures/evidence_retrieval"])
+    others["latents\nby ridge"] = low
+    heads = ["seen", *(f"candidate {c + 1}" for c in range(drawn.shape[1])), *others]
     figure, axes = style.canvas(1.15 * len(heads) + 1.0, 1.22 * len(lines) + 1.0, nrows=len(lines), ncols=len(heads))
     for line, row in zip(axes, lines, strict=True):
-        for ax, image in zip(line, [seen[row], *drawn[row], retrieved[row], low[row]], strict=True):
+        for ax, image in zip(line, [seen[row], *drawn[row], *(found[row] for found in others.values())], strict=True):
             _picture(ax, image)
         _frame(line[1 + int(at[row])])
         line[0].set_ylabel(f"two-way\n{score[row]:.0%}", rotation=0, ha="right", va="center", fontsize=8.5, color=style.INK)

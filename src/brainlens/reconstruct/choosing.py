@@ -15,13 +15,14 @@ from brainlens.nn.parcel_predictor import choice_table, choose
 from brainlens.parcels import Parcels
 from brainlens.types import DataError, Features, Stimuli
 
-__all__ = ["CHOOSERS", "Choice", "Chooser", "choice_table", "choose_pictures", "fit_chooser"]
-CHOOSERS = ("ridge", "predictor")
+__all__ = ["CHOOSERS", "Choice", "Chooser", "choice_table", "choose_by_evidence", "choose_pictures", "fit_chooser"]
+CHOOSERS = ("evidence", "ridge", "predictor")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """pictures (trial, h, w, 3), the number of the chosen candidate (trial,), and the correlations of all (trial, candidate)."""
+    """pictures (trial, h, w, 3), the number of the chosen candidate (trial,), and what chose (trial, candidate): correlations of
+    predicted responses, or cosines of the evidence."""
 
     pictures: np.ndarray
     chosen: np.ndarray
@@ -46,6 +47,21 @@ def choose_pictures(pictures: np.ndarray, Y: Any, predict: Callable[[np.ndarray]
         raise DataError(f"predict gave {predicted.shape} for {len(flat)} pictures, Y has {y.shape[1]} units; they should agree")
     chosen, correlation = choose(predicted.reshape(trials, candidates, -1), y)
     return Choice(pictures[np.arange(trials), chosen], chosen, correlation)
+
+
+def choose_by_evidence(
+    pictures: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], match: Callable[[np.ndarray], np.ndarray]
+) -> Choice:
+    """The candidate of each trial whose embedding fits the response best, in the metric of the decoder's errors.
+
+    pictures (trial, candidate, h, w, 3) uint8; embed: pictures (n, h, w, 3) to embeddings (n, d); match: embeddings
+    (trial, candidate, d) to how well each fits its trial (trial, candidate), such as `NeuroAdapter.evidence`. An encoding model
+    asks what the picture does to each voxel alone; noise that voxels share is known here.
+    """
+    trials, candidates = pictures.shape[:2]
+    found = np.asarray(match(embed(pictures.reshape(-1, *pictures.shape[2:])).reshape(trials, candidates, -1)))
+    chosen = found.argmax(axis=1)
+    return Choice(pictures[np.arange(trials), chosen], chosen, found)
 
 
 @dataclass(frozen=True)
@@ -95,8 +111,8 @@ def fit_chooser(
 
     layers: of the training images; Y (image, unit) their mean responses. Raises DataError for other kinds.
     """
-    if kind not in CHOOSERS:
-        raise DataError(f"choosing: {kind!r} is not one of {', '.join(CHOOSERS)}")
+    if kind not in CHOOSERS[1:]:
+        raise DataError(f"choosing: {kind!r} is not one of {', '.join(CHOOSERS[1:])}")
     spread = Y.std(axis=0)
     scale = Y.mean(axis=0), np.where(spread > 0, spread, 1).astype(np.float32)
     if kind == "predictor":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from brainlens.datasets.source import Tell
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.reconstruct.asked import Asked
 from brainlens.reconstruct.maps import lesions, region_maps
 from brainlens.reconstruct.material import Material
 from brainlens.reconstruct.regions import named_sets, region_sets
@@ -17,21 +18,8 @@ SIDE, BINS = 16, 4
 KINDS = ("contribution", "value_contribution", "gradient", "shuffled_contribution", "other_contribution")
 
 
-class Wanted(Protocol):
-    """What of `run.Asked` is read here."""
-
-    @property
-    def explain(self) -> int: ...
-    @property
-    def lesions(self) -> tuple[str, ...]: ...
-    @property
-    def guidance(self) -> float: ...
-    @property
-    def sampling_steps(self) -> int: ...
-
-
 def explained(
-    given: Material, model: NeuroAdapter, asked: Wanted, *, seed: int, tell: Tell
+    given: Material, model: NeuroAdapter, asked: Asked, *, seed: int, tell: Tell
 ) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, pd.DataFrame]]:
     """(metrics, arrays, tables) of the first `asked.explain` test images.
 
@@ -43,7 +31,7 @@ def explained(
     if count < 2:
         return {}, {}, {}
     y = np.asarray(given.test.data[:count])
-    sampling: dict[str, Any] = {"guidance": asked.guidance, "steps": asked.sampling_steps}
+    sampling: dict[str, Any] = {"guidance": asked.guidance, "steps": asked.sampling_steps, "width": asked.near}
     sets = region_sets(given.parcels)
     tell("contributions of regions", None)
     found = region_maps(model, y, sets=sets, side=SIDE, bins=min(BINS, asked.sampling_steps), seed=seed, candidates=1, **sampling)

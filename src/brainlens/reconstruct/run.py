@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,19 @@ from brainlens.backbones.diffusion import Diffusion, decode, is_diffusion
 from brainlens.datasets.pictures import gallery_table
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording
-from brainlens.models.generation.adapter_tables import SHIPPED, open_pipeline
+from brainlens.models.generation.adapter_tables import open_pipeline
 from brainlens.models.generation.adapter_training import DEFAULT, PAPER
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.pretraining import TOKEN_MAP
-from brainlens.models.generation.sampling import Sampling
 from brainlens.models.processes import first_only, from_first, is_first, joined
-from brainlens.reconstruct.choosing import CHOOSERS, Choice, Chooser, choose_pictures, fit_chooser
+from brainlens.reconstruct.asked import Asked
+from brainlens.reconstruct.choosing import Choice, Chooser, choose_by_evidence, choose_pictures, fit_chooser
 from brainlens.reconstruct.explaining import explained
 from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.prompts import PromptAxes
-from brainlens.reconstruct.regions import Partition, named_sets
+from brainlens.reconstruct.regions import named_sets
 from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
 from brainlens.reconstruct.starting import (
-    STARTS,
     first_captions,
     fit_predicted,
     new_scenes,
@@ -42,79 +42,8 @@ from brainlens.reconstruct.starting import (
 from brainlens.solvers.ridge import ridge_cv, ridge_predict
 from brainlens.types import DataError, Result, Stimuli
 
-MINIATURE = f"{SHIPPED}diffusion"
-PRESETS = ("default", "paper")
-TOKENS = ("joint", "region")
 GOING_ON = replace(DEFAULT, lr=1e-3)  # of a start that draws already
 PRETRAIN, PRETRAIN_STEPS = 4000, 1500  # other pictures, and steps on them, where no attention ships
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the command line asks of `reconstruct`.
-
-    pipeline: a Stable Diffusion folder or name (None: the miniature). parcels: how units are cut; regions: how many are kept
-    (None: the preset's, or all where no image is repeated). start: what tokens and attention begin with, over `pretrain` other
-    pictures in `pretrain_steps` (None: attention that ships with the miniature, else 4,000 in 1,500); steps: of training on the
-    recording. tokens: "joint", which all regions write together, or "region", one each as published (None: joint with the start
-    "attention", which they need). trials: test images that are drawn (None: all). explain: of so many of them contributions, maps
-    and lesions are drawn; lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
-    """
-
-    preset: str = "default"
-    pipeline: str | None = None
-    parcels: Partition = field(default_factory=Partition)
-    regions: int | None = None
-    start: str = "attention"
-    tokens: str | None = None
-    pretrain: int | None = None
-    pretrain_steps: int | None = None
-    steps: int | None = None
-    low_level: float | None = None
-    candidates: int = 4
-    guidance: float = 4.0
-    sampling_steps: int = 20
-    trials: int | None = None
-    chooser: str = "ridge"
-    explain: int = 8
-    lesions: tuple[str, ...] = ()
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, known in (("preset", PRESETS), ("start", STARTS), ("chooser", CHOOSERS)):
-            if getattr(self, name) not in known:
-                raise DataError(f"reconstruct: {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        if self.tokens not in (None, *TOKENS):
-            raise DataError(f"reconstruct: tokens {self.tokens!r} is not one of {', '.join(TOKENS)}")
-        if self.tokens == "joint" and (self.start != "attention" or self.preset == "paper"):
-            raise DataError("reconstruct: joint tokens are read by attention that was trained before; ask for start attention")
-        for name, least in (("pretrain", 20), ("pretrain_steps", 1), ("steps", 1), ("trials", 2), ("explain", 0), ("regions", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise DataError(f"reconstruct: {name} {value} is too few; {least} or more")
-        if self.low_level is not None and not 0 < self.low_level <= 1:
-            raise DataError(f"reconstruct: low-level {self.low_level} is a share of noise above 0 and up to 1")
-        if self.lesions and self.explain < 2:
-            raise DataError("reconstruct: lesions are drawn of the trials that are explained; ask for 2 or more")
-        Sampling(self.candidates, self.guidance, self.sampling_steps)  # refuses what cannot be drawn
-
-    @property
-    def joint(self) -> bool:
-        """Whether all regions write the tokens together."""
-        return self.start == "attention" and self.preset != "paper" and self.tokens != "region"
-
-    @property
-    def place(self) -> str:
-        return MINIATURE if self.pipeline is None else self.pipeline
-
-
-def preset(name: str) -> dict[str, Any]:
-    """The fields of `Asked` that a preset sets: "paper" trains from the start, draws eight candidates in fifty steps, and lets a
-    transformer choose. Raises DataError listing the known ones."""
-    if name not in PRESETS:
-        raise DataError(f"reconstruct: preset {name!r} is not one of {', '.join(PRESETS)}")
-    paper = {"preset": "paper", "start": "random", "candidates": 8, "sampling_steps": 50, "chooser": "predictor"}
-    return paper if name == "paper" else {}
 
 
 def run_reconstruct(
@@ -130,7 +59,7 @@ def run_reconstruct(
     _check(source)
     with joined(device) as here:
         diffusion = open_pipeline(asked.place, here)  # what is missing is said before anything is simulated
-        layers = asked.candidates > 1 or asked.start == "predicted"
+        layers = (asked.candidates > 1 and asked.choosing != "evidence") or asked.start == "predicted"
         recording = open_recording(source, layers=layers, device=here, tell=first_only(tell))
         folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=here, tell=tell)
         if not is_first():
@@ -205,7 +134,7 @@ class Reconstruction:
         metrics = metrics_of(rows, seed=self.seed)
         arrays = {"pictures/seen": self.given.seen, "pictures/candidates": pictures, "columns": self.given.columns}
         arrays |= {"chosen": choice.chosen, "choice/correlation": choice.correlation, "ids": self.given.test_ids}
-        arrays |= {f"pictures/{name}": others[name] for name in ("retrieval", "random_picture", "low_level")}
+        arrays |= {f"pictures/{name}": found for name, found in others.items() if name != "shuffled"}
         arrays |= {f"each/{row}/{name}": v for row, scores in rows.items() for name, v in scores.items()} | rows_of
         found, more, tables = explained(self.given, model, self.asked, seed=self.seed, tell=self.tell)
         tables |= {"comparison": comparison(metrics), "gallery": gallery_table(self.given.test_stimuli)}
@@ -313,7 +242,7 @@ class Reconstruction:
         self.tell(text, None)
         return model.reconstruct(
             self.given.test.data, asked.candidates, guidance=asked.guidance, steps=asked.sampling_steps, seed=self.seed,
-            folder=self.place / "pictures", progress=self.share(text),
+            width=asked.near, folder=self.place / "pictures", progress=self.share(text),
         )  # fmt: skip
 
     def choice(self, model: NeuroAdapter, pictures: np.ndarray) -> tuple[Chooser | None, Choice]:
@@ -321,9 +250,16 @@ class Reconstruction:
         n = len(pictures)
         if self.asked.candidates == 1:
             return None, Choice(pictures[:, 0], np.zeros(n, np.int64), np.zeros((n, 1)))
-        self.tell(f"choosing by {self.asked.chooser}", None)
-        chooser = self.chooser(self.asked.chooser)
+        kind = self.asked.choosing
+        self.tell(f"choosing by {kind}", None)
+        if kind == "evidence":
+            return None, choose_by_evidence(pictures, lambda found: self.axes(self.embed()(found)), self.evidence(model))
+        chooser = self.chooser(kind)
         return chooser, choose_pictures(pictures, chooser.scaled(self.given.test.data), chooser.predicted)
+
+    def evidence(self, model: NeuroAdapter) -> Callable[[np.ndarray], np.ndarray]:
+        """How well embeddings (trial, candidate, d) or (image, d) fit each test response: (trial, candidate or image)."""
+        return lambda embeddings: model.evidence(self.given.test.data, embeddings)
 
     def chooser(self, kind: str) -> Chooser:
         """An encoding model of the kept units, fitted to the training images alone."""
@@ -342,6 +278,8 @@ class Reconstruction:
         fit = ridge_cv(x, latents.flatten(1).numpy(), np.logspace(0, 6, 13))
         low = ridge_predict(fit, new).reshape(-1, *latents.shape[1:])
         pictures = {"retrieval": given.train_pictures[rows], "random_picture": given.train_pictures[drawn]}
+        if model.anchors_ is not None:
+            pictures["evidence_retrieval"] = given.train_pictures[self.evidence(model)(self.axes(self.embedded)).argmax(axis=1)]
         return pictures | {"low_level": decode(self.diffusion, low)}, {"rows/retrieval": rows}
 
     def embed(self) -> Embed:

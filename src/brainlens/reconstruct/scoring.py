@@ -4,6 +4,7 @@ Every row of the table is a set of pictures, one for each test image, scored by 
 
     chosen, first, mean, best     candidates of the adapter; mean over them; the best by the score itself, which no one can know
     retrieval                     the training picture whose embedding is nearest to that which a ridge decodes
+    evidence_retrieval            the training picture that fits best by evidence, where the adapter has anchors
     random_picture                a training picture drawn at random
     low_level                     a ridge from the same voxels to latents, decoded
     shuffled                      the chosen pictures, each beside another image

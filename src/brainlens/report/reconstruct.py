@@ -15,10 +15,13 @@ def reconstruction_section(result: Result, dpi: int | None) -> Section:
     if "pictures/candidates" not in result.arrays:
         return section
     n = len(result.arrays["pictures/seen"])
+    evidence = "pictures/evidence_retrieval" in result.arrays
     caption = (
         f"The best three, three around the median and the worst two of {n:,} test images by two-way identification of the chosen "
-        "candidate. The encoding model chose the framed one without knowing the seen picture. Nearest training picture: a ridge "
-        "decodes the embedding and looks it up. Latents by ridge: what the voxels give without a model of pictures."
+        "candidate. The framed one was chosen without knowing the seen picture. Nearest training picture: a ridge "
+        "decodes the embedding and looks it up. "
+        + ("By evidence: the same in the metric of the ridge's errors. " if evidence else "")
+        + "Latents by ridge: what the voxels give without a model of pictures."
     )
     section.draw(partial(reconstruct.candidate_grid, result), caption, "Rows of pictures: seen, candidates, baselines.")
     return section

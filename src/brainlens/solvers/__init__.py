@@ -1,1 +1,1 @@
-"""Functions on arrays: ridge, kernel ridge, canonical metric."""
+"""Functions on arrays: ridge, kernel ridge, canonical metric, evidence."""

@@ -119,6 +119,25 @@ def ridge_predict(fit: RidgeFit, x: Tensor | np.ndarray) -> Tensor:
     return torch.addmm(fit.intercept, inputs, fit.weights)
 
 
+def ridge_left_out(fit: RidgeFit, x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> Tensor:
+    """What each row would have been predicted without it, at the penalties of a fit to these rows: (n, target) float32.
+
+        y_i - (y_i - f(x_i)) / (1 - h_i),     h_i = 1 / n + sum_k u_ik^2 s_k^2 / (s_k^2 + alpha),     X - mean = U diag(s) V'
+
+    x (n, feature), y (n, target); the fit has an intercept. Exact, without refitting.
+    """
+    inputs, target = _tensor(x).float(), _tensor(y).float()
+    rotated = _rotate(inputs, True)
+    squares, size = rotated.left**2, rotated.s**2
+    found = ridge_predict(fit, inputs)
+    for alpha in fit.alpha.unique():
+        own = fit.alpha == alpha
+        leverage = squares @ (size / (size + alpha.to(size))) + 1 / len(inputs)
+        rest = (1 - leverage).clamp_min(1e-6).float()[:, None]
+        found[:, own] = target[:, own] - (target[:, own] - found[:, own]) / rest
+    return found
+
+
 class _Fold:
     """What a fold needs of the features: everything here is independent of the targets."""
 

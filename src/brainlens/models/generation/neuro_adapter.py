@@ -32,9 +32,11 @@ from brainlens.models.generation.adapter_training import (
     response_prompts,
     train_adapter,
 )
+from brainlens.models.generation.anchors import Anchors, near_anchors
 from brainlens.models.generation.pretraining import TOKEN_MAP, start_joint, start_tokens, token_targets
 from brainlens.models.generation.sampling import Prompts, Sampling, Watcher, draw_pictures, gate_gradients
 from brainlens.models.volume.arrays import as_array
+from brainlens.nn.joint_tokens import JointTokens
 from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt
 from brainlens.parcels import Parcels
 from brainlens.subjects import held_out
@@ -67,8 +69,7 @@ class NeuroAdapter(Model):
 
     Why: a region that is removed must not speak, and a schedule that ends in pure noise starts to draw there. On planted
     pictures of two factors (80 steps, eight seeds, chance .5) .70 of the factors were right, .48 with min(snr, 5), .55 without
-    reliability, .52 with the head, .74 with zeroing, .82 without token dropout; standard errors are .02 to .05. After 400 steps
-    all were right with and without dropout, and .46 with min(snr, 5) (four seeds).
+    reliability, .52 with the head, .74 with zeroing, .82 without token dropout; standard errors are .02 to .05.
     regions: number of parcels kept, None for all. removal: "mask" or "zero". joint: None for one token a region as published, or
     the number of tokens that all regions write together through a code (`nn.joint_tokens`); contributions are then what a region
     adds to the answer, exactly. start: "random", or "ridge", which starts the
@@ -97,8 +98,7 @@ class NeuroAdapter(Model):
         self.reliability = reliability
         self.low_level = low_level
         self.training = training
-        self.seed = seed
-        self.device = device
+        self.seed, self.device = seed, device
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:
@@ -149,10 +149,8 @@ class NeuroAdapter(Model):
         diffusion = open_pipeline(pipeline, self.device)
         latents = latents_of(diffusion, rows)
         states = caption_table(diffusion, captions, rows, recipe.distil)
-        given = self.start == "ridge" and rows.prompts is not None and self.joint is not None
-        code = rows.prompts.shape[1] if given and rows.prompts is not None else CODE
-        adapter = self._new_adapter(diffusion, recipe, responses.members, code)
-        self._start(adapter, responses.x, rows.prompts, held, before, diffusion.files)
+        adapter = self._new_adapter(diffusion, recipe, responses.members, self._channels(rows.prompts, before))
+        self.anchors_ = self._start(adapter, responses.x, rows.prompts, held, before, diffusion.files)
         inputs = hashlib.sha256(responses.x.tobytes()).hexdigest() + repr(sorted(self.get_params().items(), key=str))
         table = AdapterTable.of(latents, held, inputs, states)
         adapter.to(self.device)
@@ -184,6 +182,7 @@ class NeuroAdapter(Model):
         steps: int = 20,
         seed: int = 0,
         without: Sequence[str] = (),
+        width: float | None = None,
         watch: Watcher | None = None,
         folder: str | Path | None = None,
         progress: Progress | None = None,
@@ -191,18 +190,27 @@ class NeuroAdapter(Model):
         """Pictures (row, candidates, h, w, 3) uint8 of new responses Y (row, unit), averaged over repeats.
 
         guidance g: answers are u + g (c - u), u without regions; steps of DDIM; seed of the noise, which rows share.
-        without: names of regions that are removed. watch: sees the attention to regions. folder: pictures are kept as they are
-        drawn, and a killed run goes on. Raises DataError for other units than in the fit, NaN, and zero candidates.
+        without: names of regions that are removed. width: of joint tokens that started by ridge, candidate c is drawn near the
+        training picture that fits the responses c-th best (`Evidence.near`); None: at the prediction.
+        watch: sees the attention to regions. folder: pictures are kept as they are drawn, and a killed run goes on.
+        Raises DataError for other units than in the fit, NaN, zero candidates, and a width without anchors.
         """
         self._check_fitted("adapter_")
         strength = 1.0 if self.low_level is None else float(self.low_level)
         sampling = Sampling(candidates, guidance, steps, seed, strength)
-        prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without))
+        prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without), width)
         diffusion, adapter = self._ready()
         return draw_pictures(diffusion, adapter, prompts, sampling, watch=watch, folder=folder, progress=progress)
 
     def region_gradients(
-        self, Y: Any, *, guidance: float = 4.0, steps: int = 20, seed: int = 0, without: Sequence[str] = ()
+        self,
+        Y: Any,
+        *,
+        guidance: float = 4.0,
+        steps: int = 20,
+        seed: int = 0,
+        without: Sequence[str] = (),
+        width: float | None = None,
     ) -> np.ndarray:
         """What each region changes in the network's answers, along the drawing of the first candidate: (row, step, region).
 
@@ -211,7 +219,7 @@ class NeuroAdapter(Model):
         self._check_fitted("adapter_")
         strength = 1.0 if self.low_level is None else float(self.low_level)
         sampling = Sampling(1, guidance, steps, seed, strength)
-        prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without))
+        prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without), width)
         pieces = np.array_split(np.arange(prompts.n), range(sampling.batch, prompts.n, sampling.batch))
         return np.concatenate([gate_gradients(*self._ready(), prompts, sampling, rows=rows) for rows in pieces])
 
@@ -225,22 +233,26 @@ class NeuroAdapter(Model):
             )
         return np.asarray((y[:, self.units_] - self.mean_) * self.gain_, dtype=np.float32)
 
+    def evidence(self, Y: Any, prompts: np.ndarray) -> np.ndarray:
+        """How well embeddings (m, d) or (row, m, d) fit responses Y (row, unit): (row, m), see `Anchors.match`. Raises DataError
+        where the model has no anchors."""
+        anchors, _ = self._anchored()
+        return anchors.match(self._codes(torch.from_numpy(self.inputs(Y))), np.asarray(prompts))
+
     def low_level_latents(self, Y: Any) -> np.ndarray:
         """Latents (row, c, h, w) that the ridge predicts, from which drawing starts. Raises DataError where none was fitted."""
         self._check_fitted("adapter_")
         return self._low_level(self.inputs(Y))
 
     def use(self, pipeline: str | Path) -> Self:
-        """The folder that the diffusion model now lies in. Raises DataError where it is another one than that of the fit."""
+        """The folder where the diffusion model lies now. Raises DataError where it is another one than that of the fit."""
         self._check_fitted("adapter_")
         self._loaded = self._open(pipeline)
         self.pipeline_ = self.pipeline_ | {"place": str(pipeline)}
         return self
 
     def _there(self, without: Sequence[str]) -> np.ndarray:
-        keep = np.ones(len(self.parcels_), bool)
-        keep[self.parcels_.find(list(without))] = False
-        return keep
+        return ~np.isin(np.arange(len(self.parcels_)), self.parcels_.find(list(without)))
 
     def _low_level(self, x: np.ndarray) -> np.ndarray:
         if self.low_ is None:
@@ -289,14 +301,17 @@ class NeuroAdapter(Model):
         held: np.ndarray,
         before: NeuroAdapter | Mapping[str, Tensor] | None,
         files: str,
-    ) -> None:
-        """Weights to begin with: of another adapter, or of a pretrained attention and of ridge for the tokens."""
+    ) -> Anchors | None:
+        """Weights to begin with, of another adapter, or of a pretrained attention and of ridge for the tokens; and anchors."""
         if isinstance(before, NeuroAdapter):
             shapes = {name: value.shape for name, value in adapter.state_dict().items()}
             if before.pipeline_["files"] != files or shapes != {name: value.shape for name, value in before.adapter_.items()}:
                 raise DataError("before: a NeuroAdapter of another pipeline or with another head; fit both alike")
             adapter.load_state_dict(before.adapter_)
-            return
+            anchors = getattr(before, "anchors_", None)
+            if anchors is not None and isinstance(adapter.tokens, JointTokens):
+                adapter.tokens.read.requires_grad_(False)  # the code stays the prediction that the anchors belong to
+            return anchors
         if before is not None:
             own = {name: value.shape for name, value in adapter.layers.state_dict().items()}
             layers = {name: value for name, value in before.items() if name not in TOKEN_MAP}
@@ -304,9 +319,33 @@ class NeuroAdapter(Model):
                 raise DataError("before: attention layers of another network; use what pretrain_attention gave for this pipeline")
             adapter.layers.load_state_dict(layers)
         if self.start == "ridge" and self.joint is not None:
-            start_joint(adapter, x, prompts, before, held)
-        elif self.start == "ridge":
+            fit = start_joint(adapter, x, prompts, before, held)
+            assert prompts is not None  # `start_joint` refuses to do without
+            return Anchors.fit(fit, x, prompts, held)
+        if self.start == "ridge":
             start_tokens(adapter, x, token_targets(prompts, before), held)
+        return None
+
+    def _channels(self, prompts: np.ndarray | None, before: Any) -> int:
+        """Channels of the code of joint tokens: of the adapter before, of the embeddings that it predicts, or CODE."""
+        if self.joint is not None and isinstance(before, NeuroAdapter) and before.joint is not None:
+            return int(before.adapter_["tokens.read"].shape[-1])
+        return CODE if prompts is None or self.start != "ridge" else int(prompts.shape[1])
+
+    def _anchored(self) -> tuple[Anchors, JointTokens]:
+        self._check_fitted("adapter_")
+        tokens = self._ready()[1].tokens
+        if getattr(self, "anchors_", None) is None or not isinstance(tokens, JointTokens):
+            raise DataError('anchors and evidence are of joint tokens that start by ridge; fit with joint= and start="ridge"')
+        assert self.anchors_ is not None
+        return self.anchors_, tokens
+
+    def _codes(self, x: Tensor, there: Tensor | None = None) -> np.ndarray:
+        """What the regions that are there (P,) wrote together, (row, d)."""
+        _, tokens = self._anchored()
+        with torch.no_grad():
+            keep = None if there is None else there.expand(len(x), -1)
+            return np.asarray(tokens.codes(x.to(tokens.bias.device), keep).sum(1).cpu())
 
     def _ready(self) -> tuple[Any, RegionAdapter]:
         if getattr(self, "_loaded", None) is None:
@@ -317,12 +356,11 @@ class NeuroAdapter(Model):
         diffusion = open_pipeline(pipeline, self.device)
         if diffusion.files != self.pipeline_["files"]:
             raise DataError(f"{pipeline} is not the pipeline that this adapter was fitted on; call use(folder) with that one")
-        code = CODE if self.joint is None else int(self.adapter_["tokens.read"].shape[-1])
-        adapter = self._new_adapter(diffusion, self._recipe(), self.members_, code)
+        adapter = self._new_adapter(diffusion, self._recipe(), self.members_, self._channels(None, self))
         adapter.load_state_dict(self.adapter_)
         return diffusion, adapter.to(self.device).eval().requires_grad_(False)
 
-    def _prompts(self, x: Tensor, keep: np.ndarray) -> Prompts:
+    def _prompts(self, x: Tensor, keep: np.ndarray, width: float | None = None) -> Prompts:
         diffusion, adapter = self._ready()
         text, there = empty_text(diffusion), torch.from_numpy(keep).to(self.device)
 
@@ -339,18 +377,24 @@ class NeuroAdapter(Model):
         start = None
         if self.low_level is not None:
             start = torch.from_numpy(self._low_level(x.numpy()))
-        digest = hashlib.sha256(x.numpy().tobytes() + keep.tobytes())
+        apart = None
+        if width is not None:
+            anchors, code = self._anchored()[0], self._codes(x, there)
+            apart = near_anchors(anchors, adapter, x, code, text, width=width, keep=None if keep.all() else there)
+        digest = hashlib.sha256(x.numpy().tobytes() + keep.tobytes() + repr(width).encode())
         for name in sorted(self.adapter_):
             digest.update(self.adapter_[name].contiguous().numpy().tobytes())
-        return Prompts(given, free, len(x), start, digest.hexdigest() + self.pipeline_["files"])
+        return Prompts(given, free, len(x), start, digest.hexdigest() + self.pipeline_["files"], apart)
 
     def _pack(self) -> dict[str, Any]:
         state = super()._pack()
         if "parcels_" in state:
-            parcels = self.parcels_
-            state["parcels_"] = {"names": list(parcels.names), "label": parcels.label, "source": parcels.source}
+            own = self.parcels_
+            state["parcels_"] = {"names": list(own.names), "label": own.label, "source": own.source}
+            state["anchors_"] = None if self.anchors_ is None else self.anchors_.state()
         return state
 
     def _unpack(self, state: dict[str, Any]) -> None:
         super()._unpack(state)
+        self.anchors_ = None if state.get("anchors_") is None else Anchors.of_state(state["anchors_"])
         self.parcels_ = Parcels(tuple(state["parcels_"]["names"]), state["parcels_"]["label"], state["parcels_"]["source"])

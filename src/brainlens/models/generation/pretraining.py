@@ -36,7 +36,7 @@ from brainlens.models.generation.adapter_training import (
 )
 from brainlens.nn.joint_tokens import JointTokens
 from brainlens.nn.region_adapter import RegionAdapter, RegionTokens
-from brainlens.solvers.ridge import ridge_cv
+from brainlens.solvers.ridge import RidgeFit, ridge_cv
 from brainlens.subjects import held_out
 from brainlens.types import DataError
 
@@ -153,9 +153,9 @@ def start_tokens(adapter: RegionAdapter, x: np.ndarray, targets: np.ndarray | No
 
 def start_joint(
     adapter: RegionAdapter, x: np.ndarray, prompts: np.ndarray | None, before: Mapping[str, Tensor] | None, held: np.ndarray
-) -> None:
+) -> RidgeFit:
     """The code of joint tokens starts as the ridge prediction of the embeddings (image, d) from all parcels, and stays so; tokens
-    are read from it by the map of the pretrained attention.
+    are read from it by the map of the pretrained attention. Returns the ridge.
 
     The intercept goes into the tokens' biases. The penalty is chosen on training images. Raises DataError without embeddings,
     without such a map, and for one of other tokens or channels.
@@ -175,6 +175,7 @@ def start_joint(
     with torch.no_grad():
         tokens.weight.copy_(weight)
         tokens.bias.copy_(bias + torch.einsum("d,tdw->tw", fit.intercept, weight))
+    return fit
 
 
 def _gifts(x: np.ndarray, targets: np.ndarray, members: Sequence[np.ndarray]) -> np.ndarray:

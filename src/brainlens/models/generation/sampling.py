@@ -57,13 +57,19 @@ class Sampling:
 @dataclass(frozen=True)
 class Prompts:
     """Prompts of trials: `given(rows)` with their regions, `without(rows)` the unconditional ones; n trials; start: latents
-    (n, c, h, w) to begin from, or None for noise; key: a hash of all that they depend on."""
+    (n, c, h, w) to begin from, or None for noise; key: a hash of all that they depend on. apart: every candidate has a prompt of
+    its own, those of a trial one after the other."""
 
     given: Callable[[np.ndarray], RegionPrompt]
     without: Callable[[np.ndarray], RegionPrompt]
     n: int
     start: Tensor | None = None
     key: str = ""
+    apart: Callable[[np.ndarray, int], RegionPrompt] | None = None
+
+    def of(self, rows: np.ndarray, candidates: int) -> RegionPrompt:
+        """The prompts of these trials (n,), one for each of their candidates."""
+        return self.given(rows).repeat(candidates) if self.apart is None else self.apart(rows, candidates)
 
 
 def draw_pictures(
@@ -121,7 +127,7 @@ def draw_latents(
     noise = torch.stack([candidate_noise(sampling.seed, c, shape) for c in range(count)]).repeat(len(rows), 1, 1, 1).to(device)
     latents, first = _begin(diffusion, prompts, sampling, noise, rows)
     with torch.no_grad(), adapter.on(diffusion.unet):
-        given = prompts.given(rows).repeat(count).watched(watch)
+        given = prompts.of(rows, count).watched(watch)
         without = prompts.without(rows).repeat(count) if sampling.guidance != 1 else None
         for number in range(first, len(times)):
             if watch is not None:
@@ -153,7 +159,7 @@ def gate_gradients(
     found = []
     with adapter.on(diffusion.unet):
         with torch.no_grad():
-            given, without = prompts.given(rows), prompts.without(rows)
+            given, without = prompts.of(rows, 1), prompts.without(rows)
         regions = adapter.regions
         for number in range(first, len(times)):
             gate = torch.zeros(len(rows), regions, device=device, requires_grad=True)
