@@ -70,7 +70,9 @@ def reconstruct(
     ] = None,
     training_steps: Annotated[
         int | None,
-        typer.Option("--steps", help="Training steps on the recording. Default: the preset's.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--steps", help="Training steps on the recording. Default: the preset's; 0 near anchors.", rich_help_panel=TRAINING
+        ),
     ] = None,
     low_level: Annotated[
         float | None,

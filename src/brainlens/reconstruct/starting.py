@@ -111,7 +111,9 @@ def fit_predicted(
 
 
 def recipe(training: AdapterTraining, steps: int | None) -> AdapterTraining:
-    """The training cut to so many steps, its validation read at least five times."""
+    """The training cut to so many steps, its validation read at least five times; 0 trains nothing."""
     if steps is None:
         return training
+    if steps == 0:
+        return replace(training, epochs=0, steps=0)
     return replace(training, steps=steps, evaluate_every=max(1, min(training.evaluate_every, steps // 5)))

@@ -6,7 +6,7 @@ stages later. Only numpy and pandas are imported.
 """
 
 from brainlens.types.ids import DataError, as_ids, choose, image_key, positions, unique_ids
-from brainlens.types.reading import check_expansion, check_gzip, check_mat, inside, reading
+from brainlens.types.reading import check_expansion, check_gzip, check_mat, inside, read_grid, reading
 from brainlens.types.recording import Recording
 from brainlens.types.responses import MAX_BAD_UNITS, Responses
 from brainlens.types.spaces import Sensors, Space, Surface, Volume
@@ -35,6 +35,7 @@ __all__ = [
     "image_key",
     "inside",
     "positions",
+    "read_grid",
     "read_lines",
     "read_text",
     "reading",
