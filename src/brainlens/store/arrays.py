@@ -13,6 +13,7 @@ import io
 import mmap
 import os
 import struct
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -269,8 +270,7 @@ class ArrayWriter:
             piece = block[at : at + step] if self.shape else block
             if not np.can_cast(piece.dtype, self.dtype, "same_kind"):
                 raise DataError(f"array {self.name!r}: {piece.dtype} does not fit {self.dtype}; convert it first")
-            with np.errstate(over="ignore"):
-                converted = np.ascontiguousarray(piece, dtype=self.dtype)
+            converted = _converted(piece, self.dtype)
             if self.dtype.kind == "f" and piece.dtype != self.dtype and _overflowed(converted, piece):
                 raise DataError(f"array {self.name!r}: values above the range of {self.dtype} would become infinite; use float32")
             raw = converted.reshape(-1).view(np.uint8).data if converted.size else b""
@@ -362,6 +362,19 @@ class ArrayWriter:
             if error.errno in FULL:
                 raise full_disk(error, self.path) from error
             raise
+
+
+def _converted(piece: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """An array of any shape in another type, contiguous; values out of range become infinite.
+
+    float32 becomes float16 by torch where that is loaded: it rounds as numpy does, once and to even, many values at a time. From
+    double it would round twice.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and dtype == np.float16 and piece.dtype == np.float32 and piece.flags.writeable:
+        return np.asarray(torch.from_numpy(np.ascontiguousarray(piece)).to(torch.float16).numpy())
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(piece, dtype=dtype)
 
 
 def _overflowed(converted: np.ndarray, piece: np.ndarray) -> bool:
