@@ -110,7 +110,9 @@ REFUSED = [
     (("reconstruct", "--candidates", "1", "--chooser", "ridge"), "--chooser"),
     (("reconstruct", "--candidates", "0"), "0 candidates"),
     (("reconstruct", "--sampling-steps", "0"), "steps=0"),
-    (("reconstruct", "--steps", "0"), "steps 0"),
+    (("reconstruct", "--steps", "-1"), "steps -1"),
+    (("reconstruct", "--width", "2"), "width 2.0"),
+    (("reconstruct", "--tokens", "region", "--width", "0.3"), "evidence and width are of joint tokens"),
     (("reconstruct", "--trials", "1"), "trials 1"),
     (("reconstruct", "--guidance", "-1"), "guidance=-1"),
     (("reconstruct", "--regions", "0"), "regions 0"),
@@ -168,7 +170,7 @@ def test_an_option_that_does_not_apply_is_refused_by_name(error: Say, arguments:
 
 
 def test_the_error_lists_the_options_that_do_apply(error: Say) -> None:
-    said = error("align", "--encoder", "ridge", "--protocol", "sideways")
+    said = error("align", "--encoder", "ridge", "--protocol", "across")
     assert "--protocol does not apply to fMRI (phantom); options that do: --dataset, --data" in said
     assert "--gallery" not in said.split("options that do")[1]
 

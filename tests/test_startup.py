@@ -18,8 +18,9 @@ from brainlens.datasets import DATASETS
 HEAVY = ("torch", "pandas", "numpy", "scipy", "mne", "nilearn", "nibabel", "matplotlib", "sklearn", "transformers", "diffusers")
 SAID = """
 import contextlib, io, json, sys
-from brainlens.cli import EVERY, main
-asked = json.loads(sys.argv[1]) or [[one.name or one.callback.__name__, "--help"] for one in EVERY] + [["--help"], ["--version"]]
+from brainlens.cli import app, main
+names = [one.name or one.callback.__name__ for one in app.registered_commands]
+asked = json.loads(sys.argv[1]) or [[name, "--help"] for name in names] + [["--help"], ["--version"]]
 said = {}
 for arguments in asked:
     sys.argv = ["brainlens", *arguments]

@@ -26,8 +26,8 @@ def test_every_dataset_states_its_facts_and_loads_by_name(name):
     assert module.load.__doc__
     later = list(inspect.signature(module.load).parameters.values())[1:]
     assert all(p.kind == p.KEYWORD_ONLY for p in later)
-    # how many scenes there are, and what kind of brain sees them; captions that a recording keeps apart
-    more = {"phantom": 7, "phantom_eeg": 1, "nsd": 1}.get(name, 0)
+    # how many scenes there are, and what kind of brain sees them, where it lies; captions that a recording keeps apart
+    more = {"phantom": 9, "phantom_eeg": 1, "nsd": 1}.get(name, 0)
     assert len(later) <= 7 + more
 
 

@@ -96,9 +96,12 @@ def test_jobs_of_submitit_on_this_machine(pieces_module, tmp_path):
     """The path that SLURM takes, with submitit's own local executor; a job that dies is an outcome."""
     jobs = [{"n": 3, "folder": str(tmp_path)}, {"n": 1, "folder": str(tmp_path)}]
     began = time.monotonic()
-    found = outcomes("slurm", pieces_module.dangerous, jobs, 2, cluster="local", folder=str(tmp_path / "jobs"), timeout_min="2")
+    found = outcomes(
+        "slurm", pieces_module.dangerous, jobs, 2, cluster="local", folder=str(tmp_path / "jobs" / ("long" * 40)), timeout_min="2"
+    )
     assert time.monotonic() - began < 120
     assert found[0] == {"value": 9}
-    assert "piece 1 is wrong" in found[1]["error"]
+    assert "piece 1 is wrong" in found[1]["error"]  # however long the places of the logs are
+    assert str(tmp_path / "jobs") in found[1]["error"]
     with pytest.raises(DataError, match="slurm_partitoin"):
         outcomes("slurm", pieces_module.square, [1], 1, cluster="local", folder=str(tmp_path / "jobs"), slurm_partitoin="x")

@@ -88,7 +88,7 @@ class ReconstructStudy:
         so that there is nothing to rank."""
 
         def run() -> dict[str, float]:
-            asked = replace(self.asked, regions=RANKED)
+            asked = replace(self.asked, regions=RANKED, trials=max(2, self.asked.explain), candidates=1)  # what is explained
             folder = self._run(f"parcels-{RANKED}", asked)
             result = store.load_result(folder)
             units = result.units.iloc[np.asarray(result.arrays["columns"])].reset_index(drop=True)  # type: ignore[union-attr]

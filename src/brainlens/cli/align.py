@@ -106,7 +106,7 @@ def align(
         typer.Option(
             help="fMRI: targets of the loss: image, text or both.",
             rich_help_panel=TRAINING,
-            callback=one_of("modality", choices.MODALITIES),
+            callback=one_of("--modality", choices.MODALITIES),
         ),
     ] = None,
     from_: Annotated[
@@ -126,7 +126,7 @@ def align(
         typer.Option(
             help="within (one subject) or across (leave one out).",
             rich_help_panel=SENSORS,
-            callback=one_of("protocol", choices.PROTOCOLS),
+            callback=one_of("--protocol", choices.PROTOCOLS),
         ),
     ] = "within",
     gallery: Annotated[
@@ -134,7 +134,7 @@ def align(
         typer.Option(
             help="image (the one seen) or concept (its centre).",
             rich_help_panel=SENSORS,
-            callback=one_of("gallery", choices.GALLERIES),
+            callback=one_of("--gallery", choices.GALLERIES),
         ),
     ] = "image",
     repeats: Annotated[int | None, typer.Option(help="Test repetitions averaged. Default: all.", rich_help_panel=SENSORS)] = None,

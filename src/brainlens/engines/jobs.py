@@ -51,4 +51,6 @@ def _outcome(job: Any) -> dict[str, Any]:
     error = job.exception()
     if error is None:
         return dict(job.result())
-    return {"error": f"job {job.job_id}: {' '.join(str(error).split())[-300:]}"}
+    parts = [part.strip(" -") for part in " ".join(str(error).split()).split("-----") if part.strip(" -")]
+    cause = parts[1] if len(parts) > 1 else parts[0]  # between "failed with trace" and the places of the logs, which may be long
+    return {"error": f"job {job.job_id}: {cause[-300:]}; its log is {job.paths.stderr}"}
