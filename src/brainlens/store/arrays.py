@@ -33,6 +33,7 @@ from brainlens.store.files import (
     sha256,
     sync_folder,
 )
+from brainlens.store.half import as_float16, infinite
 from brainlens.store.locks import PATIENCE, PAUSE, folder_turn, is_at
 from brainlens.store.remote import here, is_remote
 from brainlens.types import DataError, as_ids
@@ -270,7 +271,8 @@ class ArrayWriter:
             if not np.can_cast(piece.dtype, self.dtype, "same_kind"):
                 raise DataError(f"array {self.name!r}: {piece.dtype} does not fit {self.dtype}; convert it first")
             with np.errstate(over="ignore"):
-                converted = np.ascontiguousarray(piece, dtype=self.dtype)
+                narrow = self.dtype == np.float16 and piece.dtype != np.float16
+                converted = as_float16(piece) if narrow else np.ascontiguousarray(piece, dtype=self.dtype)
             if self.dtype.kind == "f" and piece.dtype != self.dtype and _overflowed(converted, piece):
                 raise DataError(f"array {self.name!r}: values above the range of {self.dtype} would become infinite; use float32")
             raw = converted.reshape(-1).view(np.uint8).data if converted.size else b""
@@ -366,8 +368,8 @@ class ArrayWriter:
 
 def _overflowed(converted: np.ndarray, piece: np.ndarray) -> bool:
     """Whether a finite value became infinite; the second look is taken only where there is an infinite one."""
-    infinite = np.isinf(converted)
-    return bool(infinite.any() and np.isfinite(piece[infinite]).any())
+    top = infinite(converted) if converted.dtype == np.float16 else np.isinf(converted)
+    return bool(top.any() and np.isfinite(piece[top]).any())
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
