@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from brainlens import store
 from brainlens.store import half
 from brainlens.store.half import as_float16, infinite
+from brainlens.types import DataError
 
 assert torch  # loaded, or numpy would be compared with itself
 
@@ -161,3 +163,20 @@ def test_without_torch_numpy_converts_and_torch_is_not_loaded():
         "assert np.array_equal(as_float16(x).view('u2'), x.astype('f2').view('u2')); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("target", ["<f2", ">f2"])
+@pytest.mark.parametrize("kind", ["f8", "f4"])
+def test_a_writer_stores_what_numpy_converts_and_refuses_what_would_become_infinite(kind, target, tmp_path):
+    rows = np.random.default_rng(3).normal(size=(500, 300)).astype(kind)
+    rows[3, 4], rows[5, 6] = np.inf, np.nan  # as they came
+    with store.ArrayWriter(tmp_path, "x", rows.shape, target) as writer:
+        writer.write(0, rows[:250])
+        writer.write(250, rows[250:])
+    np.testing.assert_array_equal(np.load(writer.path).view(np.uint16), rows.astype(target).view(np.uint16))
+    rows[400, 7] = -70_000
+    with (
+        pytest.raises(DataError, match="above the range of"),
+        store.ArrayWriter(tmp_path, "y", rows.shape, target) as writer,
+    ):
+        writer.write(0, rows)
