@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
+WORKERS ?= 2
+THREADS ?= 1
 
 .PHONY: install demo test test-avx2 fuzz races mutants claims bench docs gallery wheel lint clean
 
@@ -17,8 +19,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/brainlens demo --out demo
 
+# Two processes of one thread each; WORKERS=0 THREADS=2 is one process of two threads.
 test: install
-	$(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) \
+	$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadfile
 
 # What hangs on the digits of a processor: phantom, solvers, networks, models and the claims on them, with AVX2 and one thread.
 NUMERICAL := tests/phantom tests/nn tests/metrics tests/models tests/attribution tests/encode/test_start.py tests/encode/test_refit.py \

@@ -25,6 +25,7 @@ from torch import Tensor
 from brainlens.attribution.bottleneck import Bottleneck, Statistics, bottleneck, draw, statistics
 from brainlens.attribution.targets import frozen
 from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
+from floor import Work
 from harness import compare
 
 SAMPLES, LAYER, WARM = 32, 6, 2
@@ -109,6 +110,23 @@ def peer(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndar
     return run, lambda: found
 
 
+def work(device: str) -> Work:
+    """Blocks behind the bottleneck, forward and back to the tokens, for every triplet, step and copy of the noise."""
+    encoder, _, _, settings = setting(device)
+    passes = SAMPLES * settings.steps * settings.copies
+    return Work(macs=passes * block_macs(encoder.n_patches + 1, encoder.design.width, encoder.design.depth - LAYER))
+
+
+def block_macs(tokens: int, width: int, blocks: int) -> float:
+    """Multiply-adds of transformer blocks forward and back to their input, weights given; of the last one the class token alone.
+
+    A block has 12 T w^2 in linear maps (as many again back to the input) and 2 T^2 w in attention (twice as many back).
+    """
+    whole = 2 * 12 * tokens * width**2 + 3 * 2 * tokens**2 * width
+    last = 2 * (2 * tokens + 10) * width**2 + 3 * 2 * tokens * width
+    return (blocks - 1) * whole + last
+
+
 if __name__ == "__main__":
     compare(
         "bottleneck",
@@ -116,6 +134,7 @@ if __name__ == "__main__":
         peer,
         peer_name="one at a time, full forward, all gradients (M2IB's way)",
         repeats=1,
+        work=work,
         peer_share=lambda device: PEER[torch.device(device).type] / SAMPLES,
         triplets=SAMPLES,
         peer_triplets_timed=lambda device: PEER[torch.device(device).type],

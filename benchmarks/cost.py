@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from floor import machine
+
 
 @dataclass(frozen=True)
 class Size:
@@ -105,15 +107,18 @@ def main() -> dict[str, Any]:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(chosen.threads)
     cost = fit(KNOWN, np.array([seconds(size, chosen.repeats) for size in KNOWN]))
     rows = []
     for size in HELD_OUT:
         measured, predicted = seconds(size, chosen.repeats), predict(cost, size)
         rows.append({"size": str(size), "measured": measured, "predicted": predicted, "error": predicted / measured - 1})
         print(f"{size}: {measured:.3f} s measured, {predicted:.3f} s predicted, {100 * rows[-1]['error']:+.0f} %")
-    return {"cost": cost.tolist(), "rows": rows, "worst": max(abs(row["error"]) for row in rows)}
+    where = {"name": "cost", "device": chosen.device, "threads": chosen.threads, "machine": machine()}
+    return {**where, "cost": cost.tolist(), "rows": rows, "worst": max(abs(row["error"]) for row in rows)}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A benchmark defines `SIDES = {"ours": f, "peer": g}`, where each function takes a device name and returns
 (run, outputs): `run()` is what is timed, `outputs()` gives named arrays to compare. Peak memory is the growth of
-the process's highest resident size from just before the first run, so that imports and inputs do not count.
+the process's highest resident size from just before the first run, so that imports and inputs do not count. Beside them
+stands the floor of our side on this machine (see `floor`).
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from floor import Rates, Work, against, counted, rates
 
 # pandas looks for an optional package of this name and would find our benchmark `bottleneck` beside this file
 sys.modules.setdefault("bottleneck", None)  # type: ignore[arg-type]
@@ -44,7 +49,17 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _measure(side: Side, device: str, repeats: int, pipe: Any) -> None:
+@dataclass(frozen=True)
+class Measured:
+    """One side: median seconds, peak MB, named outputs, and multiply-adds of a run where they were counted, else None."""
+
+    time_s: float
+    peak_mb: float
+    outputs: dict[str, np.ndarray]
+    work: Work | None
+
+
+def _measure(side: Side, device: str, repeats: int, count: bool, pipe: Any) -> None:
     import torch
 
     run, outputs = side(device)
@@ -68,15 +83,31 @@ def _measure(side: Side, device: str, repeats: int, pipe: Any) -> None:
         run()
         wait()
         times.append(time.perf_counter() - start)
-    pipe.send((statistics.median(times), max(peak, 0.1), outputs()))
+    found = outputs()
+    pipe.send(Measured(statistics.median(times), max(peak, 0.1), found, counted(run) if count else None))
     pipe.close()
 
 
-def measure(side: Side, device: str, repeats: int) -> tuple[float, float, dict[str, np.ndarray]]:
-    """(median seconds, peak MB, outputs) of one side, in a fresh process."""
+def measure(side: Side, device: str, repeats: int, *, count: bool = False) -> Measured:
+    """One side in a fresh process; count: its multiply-adds as well, in one more run."""
+    return _apart(_measure, side, device, repeats, count)
+
+
+def measured_rates(device: str) -> Rates:
+    """The rates of this machine, in a fresh process as the sides have."""
+    return _apart(_send_rates, device)
+
+
+def _send_rates(device: str, pipe: Any) -> None:
+    pipe.send(rates(device))
+    pipe.close()
+
+
+def _apart(work: Callable[..., None], *given: Any) -> Any:
+    """What `work(*given, pipe)` sends from a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_measure, args=(side, device, repeats, theirs))
+    child = context.Process(target=work, args=(*given, theirs))
     child.start()
     theirs.close()
     try:
@@ -86,6 +117,22 @@ def measure(side: Side, device: str, repeats: int) -> tuple[float, float, dict[s
         raise SystemExit(f"the measured process ended with exit code {child.exitcode}") from None
     child.join()
     return answer
+
+
+def parser(name: str, repeats: int = 3) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    found = argparse.ArgumentParser(description=name)
+    found.add_argument("--device", default="cpu")
+    found.add_argument("--repeats", type=int, default=repeats)
+    found.add_argument("--threads", type=int, default=None, help="of the processor, for both sides; default: a core each")
+    return found
+
+
+def use_threads(threads: int | None) -> None:
+    """Processes that are started from here on compute with so many threads."""
+    if threads is not None:
+        for library in ("OMP", "MKL", "OPENBLAS"):
+            os.environ[f"{library}_NUM_THREADS"] = str(threads)
 
 
 def relative_error(ours: dict[str, np.ndarray], peer: dict[str, np.ndarray]) -> float:
@@ -107,20 +154,25 @@ def compare(
     peer_name: str,
     repeats: int = 3,
     peer_share: Callable[[str], float] | None = None,
+    peer_repeats: int | None = None,
+    work: Callable[[str], Work] | None = None,
+    moved: Callable[[str], float] | None = None,
+    also: Callable[[str], dict[str, Any]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Measures both sides and prints the table and, as the last line, the JSON object.
 
     peer_share(device): the share of the work that the peer does, where all of it would take too long; its time is divided
-    by it, and both are printed. A value of `more` that is callable is called with the device and its number or text is
-    added to the object.
+    by it, and both are printed. peer_repeats: runs of the peer, where it is slow. work(device): multiply-adds and bytes of our
+    side; without it torch counts the multiply-adds in one more run and moved(device) says the bytes. A value of `more` that is
+    callable is called with the device and its number or text is added to the object; also(device) gives several at once.
     """
-    parser = argparse.ArgumentParser(description=name)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=repeats)
-    chosen = parser.parse_args()
-    time_s, peak, out = measure(ours, chosen.device, chosen.repeats)
-    peer_time, peer_peak, peer_out = measure(peer, chosen.device, chosen.repeats)
+    chosen = parser(name, repeats).parse_args()
+    use_threads(chosen.threads)
+    own = measure(ours, chosen.device, chosen.repeats, count=work is None)
+    other = measure(peer, chosen.device, min(chosen.repeats, peer_repeats or chosen.repeats))
+    time_s, peak, out = own.time_s, own.peak_mb, own.outputs
+    peer_time, peer_peak, peer_out = other.time_s, other.peak_mb, other.outputs
     share = 1.0 if peer_share is None else peer_share(chosen.device)
     if share < 1:
         print(f"the peer did {share:.3g} of the work in {peer_time:.2f} s, which makes {peer_time / share:.2f} s for all of it")
@@ -137,13 +189,19 @@ def compare(
         "memory_ratio": peer_peak / peak,
         "max_rel_error": relative_error(out, peer_out),
     }
+    needed = work(chosen.device) if work is not None else own.work
+    assert needed is not None
+    needed = needed if moved is None else Work(needed.macs, moved(chosen.device), needed.macs64)
+    row |= against(time_s, needed, measured_rates(chosen.device))
     row |= {key: value(chosen.device) if callable(value) else value for key, value in more.items()}
+    row |= also(chosen.device) if also is not None else {}
     if "pictures" in row:
         row["pictures_per_s"] = row["pictures"] / time_s
     print(f"{name} on {chosen.device}: ours against {peer_name}")
     print(f"{'':10}{'time [s]':>12}{'peak [MB]':>12}")
     print(f"{'ours':10}{time_s:12.4f}{peak:12.1f}")
     print(f"{'peer':10}{peer_time:12.4f}{peer_peak:12.1f}")
+    print(f"{'floor':10}{row['floor_s']:12.4f}{'':12}   by {row['floor_by']}; ours reaches {100 * row['share']:.0f} % of it")
     print(f"{'ratio':10}{row['time_ratio']:12.2f}{row['memory_ratio']:12.2f}   largest relative error {row['max_rel_error']:.2e}")
     sys.stdout.flush()
     print(json.dumps({k: (float(f"{v:.6g}") if isinstance(v, float) else v) for k, v in row.items()}))

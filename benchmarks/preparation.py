@@ -17,6 +17,7 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+from floor import Work  # noqa: E402
 from harness import compare  # noqa: E402
 
 CHANNELS, RATE, SOA = 63, 1000, 200
@@ -77,6 +78,17 @@ def peer(device: str) -> Any:
     return run, lambda: {"whitened": kept["data"][:50]}
 
 
+def work(device: str) -> Work:
+    """Baseline and resampling as one product (1,201 to 250 samples), X X' and Sigma^(-1/2) X, all in double.
+
+    Raw samples are read once, float32 epochs written, read twice and written again.
+    """
+    del device
+    raw, kept = 1201, 250
+    products = EPOCHS * CHANNELS * kept * (raw + 2 * CHANNELS)
+    return Work(macs64=products, bytes=EPOCHS * CHANNELS * (8 * raw + 4 * 4 * kept))
+
+
 if __name__ == "__main__":
     compare(
         "preparation",
@@ -85,4 +97,5 @@ if __name__ == "__main__":
         peer_name="MNE and sklearn, all epochs in memory (THINGS-EEG2 pipeline)",
         repeats=1,
         epochs=EPOCHS,
+        work=work,
     )

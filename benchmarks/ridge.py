@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from floor import Work
 from harness import compare
 
 N, P, TARGETS, FOLDS = 1500, 256, 4000, 5
@@ -55,5 +56,14 @@ def peer(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndar
     return run, outputs
 
 
+def work(device: str, n: int = N, p: int = P, targets: int = TARGETS, folds: int = FOLDS, penalties: int = len(ALPHAS)) -> Work:
+    """n >= p: U^T y, (E^T s) U^T y and the predictions of every penalty in every fold, their residuals, and the weights."""
+    del device
+    products = n * p * targets + folds * p * p * targets + penalties * n * p * targets + p * p * targets
+    residuals = penalties * (penalties + 1) * n * targets
+    grams = n * p * p + folds * n * p * p  # of all rows, of the training rows, and the validation rows times the eigenvectors
+    return Work(macs=products + residuals, bytes=4 * (n * targets + p * targets), macs64=grams)
+
+
 if __name__ == "__main__":
-    compare("ridge", ours, peer, peer_name="himalaya RidgeCV (torch)", repeats=5)
+    compare("ridge", ours, peer, peer_name="himalaya RidgeCV (torch)", repeats=5, work=work)

@@ -5,7 +5,7 @@
 Both sides draw the same pictures at the same noise, 10 steps of DDIM with guidance, so that the time ratio is that of exact
 rewriting alone. The network is the shipped diffusion miniature, or one of its size with random
 weights where none ships; weights do not change the time. The peer is `StableDiffusionPipeline` with diffusers' own IP-adapter
-processors. What fewer steps and other guidance save at an equal two-way score is another question, which this does not answer.
+processors. What fewer steps save beside it at an equal two-way score is measured apart (`sampling_score`) and noted in the row.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from brainlens.models.generation.sampling import Prompts, Sampling, draw_latents
 from brainlens.nn.region_adapter import RegionAdapter, cross_attention, text_keys  # noqa: E402
 from brainlens.types import DataError  # noqa: E402
 from harness import compare  # noqa: E402
+from sampling_score import at_equal_score  # noqa: E402
 
 REGIONS, VOXELS, CANDIDATES, STEPS, GUIDANCE = 100, 15, 2, 10, 4.0
 COMPARED = 2  # trials whose latents are compared
@@ -99,10 +100,12 @@ def ours(device: str) -> Any:
     return lambda: draw_pictures(diffusion, adapter, prompts(), sampling), outputs
 
 
-def peer(device: str) -> Any:
-    diffusion, adapter, x = problem(device)
+def stock(diffusion: Diffusion, adapter: RegionAdapter) -> Any:
+    """diffusers' pipeline with its own IP-adapter processors, which have the adapter's weights."""
+    count = len(adapter.tokens.bias)
     for own, attn in zip(adapter.attention, cross_attention(diffusion.unet), strict=True):
-        processor = IPAdapterAttnProcessor2_0(attn.to_q.in_features, adapter.width, num_tokens=(REGIONS,), scale=1.0).to(device)
+        width = attn.to_q.in_features
+        processor = IPAdapterAttnProcessor2_0(width, adapter.width, num_tokens=(count,), scale=1.0).to(diffusion.prompt.device)
         processor.to_k_ip[0].weight.data.copy_(own.to_k.weight)
         processor.to_v_ip[0].weight.data.copy_(own.to_v.weight)
         attn.set_processor(processor)
@@ -113,6 +116,12 @@ def peer(device: str) -> Any:
         vae=diffusion.vae, unet=diffusion.unet, scheduler=diffusion.scheduler, **parts, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def peer(device: str) -> Any:
+    diffusion, adapter, x = problem(device)
+    pipe = stock(diffusion, adapter)
     config = diffusion.unet.config
     shape = (int(config.in_channels), int(config.sample_size), int(config.sample_size))
     none = torch.zeros(1, REGIONS, dtype=torch.bool, device=device)
@@ -145,4 +154,5 @@ if __name__ == "__main__":
         peer_name="StableDiffusionPipeline, one picture at a time",
         pictures=lambda device: trials(device) * CANDIDATES,
         steps=STEPS,
+        also=lambda device: at_equal_score(model(device), stock),
     )

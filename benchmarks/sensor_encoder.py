@@ -112,6 +112,7 @@ if __name__ == "__main__":
         ours,
         peer,
         peer_name="Conv2d, AvgPool2d, BatchNorm2d, ELU, Conv2d (NICE)",
+        moved=lambda device: 4 * BATCH * CHANNELS * SAMPLES,
         gmac_forward=BATCH * 36 * CHANNELS * 40 * (25 + 40) / 1e9,
         time_filtered_s=filtered_seconds,
         time_filtered_bfloat16_s=partial(filtered_seconds, kind=torch.bfloat16),

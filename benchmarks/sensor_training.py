@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 
 sys.modules["bottleneck"] = None  # type: ignore[assignment]  # pandas would take bottleneck.py here for the package
-import argparse  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
 from dataclasses import replace  # noqa: E402
@@ -30,7 +29,8 @@ from brainlens.models.sensors.training import step  # noqa: E402
 from brainlens.nn.guidance import LossAdjustment  # noqa: E402
 from brainlens.nn.sensor_encoder import Head, TSConv  # noqa: E402
 from brainlens.types import Responses  # noqa: E402
-from harness import measure, relative_error  # noqa: E402
+from floor import Work, against  # noqa: E402
+from harness import measure, measured_rates, parser, relative_error, use_threads  # noqa: E402
 
 TRIALS, CHANNELS, SAMPLES, WIDTH, BATCH, EPOCHS = 16_540, 63, 250, 768, 1000, 200
 TIMED = 2_000  # trials run on the CPU
@@ -165,16 +165,20 @@ def adjustment_cost(device: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="sensor_training")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of our products")
-    chosen = parser.parse_args()
+    options = parser("sensor_training", repeats=1)
+    options.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of our products")
+    chosen = options.parse_args()
+    use_threads(chosen.threads)
     device = chosen.device
     part = trials(device) * epochs(device) / TRIALS
-    one, peak, found = measure(partial(ours, precision=chosen.precision), device, chosen.repeats)
-    other, peer_peak, truth = measure(peer, device, chosen.repeats)
+    own = measure(partial(ours, precision=chosen.precision), device, chosen.repeats, count=True)
+    theirs = measure(peer, device, chosen.repeats)
+    one, peak, found = own.time_s, own.peak_mb, own.outputs
+    other, peer_peak, truth = theirs.time_s, theirs.peak_mb, theirs.outputs
     setup = float(found.pop("setup")) * TRIALS / trials(device)
+    assert own.work is not None
+    read = 2.0 * TRIALS * CHANNELS * SAMPLES * EPOCHS  # half floats, once an epoch
+    whole = Work(own.work.macs * EPOCHS / part, read)
     row = {
         "name": "sensor_training",
         "peer": "port of the NICE training loop",
@@ -191,9 +195,11 @@ def main() -> None:
         "epochs": EPOCHS,
         "trials": TRIALS,
         "setup_s": setup,
+        **against(setup + one * EPOCHS / part, whole, measured_rates(device)),
         "adjustment_cost_ratio": adjustment_cost(device),
     }
     print(f"a subject of {TRIALS} trials, {EPOCHS} epochs on {device}; {part:.2f} epochs were run and scaled")
+    print(f"floor {row['floor_s']:8.1f} s by {row['floor_by']}; ours reaches {100 * row['share']:.0f} % of it")
     print(f"ours {row['time_s']:9.1f} s   peer {row['peer_time_s']:9.1f} s   ratio {row['time_ratio']:.1f}")
     print(json.dumps({k: (float(f"{v:.6g}") if isinstance(v, float) else v) for k, v in row.items()}))
 

@@ -2,7 +2,8 @@
 
     python benchmarks/sweep.py [--device cpu] [--runs 8]
 
-overhead: (time of the sweep - time of the same commands one by one) / the latter, both in one process that is warm.
+overhead: (time of the sweep - time of the same commands one by one) / the latter, both in one process that is warm. The floor of
+a sweep is the time of its runs.
 dask_workers_busy: the share of the sweep's time in which the workers of a new Dask cluster work, its start and their imports
 included. The network's layers are in the cache for all sides, as they are from the second run of a sweep on.
 """
@@ -20,6 +21,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from floor import machine
 
 sys.modules.setdefault("bottleneck", None)  # type: ignore[arg-type]
 IMAGES, TEST, UNITS, WORKERS = 300, 60, 1000, 2  # units of a run
@@ -53,8 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1, help="of a run")
     a = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["OMP_NUM_THREADS"] = str(a.threads)
     from brainlens import store
 
     with tempfile.TemporaryDirectory() as place:
@@ -74,7 +78,8 @@ def main() -> None:
         "name": "sweep", "peer": "the same commands, one by one", "time_s": round(swept, 3), "peer_time_s": round(typed, 3),
         "time_ratio": round(typed / swept, 3), "overhead": round((swept - typed) / typed, 4), "run_s": round(typed / a.runs, 3),
         "runs": a.runs, "workers": WORKERS, "dask_time_s": round(whole, 3), "dask_workers_busy": round(busy / WORKERS / whole, 3),
-        "max_rel_error": 0.0,
+        "max_rel_error": 0.0, "device": a.device, "floor_s": round(typed, 3), "share": round(typed / swept, 4),
+        "floor_by": "its runs", "threads": int(os.environ["OMP_NUM_THREADS"]), "machine": machine(a.device),
     }  # fmt: skip
     for name, value in row.items():
         print(f"{name:24} {value}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from floor import Work
 from harness import compare
 
 sys.modules.setdefault("bottleneck", None)  # type: ignore[arg-type]
@@ -67,8 +68,14 @@ def peer(device: str) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndar
     return run, lambda: found
 
 
+def work(device: str) -> Work:
+    """Every readout times every picture; responses and ranks (float32) are written and read once, both scores written."""
+    del device
+    return Work(macs=VOXELS * NOUNS * PICTURES * FEATURES, bytes=VOXELS * NOUNS * (4 * 4 * PICTURES + 2 * 8))
+
+
 if __name__ == "__main__":
     compare(
         "voxel_bank", ours, peer, peer_name="one voxel at a time with scipy", repeats=1, peer_share=lambda device: SHARE,
-        voxels=VOXELS, pictures=NOUNS * PICTURES,
+        voxels=VOXELS, bank=NOUNS * PICTURES, work=work,
     )  # fmt: skip

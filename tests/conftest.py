@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -77,3 +79,26 @@ def module(path: str) -> ModuleType:
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found
+
+
+@pytest.fixture(scope="session")
+def benchmark_program() -> Iterator[Callable[[str], ModuleType]]:
+    """A program of benchmarks/ as a module, by name; they import each other as scripts of one folder do."""
+    place = Path(__file__).resolve().parents[1] / "benchmarks"
+    before = sys.modules.get("bottleneck")
+    sys.path.insert(0, str(place))
+
+    def load(name: str) -> ModuleType:
+        own = f"benchmarks_{name}" if name == "bottleneck" else name  # pandas looks for a package of that name
+        if own not in sys.modules:
+            spec = importlib.util.spec_from_file_location(own, place / f"{name}.py")
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[own] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[own])
+        return sys.modules[own]
+
+    yield load
+    sys.path.remove(str(place))
+    if before is None:
+        sys.modules.pop("bottleneck", None)

@@ -77,6 +77,22 @@ def test_a_constant_column_has_weight_0(name, value, n):
         assert np.abs(weights).max() < 1e3, seed  # nothing but rounding is scaled up
 
 
+@pytest.mark.parametrize("n", [50, 9])
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_a_constant_column_of_doubles_has_weight_0_although_its_mean_is_rounded(name, n):
+    drawn = torch.from_numpy(np.random.default_rng(0).normal(size=40))
+    values = [value for value in drawn if value.repeat(n).mean() != value]
+    assert len(values) > 10
+    for seed, value in enumerate(values[:10]):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, 12)) + 1
+        y = x @ rng.normal(size=(12, 12)) + rng.normal(size=(n, 12))
+        x[:, 4] = float(value)
+        weights = SOLVERS[name](x, y)
+        assert not weights[4].any(), seed
+        assert np.abs(weights).max() < 1e3, seed
+
+
 @pytest.mark.parametrize("name", ["ridge_cv", "kernel_ridge", "ridge_path"])  # the others' penalty counts the columns
 def test_a_constant_column_leaves_the_others_as_without_it(name):
     for seed in range(SEEDS):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import resource
 import shutil
 import zipfile
 from pathlib import Path
@@ -85,6 +87,28 @@ def absolute(name: str, data: bytes):
     return (name, data.replace(b'"encode-0123"', b'"/tmp/encode-0123"') if name == LIST else data)
 
 
+def rooted(name: str, data: bytes):
+    return (name.replace("r2.npy", "/tmp/r2.npy"), data.replace(b"r2.npy", b"/tmp/r2.npy") if name == LIST else data)
+
+
+def numbered(name: str, data: bytes):
+    return (name, data.replace(b'"encode-0123"', b"5") if name == LIST else data)
+
+
+def nul(name: str, data: bytes):
+    return (name, data.replace(b'"encode-0123"', b'"encode\\u0000"') if name == LIST else data)
+
+
+def half_a_character(name: str, data: bytes):
+    return (name, data.replace(b'"encode-0123"', b'"\\ud800"') if name == LIST else data)
+
+
+def bomb(name: str, data: bytes):
+    note = json.loads(data) if name == LIST else {"files": {}}
+    note["files"] = {each: entry | {"bytes": 10**9} for each, entry in note["files"].items()}
+    return (name, json.dumps(note).encode() if name == LIST else data)
+
+
 def newer(name: str, data: bytes):
     return (name, data.replace(b'"format": 1', b'"format": 9') if name == LIST else data)
 
@@ -102,6 +126,11 @@ def broken_list(name: str, data: bytes):
         (without_list, "has no archive.json"),
         (outside, "outside of the run"),
         (absolute, "outside of the run"),
+        (rooted, "outside of the run"),
+        (numbered, "archive.json is damaged"),
+        (nul, "outside of the run"),
+        (half_a_character, "archive.json is damaged"),
+        (bomb, "more than 200 times"),
         (newer, "newer format"),
         (broken_list, "archive.json is damaged"),
     ],
@@ -110,6 +139,56 @@ def test_an_altered_archive_leaves_nothing(run, tmp_path, change, match):
     archive = save_archive(run, tmp_path / "a.zip")
     rewritten(archive, change)
     with pytest.raises(DataError, match=match):
+        open_archive(archive, tmp_path / "back")
+    assert list((tmp_path / "back").iterdir()) == []
+
+
+def test_a_link_in_an_archive_becomes_a_file(run, tmp_path):
+    """A zip can hold links; whoever lists one with its hash gets its text, and nothing is followed."""
+    archive = save_archive(run, tmp_path / "a.zip")
+    link = zipfile.ZipInfo("link")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    entry = {"sha256": hashlib.sha256(b"/etc/passwd").hexdigest(), "bytes": 11}
+    rewritten(archive, lambda name, data: (name, with_entry(data, "link", entry) if name == LIST else data))
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr(link, "/etc/passwd")
+    back = open_archive(archive, tmp_path / "back") / "link"
+    assert not back.is_symlink()
+    assert back.read_text() == "/etc/passwd"
+
+
+def test_a_disk_that_fills_is_one_line_and_leaves_nothing(tmp_path):
+    values = np.random.default_rng(0).normal(size=40_000)
+    store.save_result(Result("encode", METRICS, {"r2": values}), tmp_path / "runs" / "encode-1")
+    archive = save_archive(tmp_path / "runs" / "encode-1", tmp_path / "a.zip")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # files may not grow beyond
+    try:
+        with pytest.raises(DataError, match=r"encode-1: could not be written .*free some space"):
+            open_archive(archive, tmp_path / "back")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "back").iterdir()) == []
+    np.testing.assert_array_equal(store.load_result(open_archive(archive, tmp_path / "back")).arrays["r2"], values)
+
+
+def with_entry(data: bytes, name: str, entry: dict) -> bytes:
+    note = json.loads(data)
+    note["files"][name] = entry
+    return json.dumps(note).encode()
+
+
+@pytest.mark.parametrize("value", [0, 6, 90, 255])
+def test_packed_bytes_that_are_damaged_are_one_line(run, tmp_path, value):
+    archive = save_archive(run, tmp_path / "a.zip")
+    with zipfile.ZipFile(archive) as opened:
+        entry = max((each for each in opened.infolist() if each.filename != LIST), key=lambda each: each.compress_size)
+    content = bytearray(archive.read_bytes())
+    head = entry.header_offset
+    start = head + 30 + len(entry.filename) + int.from_bytes(content[head + 28 : head + 30], "little")
+    content[start : start + 8] = bytes([value]) * 8
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.zip"):
         open_archive(archive, tmp_path / "back")
     assert list((tmp_path / "back").iterdir()) == []
 

@@ -7,6 +7,8 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -40,12 +42,12 @@ def asked(*commands: list[str]) -> tuple[dict[str, list[object]], set[str]]:
     return found["said"], set(found["modules"])
 
 
-def seconds(program: str) -> float:
+def seconds(program: str, *, check: bool = True) -> float:
     """Of processor time, the least of three tries: the machine may be busy."""
     found = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=300)
+        subprocess.run([sys.executable, "-c", program], check=check, capture_output=True, timeout=300)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(found)
@@ -72,6 +74,20 @@ def test_help_imports_nothing_heavy() -> None:
         ["predict", "/no/such/run", "--images", "/tmp"],
         ["embed", "/no/such/run"],
         ["nosuchcommand"],
+        ["align", "--encoder", "x"],
+        ["align", "--dataset", "phantom_eeg", "--encoder", "x"],
+        ["align", "--modality", "x"],
+        ["align", "--protocol", "x"],
+        ["align", "--gallery", "x"],
+        ["encode", "--method", "x"],
+        ["encode", "--device", "x"],
+        ["demo", "--device", "x"],
+        ["reconstruct", "--preset", "x"],
+        ["reconstruct", "--start", "x"],
+        ["reconstruct", "--tokens", "x"],
+        ["reconstruct", "--chooser", "x"],
+        ["report", "/no/such/folder"],
+        ["figures", "/no/such/folder"],
     ],
     ids=" ".join,
 )
@@ -81,6 +97,33 @@ def test_a_mistake_in_a_command_is_said_before_torch_is_loaded(command: list[str
     assert code == 2
     assert len(str(err).splitlines()) == 1, err
     assert not modules & {"torch", "transformers", "diffusers", "mne", "nilearn", "matplotlib", "sklearn"}
+
+
+@pytest.mark.parametrize("name", ["encode", "align", "attribute", "reconstruct", "describe", "decode"])
+def test_an_option_that_there_is_not_waits_for_no_table_library(name: str) -> None:
+    _, modules = asked([name, "--no-such-option"], [name, "--device", "x"], ["nosuchcommand"])
+    assert not modules & set(HEAVY)
+
+
+def test_words_that_the_command_line_knows_are_those_that_the_modules_know() -> None:
+    from brainlens import choices
+    from brainlens.align.sensor_options import SensorOptions
+    from brainlens.attribute import pixels_and_words
+    from brainlens.encode import METHODS
+    from brainlens.models.volume.aligners import ENCODERS
+    from brainlens.reconstruct.asked import Asked
+    from brainlens.subjects import Protocol
+
+    assert METHODS == choices.ENCODE_METHODS
+    assert pixels_and_words.METHODS == choices.ATTRIBUTE_METHODS
+    assert set(choices.ENCODERS) == {*ENCODERS, *choices.SENSOR_ENCODERS}
+    for name in choices.SENSOR_ENCODERS:
+        SensorOptions(encoders=(name,))
+    for kind, gallery in product(choices.PROTOCOLS, choices.GALLERIES):
+        Protocol(kind, gallery=gallery)
+    for name, words in (("start", choices.STARTS), ("preset", choices.RECONSTRUCT_PRESETS), ("chooser", choices.CHOOSERS)):
+        for word in words:
+            Asked(**{name: word})
 
 
 def test_the_list_of_recordings_and_what_is_known_of_each_wait_for_no_torch() -> None:
@@ -113,6 +156,34 @@ def test_import_and_help_cost_little_beside_what_they_stand_on() -> None:
     library = seconds("import typer, typer.main, typer.rich_utils, pydantic, rich.markdown")
     call = "import sys; sys.argv = ['brainlens', 'encode', '--help']; from brainlens.cli import main; main()"
     assert seconds(call) < 2.5 * library
+
+
+@pytest.mark.parametrize(
+    ("command", "most"),
+    [
+        (["encode", "--help"], 0.5),
+        (["align", "--help"], 0.5),
+        (["paper", "--help"], 0.5),
+        (["align", "--encoder", "x"], 1.0),
+        (["encode", "--dataset", "nope"], 1.0),
+        (["encode", "--dataset", "folder", "--data", "/no/such/folder"], 1.0),
+    ],
+    ids=str,
+)
+def test_help_and_mistakes_come_in_the_time_that_was_promised(command: list[str], most: float) -> None:
+    """Processor time of all that a command adds to an empty program; on a slower machine by as much more as it is slower."""
+    call = f"import sys; sys.argv = {['brainlens', *command]!r}; from brainlens.cli import main; main()"
+    assert seconds(call, check=False) - seconds("pass") < most * slowness()
+
+
+def slowness() -> float:
+    """How much longer than a quarter of a second this machine needs now for what that took: loops of the interpreter alone."""
+    found = []
+    for _ in range(3):
+        begun = time.process_time()
+        sum(number * number for number in range(4_000_000))
+        found.append(time.process_time() - begun)
+    return max(1.0, min(found) / 0.25)
 
 
 WAITS = "import os; from brainlens.cli import main\ntry: main()\nexcept SystemExit: print(os.environ.get('OMP_WAIT_POLICY'))"

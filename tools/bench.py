@@ -1,9 +1,10 @@
-"""Runs every benchmark and writes docs/benchmarks.md: one row each, with the date, the device and what limits it.
+"""Runs every benchmark and writes docs/benchmarks.md: what was measured, its floor, and the goals beside what was reached.
 
-    python tools/bench.py [--device cpu|cuda] [--only NAME ...]
+    python tools/bench.py [--device cpu|cuda] [--only NAME ...] [--go-on]
 
-Each benchmark is a program of its own that prints a JSON object as its last line. A benchmark that fails is reported as
-failed and does not stop the others. Rows of another device, or of benchmarks that were not run, stay in the file.
+Each benchmark is a program of its own that prints a JSON object as its last line. One that fails is reported as failed and does
+not stop the others. Rows of another device, or of benchmarks that were not run, stay in the file with their date; --go-on leaves
+out those that were measured today.
 """
 
 from __future__ import annotations
@@ -11,66 +12,125 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+from bench_page import Goal, page
 from brainlens import store
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (
     *("ridge", "store", "factortopy", "bottleneck", "volume_encoder", "sensor_encoder"),
     *("sensor_training", "mvnn", "preparation", "sampling", "adapter_training", "voxel_bank", "conversion", "retrieval"),
+    *("sweep", "cost", "recording_to_result"),
+)
+ONE_THREAD_TOO = ("factortopy", "sensor_training")  # which many run beside others on a shared machine
+GOALS = (
+    Goal(
+        "factortopy",
+        "time_ratio",
+        40,
+        bound="the selector networks, whose products both sides make alike, and gathers of voxels by cell",
+    ),
+    Goal("factortopy", "memory_ratio", 6, bound="selectors and channel weights with their gradients, which both sides hold"),
+    Goal(
+        "ridge",
+        "time_ratio",
+        6,
+        bound="the predictions of every penalty in every fold, and passes over their residuals",
+    ),
+    Goal(
+        "bottleneck",
+        "time_ratio",
+        5,
+        bound="every step passes fresh noise through the blocks behind the bottleneck and back, as the peer's does",
+    ),
+    Goal(
+        "volume_encoder",
+        "time_ratio",
+        4,
+        bound="projections and attention over the patches inside the brain",
+    ),
+    Goal(
+        "sensor_training",
+        "time_ratio",
+        15,
+        bound="ELU and copies of windows beside the products that are left of the two convolutions",
+    ),
+    Goal(
+        "sampling",
+        "equal_score_ratio",
+        4,
+        needs="equal_score_holds",
+        bound="passes through the diffusion network, whose number the score needs",
+    ),
+    Goal(
+        "adapter_training",
+        "time_ratio",
+        3,
+        bound="the pass through the diffusion network and back is nearly all; what is encoded once is small here",
+    ),
+    Goal("preparation", "time_ratio", 3, bound="a product in double for baseline and resampling, and every epoch written twice"),
+    Goal("preparation", "memory_ratio", 4, bound="a block of epochs in double, and the libraries' own buffers"),
+    Goal("conversion", "time_ratio", 3, bound="rounding to half floats and hashing them, each on one core, and writing"),
+    Goal("conversion", "memory_ratio", 4, bound="a block of rows and the pages of the file"),
+    Goal("voxel_bank", "time_s", 60, most=True, bound="sorting the responses of every voxel"),
+    Goal("voxel_bank", "peak_mb", 4096, most=True, bound="responses of a block of voxels"),
+    Goal("sweep", "overhead", 0.05, most=True, bound="a table and a log that every run of a sweep writes"),
+    Goal("cost", "worst", 0.25, most=True, bound="one rate for products of all shapes"),
 )
 
 
-def run(name: str, device: str, limit_s: float) -> dict[str, Any]:
+def run(name: str, device: str, threads: int | None, limit_s: float) -> dict[str, Any]:
     """The JSON object of one benchmark, or a row that says how it failed."""
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--device", device]
+    command += [] if threads is None else ["--threads", str(threads)]
+    known = {"name": name, "device": device, "threads": threads}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    done = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit_s, check=False)
+        out, err = done.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
-        return {"name": name, "device": device, "failed": f"not finished after {limit_s:.0f} s"}
-    lines = done.stdout.strip().splitlines()
-    print(done.stdout, end="", flush=True)
+        os.killpg(done.pid, signal.SIGKILL)  # with the processes that it measures in
+        done.communicate()
+        return {**known, "failed": f"not finished after {limit_s:.0f} s"}
+    lines = out.strip().splitlines()
+    print(out, end="", flush=True)
     if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"name": name, "device": device, "failed": reason}
+        reason = (err.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return {**known, "failed": reason}
     return {"device": device, **json.loads(lines[-1])}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    head = [
-        "benchmark",
-        "device",
-        "beside",
-        "time [s]",
-        "its time [s]",
-        "ratio",
-        "peak [MB]",
-        "its peak [MB]",
-        "ratio",
-        "largest error",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        if "failed" in row:
-            lines.append(f"| {row['name']} | {row['device']} | failed: {row['failed']} |" + " |" * 7)
-            continue
-        numbers = [
-            f"{row['time_s']:.3g}",
-            f"{row['peer_time_s']:.3g}",
-            f"**{row['time_ratio']:.3g}**",
-            f"{row['peak_mb']:.0f}",
-            f"{row['peer_peak_mb']:.0f}",
-            f"**{row['memory_ratio']:.3g}**",
-            f"{row['max_rel_error']:.1e}",
-        ]
-        lines.append("| " + " | ".join([row["name"], row["device"], row["peer"], *numbers]) + " |")
-    return "\n".join(lines)
+def others_use(seconds: float = 2.0) -> float:
+    """Cores that other processes keep busy now; a time beside them is longer, and its row says so. NaN where none can say."""
+    try:
+        first = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        time.sleep(seconds)
+        last = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    except OSError:
+        return float("nan")
+    idle = (last[3] + last[4] - first[3] - first[4]) / max(sum(last) - sum(first), 1)
+    return (1 - idle) * (os.cpu_count() or 1)
+
+
+def planned(only: list[str] | None, device: str) -> list[tuple[str, int | None]]:
+    """(benchmark, threads) in the order of the page; None: a thread a core."""
+    names = [name for name in NAMES if (ROOT / "benchmarks" / f"{name}.py").exists() and (not only or name in only)]
+    also = ONE_THREAD_TOO if device == "cpu" else ()
+    return [(name, threads) for name in names for threads in ((None, 1) if name in also else (None,))]
+
+
+def merged(rows: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows with a new one in place of that of the same benchmark, device and threads, or of one without its threads."""
+    taken = (new.get("threads"), None)
+    kept = [r for r in rows if (r["name"], r["device"]) != (new["name"], new["device"]) or r.get("threads") not in taken]
+    return sorted([*kept, new], key=lambda r: (NAMES.index(r["name"]), r["device"], -(r.get("threads") or 0)))
 
 
 def main() -> None:
@@ -78,40 +138,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="*", default=None)
+    parser.add_argument("--go-on", action="store_true", help="leave out what was measured today")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a benchmark is given up")
     chosen = parser.parse_args()
     kept = ROOT / "docs" / "benchmarks.json"
-    known = {(row["name"], row["device"]): row for row in (store.read_json(kept) if kept.exists() else [])}
-    names = [n for n in NAMES if (ROOT / "benchmarks" / f"{n}.py").exists() and (not chosen.only or n in chosen.only)]
-    for name in names:
-        row = run(name, chosen.device, chosen.limit)
-        row["date"] = datetime.date.today().isoformat()
-        known[(name, row["device"])] = row
-        rows = sorted(known.values(), key=lambda r: (NAMES.index(r["name"]), r["device"]))
+    rows = store.read_json(kept) if kept.exists() else []
+    today = datetime.date.today().isoformat()
+    for name, threads in planned(chosen.only, chosen.device):
+        done = [r for r in rows if (r["name"], r["device"], r.get("date")) == (name, chosen.device, today) and "failed" not in r]
+        if chosen.go_on and any(r.get("asked_threads") == threads for r in done):
+            continue
+        busy, begun = others_use(), time.monotonic()
+        row = run(name, chosen.device, threads, chosen.limit)
+        row |= {"date": today, "wall_s": round(time.monotonic() - begun, 1), "asked_threads": threads}
+        row |= {"others_cores": round(busy, 2)} if busy == busy else {}
+        rows = merged(rows, row)
         store.save_json(kept, rows)
-        store.save_text(ROOT / "docs" / "benchmarks.md", page(rows))
-
-
-def page(rows: list[dict[str, Any]]) -> str:
-    """The whole page."""
-    missing = [name for name in NAMES if name not in {row["name"] for row in rows}]
-    dates = sorted({row["date"] for row in rows})
-    span = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    parts = [
-        "# Benchmarks\n",
-        "Each row is one program in `benchmarks/`, run by `make bench`: ours and the straightforward way on the same data, each "
-        "in a process of its own. Ratios are peer / ours, so more than 1 means faster or smaller. The largest error is relative "
-        "to the largest value of the peer's output. What each benchmark's size is, and what limits it, stands at the top of its "
-        "program.\n",
-        f"Measured {span} on {platform.machine()}, 2 cores, unless the device column says otherwise.\n",
-        table(rows),
-    ]
-    notes = [f"- {r['name']}: {r['note']}" for r in rows if r.get("note")]
-    if notes:
-        parts += ["\n## Notes\n", "\n".join(notes)]
-    if missing:
-        parts.append(f"\nNot measured yet: {', '.join(missing)}.")
-    return "\n".join(parts) + "\n"
+        store.save_text(ROOT / "docs" / "benchmarks.md", page(rows, GOALS, NAMES))
+    store.save_text(ROOT / "docs" / "benchmarks.md", page(rows, GOALS, NAMES))
 
 
 if __name__ == "__main__":

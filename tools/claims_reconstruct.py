@@ -24,13 +24,12 @@ from brainlens.types import DataError
 
 PARTS = ("main", "truth", "true_embedding", "contributions", "shuffled_training", *ABLATIONS)
 FIRST = (
-    *("main", "truth", "true_embedding", "contributions", "shuffled_training", "reference", "no_dropout"),
-    *("no_min_snr", "no_distillation", "low_level"),
-    *("start_ridge", "paper", "parcels/50", "parcels/200"),
+    *("main", "truth", "true_embedding", "contributions", "shuffled_training", "at_prediction", "ridge_chooser", "low_level"),
+    *("trained", "reference", "no_dropout", "no_min_snr", "no_distillation", "start_ridge", "paper", "parcels/50", "parcels/200"),
 )
 SIZES = {  # training scenes, test scenes, what is asked of the main run, training steps of an ablation
-    "full": (9000, 1000, Asked(steps=500, trials=200, explain=16), 250),
-    "half": (3000, 300, Asked(steps=1200, trials=100, explain=16), 400),
+    "full": (9000, 1000, Asked(trials=200, explain=16), 250),
+    "half": (3000, 300, Asked(trials=100, explain=16), 400),
     "small": (300, 60, Asked(pretrain=200, pretrain_steps=8, steps=8, trials=12, explain=4, candidates=2, sampling_steps=4), 4),
 }
 TARGETS = {

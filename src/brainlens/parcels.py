@@ -17,11 +17,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from brainlens.types import DataError, Responses, Surface, Volume, read_text
+from brainlens.types import DataError, Responses, Surface, Volume, read_grid, read_text
 
 MESH_VERTICES = {"fsaverage": 163842, "fsaverage6": 40962, "fsaverage5": 10242, "fsaverage4": 2562, "fsaverage3": 642}
 OUTSIDE = 0.5  # share of units off an atlas's grid above which it is taken to be of another space
 WRONG_SIDE = 0.1  # share of the one-sided parcels lying on the other side above which names and labels do not belong together
+WHOLE = re.compile(r"-?[0-9]{1,18}")  # the number of a label
 _SIDE = re.compile(r"(?:^|[^a-z])(lh|left|l)(?:[^a-z]|$)|(?:^|[^a-z])(rh|right|r)(?:[^a-z]|$)", re.IGNORECASE)
 
 Table: TypeAlias = "Mapping[int, str] | pd.DataFrame | str | Path"
@@ -166,21 +167,22 @@ def atlas_parcels(
     resolution. sha256: what the file must hash to. Raises DataError for an atlas of another space (more than half of the voxels
     off its grid, none with a label, or names of a left or right hemisphere on the other side), and as `label_parcels`.
     """
-    import nibabel as nib
-
     name = "the atlas"
     if isinstance(atlas, (str, Path)):
         name = Path(atlas).name
         _check_hash(atlas, sha256)
-        atlas = nib.load(atlas)  # type: ignore[attr-defined]
-    if not hasattr(atlas, "dataobj") or not hasattr(atlas, "affine"):
+        grid, affine = read_grid(atlas)
+    elif not hasattr(atlas, "dataobj") or not hasattr(atlas, "affine"):
         raise DataError(f"{name} is a {type(atlas).__name__}; give a nibabel image or the path of one")
-    grid = np.asarray(atlas.dataobj)
+    else:
+        grid, affine = np.asarray(atlas.dataobj), np.asarray(atlas.affine, dtype=float)
     grid = grid[..., 0] if grid.ndim == 4 and grid.shape[3] == 1 else grid
     if grid.ndim != 3 or not np.array_equal(grid, np.round(grid)):
         raise DataError(f"{name}: shape {grid.shape} of {grid.dtype} is no 3-D image of whole-number labels; give a parcellation")
     millimetres = space.coordinates()
-    to_index = np.linalg.inv(np.asarray(atlas.affine, dtype=float))
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+        raise DataError(f"{name}: its affine cannot be inverted, so no place of it is known; set the space of the file first")
+    to_index = np.linalg.inv(affine)
     at = np.floor(millimetres @ to_index[:3, :3].T + to_index[:3, 3] + 0.5 - 1e-6).astype(np.int64)
     inside = ((at >= 0) & (at < np.array(grid.shape))).all(axis=1)
     if (~inside).mean() > OUTSIDE:
@@ -331,9 +333,9 @@ def _read_table(path: Path) -> dict[int, str]:
     found: dict[int, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         parts = line.replace(",", " ").split()
-        if not parts or parts[0].startswith("#") or (number == 1 and not parts[0].lstrip("-").isdigit()):
+        if not parts or parts[0].startswith("#") or (number == 1 and not WHOLE.fullmatch(parts[0])):
             continue
-        if len(parts) < 2 or not parts[0].lstrip("-").isdigit():
+        if len(parts) < 2 or not WHOLE.fullmatch(parts[0]):
             raise DataError(f"lookup table {path.name}, line {number}: {line[:60]!r} is not 'value name'")
         if found.setdefault(int(parts[0]), parts[1]) != parts[1]:
             raise DataError(f"lookup table {path.name}, line {number}: a second name for label {parts[0]}")

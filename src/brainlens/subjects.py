@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brainlens.choices import GALLERIES, PROTOCOLS
 from brainlens.types import DataError, Responses, Stimuli, Volume
 
 NOT_REGIONS = ("", "none", "nan")
@@ -213,7 +214,7 @@ class Protocol:
     gallery: str = "image"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("within", "across") or self.gallery not in ("image", "concept"):
+        if self.kind not in PROTOCOLS or self.gallery not in GALLERIES:
             raise DataError(
                 f"protocol {self.kind!r}, gallery {self.gallery!r}: they are 'within' or 'across', 'image' or 'concept'"
             )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from brainlens.cli import main
+
+Spoil = Callable[[Path], None]
 
 
 def module(path: str) -> ModuleType:
@@ -33,6 +39,7 @@ class Case:
     own: Path
     patch: pytest.MonkeyPatch
     capture: Any
+    bomb: Spoil
 
     def say(self, *arguments: object) -> tuple[int, str, str]:
         """Exit code, standard output and standard error of a command; warnings are said and are no errors."""
@@ -66,15 +73,39 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def case(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Case:
-    return Case(tmp_path, Path(shutil.copytree(written, tmp_path / "own")), monkeypatch, capfd)
+def case(
+    written: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    bomb: Spoil,
+) -> Case:
+    return Case(tmp_path, Path(shutil.copytree(written, tmp_path / "own")), monkeypatch, capfd, bomb)
+
+
+@pytest.fixture(scope="session")
+def bomb() -> Spoil:
+    """Writes a .nii.gz whose 216 MB of zeros pack to one."""
+
+    def write(path: Path) -> None:
+        header = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.eye(4)).header
+        header.set_data_shape((600, 600, 600))
+        header["vox_offset"] = 352
+        with gzip.open(path, "wb", compresslevel=1) as handle:
+            handle.write(header.binaryblock + b"\0" * 4)
+            for _ in range(27):
+                handle.write(bytes(8_000_000))
+
+    return write
 
 
 @pytest.fixture(scope="session")
 def writers() -> dict[str, ModuleType]:
-    """Modules of tests that write recordings of others in small."""
+    """Modules of tests that write recordings and weights of others in small."""
     names = {"haxby": "test_haxby2001", "recordings": "test_recordings", "epochs": "test_own_epochs", "bids": "test_own_bids"}
-    return {name: module(f"datasets/{file}.py") for name, file in names.items()}
+    names |= {"labels": "test_surface_labels"}
+    found = {name: module(f"datasets/{file}.py") for name, file in names.items()}
+    return found | {"convert": module("backbones/test_convert.py")}
 
 
 @pytest.fixture(scope="session")

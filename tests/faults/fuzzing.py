@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -110,19 +110,19 @@ def _json(content: bytes, rng: np.random.Generator) -> bytes:
     return json.dumps(JSON[int(rng.integers(len(JSON)))]).encode()
 
 
-def fuzz(folder: Path, read: Callable[[Path], Any], *, count: int, seed: int, hashed: bool) -> Found:
-    """`count` mutations of the files below a folder, each read and put back.
+def fuzz(folder: Path, read: Callable[[Path], Any], *, numbers: Iterable[int], seed: int, hashed: bool) -> Found:
+    """Mutations of the files below a folder, by their numbers, each read and put back.
 
     Wrong are: an error that is no DataError of one line, other values without a word where the files carry hashes, more than
-    5 s of the processor, more than 500 MB.
+    5 s of the processor, more than 500 MB. A mutation follows from the seed and its number alone, so that one can be tried again.
     """
-    rng = np.random.default_rng(seed)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     found = Found()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = digest(read(folder))
-        for number in range(count):
+        for number in numbers:
+            rng = np.random.default_rng([seed, number])
             path = files[int(rng.integers(len(files)))]
             content = path.read_bytes()
             changed = mutate(content, rng, path.suffix in (".json", ".csv", ".tsv", ".txt"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from brainlens import datasets, store
 from brainlens.datasets import haxby2001, things_eeg2
@@ -193,6 +193,42 @@ def nothing_is_scaled_by_test_trials(case: Any, _: Writers) -> None:
     np.testing.assert_array_equal(fits[0].arrays["alpha"], fits[1].arrays["alpha"])
 
 
+def larger(folder: Path) -> Path:
+    """24 pictures, 64 voxels in a box: enough to train an encoder on."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    ids = [f"{i:02d}" for i in range(24)]
+    for name in ids:
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / "images" / f"{name}.png")
+    pd.DataFrame({"stimulus": ids, "split": ["test"] * 6 + ["train"] * 18}).to_csv(folder / "trials.csv", index=False)
+    np.save(folder / "responses.npy", rng.normal(size=(24, 64)))
+    box(folder, slice(0, 4))
+    return folder
+
+
+def box(folder: Path, layers: slice) -> None:
+    mask = np.zeros((4, 4, 5), np.uint8)
+    mask[..., layers] = 1
+    nib.save(nib.Nifti1Image(mask, np.diag([8.0, 8, 8, 1])), folder / "mask.nii.gz")
+
+
+def test_a_run_is_not_used_with_another_recording_or_mask(case: Any) -> None:
+    """Rows 12 and 13 through the commands."""
+    own, runs = larger(case.tmp / "larger"), case.tmp / "runs"
+    asked = ("--dataset", "folder", "--data", own, "--runs", runs, "--encoder", "volume", "--steps", "2")
+    code, _, err = case.say("align", *asked)
+    assert code == 0, err
+    (run,) = runs.glob("align-*")
+    kept = np.load(own / "responses.npy")
+    np.save(own / "responses.npy", kept + (np.arange(24) == 3)[:, None])
+    assert "was made from another recording than" in case.refused("attribute", run, "--runs", runs)
+    np.save(own / "responses.npy", kept)
+    box(own, slice(1, 5))  # as many voxels, one layer higher
+    assert "mask" in case.refused("embed", run, "--dataset", "folder", "--data", own, "--runs", runs)
+    box(own, slice(0, 4))
+    assert case.say("embed", run, "--dataset", "folder", "--data", own, "--runs", runs)[0] == 0
+
+
 @row(12)
 def another_recording_than_that_of_the_run(case: Any, _: Writers) -> None:
     responses, _features = planted()
@@ -241,14 +277,7 @@ def volumes_that_are_cut_claim_too_much_or_lie_elsewhere(case: Any, _: Writers) 
 @row(17)
 def a_bomb(case: Any, _: Writers) -> None:
     """One of several; the others stand in `test_files.py`."""
-    shape = (600, 600, 600)
-    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.eye(4)).header
-    header.set_data_shape(shape)
-    header["vox_offset"] = 352
-    with gzip.open(case.own / "mask.nii.gz", "wb", compresslevel=1) as handle:
-        handle.write(header.binaryblock + b"\0" * 4)
-        for _number in range(27):
-            handle.write(bytes(8_000_000))
+    case.bomb(case.own / "mask.nii.gz")
     said = case.refused(*case.encode())
     assert "mask.nii.gz" in said
     assert "more than 200 times" in said

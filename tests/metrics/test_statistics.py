@@ -93,6 +93,19 @@ def test_permutation_p_by_hand():
     np.testing.assert_allclose(s.permutation_p(np.array([9.0, np.nan]), np.stack([null, null], 1)), [0.2, np.nan])
 
 
+@pytest.mark.parametrize(("alternative", "expected"), [("greater", 3 / 5), ("less", 4 / 5), ("two-sided", 1.0)])
+def test_a_permuted_value_equal_to_the_observed_one_is_as_extreme(alternative, expected):
+    assert s.permutation_p(2.0, np.array([0.0, 1.0, 2.0, 3.0]), alternative=alternative) == pytest.approx(expected)
+
+
+def test_permutation_p_of_ties_keeps_its_level():
+    """Every value of a coarse null is the observed one in turn: p <= a in no more than a share a of them."""
+    null = np.repeat([0.0, 1.0, 2.0], [8, 8, 3])
+    p = np.array([s.permutation_p(null[i], np.delete(null, i)) for i in range(len(null))])
+    for level in np.arange(1, 20) / 19:
+        assert (p <= level + 1e-12).mean() <= level + 1e-12
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=4, max_size=60))
 def test_auroc_equals_sklearn_with_ties(rows):
     score, truth = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])
@@ -114,6 +127,18 @@ def test_auroc_interval_agrees_with_a_bootstrap():
         drawn.append(s.auroc(truth[rows], score[rows]))
     assert area == pytest.approx(roc_auc_score(truth, score))
     np.testing.assert_allclose([low, high], np.quantile(drawn, [0.025, 0.975]), atol=0.02)
+
+
+def test_auroc_interval_is_that_of_delong_pair_by_pair():
+    rng = np.random.default_rng(3)
+    truth = np.arange(40) < 9
+    score = np.round(rng.normal(size=40) + 0.8 * truth, 1)  # with ties
+    pairs = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
+    assert (pairs == 0.5).any()
+    spread = np.sqrt(pairs.mean(1).var(ddof=1) / 9 + pairs.mean(0).var(ddof=1) / 31)
+    expected = pairs.mean(), pairs.mean() - 1.6448536 * spread, pairs.mean() + 1.6448536 * spread
+    assert expected[2] < 1
+    np.testing.assert_allclose(s.auroc_interval(truth, score, level=0.9), expected, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from sklearn.covariance import shrunk_covariance
 from sklearn.linear_model import Ridge
 
 from brainlens.solvers.canonical import canonical_metric, ridge_path
@@ -25,6 +26,17 @@ def test_correlations_against_the_generalised_eigenvalue_problem():
     joint = np.cov(x.numpy().T, y.numpy().T, bias=True)
     a, b, c = joint[:5, :5], joint[5:, 5:], joint[:5, 5:]
     squares = scipy.linalg.eigh(c @ np.linalg.inv(b) @ c.T, a, eigvals_only=True)[::-1]
+    np.testing.assert_allclose(found.correlations.numpy() ** 2, squares, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shrinkage", [0.02, 0.1])
+def test_shrunken_covariances_are_those_of_sklearn(shrinkage):
+    x, y = pairs()
+    joint = np.cov(x.numpy().T, y.numpy().T, bias=True)
+    a, b = (shrunk_covariance(part, shrinkage) for part in (joint[:5, :5], joint[5:, 5:]))
+    squares = scipy.linalg.eigh(joint[:5, 5:] @ np.linalg.inv(b) @ joint[5:, :5], a, eigvals_only=True)[::-1]
+    assert squares[0] < 0.999**2  # where the library cuts
+    found = canonical_metric(x, y, dims=5, shrinkage=shrinkage)
     np.testing.assert_allclose(found.correlations.numpy() ** 2, squares, rtol=1e-3, atol=1e-5)
 
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "cost.py"
-
 
 @pytest.fixture(scope="module")
-def cost() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cost", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    sys.modules["cost"] = found
-    spec.loader.exec_module(found)
-    return found
+def cost(benchmark_program: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_program("cost")
 
 
 @pytest.mark.parametrize("more", [{}, {"batch": 4}, {"layers": 4}, {"channels": 192}, {"units": 900}], ids=str)

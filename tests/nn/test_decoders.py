@@ -54,10 +54,12 @@ def test_whitened_errors_are_round():
     g = torch.Generator().manual_seed(0)
     y = torch.randn(4000, 3, generator=g)
     mix = torch.tensor([[2.0, 0, 0], [1.5, 0.4, 0], [0, 0.3, 0.1]])
-    p = y * 0.5 + torch.randn(4000, 3, generator=g) @ mix.T
+    y = y + torch.tensor([3.0, -2.0, 1.0])
+    p = y * 0.5 + torch.randn(4000, 3, generator=g) @ mix.T - 4
     metric = whitened_metric(p, y, shrinkage=0.0)
     error = metric.query(p) - metric.gallery(y)
     np.testing.assert_allclose(torch.cov(error.T).numpy(), np.eye(3), atol=0.01)
+    np.testing.assert_allclose(error.mean(0).numpy(), np.zeros(3), atol=1e-3)  # around the right embedding, wherever it lies
 
 
 def test_principal_axes_equal_sklearn():

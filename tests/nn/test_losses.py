@@ -82,6 +82,8 @@ def test_trimodal_adds_and_leaves_out():
     both = trimodal(brain, image, text)
     torch.testing.assert_close(both, info_nce(brain, image, CLIP_TEMPERATURE) + info_nce(brain, text, CLIP_TEMPERATURE))
     torch.testing.assert_close(trimodal(brain, None, text), info_nce(brain, text, CLIP_TEMPERATURE))
+    expected = 0.3 * plain(brain, image, 0.2) + 2.0 * plain(brain, text, 0.2)
+    torch.testing.assert_close(trimodal(brain, image, text, temperature=0.2, weights=(0.3, 2.0)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_queue_is_a_ring_of_unit_rows_without_gradient():

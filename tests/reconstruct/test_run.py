@@ -132,6 +132,20 @@ def test_tokens_that_cannot_be_are_refused_in_one_line(changes, message) -> None
     assert "\n" not in str(error.value)
 
 
+def test_near_training_pictures_nothing_is_trained_on_the_recording_unless_asked(
+    recording: Opened, pipeline: Path, tmp_path: Path
+) -> None:
+    """The attention stays as it was trained on other pictures, and the code is ridge: both are what the model keeps."""
+    assert (Asked().training_steps, Asked(steps=5).training_steps) == (0, 5)
+    assert Asked(width=0.0).training_steps is None
+    assert Asked(tokens="region").training_steps is None
+    quick = {name: value for name, value in QUICK.items() if name != "steps"}
+    folder = drawn(recording, Asked(pipeline=str(pipeline), **{**quick, "explain": 0, "trials": 4}), tmp_path)
+    model, log = NeuroAdapter.load(folder / "model"), store.load_result(folder).tables["log"]
+    assert log["step"].tolist() == [0.0]
+    assert (model.training["epochs"], model.training["steps"]) == (0, 0)
+
+
 def test_the_kept_model_draws_the_kept_pictures(run: Path, recording: Opened) -> None:
     """The run's columns and model are all that new responses of the same brain need."""
     result, model = store.load_result(run), NeuroAdapter.load(run / "model")

@@ -139,6 +139,42 @@ def test_what_changed_there_or_here_is_fetched_again_and_nothing_else(bucket: Bu
     assert not (folder / "images" / "p00.png").exists()
 
 
+@pytest.mark.parametrize("fault", ["short", "broken"])
+def test_a_download_cut_off_leaves_no_half_file_and_goes_on(
+    bucket: Bucket, recording: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(remote, "PIECE", 1000)
+    working, calls = remote._system, []
+
+    def failing() -> Any:
+        system = working()
+        cat = system.cat_file
+
+        def cat_file(key: str, start: int, end: int) -> bytes:
+            calls.append(key)
+            piece = cat(key, start=start, end=end)
+            if key.endswith("responses.npy") and start == 1000:
+                if fault == "broken":
+                    raise ConnectionResetError(104, "Connection reset by peer")
+                return piece[:-1]
+            return piece
+
+        system.cat_file = cat_file
+        return system
+
+    monkeypatch.setattr(remote, "_system", failing)
+    words = "999 bytes came where 1000" if fault == "short" else "Connection reset by peer; is the server there"
+    refused(lambda: remote.here(bucket.url), words)
+    assert [path.name for path in remote.cache_folder().rglob("*responses.npy*")] == []
+    before = {Path(key).name for key in calls} - {"responses.npy"}
+    monkeypatch.setattr(remote, "_system", working)
+    asked.clear()
+    folder = remote.here(bucket.url)
+    assert (folder / "responses.npy").read_bytes() == (recording / "responses.npy").read_bytes()
+    assert before
+    assert not before & {entry[0] for entry in asked}  # what was whole is kept
+
+
 def test_of_a_prepared_store_the_array_asked_for_is_fetched(bucket: Bucket, asked: list[Any], tmp_path: Path) -> None:
     made = {name: np.arange(40.0).reshape(8, 5) + k for k, name in enumerate(("epochs", "other"))}
     for name, array in made.items():

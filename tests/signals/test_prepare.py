@@ -16,7 +16,7 @@ from sklearn.discriminant_analysis import _cov
 
 from brainlens import store
 from brainlens.datasets import things_eeg2
-from brainlens.signals.prepare import Cut, Piece, epochs_of, prepare
+from brainlens.signals.prepare import Cut, Piece, epochs_of, operator, prepare
 from brainlens.types import DataError
 
 NAMES = ["P7", "Oz", "Cz", "P8", "O1"]
@@ -221,3 +221,10 @@ def test_pickles_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(DataError, match="blocked"):
         things_eeg2.raw_pieces(tmp_path)
     assert not (tmp_path / "evil-was-here").exists()
+
+
+def test_the_operator_made_in_parts_is_that_of_all_rows_at_once() -> None:
+    cut = Cut(baseline=None)
+    found = operator(-200, 1000, 1000.0, cut)
+    whole = mne.filter.resample(np.eye(1201), up=250.0, down=1000.0, npad="auto", pad="edge", verbose="error")
+    np.testing.assert_allclose(found, whole[:, -found.shape[1] :], atol=1e-15)

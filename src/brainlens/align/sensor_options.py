@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from brainlens import datasets
+from brainlens import choices, datasets
 from brainlens.datasets.sensors import SENSOR_DATASETS
 from brainlens.datasets.source import Source
 from brainlens.models.sensors.decoder import (
@@ -62,7 +62,7 @@ class SensorOptions:
     saliency: FilterSettings = PAPER
 
     def __post_init__(self) -> None:
-        known = (*SENSOR_ENCODERS, *LINEAR, "unfiltered", "sensors")
+        known = choices.SENSOR_ENCODERS
         for name in self.encoders:
             if name not in known:
                 raise DataError(f"encoder {name!r} is not one of {list(known)}, the encoders of EEG and MEG")

@@ -23,6 +23,7 @@ from brainlens.attribution.integrated_gradients import input_gradient, integrate
 from brainlens.attribution.rise import region_masks, rise, volume_masks
 from brainlens.attribution.targets import frozen, or_nothing, scores
 from brainlens.attribution.voxels import random_maps, to_voxels
+from brainlens.choices import ATTRIBUTE_METHODS
 from brainlens.metrics import attribution as metrics
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.models.volume.estimators import VolumeAligner
@@ -30,7 +31,7 @@ from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.subjects import region_labels
 from brainlens.types import DataError, Features, Responses, Result, Volume, positions
 
-METHODS = ("bottleneck", "rise", "gradcam", "chefer", "integrated_gradients", "random")
+METHODS = ATTRIBUTE_METHODS
 TARGETS = ("both", "image", "text")
 REFINEMENTS = ("product", "weight", "signed", "none")
 NORMALISATIONS = ("reference", "none")

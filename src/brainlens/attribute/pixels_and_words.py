@@ -23,9 +23,10 @@ from brainlens.attribution.rise import grid_masks, region_masks, rise
 from brainlens.attribution.targets import frozen, or_nothing
 from brainlens.attribution.voxels import random_maps
 from brainlens.backbones.clip_towers import Space, Tower, _end_of_text, pixel_model, text_tower, vision_tower
+from brainlens.choices import ATTRIBUTE_METHODS
 from brainlens.types import DataError
 
-METHODS = ("bottleneck", "rise", "gradcam", "chefer", "integrated_gradients", "random")
+METHODS = ATTRIBUTE_METHODS
 
 
 def attribute_pixels(

@@ -68,7 +68,7 @@ class Ask:
             raise DataError(f"attribute: method 'all' compares brain maps; name one method for {self.of}")
         if self.trials < 1:
             raise DataError(f"attribute: {self.trials} trials are asked for; at least 1 is needed")
-        if self.layer is not None and self.layer not in (PATCHES, INPUT) and not self.layer.isdigit():
+        if self.layer is not None and self.layer not in (PATCHES, INPUT) and not self.layer.isdecimal():
             raise DataError(f"attribute: layer {self.layer!r} is not the number of a block, {INPUT!r} or {PATCHES!r}")
         if self.layer == "patches" and self.of != "brain":
             raise DataError(f"attribute: layer 'patches' is one of the brain's encoder; {self.of} take the number of a block")

@@ -25,7 +25,8 @@ def is_sensor_run(run: str | Path) -> bool:
     """Whether a folder holds a finished alignment of EEG or MEG."""
     path = Path(run) / "result.json"
     content = store.read_json(path) if path.exists() else {}
-    return isinstance(content, dict) and content.get("config", {}).get("dataset") in SENSOR_DATASETS
+    config = content.get("config") if isinstance(content, dict) else None
+    return isinstance(config, dict) and str(config.get("dataset")) in SENSOR_DATASETS
 
 
 def run_attribute_sensors(

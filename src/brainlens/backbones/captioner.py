@@ -26,7 +26,7 @@ from brainlens.backbones.preprocess import Preprocess, as_rgb, read_preprocess
 from brainlens.backbones.vision import read_images
 from brainlens.metrics.retrieval import retrieval
 from brainlens.store import append_log, read_log
-from brainlens.types import DataError, Stimuli, image_key, read_text
+from brainlens.types import DataError, Stimuli, image_key, read_text, reading
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +74,18 @@ def load_captioner(name_or_folder: str | Path, *, device: str = "cpu", dtype: to
     template = chat_template(folder) if kind == "llava" else ""
     model = load_weights(getattr(transformers, KINDS[kind]), folder)
     qwen = kind == "qwen2_5_vl"
-    settings, steps = (read_json(folder / "preprocessor_config.json"), None) if qwen else ({}, read_preprocess(folder))
+    settings, steps = (_qwen_settings(folder), None) if qwen else ({}, read_preprocess(folder))
     tokenizer = load_tokenizer(folder, vocabulary=int(model.config.text_config.vocab_size))
     model = model.to(device=device, dtype=dtype)
     return Captioner(model, tokenizer, steps, settings, kind, Path(name_or_folder).name, files_hash(folder), template)
+
+
+def _qwen_settings(folder: Path) -> dict[str, Any]:
+    """How Qwen's pictures are cut, tried on a black one."""
+    settings = read_json(folder / "preprocessor_config.json")
+    with reading(folder / "preprocessor_config.json", "copy it again from the model's page"):
+        qwen_patches(np.zeros((56, 56, 3), np.uint8), settings)
+    return settings
 
 
 def chat_template(folder: Path) -> str:

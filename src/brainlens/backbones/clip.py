@@ -17,7 +17,7 @@ import torch
 
 from brainlens.backbones import vision
 from brainlens.backbones.folder import load_tokenizer, model_folder
-from brainlens.types import DataError, Features, Stimuli, unique_ids
+from brainlens.types import DataError, Features, Stimuli, reading, unique_ids
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,9 @@ def load_clip(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = t
     backbone = vision.load(place, device=device, dtype=dtype)
     if backbone.model.config.model_type != "clip":  # others pad and pool their text in other ways
         raise DataError(f"{str(folder)!r} holds a {backbone.model.config.model_type} model, not CLIP; it cannot embed captions")
-    tokenizer = load_tokenizer(place, vocabulary=int(backbone.model.config.text_config.vocab_size))
-    return Clip(backbone, tokenizer, int(backbone.model.config.text_config.max_position_embeddings))
+    with reading(folder, "its configuration and its tokenizer do not fit: copy its files again"):
+        text = backbone.model.config.text_config
+        return Clip(backbone, load_tokenizer(place, vocabulary=int(text.vocab_size)), int(text.max_position_embeddings))
 
 
 def embed_images(

@@ -20,7 +20,7 @@ import torch
 from brainlens.backbones.folder import files_hash, library, load_tokenizer, load_weights, model_folder, quiet, read_json
 from brainlens.backbones.preprocess import Preprocess
 from brainlens.backbones.vision import Layer, plain_fields, stream
-from brainlens.types import DataError, Features, Stimuli
+from brainlens.types import DataError, Features, Stimuli, reading
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
@@ -91,12 +91,18 @@ def load_diffusion(
         unet = load_weights(diffusers.UNet2DConditionModel, place / "unet").to(device=device, dtype=dtype)
         vae = _autoencoder(diffusers, place, folder).to(device=device, dtype=dtype)
     text = load_weights(transformers.CLIPTextModel, place / "text_encoder").float()  # states of the prompt in full precision
+    with reading(folder, "its files do not fit each other: copy them again", fault="is no diffusion model that can be used"):
+        return _described(folder, place, unet, vae, text, diffusers)
+
+
+def _described(folder: str | Path, place: Path, unet: Any, vae: Any, text: Any, diffusers: Any) -> Diffusion:
+    """The loaded parts with what their configurations say."""
     scheduler = diffusers.DDIMScheduler.from_config(read_json(place / "scheduler" / "scheduler_config.json"))
     prediction = str(scheduler.config.prediction_type)
     if prediction not in ("epsilon", "v_prediction"):
         raise DataError(f"diffusion folder {str(folder)!r} predicts {prediction!r}; known are epsilon and v_prediction")
     _check_widths(unet, vae, text, folder)
-    prompt = _empty_prompt(place, text).to(device=device, dtype=dtype)
+    prompt = _empty_prompt(place, text).to(device=unet.device, dtype=unet.dtype)
     side = int(unet.config.sample_size) * 2 ** (len(_channels(vae)) - 1)
     steps = Preprocess(resize=("shortest", side), crop=(side, side), mean=(0.5,) * 3, std=(0.5,) * 3)
     return Diffusion(
@@ -146,7 +152,8 @@ def caption_states(folder: str | Path, texts: Sequence[str], *, batch: int = 64)
     """States (n, token, channel) float32 of captions under the pipeline's own text tower, padded as the pipeline pads."""
     place = model_folder(folder, holding="model_index.json")
     text = load_weights(library().CLIPTextModel, place / "text_encoder").float()
-    return torch.cat([_states(place, text, list(texts[i : i + batch])) for i in range(0, len(texts), batch)])
+    with reading(folder, "its tokenizer and its text encoder do not fit each other: copy its files again"):
+        return torch.cat([_states(place, text, list(texts[i : i + batch])) for i in range(0, len(texts), batch)])
 
 
 def _empty_prompt(place: Path, text: Any) -> torch.Tensor:

@@ -22,7 +22,7 @@ from brainlens.backbones import vision
 from brainlens.backbones.folder import model_folder
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.store import load_checkpoint, remove_checkpoints, save_checkpoint
-from brainlens.types import DataError, Stimuli
+from brainlens.types import DataError, Stimuli, read_text
 
 COLUMNS = (("file", "image", "stimulus", "id"), ("label", "class", "category"))
 
@@ -214,4 +214,4 @@ def _write(backbone: vision.Backbone, source: Path, place: Path, settings: FineT
     files = [file for file in sorted(source.iterdir()) if file.suffix in (".json", ".txt")]
     for file in sorted(files, key=lambda file: file.name == "config.json"):
         if not file.name.endswith(".index.json") and file.name not in ("manifest.json", "finetuned.json"):
-            store.save_text(place / file.name, file.read_text(encoding="utf-8"))
+            store.save_text(place / file.name, read_text(file))

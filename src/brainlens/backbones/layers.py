@@ -59,7 +59,7 @@ def extract_layers(
     if name == PIXELS:
         return pixel_features(stimuli)
     if name is not None and name.startswith(UNTRAINED):
-        if steps is not None or not name.removeprefix(UNTRAINED).isdigit():
+        if steps is not None or not name.removeprefix(UNTRAINED).isdecimal():
             raise DataError(f"model {name!r} is not {UNTRAINED}SEED with a whole number, and has no time steps")
         return vision.extract(_untrained(name, device), stimuli, layers, pool_grid=pool_grid, cache=cache)
     where = network_path(name)

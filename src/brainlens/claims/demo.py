@@ -21,8 +21,8 @@ from brainlens.reconstruct.run import reconstruct_opened
 from brainlens.reconstruct.starting import shipped_attention
 from brainlens.types import DataError
 
-DRAWN = Asked(  # about two minutes: 40 steps of training, 24 images, two candidates of eight steps
-    steps=40, trials=24, candidates=2, sampling_steps=8, explain=4, lesions=("V1+V2V3",), regions=100,
+DRAWN = Asked(  # about two minutes: 24 images, four candidates of twelve steps
+    trials=24, candidates=4, sampling_steps=12, explain=4, lesions=("V1+V2V3",), regions=100,
     changes={"training": {"draws": 64}},
 )  # fmt: skip
 SHOWN = (
@@ -78,7 +78,7 @@ def _reconstruct(recording: Opened, source: Source, runs: Path, *, seed: int, de
     except DataError as error:
         tell(f"reconstruct is left out: {error}", None)
         return {}
-    asked = DRAWN if shipped_attention(diffusion.files) is not None else replace(DRAWN, start="ridge")
+    asked = DRAWN if shipped_attention(diffusion.files) is not None else replace(DRAWN, start="ridge", steps=40)
     folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=device, tell=tell)
     return {key: value for key, value in store.load_result(folder).metrics.items() if key.startswith("reconstruct/")}
 

@@ -34,7 +34,7 @@ def scenes_of(ids: Sequence[str] | np.ndarray) -> list[Scene]:
     for name in map(str, ids):
         split, _, rest = name.partition("-")
         seed, _, number = rest.partition("-")
-        if not (seed.isdigit() and number.isdigit()):
+        if not (seed.isdecimal() and number.isdecimal()):
             raise DataError(f"{name!r} is no scene of the phantom, whose ids are split-seed-number")
         out.append(scene_at(int(number), seed=int(seed), split=split))
     return out

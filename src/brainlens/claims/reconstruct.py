@@ -31,20 +31,23 @@ ROWS = {
 }  # fmt: skip
 PARCELS = (25, 50, 100, 200, 400)
 RANKED = 200  # parcels of the run whose contributions are ranked
-ABLATIONS: dict[str, dict[str, Any]] = {  # what is changed of the main run
-    "reference": {},  # nothing but the number of steps, which the others share: they are to be compared with this one
+TRAINED: dict[str, dict[str, Any]] = {  # what is changed of a training on the recording, of so many steps as all of these have
+    "reference": {"width": 0.0},  # nothing but that it trains, and is drawn at the prediction: the others are compared with it
+    "trained": {},  # the same near training pictures, as the main run is
     "paper": {**preset("paper"), "steps": None},
-    "no_dropout": {"changes": {"training": {"dropout": False}}},
-    "no_min_snr": {"changes": {"training": {"weighting": "none"}}},
-    "no_distillation": {"changes": {"training": {"distil": 0.0}}},
-    "no_reliability": {"changes": {"reliability": False}},
+    "no_dropout": {"width": 0.0, "changes": {"training": {"dropout": False}}},
+    "no_min_snr": {"width": 0.0, "changes": {"training": {"weighting": "none"}}},
+    "no_distillation": {"width": 0.0, "changes": {"training": {"distil": 0.0}}},
     "region_tokens": {"tokens": "region"},
     "start_ridge": {"start": "ridge"},
     "start_random": {"start": "random"},
     "start_predicted": {"start": "predicted"},
-    "low_level": {"low_level": 0.7},
-    "at_prediction": {"width": 0.0},
+}
+ABLATIONS = TRAINED | {  # of the others what is changed of the main run
+    "at_prediction": {"width": 0.0, "steps": 0},
     "ridge_chooser": {"chooser": "ridge"},
+    "no_reliability": {"changes": {"reliability": False}},
+    "low_level": {"low_level": 0.7},
     **{f"parcels/{p}": {"regions": p} for p in PARCELS},
 }
 
@@ -57,8 +60,8 @@ def silent(text: str, share: float | None = None) -> None:
 class ReconstructStudy:
     """One recording of the phantom, what is asked of the main run, and a folder with a file for every part that is finished.
 
-    A second study on the same folder reads what is there and goes on. short: training steps of every ablation (None: those of
-    the main run; the paper's form has its own recipe and needs this number).
+    A second study on the same folder reads what is there and goes on. short: training steps of the ablations that train
+    (None: those of their preset).
     """
 
     recording: Opened
@@ -85,7 +88,7 @@ class ReconstructStudy:
         so that there is nothing to rank."""
 
         def run() -> dict[str, float]:
-            asked = self._shorter(replace(self.asked, regions=RANKED))
+            asked = replace(self.asked, regions=RANKED)
             folder = self._run(f"parcels-{RANKED}", asked)
             result = store.load_result(folder)
             units = result.units.iloc[np.asarray(result.arrays["columns"])].reset_index(drop=True)  # type: ignore[union-attr]
@@ -98,7 +101,7 @@ class ReconstructStudy:
 
         def run() -> dict[str, float]:
             other = replace(self.recording, responses=mispaired(self.recording.responses, self.seed))
-            return self._judged(self._run("shuffled_training", self._shorter(self.asked), other), "shuffled_training/")
+            return self._judged(self._run("shuffled_training", replace(self.asked, explain=0), other), "shuffled_training/")
 
         return self._kept("shuffled_training", run)
 
@@ -117,7 +120,9 @@ class ReconstructStudy:
         """`reconstruct/<name>/...` with one thing changed, see ABLATIONS. Raises DataError for other names."""
         if name not in ABLATIONS:
             raise DataError(f"reconstruct: ablation {name!r} is not one of {', '.join(ABLATIONS)}")
-        changed = self._shorter(replace(self.asked, **joined(self.asked.changes, ABLATIONS[name])))
+        changed = replace(self.asked, **joined(self.asked.changes, ABLATIONS[name]))
+        if name in TRAINED and self.short is not None:
+            changed = replace(changed, steps=self.short)
         if changed.preset == "paper" and changed.steps is None:
             changed = replace(changed, steps=self.asked.steps)
         changed = changed if name == f"parcels/{RANKED}" else replace(changed, explain=0)  # that run's contributions are ranked
@@ -130,9 +135,6 @@ class ReconstructStudy:
         for name in ablations:
             metrics |= self.ablation(name)
         return metrics
-
-    def _shorter(self, asked: Asked) -> Asked:
-        return asked if self.short is None else replace(asked, steps=self.short)
 
     def _kept(self, name: str, make: Any) -> dict[str, float]:
         file = self.folder / f"{name}.json"

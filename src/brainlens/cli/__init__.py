@@ -19,7 +19,7 @@ from brainlens.cli.describe import describe
 from brainlens.cli.embed import embed
 from brainlens.cli.encode import encode, predict
 from brainlens.cli.finetune import finetune
-from brainlens.cli.options import Device, Seed, Test, Train
+from brainlens.cli.options import Device, Seed, Test, Train, check_folder
 from brainlens.cli.own import check, example
 from brainlens.cli.paper import paper
 from brainlens.cli.reconstruct import reconstruct
@@ -93,6 +93,7 @@ def report(
     template: Annotated[str, typer.Option(help=TEMPLATE)] = "",
 ) -> None:
     """One self-contained HTML page of what was run and found."""
+    check_folder(*runs)
     from brainlens.report import build
 
     typer.echo(f"report: {build(runs, out, title=title, template=template)}")
@@ -107,6 +108,7 @@ def figures(
     template: Annotated[str, typer.Option(help=TEMPLATE)] = "",
 ) -> None:
     """Every figure of a run as a file of its own, for a paper or a talk."""
+    check_folder(runs)
     from brainlens.report import save_figures
 
     files, missed = save_figures(runs, out, kind=format_, dpi=dpi, template=template)
@@ -180,7 +182,7 @@ def _warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
 
 def _mistake(error: Exception) -> str | None:
     """What to tell the user about a mistake in the command line, the data or the folders; None for a fault of ours."""
-    from brainlens.types import DataError
+    from brainlens.types.errors import DataError
 
     if isinstance(error, DataError):
         return str(error)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from brainlens import choices
 from brainlens.cli.attribute import note_of
 from brainlens.cli.options import (
     DATA,
@@ -38,6 +39,7 @@ from brainlens.cli.options import (
     Warp,
     check_source,
     given,
+    one_of,
     only,
     parsed,
     with_mismatch,
@@ -69,7 +71,10 @@ def align(
     data: Data = None,
     option: Option = None,
     model: Model = None,
-    encoder: Annotated[list[str] | None, typer.Option(help=ENCODERS, rich_help_panel=MODEL)] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help=ENCODERS, rich_help_panel=MODEL, callback=one_of("encoder", choices.ENCODERS)),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(help="default, paper (as published) or small (fMRI: the paper's form, small).", rich_help_panel=TRAINING),
@@ -97,7 +102,12 @@ def align(
         bool, typer.Option(help="fMRI: recompute activations in the backward pass, to save memory.", rich_help_panel=TRAINING)
     ] = False,
     modality: Annotated[
-        str | None, typer.Option(help="fMRI: targets of the loss: image, text or both.", rich_help_panel=TRAINING)
+        str | None,
+        typer.Option(
+            help="fMRI: targets of the loss: image, text or both.",
+            rich_help_panel=TRAINING,
+            callback=one_of("modality", choices.MODALITIES),
+        ),
     ] = None,
     from_: Annotated[
         Path | None, typer.Option("--from", help="An align run whose model is trained further.", rich_help_panel=TRAINING)
@@ -112,10 +122,20 @@ def align(
         bool, typer.Option("--one-each", help="fMRI: a model for each subject instead of one for all.", rich_help_panel=DATA)
     ] = False,
     protocol: Annotated[
-        str, typer.Option(help="within (one subject) or across (leave one out).", rich_help_panel=SENSORS)
+        str,
+        typer.Option(
+            help="within (one subject) or across (leave one out).",
+            rich_help_panel=SENSORS,
+            callback=one_of("protocol", choices.PROTOCOLS),
+        ),
     ] = "within",
     gallery: Annotated[
-        str, typer.Option(help="image (the one seen) or concept (its centre).", rich_help_panel=SENSORS)
+        str,
+        typer.Option(
+            help="image (the one seen) or concept (its centre).",
+            rich_help_panel=SENSORS,
+            callback=one_of("gallery", choices.GALLERIES),
+        ),
     ] = "image",
     repeats: Annotated[int | None, typer.Option(help="Test repetitions averaged. Default: all.", rich_help_panel=SENSORS)] = None,
     without_: Annotated[

@@ -50,7 +50,7 @@ def _values(name: str, value: str | None) -> list[str | None]:
 
 
 def _parts(text: str | None) -> list[str]:
-    if text is None or not text.isdigit() or int(text) < 1:
+    if text is None or not text.isdecimal() or int(text) < 1:
         raise DataError(f"sweep: --parts {text} is not a whole number above 0; it is the number of parts of the units")
     return [f"{k}/{text}" for k in range(1, int(text) + 1)]
 

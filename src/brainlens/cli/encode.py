@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from brainlens.choices import ENCODE_METHODS
 from brainlens.cli.options import (
     DATA,
     MODEL,
@@ -33,6 +34,7 @@ from brainlens.cli.options import (
     check_diffusion,
     check_runs,
     check_source,
+    one_of,
     parsed,
     steps_of,
     with_mismatch,
@@ -58,7 +60,9 @@ def encode(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="factortopy, ridge, class_token, patch_token or gnet; repeat to compare several.", rich_help_panel=MODEL
+            help="factortopy, ridge, class_token, patch_token or gnet; repeat to compare several.",
+            rich_help_panel=MODEL,
+            callback=one_of("encode: method", ENCODE_METHODS),
         ),
     ] = None,
     preset: Annotated[

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+
+def one_of(what: str, known: Iterable[str]) -> Callable[[Any], Any]:
+    """A check of an option, or of each of its values, as it is typed: a DataError that lists the known words."""
+    words = tuple(known)
+
+    def check(value: Any) -> Any:
+        for word in value if isinstance(value, list) else [value]:
+            if word is not None and word not in words:
+                from brainlens.types import DataError
+
+                raise DataError(f"{what} {word!r} is not one of {', '.join(words)}")
+        return value
+
+    return check
+
+
+def a_device(value: str) -> str:
+    """The word for a device as it is typed; whether it is there is asked of torch later."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        from brainlens.types import DataError
+
+        raise DataError(f"device {value!r} is not known; choose cpu, cuda or cuda:N")
+    return value
+
 
 DATA, MODEL, TRAINING, SENSORS, PHANTOM, OUTPUT = (
     "Data", "Model", "Training", "EEG and MEG", "Phantom (the simulation)", "Run"
@@ -38,7 +64,7 @@ Model = Annotated[
 ]
 Runs = Annotated[Path, typer.Option(help="Folder that takes the run folders.", rich_help_panel=OUTPUT)]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.", rich_help_panel=OUTPUT)]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=OUTPUT)]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=OUTPUT, callback=a_device)]
 Again = Annotated[bool, typer.Option("--again", help="Run anew where a finished run is there.", rich_help_panel=OUTPUT)]
 Train = Annotated[int, typer.Option(help="Training images.", rich_help_panel=PHANTOM)]
 Test = Annotated[int, typer.Option(help="Test images.", rich_help_panel=PHANTOM)]
@@ -153,6 +179,15 @@ def check_runs(*runs: Path) -> None:
     for run in runs:
         if not Path(run).is_dir():
             raise DataError(f"{Path(run) / 'result.json'} is missing; run the step that writes it, or name another folder")
+
+
+def check_folder(*runs: Path) -> None:
+    """Raises DataError for a folder of runs that is not there, before anything that draws is loaded."""
+    from brainlens.types import DataError
+
+    for run in runs:
+        if not Path(run).is_dir():
+            raise DataError(f"report: {run} is not a folder; give a run folder or a folder of run folders")
 
 
 def check_source(context: typer.Context, dataset: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from brainlens import choices
 from brainlens.cli.options import (
     DATA,
     MODEL,
@@ -23,6 +24,7 @@ from brainlens.cli.options import (
     Test,
     Train,
     check_source,
+    one_of,
     parsed,
     without,
 )  # fmt: skip
@@ -44,13 +46,19 @@ def reconstruct(
         str | None, typer.Option(help="Stable Diffusion: folder or hub name. Default: the miniature.", rich_help_panel=MODEL)
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="default, or paper (as published, with its training).", rich_help_panel=TRAINING)
+        str,
+        typer.Option(
+            help="default, or paper (as published, with its training).",
+            rich_help_panel=TRAINING,
+            callback=one_of("reconstruct: preset", choices.RECONSTRUCT_PRESETS),
+        ),
     ] = "default",
     start: Annotated[
         str | None,
         typer.Option(
             help="What training begins with: attention (to other pictures), predicted (responses), ridge or random.",
             rich_help_panel=TRAINING,
+            callback=one_of("reconstruct: start", choices.STARTS),
         ),
     ] = None,
     tokens: Annotated[
@@ -59,6 +67,7 @@ def reconstruct(
             help="joint (all regions write the tokens together) or region (one each, as published). Default: joint with start "
             "attention.",
             rich_help_panel=TRAINING,
+            callback=one_of("reconstruct: tokens", choices.TOKENS),
         ),
     ] = None,
     pretrain: Annotated[
@@ -70,7 +79,9 @@ def reconstruct(
     ] = None,
     training_steps: Annotated[
         int | None,
-        typer.Option("--steps", help="Training steps on the recording. Default: the preset's.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--steps", help="Training steps on the recording. Default: the preset's; 0 near anchors.", rich_help_panel=TRAINING
+        ),
     ] = None,
     low_level: Annotated[
         float | None,
@@ -80,7 +91,9 @@ def reconstruct(
     chooser: Annotated[
         str | None,
         typer.Option(
-            help="What chooses: evidence, or an encoding model, ridge or predictor (a transformer).", rich_help_panel=DRAWING
+            help="What chooses: evidence, or an encoding model, ridge or predictor (a transformer).",
+            rich_help_panel=DRAWING,
+            callback=one_of("reconstruct: chooser", choices.CHOOSERS),
         ),
     ] = None,
     width: Annotated[

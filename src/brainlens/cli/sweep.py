@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,12 +126,20 @@ def carry_piece(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_line(line: Sequence[str]) -> None:
     """Raises the usage error of a command line without running it, so that a sweep fails before its first piece."""
+    from brainlens.cli import app
+
+    _commands(tuple(map(id, app.registered_commands)))[line[0]].make_context(line[0], list(line[1:]))
+
+
+@cache
+def _commands(registered: tuple[int, ...]) -> dict[str, Any]:
+    """The commands by name, made once for all lines: that takes a tenth of a second, since every option of each is looked at."""
     import typer.main
 
     from brainlens.cli import app
 
-    command = typer.main.get_command(app).commands[line[0]]  # type: ignore[attr-defined]
-    command.make_context(line[0], list(line[1:]))
+    assert len(registered) == len(app.registered_commands)
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined,no-any-return]
 
 
 def _names(pieces: Sequence[Sequence[tuple[str, str | None]]]) -> list[dict[str, str]]:

@@ -102,7 +102,7 @@ def _subject(root: Path, subject: str | None) -> str:
         raise DataError(f"{root} has no folder sub-...; a BIDS folder has one a subject")
     if subject is None:
         return there[0]
-    same = [name for name in there if name == subject or (name.isdigit() and subject.isdigit() and int(name) == int(subject))]
+    same = [name for name in there if name == subject or (name.isdecimal() and subject.isdecimal() and int(name) == int(subject))]
     if not same:
         raise DataError(f"subject {subject!r} is not there; {root} has {', '.join(there[:30])}")
     return same[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from brainlens import store
-from brainlens.types import DataError
+from brainlens.types import DataError, reading
 
 
 def annotation_files(given: str | Path | None, default: Path, kind: str) -> list[Path]:
@@ -31,9 +31,10 @@ def coco_captions(paths: Sequence[Path], wanted: Collection[int]) -> dict[int, l
     """The captions of these pictures, by COCO's number. Raises DataError for files of another form."""
     out: dict[int, list[str]] = defaultdict(list)
     for path in paths:
-        for row in _rows(path, ("image_id", "caption")):
-            if row["image_id"] in wanted:
-                out[row["image_id"]].append(" ".join(str(row["caption"]).split()))
+        with reading(path, "fetch it again"):
+            for row in _rows(path, ("image_id", "caption")):
+                if row["image_id"] in wanted:
+                    out[row["image_id"]].append(" ".join(str(row["caption"]).split()))
     return dict(out)
 
 
@@ -41,10 +42,11 @@ def coco_categories(paths: Sequence[Path], wanted: Collection[int]) -> dict[int,
     """The kind of object that covers most of each picture, by COCO's number; pictures without objects are left out."""
     area: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for path in paths:
-        names = {row["id"]: str(row["name"]) for row in _rows(path, ("id", "name"), part="categories")}
-        for row in _rows(path, ("image_id", "category_id", "area")):
-            if row["image_id"] in wanted:
-                area[row["image_id"]][names.get(row["category_id"], str(row["category_id"]))] += float(row["area"])
+        with reading(path, "fetch it again"):
+            names = {row["id"]: str(row["name"]) for row in _rows(path, ("id", "name"), part="categories")}
+            for row in _rows(path, ("image_id", "category_id", "area")):
+                if row["image_id"] in wanted:
+                    area[row["image_id"]][names.get(row["category_id"], str(row["category_id"]))] += float(row["area"])
     return {image: max(sizes, key=lambda name: (sizes[name], name)) for image, sizes in area.items()}
 
 

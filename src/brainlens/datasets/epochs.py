@@ -294,7 +294,7 @@ def _named_subjects(trials: pd.DataFrame) -> pd.DataFrame:
     if "subject" not in trials.columns:
         return trials.assign(subject="1")
     plain = [re.sub(r"^(sub-|P)?0*(?=\d)", "", str(name)) for name in trials["subject"]]
-    wrong = [name for name, number in zip(trials["subject"], plain, strict=True) if not number.isdigit()]
+    wrong = [name for name, number in zip(trials["subject"], plain, strict=True) if not number.isdecimal()]
     if wrong:
         raise DataError(f"subject {wrong[0]!r} is not a number; name subjects 1, 2, ... or sub-01, sub-02, ...")
     return trials.assign(subject=plain)

@@ -89,7 +89,7 @@ def _file(root: Path, subject: str | None, source: str | None) -> tuple[Path, st
         raise DataError(f"{root} holds {', '.join(sorted({each[2] for each in found}))}; choose one by --option source=NAME")
     if subject is None:
         return found[0]
-    same = [each for each in found if each[1] == subject or (each[1].isdigit() and each[1].lstrip("0") == subject.lstrip("0"))]
+    same = [each for each in found if each[1] == subject or (each[1].isdecimal() and each[1].lstrip("0") == subject.lstrip("0"))]
     if not same:
         raise DataError(f"subject {subject!r} is not there; {root} has {', '.join(each[1] for each in found[:30])}")
     return same[0]

@@ -219,7 +219,7 @@ def _names(values: np.ndarray, table: Path) -> np.ndarray:
     if table.exists():
         for line in read_lines(table):
             parts = line.split()
-            if len(parts) >= 2 and parts[0].isdigit():
+            if len(parts) >= 2 and parts[0].isdecimal():
                 names[int(parts[0])] = parts[1]
     return np.array(["" if v <= 0 else names.get(int(v), str(int(v))) for v in values], dtype=object)
 

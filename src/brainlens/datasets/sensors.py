@@ -133,7 +133,7 @@ def subjects_in(source: Source) -> list[int]:
 def number_of(subject: str | int, there: Sequence[int]) -> int:
     """The number of a subject named as on disk (1, "01", "sub-01", "P1"). Raises DataError listing those that are there."""
     digits = re.sub(r"^(sub-|P)", "", str(subject))
-    if not digits.isdigit() or int(digits) not in there:
+    if not digits.isdecimal() or int(digits) not in there:
         known = ", ".join(map(str, there[:30])) + (", ..." if len(there) > 30 else "")
         raise DataError(f"subject {subject!r} is not there; the recording has subjects {known}")
     return int(digits)

@@ -141,7 +141,7 @@ def _load(source: Source) -> Recording:
 
 
 def _number(name: str) -> int:
-    if not name.isdigit() or int(name) < 1:
+    if not name.isdecimal() or int(name) < 1:
         raise DataError(f"subject {name!r}: this dataset numbers its subjects 1, 2, 3, ...")
     return int(name)
 

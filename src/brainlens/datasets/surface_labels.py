@@ -153,7 +153,7 @@ def _table(path: Path) -> dict[int, str]:
     table = path.with_name(f"{path.name}.ctab")
     if table.is_file():
         parts = [line.split() for line in read_lines(table)]
-        return {int(part[0]): part[1] for part in parts if len(part) >= 2 and part[0].isdigit()}
+        return {int(part[0]): part[1] for part in parts if len(part) >= 2 and part[0].isdecimal()}
     known: tuple[str, ...] = next((names for start, names in NUMBERED.items() if start in path.name), ())
     return dict(enumerate(known, start=1))
 

@@ -309,7 +309,7 @@ def raw_subjects(folder: str | Path) -> list[int]:
 
 
 def _numbers(names: Iterable[str]) -> list[int]:
-    return sorted({int(name[4:]) for name in names if name[4:].isdigit()})
+    return sorted({int(name[4:]) for name in names if name[4:].isdecimal()})
 
 
 def _there(session: Path, name: str) -> bool:

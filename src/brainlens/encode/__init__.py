@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens import store
+from brainlens.choices import ENCODE_METHODS
 from brainlens.encode.categories import decode, haxby2001_encode
 from brainlens.encode.compare import compare, scores_by_size
 from brainlens.encode.readings import channel_maps, cluster_table
@@ -46,7 +47,7 @@ __all__ = [
     "scores_by_size",
     "selector_truth",
 ]
-METHODS = ("factortopy", "ridge", "class_token", "patch_token", "gnet")
+METHODS = ENCODE_METHODS
 
 
 @dataclass(frozen=True)

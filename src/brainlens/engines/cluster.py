@@ -28,7 +28,7 @@ def dask(
     # A piece that runs a network in several threads beside others gains nothing; processes share the processor evenly.
     share = max(1, (os.cpu_count() or 1) // max(1, workers))
     asked = os.environ.get(THREADS[0], "")  # whoever shares the machine has said how many threads are hers
-    threads = _whole("threads", chosen.pop("threads", None), int(asked) if asked.isdigit() and int(asked) else share)
+    threads = _whole("threads", chosen.pop("threads", None), int(asked) if asked.isdecimal() and int(asked) else share)
     with ExitStack() as stack:
         try:
             if address is not None:
@@ -87,6 +87,6 @@ def _package(name: str) -> Any:
 def _whole(name: str, text: str | None, default: int) -> int:
     if text is None:
         return default
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise DataError(f"engine dask: {name}={text!r} is not a whole number above 0")
     return int(text)

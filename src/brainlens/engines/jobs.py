@@ -21,7 +21,7 @@ def slurm(
         import submitit
     except ImportError:
         raise DataError("engine slurm needs the package submitit: pip install 'brainlens[sweep]'") from None
-    chosen = {name: int(value) if value.isdigit() else value for name, value in options.items()}
+    chosen = {name: int(value) if value.isdecimal() else value for name, value in options.items()}
     kind = str(chosen.pop("cluster", "slurm"))
     if kind not in ("slurm", "local"):
         raise DataError(f"engine slurm: cluster {kind!r} is not known; there are slurm and local")

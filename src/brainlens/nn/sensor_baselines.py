@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from brainlens.choices import TRAINED_SENSOR_ENCODERS
 from brainlens.nn.sensor_encoder import Head, TSConv
 from brainlens.types import DataError
 
@@ -154,7 +155,7 @@ class ScaledModel(SensorModel):
         return F.softplus(self.logit_scale)
 
 
-SENSOR_ENCODERS = ("neuroalign", "nice", "nice_sa_like", "nice_ga_like", "nice_llm_like", "ubp_like", "atm", "eegnet", "linear")
+SENSOR_ENCODERS = TRAINED_SENSOR_ENCODERS
 WITH_TEXTS = ("neuroalign", "nice_llm_like")  # trained on captions beside images
 
 

@@ -31,7 +31,7 @@ def shown_rows(result: Result, *, good: int = 3, middle: int = 3, bad: int = 2) 
 
 
 def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
-    """One line an image: seen, every candidate with the chosen one framed, training pictures by ridge and by evidence, and latents.
+    """One line an image: seen, every candidate with the chosen one framed, training pictures by ridge and by evidence, latents.
 
     rows (n,): numbers of images (None: `shown_rows`). Raises DataError for rows that do not exist.
     """
@@ -107,7 +107,7 @@ def contribution_strip(result: Result, *, kind: str = "value_contribution") -> F
     Raises DataError for a result without a spatial layout or without such maps.
     """
     count = len(_names(result))
-    names = sorted(name for name in result.arrays if name.startswith(f"map/{kind}_") and name[-1].isdigit())
+    names = sorted(name for name in result.arrays if name.startswith(f"map/{kind}_") and name[-1].isdecimal())
     if not names:
         style.need(result, f"map/{kind}_0")
     maps = [np.asarray(result.arrays[name], dtype=np.float64) * count for name in names]

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from brainlens.choices import CHOOSERS, RECONSTRUCT_PRESETS, STARTS, TOKENS
 from brainlens.models.generation.adapter_tables import SHIPPED
 from brainlens.models.generation.sampling import Sampling
-from brainlens.reconstruct.choosing import CHOOSERS
 from brainlens.reconstruct.regions import Partition
-from brainlens.reconstruct.starting import STARTS
 from brainlens.types import DataError
 
 MINIATURE = f"{SHIPPED}diffusion"
-PRESETS = ("default", "paper")
-TOKENS = ("joint", "region")
+PRESETS = RECONSTRUCT_PRESETS
 WIDTH = 0.4  # chosen on held-back training pictures of the phantom
 
 
@@ -25,12 +23,12 @@ class Asked:
     pipeline: a Stable Diffusion folder or name (None: the miniature). parcels: how units are cut; regions: how many are kept
     (None: the preset's, or all where no image is repeated). start: what tokens and attention begin with, over `pretrain` other
     pictures in `pretrain_steps` (None: attention that ships with the miniature, else 4,000 in 1,500); steps: of training on the
-    recording. tokens: "joint", which all regions write together, or "region", one each as published (None: joint with the start
-    "attention", which they need). chooser: "evidence" (joint tokens alone), or an encoding model, "ridge" or "predictor" (None:
-    evidence with joint tokens, else ridge). width: candidates of joint tokens are drawn near the training pictures that fit best
-    (None: .4; 0: at the prediction itself). trials: test images that are drawn (None: all). explain: of so many of them
-    contributions, maps and lesions are drawn; lesions: sets of regions that are removed. changes: of the estimator's parameters,
-    beyond the preset.
+    recording (None: the preset's, and none where candidates are drawn near training pictures). tokens: "joint", which all regions
+    write together, or "region", one each as published (None: joint with the start "attention", which they need). chooser:
+    "evidence" (joint tokens alone), or an encoding model, "ridge" or "predictor" (None: evidence with joint tokens, else ridge).
+    width: candidates of joint tokens are drawn near the training pictures that fit best (None: .4; 0: at the prediction itself).
+    trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are drawn;
+    lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
     """
 
     preset: str = "default"
@@ -61,7 +59,7 @@ class Asked:
             raise DataError(f"reconstruct: tokens {self.tokens!r} is not one of {', '.join(TOKENS)}")
         if self.tokens == "joint" and (self.start != "attention" or self.preset == "paper"):
             raise DataError("reconstruct: joint tokens are read by attention that was trained before; ask for start attention")
-        for name, least in (("pretrain", 20), ("pretrain_steps", 1), ("steps", 1), ("trials", 2), ("explain", 0), ("regions", 1)):
+        for name, least in (("pretrain", 20), ("pretrain_steps", 1), ("steps", 0), ("trials", 2), ("explain", 0), ("regions", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise DataError(f"reconstruct: {name} {value} is too few; {least} or more")
@@ -90,6 +88,11 @@ class Asked:
         """The width around training pictures in which candidates are drawn; None for the prediction itself."""
         width = WIDTH if self.width is None else self.width
         return width if self.joint and width > 0 else None
+
+    @property
+    def training_steps(self) -> int | None:
+        """Steps on the recording; None for the preset's. Near training pictures the attention reads what it was trained on."""
+        return 0 if self.steps is None and self.near is not None else self.steps
 
     @property
     def place(self) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from brainlens.backbones import vision
+from brainlens.choices import CHOOSERS
 from brainlens.models.encoding.ridge import LayerwiseRidge
 from brainlens.models.generation.parcel_predictor import ParcelPredictor
 from brainlens.nn.parcel_predictor import choice_table, choose
 from brainlens.parcels import Parcels
 from brainlens.types import DataError, Features, Stimuli
 
-__all__ = ["CHOOSERS", "Choice", "Chooser", "choice_table", "choose_by_evidence", "choose_pictures", "fit_chooser"]
-CHOOSERS = ("evidence", "ridge", "predictor")
+__all__ = ["Choice", "Chooser", "choice_table", "choose_by_evidence", "choose_pictures", "fit_chooser"]
 
 
 @dataclass(frozen=True)

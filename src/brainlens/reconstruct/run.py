@@ -149,7 +149,7 @@ class Reconstruction:
         """The estimator of the preset, before the fit."""
         asked = self.asked
         base = PAPER if asked.preset == "paper" else DEFAULT if asked.start == "random" else GOING_ON
-        training = {**asdict(recipe(base, asked.steps)), **dict(asked.changes.get("training", {}))}
+        training = {**asdict(recipe(base, asked.training_steps)), **dict(asked.changes.get("training", {}))}
         common: dict[str, Any] = {"low_level": asked.low_level, "seed": self.seed, "device": self.device, "training": training}
         common |= {name: value for name, value in asked.changes.items() if name != "training"}
         if asked.preset == "paper":

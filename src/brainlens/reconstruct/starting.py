@@ -21,7 +21,6 @@ from brainlens.phantom.scenes import make_scenes
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.types import DataError, Stimuli
 
-STARTS = ("attention", "predicted", "ridge", "random")
 OTHER_SCENES = 7_000_003  # added to a seed for scenes that no recording shows
 REPEATS = 2  # predicted trials of each new picture, so that voxels can be weighted by reliability
 
@@ -111,7 +110,9 @@ def fit_predicted(
 
 
 def recipe(training: AdapterTraining, steps: int | None) -> AdapterTraining:
-    """The training cut to so many steps, its validation read at least five times."""
+    """The training cut to so many steps, its validation read at least five times; 0 trains nothing."""
     if steps is None:
         return training
+    if steps == 0:
+        return replace(training, epochs=0, steps=0)
     return replace(training, steps=steps, evaluate_every=max(1, min(training.evaluate_every, steps // 5)))

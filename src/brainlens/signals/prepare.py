@@ -126,7 +126,9 @@ def operator(first: int, last: int, rate: float, cut: Cut) -> np.ndarray:
             raise DataError(f"baseline {cut.baseline} s holds no sample of the window {cut.window} s")
         block -= block[:, inside].mean(axis=1, keepdims=True)
     if rate != cut.rate:
-        block = mne.filter.resample(block, up=cut.rate, down=rate, npad="auto", pad="edge", verbose="error")
+        how = {"up": cut.rate, "down": rate, "npad": "auto", "pad": "edge", "verbose": "error"}
+        parts = np.array_split(block, max(1, len(block) // BLOCK))  # each row by itself: the transforms of all would be the peak
+        block = np.concatenate([mne.filter.resample(part, **how) for part in parts])
     return np.ascontiguousarray(block[:, _inside(first / rate, block.shape[1], cut)])
 
 

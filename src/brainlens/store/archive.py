@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from brainlens.store.files import BLOCK, read_json, replacing, save_text, sha256
+from brainlens.store.files import BLOCK, FULL, full_disk, read_json, replacing, save_text, sha256
 from brainlens.store.models import NOTE, load_model
 from brainlens.store.results import load_result
-from brainlens.types import DataError
+from brainlens.types import DataError, check_expansion, reading
 from brainlens.types.scores import digits
 
 LIST = "archive.json"
@@ -54,7 +54,8 @@ def save_archive(run: str | Path, out: str | Path) -> Path:
 def open_archive(archive: str | Path, runs: str | Path) -> Path:
     """Unpacks an archive into `runs` and returns the run's folder; nothing is left there if a byte is wrong.
 
-    Raises DataError for a file that is no archive, was altered, names a file outside, or whose run is there already.
+    Raises DataError for a file that is no archive, was altered, names a file outside, unpacks to more than 128 MB and 200 times
+    its size, or whose run is there already, and for a disk that fills.
     """
     archive, runs = Path(archive), Path(runs)
     if not archive.is_file():
@@ -62,19 +63,21 @@ def open_archive(archive: str | Path, runs: str | Path) -> Path:
     runs.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=".archive.", dir=runs))
     try:
-        with zipfile.ZipFile(archive) as opened:
-            note = _listed(opened, archive)
-            folder = runs / note["name"]
-            if folder.exists():
-                raise DataError(f"{folder} is there already; remove it or name another folder with --runs")
-            for name, entry in note["files"].items():
-                _unpack(opened, name, entry, place, archive)
-        load_result(place)
+        with reading(archive, "ask for it again", fault="is damaged or no archive of a run"):
+            with zipfile.ZipFile(archive) as opened:
+                note = _listed(opened, archive)
+                folder = runs / note["name"]
+                if folder.exists():
+                    raise DataError(f"{folder} is there already; remove it or name another folder with --runs")
+                for name, entry in note["files"].items():
+                    try:
+                        _unpack(opened, name, entry, place, archive)
+                    except OSError as error:
+                        if error.errno in FULL:
+                            raise full_disk(error, runs / note["name"]) from error
+                        raise
+            load_result(place)
         os.replace(place, folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        raise DataError(f"{archive} is damaged or no archive of a run ({error}); ask for it again") from None
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return folder
@@ -88,6 +91,7 @@ def _listed(opened: zipfile.ZipFile, archive: Path) -> dict[str, Any]:
     try:
         note = json.loads(opened.read(LIST))
         files, name = note["files"], note["name"]
+        "".join((name, *files)).encode()  # texts, and names that a file system takes
         good = note["format"] <= FORMAT and all(isinstance(e["sha256"], str) and int(e["bytes"]) >= 0 for e in files.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{archive}: its {LIST} is damaged; ask for the archive again") from None
@@ -95,8 +99,10 @@ def _listed(opened: zipfile.ZipFile, archive: Path) -> dict[str, Any]:
         raise DataError(f"{archive} is of a newer format; update brainlens")
     for each in (*files, name):
         parts = PurePosixPath(each).parts
-        if not parts or PurePosixPath(each).is_absolute() or ".." in parts or "\\" in each or (each == name and len(parts) > 1):
+        strange = ".." in parts or "\\" in each or "\0" in each
+        if not parts or PurePosixPath(each).is_absolute() or strange or (each == name and len(parts) > 1):
             raise DataError(f"{archive} names the file {each!r}, which lies outside of the run; it is not opened")
+    check_expansion(archive, sum(int(entry["bytes"]) for entry in files.values()))
     if sorted(names) != sorted([LIST, *files]):
         raise DataError(f"{archive} holds other files than its list names; ask for it again")
     return dict(note)

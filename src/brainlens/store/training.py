@@ -99,7 +99,7 @@ def remove_checkpoints(folder: str | Path) -> None:
 
 
 def _numbers(folder: Path) -> list[int]:
-    return [int(p.stem.split("-")[1]) for p in folder.glob("checkpoint-*.json") if p.stem.split("-")[1].isdigit()]
+    return [int(p.stem.split("-")[1]) for p in folder.glob("checkpoint-*.json") if p.stem.split("-")[1].isdecimal()]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -2,16 +2,33 @@
 
 Brain responses, images and captions are tables joined by a stimulus id. Each class here checks its own
 columns against its own rows on creation, so that a mismatch is an error where it arises and not three
-stages later. Only numpy and pandas are imported.
+stages later. Only numpy and pandas are imported, and these when a name is first asked for: a mistake in a
+command is a DataError, which waits for neither.
 """
 
-from brainlens.types.ids import DataError, as_ids, choose, image_key, positions, unique_ids
-from brainlens.types.reading import check_expansion, check_gzip, check_mat, inside, reading
-from brainlens.types.recording import Recording
-from brainlens.types.responses import MAX_BAD_UNITS, Responses
-from brainlens.types.spaces import Sensors, Space, Surface, Volume
-from brainlens.types.tables import Features, Result, Stimuli, check_no_leak
-from brainlens.types.texts import as_captions, read_lines, read_text
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from brainlens.types.doors import check_expansion, check_gzip, check_mat, inside, read_grid, reading
+    from brainlens.types.errors import DataError
+    from brainlens.types.ids import as_ids, choose, image_key, positions, unique_ids
+    from brainlens.types.recording import Recording
+    from brainlens.types.responses import MAX_BAD_UNITS, Responses
+    from brainlens.types.spaces import Sensors, Space, Surface, Volume
+    from brainlens.types.tables import Features, Result, Stimuli, check_no_leak
+    from brainlens.types.texts import as_captions, read_lines, read_text
+
+_IN = {
+    **dict.fromkeys(("check_expansion", "check_gzip", "check_mat", "inside", "read_grid", "reading"), "doors"),
+    "DataError": "errors",
+    **dict.fromkeys(("as_ids", "choose", "image_key", "positions", "unique_ids"), "ids"),
+    "Recording": "recording",
+    **dict.fromkeys(("MAX_BAD_UNITS", "Responses"), "responses"),
+    **dict.fromkeys(("Sensors", "Space", "Surface", "Volume"), "spaces"),
+    **dict.fromkeys(("Features", "Result", "Stimuli", "check_no_leak"), "tables"),
+    **dict.fromkeys(("as_captions", "read_lines", "read_text"), "texts"),
+}
 
 __all__ = [
     "MAX_BAD_UNITS",
@@ -35,8 +52,21 @@ __all__ = [
     "image_key",
     "inside",
     "positions",
+    "read_grid",
     "read_lines",
     "read_text",
     "reading",
     "unique_ids",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IN:
+        raise AttributeError(f"brainlens.types has no name {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"brainlens.types.{_IN[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

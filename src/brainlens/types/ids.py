@@ -1,4 +1,4 @@
-"""Ids as strings, rows by id and by column, and the one error of users."""
+"""Ids as strings, and rows by id and by column."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-
-class DataError(ValueError):
-    """A mistake in the data or in what was asked of it; its text is one line that names the way out."""
+from brainlens.types.errors import DataError
 
 
 def as_ids(ids: Iterable[Any], what: str = "ids") -> np.ndarray:

@@ -58,8 +58,10 @@ class AdapterTraining:
         for name in ("batch", "evaluate_every", "draws"):
             if getattr(self, name) < 1:
                 raise DataError(f"adapter training: {name}={getattr(self, name)} must be at least 1")
-        if self.epochs < 1 and self.steps < 1:
-            raise DataError(f"adapter training: epochs={self.epochs} and steps={self.steps} leave nothing to train; set one")
+        if self.epochs < 0 or self.steps < 0:
+            raise DataError(
+                f"adapter training: epochs={self.epochs}, steps={self.steps}; both are 0 or more, both 0 trains nothing"
+            )
         if self.lr <= 0 or self.clip <= 0 or not 0 <= self.warmup < 1:
             raise DataError(f"adapter training: lr={self.lr}, clip={self.clip}, warmup={self.warmup}; need > 0, > 0, 0 to 1")
 

@@ -42,7 +42,7 @@ class Anchors:
         return np.asarray(code + self.intercept)
 
     def likeliest(self, code: np.ndarray, count: int) -> np.ndarray:
-        """Numbers (n, count) of the training pictures that are likeliest given codes (n, d), were each as likely before; best first.
+        """Numbers (n, count) of the training pictures, the likeliest first, given codes (n, d), were each as likely before.
 
         Raises DataError for too many.
         """

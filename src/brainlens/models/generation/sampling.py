@@ -198,7 +198,8 @@ def _claim(folder: Path, prompts: Prompts, sampling: Sampling) -> None:
     key = hashlib.sha256(text.encode()).hexdigest()
     note = folder / NOTE
     if note.is_file():
-        if store.read_json(note).get("key") != key:
+        held = store.read_json(note)
+        if not isinstance(held, dict) or held.get("key") != key:
             raise DataError(f"{folder} holds pictures of other responses, settings or another model; name another folder")
         return
     folder.mkdir(parents=True, exist_ok=True)

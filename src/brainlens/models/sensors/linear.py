@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brainlens.choices import SOLVED_SENSOR_ENCODERS
 from brainlens.models.sensors.decoder import SensorDecoder
 from brainlens.models.sensors.moments import binned, moments
 from brainlens.models.sensors.ridge import PENALTIES, RidgeDecoder, solve_ridge
@@ -22,7 +23,7 @@ from brainlens.solvers.canonical import Canonical, canonical_metric
 from brainlens.subjects import WITHIN, Protocol, held_out
 from brainlens.types import DataError, Features, Responses, positions
 
-LINEAR = ("ridge", "canonical")
+LINEAR = SOLVED_SENSOR_ENCODERS
 SHRINKAGES = (0.03, 0.1, 0.3, 0.6, 0.9)
 DIMS = (10, 20, 40, 80)
 TEMPERATURES = (0.04, 0.08, 0.16, 0.32, 0.64)

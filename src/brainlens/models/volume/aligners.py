@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brainlens.choices import VOLUME_BASELINES, VOLUME_CONTROLS, VOLUME_ENCODERS
 from brainlens.models.processes import shared
 from brainlens.models.volume.decoder import Decoder, Reader
 from brainlens.models.volume.split import AlignmentPart, Split
@@ -23,11 +24,10 @@ from brainlens.solvers.kernel_ridge import KernelRidge, LinearDecoder, kernel_ri
 from brainlens.subjects import region_labels
 from brainlens.types import DataError, Volume
 
-BASELINES = ("ridge", "ridge_whitened", "linear", "mlp", "mindeye_like", "mindeye2_like", "cnn")
+BASELINES = VOLUME_BASELINES
 MINDEYE = ("mindeye_like", "mindeye2_like")  # trained by BiMixCo and then SoftCLIP
 MINDEYE_RATE = 3e-4  # the published one; at ten times it the losses at temperature .006 do not fall for some seeds
-CONTROLS = ("ridge_projected", "linear_projected", "mlp_projected")  # baselines that are given the metric of the volume encoder
-ENCODERS = (*BASELINES, *CONTROLS, "volume")
+CONTROLS, ENCODERS = VOLUME_CONTROLS, VOLUME_ENCODERS
 ALPHAS = tuple(float(a) for a in 10.0 ** np.arange(-2, 3.1, 0.5))
 
 

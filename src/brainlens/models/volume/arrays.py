@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens.types import DataError, Features, Responses, Volume, as_ids
+from brainlens.types import DataError, Features, Responses, Volume, as_ids, read_grid
 
 
 def as_array(value: Any, what: str) -> np.ndarray:
@@ -35,17 +35,16 @@ def as_volume(mask_img: Any) -> Volume:
     if isinstance(mask_img, Volume):
         return mask_img
     if isinstance(mask_img, (str, Path)):
-        import nibabel as nib
-
         if not Path(mask_img).is_file():
             raise DataError(f"mask_img {str(mask_img)!r} is not found; give a NIfTI file, a nibabel image or a Volume")
-        mask_img = nib.load(mask_img)  # type: ignore[attr-defined]
-    if not hasattr(mask_img, "dataobj") or not hasattr(mask_img, "affine"):
+        mask, affine = read_grid(mask_img)
+    elif not hasattr(mask_img, "dataobj") or not hasattr(mask_img, "affine"):
         raise DataError(f"mask_img is a {type(mask_img).__name__}; give a nibabel image, a path of one, or a brainlens Volume")
-    mask = np.asarray(mask_img.dataobj)
+    else:
+        mask, affine = np.asarray(mask_img.dataobj), np.asarray(mask_img.affine, dtype=float)
     if mask.ndim == 4 and mask.shape[3] == 1:
         mask = mask[..., 0]
-    return Volume(np.isfinite(mask) & (mask != 0), np.asarray(mask_img.affine, dtype=float))
+    return Volume(np.isfinite(mask) & (mask != 0), affine)
 
 
 def training_tables(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brainlens.choices import MODALITIES
 from brainlens.models.processes import average, average_gradients
 from brainlens.models.volume.split import AlignmentPart, gather_mean
 from brainlens.nn.decoding_baselines import embedded
@@ -26,7 +27,6 @@ from brainlens.nn.memory_queue import MemoryQueue
 from brainlens.types import DataError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MODALITIES = ("both", "image", "text")
 MIXING = 1 / 3  # of a training by MindEye's objective
 APART = 1 << 40  # between the dropout seeds of two pieces of a step
 

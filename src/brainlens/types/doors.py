@@ -8,17 +8,22 @@ the folder that the user gave.
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from brainlens.types.ids import DataError
 
 FREE = 1 << 27  # bytes that any file may expand to
 RATIO = 200  # times its own size that a larger one may; brain images reach 50, deflate cannot go beyond 1,032
 COUNTED = 1 << 26  # bytes of a packed file up to which it is unpacked once to count: bombs are small
+GRID = 16e9  # bytes of the values of an image
 OUTSIDE = "BRAINLENS_ALLOW_OUTSIDE"  # the environment reaches the processes that a command starts
 
 
@@ -91,6 +96,24 @@ def check_mat(path: str | Path) -> None:
                 total += len(unpacker.decompress(packed, 1 << 20))
                 packed = unpacker.unconsumed_tail
                 check_expansion(path, total, size)
+
+
+def read_grid(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values (x, y, z[, t]) and affine (4, 4) of an image file in any format of nibabel; a packed one is read to its checksum.
+
+    Raises DataError for a file that is damaged, no image, or claims more than 16 GB.
+    """
+    import nibabel as nib
+
+    path = Path(path)
+    if path.suffix in (".gz", ".mgz"):
+        check_gzip(path)
+    with reading(path, "fetch it again", fault="is damaged or no image of a brain"):
+        image: Any = nib.load(path)  # type: ignore[attr-defined]
+        claim = math.prod(image.shape) * 8.0
+        if claim > GRID:
+            raise DataError(f"{path} claims {image.shape}, {claim / 1e9:.3g} GB; the limit is {GRID / 1e9:.3g} GB")
+        return np.asarray(image.dataobj), np.asarray(image.affine, dtype=float)
 
 
 def outside_allowed() -> bool:
