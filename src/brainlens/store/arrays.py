@@ -265,7 +265,7 @@ class ArrayWriter:
             raise DataError(f"array {self.name!r}: rows {start} to {start + count} do not fit {self.shape}")
         if start > self.done:
             raise DataError(f"array {self.name!r}: rows {self.done} to {start} would be left unwritten; write in order")
-        step = max(1, (1 << 24) // max(self._row_bytes, 1))
+        step = max(1, (1 << 22) // max(self._row_bytes, 1))
         for at in range(0, count, step):  # converted piece by piece, so that a float64 block costs no second copy
             piece = block[at : at + step] if self.shape else block
             if not np.can_cast(piece.dtype, self.dtype, "same_kind"):
