@@ -60,6 +60,12 @@ def made_recordings() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def plain_numbers() -> ModuleType:
+    """What the numbers of a run should be, counted by loops."""
+    return module("datasets/plain_numbers.py")
+
+
+@pytest.fixture(scope="session")
 def made_pipeline() -> ModuleType:
     """A diffusion folder of the size of a thumb, and responses that were planted in it."""
     return module("models/test_neuro_adapter.py")

@@ -155,6 +155,22 @@ def test_the_other_commands_are_there_after_a_call(monkeypatch, capfd):
     assert set(get_command(app).commands) == names >= {"encode", "report", "sweep", "import"}
 
 
+def test_a_command_that_calls_others_finds_them_without_being_named_anywhere(monkeypatch, capfd):
+    from brainlens.cli import app, main
+
+    monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+
+    @app.command("caller")
+    def caller() -> None:
+        app(["datasets"], standalone_mode=False)
+
+    monkeypatch.setattr(sys, "argv", ["brainlens", "caller"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "phantom" in capfd.readouterr().out
+
+
 STOPPED = """
 import os, signal, sys
 from brainlens import store

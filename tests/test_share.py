@@ -34,6 +34,9 @@ def write(folder: Path, *, more: dict[str, float] | None = None, model: bool = T
     return folder
 
 
+ENDS = {"": 0.0, ".low": -0.1, ".high": 0.1}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return write(tmp_path / "runs" / "encode-0123")
@@ -239,6 +242,22 @@ def test_runs_side_by_side(run, tmp_path, capsys):
         app(["compare", str(run), str(other), "--out", str(tmp_path / name)], standalone_mode=False)
     assert "Runs side by side" in (tmp_path / "c.html").read_text()
     assert list(pd.read_csv(tmp_path / "c.csv")["value"]) == [0.25, 0.25, 0.5]
+
+
+def test_each_number_of_an_alignment_stands_once_side_by_side():
+    """The scores of the encoder that leads a run stand in it under its name and without; others stand under theirs alone."""
+    key = "retrieval/brain->image/top1"
+
+    def run_of(main: str, ridge: float, mlp: float) -> Result:
+        each = {"ridge": ridge, "mlp": mlp}
+        metrics = {f"align/{name}/{key}{end}": value + add for name, value in each.items() for end, add in ENDS.items()}
+        return Result("align", metrics | {f"{key}{end}": each[main] + add for end, add in ENDS.items()})
+
+    same = side_by_side({"a": run_of("ridge", 0.3, 0.2), "b": run_of("ridge", 0.5, 0.2)})
+    assert [row["score"] for row in same] == [f"align/mlp/{key}", key]
+    assert [same[1]["a"], same[1]["b"]] == ["0.3 (0.2 to 0.4)", "0.5 (0.4 to 0.6)"]
+    other = side_by_side({"a": run_of("ridge", 0.3, 0.2), "b": run_of("mlp", 0.5, 0.2)})
+    assert [row["score"] for row in other] == [f"align/ridge/{key}", f"align/mlp/{key}", key]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,29 @@ def leftovers(folder: Path) -> list[str]:
 # --- arrays
 
 
+def test_single_values_become_half_as_numpy_rounds_them(tmp_path):
+    """Every half, its neighbours in single precision, the middle between two halves and a hair beside it, and out of range."""
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    finite = np.sort(halves[np.isfinite(halves)])
+    middle = (finite[1:] + finite[:-1]) / 2
+    each = [halves, middle, *(np.nextafter(one, np.float32(to)) for one in (finite, middle) for to in (-np.inf, np.inf))]
+    values = np.concatenate(each)
+    values = values[~(np.isfinite(values) & (np.abs(values) >= 65520))]  # which are refused
+    with np.errstate(over="ignore"):
+        plain = values.astype(np.float16)
+    assert "torch" in sys.modules
+    for name, given_ in (("rows", values[:, None]), ("turned", np.asfortranarray(np.stack([values, values], axis=1)))):
+        with store.ArrayWriter(tmp_path, name, given_.shape, "f2", resume=False) as writer:
+            writer.write(0, given_)
+        found = np.array(store.open_array(tmp_path, name))
+        for column in found.T:
+            np.testing.assert_array_equal(np.isnan(column), np.isnan(plain))
+            known = ~np.isnan(plain)
+            np.testing.assert_array_equal(column[known].view(np.uint16), plain[known].view(np.uint16))
+    with pytest.raises(DataError, match="would become infinite"), store.ArrayWriter(tmp_path, "x", (1, 1), "f2") as writer:
+        writer.write(0, np.full((1, 1), 65520, np.float32))
+
+
 @given(
     npst.arrays(
         st.sampled_from(["f2", "f4", "f8", "i1", "i8", "u2", "?", "c8", "<U3", ">f4"]),

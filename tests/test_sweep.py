@@ -13,6 +13,7 @@ from PIL import Image
 from brainlens import store
 from brainlens.cli import app
 from brainlens.cli.axes import axes, combinations, command_line, table_pieces
+from brainlens.cli.sweep import carry_piece
 from brainlens.types import DataError
 
 
@@ -151,6 +152,22 @@ def test_parts_together_are_the_whole(recording, tmp_path):
     parts = np.concatenate([store.load_result(tmp_path / name).arrays["r2"] for name in order])
     (whole,) = {p.parent for p in tmp_path.glob("encode-*/result.json")} - {tmp_path / name for name in order}
     np.testing.assert_allclose(parts, store.load_result(whole).arrays["r2"], rtol=1e-5, atol=1e-6)
+
+
+def test_the_folder_of_a_run_does_not_hang_on_what_is_printed(recording, tmp_path, monkeypatch):
+    def shown(rows: object, title: str) -> None:
+        print("run: somewhere/else")
+
+    monkeypatch.setattr("brainlens.cli.terminal.show", shown)
+    line = words(recording, tmp_path)[1:]
+    found = carry_piece({"line": line, "log": str(tmp_path / "log")})
+    (place,) = tmp_path.glob("encode-*")
+    assert found["folders"] == [str(place)]
+    assert found["error"] == ""
+    assert "run: somewhere/else" in (tmp_path / "log").read_text()
+    failed = carry_piece({"line": [*line, "--part", "40/40"], "log": str(tmp_path / "log")})  # names no run of the one before
+    assert failed["folders"] == []
+    assert "1 <= K <= N <= 12" in failed["error"]
 
 
 def test_a_run_that_fails_costs_itself_alone(recording, tmp_path):

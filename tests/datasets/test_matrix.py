@@ -1,4 +1,5 @@
-"""Every recording through every verb, from the command line to a page: what runs, and one line where a verb does not apply.
+"""Every recording through every verb, from the command line to a page: what runs, that its numbers are those of a plain
+computation (`plain_numbers`), and one line where a verb does not apply.
 
 The table in docs/recordings.md is that of this test: a cell that changes fails here until the row is changed.
 """
@@ -12,16 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from brainlens import store
-from brainlens.backbones.layers import extract_layers
 from brainlens.cli import app
-from brainlens.datasets import examples, load, mosaic, nsd, parse_options
-from brainlens.models.encoding import load as load_model
+from brainlens.datasets import examples, load, mosaic, nsd
 from brainlens.types import DataError
 
 pytestmark = pytest.mark.filterwarnings("default")  # warnings are for the user to read: a drawn test part, missing units
@@ -134,42 +130,6 @@ def pipeline(made_pipeline: ModuleType, tmp_path_factory: pytest.TempPathFactory
     return made_pipeline.build_pipeline(tmp_path_factory.mktemp("thumb"))
 
 
-def plain_encoding(case: Case, folder: Path, runs: Path) -> None:
-    """R2 of every unit on the test images, by loops: sessions standardised by their training trials, repeats averaged, and the
-    stored model's predictions of the pictures that were shown."""
-    (run,) = runs.glob("encode-*")
-    result, model = store.load_result(run), load_model(run / "model")
-    opened = load(case.dataset, folder, **parse_options(case.dataset, list(case.options)))
-    trials, data = opened.responses.trials, np.array(opened.responses.data, np.float64)
-    session = trials["session"].astype(str) if "session" in trials.columns else pd.Series(dtype=str)  # else as they are
-    train, test = ((trials["split"] == part).to_numpy() for part in ("train", "test"))
-    for name in session.unique():
-        rows = (session == name).to_numpy()
-        data[rows] = (data[rows] - data[rows & train].mean(axis=0)) / data[rows & train].std(axis=0)
-    kept = np.isfinite(data).all(axis=0)
-    names = list(dict.fromkeys(trials["stimulus"][test]))
-    truth = np.stack([data[test & (trials["stimulus"] == name).to_numpy()].mean(axis=0) for name in names])[:, kept]
-    features = extract_layers(None, opened.stimuli, None)
-    guess = model.predict(features, rows=np.array([list(features.ids).index(name) for name in names]))
-    assert truth.shape == guess.shape == (result.metrics["encoding/images_test"], result.metrics["encoding/units"])
-    found = [1 - ((y - p) ** 2).sum() / ((y - y.mean()) ** 2).sum() for y, p in zip(truth.T, guess.T, strict=True)]
-    np.testing.assert_allclose(result.arrays["r2"], found, atol=2e-4)
-
-
-def plain_ranks(runs: Path) -> None:
-    """Top-1 and top-5 of brain to image, counted one query at a time from the stored embeddings."""
-    (run,) = runs.glob("align-*")
-    result = store.load_result(run)
-    brain, image = (np.asarray(result.arrays[f"embedding/{which}"], np.float64) for which in ("brain", "image"))
-    ranks = []
-    for i, query in enumerate(brain):
-        cosines = [float(query @ one / np.linalg.norm(query) / np.linalg.norm(one)) for one in image]
-        ranks.append(sum(value > cosines[i] for value in cosines))
-    for k in (1, 5):
-        assert result.metrics[f"retrieval/brain->image/top{k}"] == pytest.approx(np.mean([rank < k for rank in ranks]))
-        assert result.metrics[f"retrieval/brain->image/chance{k}"] == pytest.approx(k / len(image))
-
-
 def documented() -> dict[str, list[str]]:
     """The rows of the table in the page: recording -> cells."""
     lines = re.findall(r"^\| `([a-z0-9_, ]+)` \|(.+)\|$", DOCS.read_text(), flags=re.M)
@@ -177,7 +137,7 @@ def documented() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_verb_runs_to_a_page_or_says_in_one_line_why_not(name, cases, pipeline, tmp_path):
+def test_every_verb_runs_to_a_page_or_says_in_one_line_why_not(name, cases, pipeline, plain_numbers, tmp_path):
     case, folder, runs = cases[name], tmp_path / "data", tmp_path / "runs"
     if case.dataset not in examples.LAYOUTS:
         folder.mkdir()
@@ -185,13 +145,14 @@ def test_every_verb_runs_to_a_page_or_says_in_one_line_why_not(name, cases, pipe
     base = ["--dataset", case.dataset, "--data", str(folder), "--runs", str(runs)]
     for option in case.options:
         base += ["--option", option]
-    row = []
+    row, told_by = [], None
     for verb in VERBS:
         given = arguments(verb, base, runs, pipeline) if verb != "attribute" or any(runs.glob("align-*")) else None
         said = "there is no alignment" if given is None else invoke(*given)
         if said and verb == "describe" and case.told:
             assert "no captions" in said
-            told = invoke(*given, "--captions", str(captions_of(case, folder, tmp_path)))
+            told_by = captions_of(case, folder, tmp_path)
+            told = invoke(*given, "--captions", str(told_by))
             assert not told, told
             row.append(TOLD)
         else:
@@ -199,10 +160,18 @@ def test_every_verb_runs_to_a_page_or_says_in_one_line_why_not(name, cases, pipe
     page = tmp_path / "page.html"
     assert invoke("report", str(runs), "--out", str(page)) == ""
     assert all(place.name in page.read_text() for place in runs.glob("*-*") if (place / "result.json").is_file())
-    if row[0] == "yes":
-        plain_encoding(case, folder, runs)
-    if row[1] == "yes":
-        plain_ranks(runs)
+    recorded = (case.dataset, folder, case.options)
+    recounts = {
+        "encode": lambda: plain_numbers.encoding(*recorded, runs),
+        "align": lambda: plain_numbers.ranks(runs),
+        "attribute": lambda: plain_numbers.attribution(runs) if row[0] == "yes" else None,  # maps over voxels
+        "describe": lambda: plain_numbers.description(*recorded, runs, told_by),
+        "reconstruct": lambda: plain_numbers.reconstruction(*recorded, runs),
+        "decode": lambda: plain_numbers.time_course(*recorded, runs),
+    }
+    for verb, cell in zip(VERBS, row, strict=True):
+        if cell != "no":
+            recounts[verb]()
     shown = documented().get(name)
     assert shown == row, f"docs/recordings.md has another row; it is\n| `{name}` | {' | '.join(row)} |"
 

@@ -1,4 +1,4 @@
-"""Several subjects in one encode: the mean over subjects with an interval that draws subjects and stimuli anew."""
+"""Several subjects in one encode: the mean over subjects with an interval of other subjects and other stimuli."""
 
 from __future__ import annotations
 
@@ -57,17 +57,36 @@ def test_the_interval_holds_the_spread_of_subjects_from_three_on(seed: int) -> N
     rng = np.random.default_rng(seed)
     own = rng.normal(0.3, 0.1, 8)
     drawn = [value + 0.01 * rng.normal(size=2000) for value in own]
-    metrics, table, over = group_scores([result_of(v) for v in own], drawn, [str(k) for k in range(8)], seed=seed)
+    metrics, table, over = group_scores([result_of(v) for v in own], drawn, [str(k) for k in range(8)])
     assert over == "subjects and stimuli"
     assert metrics["encoding/group/r2_mean"] == pytest.approx(own.mean())
     width = metrics["encoding/group/r2_mean.high"] - metrics["encoding/group/r2_mean.low"]
-    truth = 2 * 1.96 * own.std() / np.sqrt(8)  # of a mean of eight drawn with replacement; stimuli add little here
+    truth = 2 * 2.364624 * own.std(ddof=1) / np.sqrt(8)  # t of 7 degrees of freedom from a table; stimuli add nothing shared
     assert width == pytest.approx(truth, rel=0.1)
     assert table["subject"].tolist() == [*"01234567", "mean"]
-    metrics, _, over = group_scores([result_of(v) for v in own[:2]], drawn[:2], ["a", "b"], seed=seed)
+    metrics, _, over = group_scores([result_of(v) for v in own[:2]], drawn[:2], ["a", "b"])
     assert over == "stimuli"
     width = metrics["encoding/group/r2_mean.high"] - metrics["encoding/group/r2_mean.low"]
     assert width == pytest.approx(2 * 1.96 * 0.01 / np.sqrt(2), rel=0.1)
+
+
+@pytest.mark.parametrize("subjects", [3, 4, 8])
+@pytest.mark.parametrize(("own", "stimulus"), [(0.3, 0.0), (0.1, 1.0)])
+def test_the_interval_of_a_group_holds_the_mean_of_all_subjects_and_stimuli(subjects: int, own: float, stimulus: float) -> None:
+    """Simulated groups whose scores are sums of a subject's part, a stimulus's and noise: the true mean is .3.
+
+    Ten seeds of 600 groups gave 93.6 to 95.5 % in the mean over seeds, 92.3 to 96.7 % in single ones; subjects drawn with
+    replacement did in 79 to 84 % of three who differ much.
+    """
+    held, rng = 0, np.random.default_rng(subjects)
+    for _ in range(200):
+        parts = 0.3 + own * rng.normal(size=(subjects, 1)) + stimulus * rng.normal(size=(1, 60))
+        parts += 0.7 * rng.normal(size=(subjects, 60))
+        counts = stimulus_counts(np.arange(60), 200, int(rng.integers(2**31)))
+        found = [result_of(float(v)) for v in parts.mean(axis=1)]
+        metrics, _, _ = group_scores(found, list(parts @ counts.T / counts.sum(axis=1)), [str(k) for k in range(subjects)])
+        held += metrics["encoding/group/r2_mean.low"] <= 0.3 <= metrics["encoding/group/r2_mean.high"]
+    assert held > 176  # .88: .93 less 2.8 standard errors of 200
 
 
 @pytest.fixture(scope="module")
@@ -120,5 +139,5 @@ def test_subjects_with_brains_of_their_own_are_one_command(people: Path, tmp_pat
     assert result.config["interval_over"] == "subjects and stimuli"
     assert [row["subject"] for row in rows] == ["01", "02", "03", "mean"]
     page = report.render([("group", result)])
-    assert "draws subjects and stimuli anew" in page
+    assert "speaks of other subjects and stimuli" in page
     assert "Bars of R² by subject, with the mean over subjects" in page

@@ -181,7 +181,7 @@ def test_several_subjects_are_one_command_with_a_table_and_two_figures(tmp_path:
     assert "subjects" not in single.tables
     np.testing.assert_allclose(single.tables["timecourse"]["auc"], result.arrays["auc"][2], atol=1e-6)
     page = report.render([("group", result)])
-    assert "it draws subjects and stimuli anew" in page
+    assert "it speaks of other subjects and stimuli" in page
     assert "Bars of the mean area by subject, with the mean over subjects" in page
 
 

@@ -240,23 +240,44 @@ def test_the_mean_over_subjects_resamples_stimuli_for_all_of_them_at_once():
         R.summary_over_subjects(ranks, ids[:1], [8, 6])
 
 
-def test_subjects_and_stimuli_drawn_anew_give_the_interval_of_a_plain_hierarchical_bootstrap():
-    rng = np.random.default_rng(0)
-    names = np.array([f"i{k}" for k in range(30)])
-    ranks = [np.where(rng.random(30) < share, 0, 9) for share in (0.2, 0.4, 0.5, 0.9)]
-    how = {"ks": (1,), "ways": (2,), "resamples": 4000, "seed": 1}
-    found = R.summary_over_subjects(ranks, [names] * 4, [30] * 4, draw_subjects=True, **how)
-    fixed = R.summary_over_subjects(ranks, [names] * 4, [30] * 4, **how)
-    hits = np.stack(ranks) == 0
-    drawn = []
-    for _ in range(4000):
-        people, images = rng.integers(0, 4, 4), rng.integers(0, 30, 30)
-        drawn.append(hits[people][:, images].mean())
-    assert [found["top1.low"], found["top1.high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03)
-    assert found["top1"] == fixed["top1"] == pytest.approx(hits.mean())
-    assert found["top1.high"] - found["top1.low"] > 1.8 * (fixed["top1.high"] - fixed["top1.low"])
-    alone = R.summary_over_subjects(ranks[:1], [names], [30], draw_subjects=True, **how)
-    assert alone == R.summary_over_subjects(ranks[:1], [names], [30], **how)
+def people(rng: np.random.Generator, subjects: int, own: float) -> list[np.ndarray]:
+    """Ranks of 40 stimuli, 0 where found and 9 where not: found where a subject's part, the stimulus's and noise are above 0."""
+    parts = own * rng.normal(size=(subjects, 1)) + 0.5 * rng.normal(size=(1, 40)) + rng.normal(size=(subjects, 40))
+    return list(np.where(parts > 0, 0, 9))
+
+
+def test_the_interval_over_subjects_is_that_of_their_spread_and_of_what_stimuli_share():
+    names = np.array([f"i{k}" for k in range(40)])
+    found = R.summary_over_subjects(
+        people(np.random.default_rng(0), 4, 0.8), [names] * 4, [40] * 4, people=True, ks=(1,), ways=(2,), resamples=300, seed=1
+    )
+    hits = np.stack(people(np.random.default_rng(0), 4, 0.8)) == 0
+    drawn = [[row[k] for k in range(40) for _ in range(n[k])] for n in bootstrap_counts(40, 300, 1) for row in hits]
+    means = np.array([np.mean(one) for one in drawn]).reshape(300, 4).T
+    shared = sum(np.cov(means[s], means[u])[0, 1] for s in range(4) for u in range(4) if s != u) / 16
+    between = hits.mean(axis=1).var(ddof=1) / 4
+    reach = np.sqrt(3.182446**2 * between + 1.959964**2 * max(0.0, shared))  # t of 3 degrees of freedom from a table
+    ends = np.clip([hits.mean() - reach, hits.mean() + reach], 0, 1)
+    assert [found["top1.low"], found["top1.high"]] == pytest.approx(ends, abs=1e-6)
+    one = {"ks": (1,), "ways": (2,), "seed": 1}
+    alone = R.summary_over_subjects([np.arange(30)], [names[:30]], [30], people=True, **one)
+    assert alone == R.summary_over_subjects([np.arange(30)], [names[:30]], [30], **one)
+    all_found = R.summary_over_subjects([np.zeros(6, int)] * 3, [names[:6]] * 3, [6] * 3, people=True, **one)
+    assert (all_found["top1.low"], all_found["top1.high"]) == pytest.approx((0.6096657, 1.0))  # Wilson's of 6 in 6
+
+
+@pytest.mark.parametrize("subjects", [3, 4, 8])
+def test_the_interval_over_subjects_holds_the_share_of_all_of_them(subjects):
+    """Half of all stimuli of all subjects are found.
+
+    Ten seeds of 200 groups hold it in 93.3 to 94.9 % in the mean over seeds, 91.5 to 98 % in single ones.
+    """
+    names, rng, held = np.array([f"i{k}" for k in range(40)]), np.random.default_rng(subjects), 0
+    how = {"people": True, "ks": (1,), "ways": (), "resamples": 200}
+    for seed in range(200):
+        found = R.summary_over_subjects(people(rng, subjects, 0.8), [names] * subjects, [40] * subjects, seed=seed, **how)
+        held += found["top1.low"] <= 0.5 <= found["top1.high"]
+    assert held > 176  # .88: .93 less 2.8 standard errors of 200
 
 
 def test_nearest_share_equals_a_plain_loop_and_its_chance() -> None:

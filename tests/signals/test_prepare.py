@@ -53,6 +53,27 @@ def test_epochs_equal_those_of_mne(cut: Cut) -> None:
     assert np.abs(ours - theirs).max() < 1e-9 * np.abs(theirs).max()
 
 
+@pytest.mark.parametrize("apart", [90, 200, 1300, 4000])
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int16])
+def test_epochs_that_overlap_are_those_cut_one_by_one(apart: int, kind: type) -> None:
+    """Read as one stretch where they overlap, and one by one where pauses are longer than they are; in any order."""
+    rng = np.random.default_rng(apart)
+    onset = rng.permutation(250 + apart * np.arange(12))
+    p = replace(piece(), data=(1e4 * rng.normal(size=(5, onset.max() + 1001))).astype(kind), onset=onset)
+    linear = operator(-200, 1000, RATE, Cut()) * 1e6
+    plain = np.stack([np.array(p.data[[3, 0, 4], o - 200 : o + 1001], dtype=np.float64) for o in onset]) @ linear
+    read = []
+
+    class Counted(np.ndarray):
+        def __getitem__(self, key):  # type: ignore[no-untyped-def]
+            read.append(key)
+            return np.asarray(self)[key]
+
+    found = epochs_of(replace(p, data=p.data.view(Counted)), onset, [3, 0, 4], Cut())
+    np.testing.assert_allclose(found, plain, rtol=1e-12, atol=1e-12 * np.abs(plain).max())
+    assert len(read) == (1 if apart <= 1200 else 12)
+
+
 def test_a_subject_equals_the_plain_loop_session_by_session(tmp_path: Path) -> None:
     found = prepare(subject(), tmp_path, dtype="float32")
     assert found.data.shape == (48, 5, 250)

@@ -183,7 +183,7 @@ def _mean_result(results: list[Result], subjects: Sequence[str], *, seed: int) -
     ids = [np.asarray(result.arrays["ids"]) for result in results]
     for key in [key for key in results[0].arrays if key.startswith("ranks/")]:
         found = summary_over_subjects(
-            [np.asarray(r.arrays[key]) for r in results], ids, [len(i) for i in ids], seed=seed, draw_subjects=people
+            [np.asarray(r.arrays[key]) for r in results], ids, [len(i) for i in ids], seed=seed, people=people
         )
         metrics |= {f"retrieval/{key.removeprefix('ranks/')}/{score}": value for score, value in found.items()}
     for name, result in zip(subjects, results, strict=True):

@@ -80,7 +80,7 @@ def over_time(
         table = timecourse.window_retrieval(train.data, values, averaged.data, windows, gallery=gallery, seed=seed)
         found.append(table.assign(target=target))
     square = timecourse.time_generalisation(
-        train.data, recording.images["image"][fitted], averaged.data, lambda right, guess: timecourse.two_way(guess, right),
+        train.data, recording.images["image"][fitted], averaged.data, lambda true, predicted: timecourse.two_way(predicted, true),
         test_target=recording.images["image"][asked],
     )  # fmt: skip
     width = len(averaged.times) / len(square)

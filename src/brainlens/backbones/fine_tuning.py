@@ -153,7 +153,7 @@ def fine_tune(
             state = {name: part.state_dict() for name, part in parts.items()}
             save_checkpoint(place / "unfinished", state | {"step": step + 1, "log": found.log, "made_for": made_for})
             tell("fine-tuning", (step + 1) / chosen.steps)
-    found.scores |= _accuracy("after", _guess(backbone, embed, head, test, chosen.batch), target[torch.from_numpy(test)])
+    found.scores |= _accuracy("after", _predicted(backbone, embed, head, test, chosen.batch), target[torch.from_numpy(test)])
     found.scores["accuracy/chance"] = float(torch.bincount(target[torch.from_numpy(test)]).max()) / len(test)
     found.scores |= {"images/train": float(len(train)), "images/test": float(len(test)), "classes": float(len(classes))}
     _write(backbone, Path(source), place, chosen, found)
@@ -176,7 +176,7 @@ def _resume(folder: Path, parts: dict[str, Any], made_for: dict[str, Any], found
     return int(saved["step"])
 
 
-def _guess(
+def _predicted(
     backbone: vision.Backbone, embed: Callable[[np.ndarray], Tensor], head: nn.Module, rows: np.ndarray, batch: int
 ) -> Tensor:
     backbone.model.eval()
@@ -184,10 +184,10 @@ def _guess(
         return torch.cat([head(embed(rows[i : i + batch])).argmax(1) for i in range(0, len(rows), batch)])
 
 
-def _accuracy(name: str, guess: Tensor, right: Tensor) -> dict[str, float]:
-    hits = (guess == right).cpu().numpy().astype(float)
-    ends = zip(("", ".low", ".high"), bootstrap_mean(hits), strict=True)
-    return {f"accuracy/{name}{end}": value for end, value in ends} | {f"accuracy/{name}.n": float(len(hits))}
+def _accuracy(name: str, predicted: Tensor, target: Tensor) -> dict[str, float]:
+    correct = (predicted == target).cpu().numpy().astype(float)
+    ends = zip(("", ".low", ".high"), bootstrap_mean(correct), strict=True)
+    return {f"accuracy/{name}{end}": value for end, value in ends} | {f"accuracy/{name}.n": float(len(correct))}
 
 
 def _linear(
@@ -202,8 +202,8 @@ def _linear(
     y = F.one_hot(target[torch.from_numpy(train)], count).double()
     gram = x @ x.T
     weights = x.T @ torch.linalg.solve(gram + gram.diagonal().mean() * torch.eye(len(x)).to(gram), y - y.mean(0))
-    guess = ((rows["test"] - mean) @ weights + y.mean(0)).argmax(1)
-    return _accuracy("before", guess, target[torch.from_numpy(test)])
+    predicted = ((rows["test"] - mean) @ weights + y.mean(0)).argmax(1)
+    return _accuracy("before", predicted, target[torch.from_numpy(test)])
 
 
 def _write(backbone: vision.Backbone, source: Path, place: Path, settings: FineTuning, found: FineTuned) -> None:

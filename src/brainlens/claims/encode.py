@@ -130,10 +130,10 @@ def oracle(responses: Responses, layers: Features, plan: Plan) -> dict[str, floa
     data = tables(responses, layers, seed=plan.seed)
     tokens = LayerTokens(layers, used, data.train.rows)
     number, pool = true_selectors(data, layers, used)
-    guess = pooled_ridge([data.train, data.validation], data.test, tokens, layer=number, pool=pool)
+    predicted = pooled_ridge([data.train, data.validation], data.test, tokens, layer=number, pool=pool)
     design = plan.design
-    guess, data = data.in_units(guess)
-    metrics, more, _ = score_part(guess, data, {}, least=design.least_ncsnr, resamples=design.resamples, seed=plan.seed)
+    predicted, data = data.in_units(predicted)
+    metrics, more, _ = score_part(predicted, data, {}, least=design.least_ncsnr, resamples=design.resamples, seed=plan.seed)
     return named(Result("encode", metrics, more, data.units, {}, {}, {}), "oracle")
 
 

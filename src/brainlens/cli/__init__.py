@@ -132,10 +132,9 @@ def main() -> None:
     """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on (130)."""
     warnings.formatwarning = _warning_line
     _wait_asleep()
-    app.registered_commands = _asked(sys.argv[1:])
     try:
         _check_processes(sys.argv[1:])
-        code = app(standalone_mode=False)
+        code = _only(sys.argv[1:])(standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -145,15 +144,11 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
             typer.echo(f"error: {' '.join(text.split())}", err=True)
         code = 2
-    finally:
-        app.registered_commands = EVERY  # who calls this from Python finds every command afterwards
     if code == 130:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
     sys.exit(code or 0)
 
 
-EVERY = list(app.registered_commands)
-CALLERS = ("paper", "sweep")  # they run other commands of this program
 TRAINED = ("align", "encode", "reconstruct")  # whose trainings several processes share
 
 
@@ -166,13 +161,18 @@ def _check_processes(arguments: list[str]) -> None:
         raise DataError(f"{name or 'brainlens'} runs in one process; torchrun is for {', '.join(TRAINED)}, sweep for many runs")
 
 
-def _asked(arguments: list[str]) -> list[Any]:
-    """The one command that is called, so that the options of the others need not be made; all where it is none of them, or one
-    that calls others."""
+def _only(arguments: list[str]) -> Any:
+    """The command line with the one command that is called, so that the options of the others need not be made; with all where it
+    is none of them. `app` holds every command all the time, for commands that call others."""
+    from typer.main import get_command
+
     name = next((text for text in arguments if not text.startswith("-")), "")
-    if name in CALLERS:
-        return EVERY
-    return [one for one in EVERY if (one.name or str(getattr(one.callback, "__name__", ""))) == name] or EVERY
+    every = app.registered_commands
+    app.registered_commands = [one for one in every if (one.name or str(getattr(one.callback, "__name__", ""))) == name] or every
+    try:
+        return get_command(app)
+    finally:
+        app.registered_commands = every
 
 
 def _warning_line(message: Warning | str, *_: Any, **__: Any) -> str:

@@ -112,13 +112,13 @@ def run_names(runs: list[Path]) -> list[str]:
 
 
 def side_by_side(results: dict[str, Any], *, every: bool = False) -> list[dict[str, Any]]:
-    """One row a score that all runs have (every: that any has), in the order of the first run."""
+    """One row a score that all runs have (every: that any has), in the order of the first run; each number under one name."""
     frames = {name: result.scores().set_index("metric") for name, result in results.items()}
     metrics = list(dict.fromkeys(metric for frame in frames.values() for metric in frame.index))
     rows = []
     for metric in metrics:
         there = {name: frame.loc[metric] for name, frame in frames.items() if metric in frame.index}
-        if len(there) < len(frames) and not every:
+        if (len(there) < len(frames) and not every) or _repeated(metric, there, frames):
             continue
         row: dict[str, Any] = {"score": metric}
         for name in frames:
@@ -128,6 +128,17 @@ def side_by_side(results: dict[str, Any], *, every: bool = False) -> list[dict[s
         row["n"] = ", ".join(dict.fromkeys(f"{line['n']:,.0f}" for line in there.values() if line["n"] == line["n"]))
         rows.append(row)
     return rows
+
+
+def _repeated(metric: str, there: dict[str, Any], frames: dict[str, Any]) -> bool:
+    """Whether a score stands under a shorter name, with the same number, in each run that has it: `align/ridge/retrieval/...` is
+    `retrieval/...` where ridge is the encoder that leads the run."""
+    parts = metric.split("/")
+    for short in ("/".join(parts[k:]) for k in range(1, len(parts))):
+        lines = [frames[name].loc[short] if short in frames[name].index else None for name in there]
+        if all(other is not None and other.equals(line) for other, line in zip(lines, there.values(), strict=True)):
+            return True
+    return False
 
 
 def long_rows(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from brainlens.cli.options import OUTPUT, Again, Runs
-from brainlens.cli.terminal import show, steps
+from brainlens.cli.terminal import LAST, show, steps
 
 SWEPT = ("encode", "align", "attribute", "reconstruct", "describe", "decode")
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -111,6 +111,7 @@ def carry_piece(job: Mapping[str, Any]) -> dict[str, Any]:
     from brainlens.cli import _mistake, app
 
     began, error, text = time.monotonic(), "", io.StringIO()
+    LAST.clear()
     with redirect_stdout(text), redirect_stderr(text):
         try:
             app([str(word) for word in job["line"]], standalone_mode=False)
@@ -118,9 +119,9 @@ def carry_piece(job: Mapping[str, Any]) -> dict[str, Any]:
             error = _mistake(fault) or f"{type(fault).__name__}: {fault}"
             traceback.print_exc(file=text)
     store.save_text(job["log"], text.getvalue())
-    folders = [line.removeprefix("run: ").strip() for line in text.getvalue().splitlines() if line.startswith("run: ")]
+    folders = [str(folder) for folder in LAST]
     if not folders and not error:
-        error = "the run named no folder; see its log"
+        error = "the run left no folder; see its log"
     return {"folders": folders, "seconds": time.monotonic() - began, "error": " ".join(error.split())}
 
 

@@ -153,7 +153,7 @@ def carry_out(
     return folders
 
 
-LAST: list[Path] = []  # folders of the command that finished last, for a command that calls others
+LAST: list[Path] = []  # folders of the command of this process that finished last, for a command that calls others
 
 
 def finished(folders: Sequence[Path], made: str) -> None:

@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.surface_labels import field_template
 from brainlens.phantom.fmri import LINEAR, PhantomTruth, make_trials, phantom_truth, simulate
 from brainlens.phantom.mismatch import Mismatch
 from brainlens.phantom.noise import KAPPA
 from brainlens.phantom.scenes import make_scenes
 from brainlens.types import DataError, Features, Recording, Stimuli
 
+DEGREES = 4.2  # from the point of fixation to the edge of the picture, as in NSD
 FACTS = {
     "name": "phantom",
     "title": "brainlens phantom: simulated fMRI of drawn scenes with known truth",
@@ -36,7 +38,7 @@ FACTS = {
     "several_subjects": True,
     "offers": ("pictures", "captions", "coordinates", "split"),
     "subjects": "1, 2, 3, ... (any number)",
-    "space": "FSL MNI152, 4 mm (46, 55, 46) or 2 mm (91, 109, 91)",
+    "space": "FSL MNI152, 4 mm (46, 55, 46) or 2 mm (91, 109, 91); fsaverage5 with option retinotopy",
     "licence": "MIT",
     "citation": "brainlens",
     "url": "",
@@ -61,6 +63,8 @@ def load(
     haemodynamics: float = 0.0,
     warp: float = 0.0,
     motion: float = 0.0,
+    retinotopy: str | None = None,
+    degrees: float = DEGREES,
 ) -> Recording:
     """Trials of one simulated subject, every picture three times, and the pictures.
 
@@ -68,7 +72,10 @@ def load(
     seed and not on the subject, so subjects see the same pictures. cache: folder in which features are kept. concepts: what
     category voxels prefer, "domains" or "kinds" (with columns `kind` and `kind2` in the units). pictures: folders of
     photographs in place of scenes. brain_network: the folder of a network that the voxels read in place of the miniature, or
-    "untrained:SEED". nonlinearity, haemodynamics, warp, motion: see `phantom.mismatch`; off by default.
+    "untrained:SEED". nonlinearity, haemodynamics, warp, motion: see `phantom.mismatch`; off by default. retinotopy: a folder with
+    the maps of a retinotopic template on fsaverage (lh.*angle*, lh.*eccen*, lh.*area*, perhaps lh.*sigma*, and the right ones):
+    the brain is then the fsaverage5 surface and its fields are the template's, for a picture of so many `degrees` from its middle
+    to its edge (4.2: NSD).
 
     Raises DataError where the training set is empty, or the miniature CLIP is missing.
     """
@@ -77,7 +84,7 @@ def load(
     network = features(stimuli, cache=cache)
     known = truth(
         stimuli, network, grid=grid, subject=subject, seed=seed, kappa=kappa, concepts=concepts, mismatch=mismatch,
-        brain=brain_features(brain_network, stimuli, cache=cache),
+        retinotopy=retinotopy, degrees=degrees, brain=brain_features(brain_network, stimuli, cache=cache),
     )  # fmt: skip
     return Recording(simulate(known, make_trials(stimuli, subject=subject, seed=seed)), stimuli, known)
 
@@ -187,14 +194,21 @@ def truth(
     concepts: str = "domains",
     mismatch: Mismatch = LINEAR,
     brain: Features | None = None,
+    retinotopy: str | None = None,
+    degrees: float = DEGREES,
 ) -> PhantomTruth:
     """The generative model behind `load` with the same arguments; network: `features(stimuli)` if it is there already.
 
     brain: the layers that the voxels read where they are of another network; the target of decoding is that of `network`.
+    Raises DataError for a grid or degrees that do not apply.
     """
+    if retinotopy is not None and grid != "4mm":
+        raise DataError(f"phantom: grid {grid} is of voxels, and option retinotopy makes the brain a surface; give one of them")
+    if retinotopy is None and degrees != DEGREES:
+        raise DataError("phantom: degrees says how large the picture is for the fields of retinotopy; give both or neither")
     network = features(stimuli) if network is None else network
     target = None if brain is None else np.asarray(network["image"], dtype=np.float64)
     return phantom_truth(
         stimuli, network if brain is None else brain, subject=subject, grid=grid, kappa=kappa, seed=seed, concepts=concepts,
-        mismatch=mismatch, target=target,
+        mismatch=mismatch, target=target, template=None if retinotopy is None else field_template(retinotopy, degrees),
     )  # fmt: skip

@@ -16,6 +16,9 @@ import numpy as np
 
 from brainlens.datasets.surface_files import SIDES as CORTEX
 from brainlens.datasets.surface_files import read_mgh
+from brainlens.datasets.surface_places import surface_coordinates
+from brainlens.phantom.cortex import MESH, VERTICES, FieldTemplate
+from brainlens.subjects import region_of
 from brainlens.types import DataError, Responses, Surface, read_lines, reading
 from brainlens.types.spaces import MESHES
 
@@ -86,15 +89,42 @@ def with_atlas(responses: Responses, files: Sequence[str]) -> Responses:
 def with_reference(responses: Responses, folder: str | Path) -> Responses:
     """Responses whose units have `reference_x`, `reference_y` in degrees, from the maps *angle* and *eccen* of a folder."""
     space = _surface(responses, "retinotopy")
-    place = Path(folder)
-    found = []
-    for what in ("angle", "eccen"):
-        files = [sorted(place.glob(f"{start}.*{what}*")) for start in ("lh", "rh")]
-        if not all(len(one) == 1 for one in files):
-            raise DataError(f"{place}: one lh.*{what}* and one rh.*{what}* are needed, found {[len(one) for one in files]}")
-        found.append(read_values([one[0] for one in files], space))
-    x, y = visual_field(found[0], found[1], space.hemisphere)
+    x, y = _looked_at(Path(folder), space)
     return replace(responses, units=responses.units.assign(reference_x=x, reference_y=y))
+
+
+def field_template(folder: str | Path, degrees: float) -> FieldTemplate:
+    """The template of a folder, as the phantom's brain takes it: angle, eccentricity, area, and sigma where there is such a map.
+
+    Files are of fsaverage5, or of a finer fsaverage, whose first vertices are those of fsaverage5. degrees: from the point of
+    fixation to the edge of the picture. Raises DataError for missing maps and other meshes.
+    """
+    place = Path(folder)
+    length = len(_numbers(_map(place, "angle")[0]))
+    mesh = next((name for name, count in MESHES.items() if count == length and name.startswith("fsaverage")), None)
+    if mesh is None:
+        raise DataError(f"{place}: maps of {length:,} vertices a hemisphere are of no fsaverage; bring them to fsaverage5")
+    space = Surface(mesh, np.repeat(SIDES, VERTICES), np.tile(np.arange(VERTICES), 2))
+    x, y = _looked_at(place, space)
+    size = read_values(_map(place, "sigma"), space) if any(place.glob("lh.*sigma*")) else None
+    area = np.array([region_of(name) for name in read_labels(_map(place, "area"), space)], dtype=object)
+    places = surface_coordinates(replace(space, mesh=MESH))
+    assert places is not None  # fsaverage5 comes with nilearn
+    return FieldTemplate(area, x, y, places, size, degrees)
+
+
+def _looked_at(place: Path, space: Surface) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) in degrees (unit,), see `visual_field`, by the maps of a folder."""
+    angle, eccentricity = (read_values(_map(place, what), space) for what in ("angle", "eccen"))
+    return visual_field(angle, eccentricity, space.hemisphere)
+
+
+def _map(place: Path, what: str) -> list[Path]:
+    """The file of the left and that of the right hemisphere whose names hold a word."""
+    files = [sorted(path for path in place.glob(f"{start}.*{what}*") if path.suffix != ".ctab") for start in ("lh", "rh")]
+    if not all(len(one) == 1 for one in files):
+        raise DataError(f"{place}: one lh.*{what}* and one rh.*{what}* are needed, found {[len(one) for one in files]}")
+    return [one[0] for one in files]
 
 
 def _surface(responses: Responses, option: str) -> Surface:

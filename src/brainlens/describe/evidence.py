@@ -41,10 +41,10 @@ def encoding_scores(model: RidgeCV, x: np.ndarray, y: np.ndarray, *, resamples: 
 
     x (image, feature), y (image, unit); arrays (unit,).
     """
-    guess = model.predict(x)
-    value, p = r2(y, guess), np.full(y.shape[1], np.nan)
+    predicted = model.predict(x)
+    value, p = r2(y, predicted), np.full(y.shape[1], np.nan)
     if len(y) >= MIN_IMAGES:
-        p = bootstrap_score(y, guess, resamples=resamples, seed=seed).p
+        p = bootstrap_score(y, predicted, resamples=resamples, seed=seed).p
     return Scored({"r2": value, "r2_cv": np.asarray(model.best_score_, np.float32), "p_r2": p, "q_r2": fdr(p)})
 
 

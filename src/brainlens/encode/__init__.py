@@ -138,11 +138,11 @@ def fit_encoding(
     shown: dict[str, np.ndarray] = {}
     if isinstance(model, LayerwiseRidge):
         arrays = {"layer": model.layer_.astype(np.float32), "layer_scores": model.layer_scores_, "alpha": model.alpha_}
-    guess = model.predict(features, rows=data.test.rows)
+    predicted = model.predict(features, rows=data.test.rows)
     if isinstance(model, FactorTopy):
         arrays, shown = selections(model, clusters=chosen.clusters, seed=seed), channel_maps(model, data, features)
-    guess, data = data.in_units(guess)
-    metrics, more, regions = score_part(guess, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
+    predicted, data = data.in_units(predicted)
+    metrics, more, regions = score_part(predicted, data, arrays, least=chosen.least_ncsnr, resamples=chosen.resamples, seed=seed)
     metrics |= {"encoding/multiply_adds": multiply_adds(model), "encoding/parameters": float(parameters(model))}
     config = {"method": method, "layers": model.layer_names_, "model": features.model, "seed": seed, "device": device}
     config |= {"design": asdict(chosen), "training": None if method == "ridge" else asdict(recipe)}
@@ -151,6 +151,10 @@ def fit_encoding(
     provenance = store.provenance(seed, device, [store.fingerprint(responses), store.fingerprint(features)], started)
     provenance["fit_s"] = round(seconds, 3)
     named = {"regions": regions} | ({"training": pd.DataFrame(log)} if log else {})
+    if "space" in arrays and {"reference_x", "reference_y"} <= set(data.units.columns):
+        reference = data.units[["reference_x", "reference_y"]].to_numpy(dtype=float)
+        found = selectors.field_agreement(arrays["space"], reference, data.scored(chosen.least_ncsnr), seed=seed)
+        metrics |= {f"encoding/retinotopy/{key}": value for key, value in found.items()}
     if "cluster" in arrays:
         named["clusters"] = cluster_table(more | arrays, data.units)
     return Result("encode", metrics, more | arrays | shown, data.units, named, config, provenance, data.space), model

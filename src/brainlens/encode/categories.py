@@ -37,13 +37,13 @@ def haxby2001_encode(
     started = time.time()
     clean, counts = responses.clean()
     x, y, runs, names = _categories(clean, target, group)
-    guess = np.zeros_like(y)
+    predicted = np.zeros_like(y)
     for run in dict.fromkeys(runs):
         test = runs == run
         inner = fold_labels(int((~test).sum()), groups=runs[~test], folds=None)
         fit = ridge_cv(x[~test], y[~test], alphas, fold=inner, device=device)
-        guess[test] = ridge_predict(fit, x[test]).numpy()
-    value = r2(y, guess)
+        predicted[test] = ridge_predict(fit, x[test]).numpy()
+    value = r2(y, predicted)
     ceiling = noise_ceiling(y, clean.trials[target].to_numpy(), averaged=False)
     fine = value[np.isfinite(value)]
     metrics = {
@@ -103,12 +103,12 @@ def decode(
     clean, counts = responses.clean()
     _, y, runs, names = _categories(clean, target, group)
     labels = clean.trials[target].astype(str).to_numpy()
-    guess = np.empty_like(labels, dtype=object)
+    predicted = np.empty_like(labels, dtype=object)
     for run in dict.fromkeys(runs):
         test = runs == run
         model = make_pipeline(StandardScaler(), LinearSVC(C=penalty, random_state=seed, max_iter=10_000))
-        guess[test] = model.fit(y[~test], labels[~test]).predict(y[test])
-    right = guess == labels
+        predicted[test] = model.fit(y[~test], labels[~test]).predict(y[test])
+    right = predicted == labels
     groups = list(dict.fromkeys(runs))
     by_group = pd.DataFrame([{group: g, "accuracy": float(right[runs == g].mean())} for g in groups])
     accuracy, low, high = bootstrap_mean(by_group["accuracy"].to_numpy(), seed=seed)
@@ -120,7 +120,7 @@ def decode(
         "decode/groups": float(len(groups)),
         "decode/units": float(y.shape[1]),
     } | {f"decode/{name}": float(n) for name, n in counts.items()}
-    confusion = pd.crosstab(labels, guess.astype(str), normalize="index").reindex(index=names, columns=names, fill_value=0.0)
+    confusion = pd.crosstab(labels, predicted.astype(str), normalize="index").reindex(index=names, columns=names, fill_value=0.0)
     config = {"method": "svm", "target": target, "group": group, "penalty": penalty, "seed": seed, "categories": names}
     provenance = store.provenance(seed, "cpu", [store.fingerprint(responses)], started)
     tables = {"by_group": by_group, "confusion": confusion.rename_axis("true").reset_index()}

@@ -1,4 +1,4 @@
-"""Encoding of several subjects as a group: the mean over subjects with an interval that draws subjects and stimuli anew."""
+"""Encoding of several subjects as a group: the mean over subjects with an interval of other subjects and other stimuli."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainlens.encode import EncodingDesign
 from brainlens.metrics.encoding import bootstrap_score
-from brainlens.metrics.statistics import drawn_subjects, interval, stimulus_counts
+from brainlens.metrics.statistics import mean_over_subjects, stimulus_counts
 from brainlens.models.encoding import EncodingModel, RidgeCV
 from brainlens.models.encoding.tables import tables
 from brainlens.subjects import FEW_SUBJECTS
@@ -33,26 +33,20 @@ def drawn_means(
 
 
 def group_scores(
-    results: Sequence[Result], drawn: Sequence[np.ndarray], names: Sequence[str], *, seed: int = 0
+    results: Sequence[Result], drawn: Sequence[np.ndarray], names: Sequence[str]
 ) -> tuple[dict[str, float], pd.DataFrame, str]:
     """(metrics `encoding/group/...`, table `subjects` with a row each and one of their mean, over what the interval is).
 
-    drawn: of each subject (resample,).
-
-        mean*_r = sum_s b_rs mean*_rs / S
-
-    mean*_rs: of subject s in the resample r of stimuli; b_r: how often each subject is drawn, multinomial; all 1 below
-    `FEW_SUBJECTS` subjects, which say nothing of others: the interval is then over stimuli alone.
+    drawn: of each subject (resample,). The interval is that of `metrics.statistics.mean_over_subjects`; below `FEW_SUBJECTS`
+    subjects, which say nothing of others, it is over stimuli alone.
     Raises DataError for resamples of different lengths.
     """
     if len({len(one) for one in drawn}) != 1 or len(drawn) != len(results):
         raise DataError(f"group: resamples of one length for each of {len(results)} subjects are needed, got {len(drawn)}")
     people = len(results) >= FEW_SUBJECTS
-    each = np.stack(drawn)
-    whole = drawn_subjects(each, seed=seed).mean(axis=0) if people else each.mean(axis=0)
-    low, high = interval(whole[np.isfinite(whole)])
     rows = [{"subject": name} | _row(result) for name, result in zip(names, results, strict=True)]
     means = {key: float(np.mean([row[key] for row in rows])) for key in COLUMNS if all(key in row for row in rows)}
+    low, high = mean_over_subjects(np.array([row["r2_mean"] for row in rows]), np.stack(drawn), people=people)
     mean = {"subject": "mean", **means, "r2_mean.low": float(low), "r2_mean.high": float(high)}
     key = "encoding/group/r2_mean"
     metrics = {key: means["r2_mean"], f"{key}.low": float(low), f"{key}.high": float(high), f"{key}.n": float(len(results))}
@@ -65,12 +59,12 @@ def _row(result: Result) -> dict[str, float]:
     return {key: result.metrics[f"encoding/{key}"] for key in keys if f"encoding/{key}" in result.metrics}
 
 
-def as_group(found: Result, results: Sequence[Result], names: Sequence[str], drawn: Sequence[np.ndarray], *, seed: int) -> Result:
+def as_group(found: Result, results: Sequence[Result], names: Sequence[str], drawn: Sequence[np.ndarray]) -> Result:
     """A comparison of subjects with their mean first, its table `subjects`, and over what its interval is.
 
     drawn: of each subject (resample,).
     """
-    metrics, table_, over = group_scores(results, drawn, names, seed=seed)
+    metrics, table_, over = group_scores(results, drawn, names)
     data = [entry for result in results for entry in result.provenance.get("data", [])]
     config = found.config | {"subjects": list(names), "interval_over": over}
     return replace(

@@ -121,7 +121,7 @@ def _run(source: Source, runs: str | Path, asked: Asked, *, seed: int, device: s
     if len(fitted) > 1:
         found = compared(dict(fitted), len(source.subjects) > 1)
         if session.drawn:
-            found = as_group(found, [result for _, result in fitted], source.subjects, session.drawn, seed=seed)
+            found = as_group(found, [result for _, result in fitted], source.subjects, session.drawn)
         folder, rows = keep(found, runs, source), side_by_side(found.tables["subjects" if session.drawn else "comparison"])
     session.done()
     return folder, rows

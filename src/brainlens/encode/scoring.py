@@ -17,7 +17,7 @@ LEAST_CEILING = 0.01  # R2 over a smaller ceiling is noise over noise and is lef
 
 
 def score_part(
-    guess: np.ndarray, data: EncodingTables, arrays: dict[str, np.ndarray], *, least: float, resamples: int, seed: int
+    predicted: np.ndarray, data: EncodingTables, arrays: dict[str, np.ndarray], *, least: float, resamples: int, seed: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray], pd.DataFrame]:
     """(metrics, arrays per unit, table of regions) of predictions (image, unit) for the test part.
 
@@ -27,7 +27,7 @@ def score_part(
     _b1 and .p. resamples=0 leaves intervals out.
     """
     truth, units = data.test.y, data.scored(least)
-    value, r = r2(truth, guess), pearson(truth, guess)
+    value, r = r2(truth, predicted), pearson(truth, predicted)
     fine = np.isfinite(value)
     if not (fine & units).any():
         raise DataError(f"encode: none of {int(units.sum())} units varies over the test images; test on more images")
@@ -37,15 +37,15 @@ def score_part(
     inside = units & np.isfinite(share)
     more["r2_of_ceiling"] = share
     if resamples:
-        scored = bootstrap_score(truth, guess, units=units, resamples=resamples, seed=seed)
+        scored = bootstrap_score(truth, predicted, units=units, resamples=resamples, seed=seed)
         more |= {"r2_low": scored.low, "r2_high": scored.high, "p": scored.p, "q": fdr(scored.p)}
         metrics["encoding/units_significant"] = float((more["q"] < SIGNIFICANT).sum())
         _interval(metrics, "encoding/r2_mean", scored.mean_low, scored.mean_high)
-        correlated = bootstrap_score(truth[:, units], guess[:, units], score="pearson", resamples=resamples, seed=seed)
+        correlated = bootstrap_score(truth[:, units], predicted[:, units], score="pearson", resamples=resamples, seed=seed)
         _interval(metrics, "encoding/r_mean", correlated.mean_low, correlated.mean_high)
         if inside.any():
             part = bootstrap_score(
-                truth[:, inside], guess[:, inside], units=1 / data.ceiling[inside], resamples=resamples, seed=seed
+                truth[:, inside], predicted[:, inside], units=1 / data.ceiling[inside], resamples=resamples, seed=seed
             )
             _interval(metrics, "encoding/r2_of_ceiling", part.mean_low, part.mean_high)
     moving = np.isfinite(r) & units
@@ -64,7 +64,7 @@ def score_part(
         metrics["encoding/ceiling_undefined"] = 1.0
     if "roi" in data.units.columns and "layer_weights" in arrays:
         metrics |= _hierarchy(arrays["layer_weights"], data.units["roi"], seed)
-    return metrics, more, _regions(data, more | arrays, guess, resamples, seed)
+    return metrics, more, _regions(data, more | arrays, predicted, resamples, seed)
 
 
 def _interval(metrics: dict[str, float], name: str, low: float, high: float) -> None:
@@ -92,7 +92,9 @@ def _hierarchy(omega: np.ndarray, roi: pd.Series, seed: int) -> dict[str, float]
     return {f"encoding/{key}": value for key, value in named.items()}
 
 
-def _regions(data: EncodingTables, arrays: dict[str, np.ndarray], guess: np.ndarray, resamples: int, seed: int) -> pd.DataFrame:
+def _regions(
+    data: EncodingTables, arrays: dict[str, np.ndarray], predicted: np.ndarray, resamples: int, seed: int
+) -> pd.DataFrame:
     """One row a region: units, mean scores with the interval of R2 over test images, mean layer, confidence and scale."""
     if "roi" not in data.units.columns:
         return pd.DataFrame()
@@ -106,6 +108,6 @@ def _regions(data: EncodingTables, arrays: dict[str, np.ndarray], guess: np.ndar
         for i, name in enumerate(table["roi"]):
             inside = np.flatnonzero((roi == name) & np.isfinite(arrays["r2"]))
             if len(inside):
-                scored = bootstrap_score(data.test.y[:, inside], guess[:, inside], resamples=resamples, seed=seed)
+                scored = bootstrap_score(data.test.y[:, inside], predicted[:, inside], resamples=resamples, seed=seed)
                 table.loc[i, ["r2.low", "r2.high"]] = scored.mean_low, scored.mean_high
     return table

@@ -58,8 +58,8 @@ def r2(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     predictions worse than the mean; NaN for constant units. Raises DataError for shapes that differ, fewer than 2 images, and
     NaN or infinity. Yang, Gee, Shi 2024 (Brain Decodes Deep Nets), section 4.1.
     """
-    target, guess = _pair(y_true, y_pred)
-    error = ((target - guess) ** 2).sum(axis=0)
+    target, predicted = _pair(y_true, y_pred)
+    error = ((target - predicted) ** 2).sum(axis=0)
     total = ((target - target.mean(axis=0)) ** 2).sum(axis=0)
     return _divide(total - error, total, np.ptp(target, axis=0) > 0)
 
@@ -69,11 +69,11 @@ def pearson(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
 
     y_true, y_pred (image, unit) -> (unit,), or (image,) -> a number. Raises DataError as `r2` does.
     """
-    target, guess = _pair(y_true, y_pred)
-    moves = (np.ptp(guess, axis=0) > 0) & (np.ptp(target, axis=0) > 0)
-    guess, target = guess - guess.mean(axis=0), target - target.mean(axis=0)
-    scale = np.sqrt((guess**2).sum(axis=0) * (target**2).sum(axis=0))
-    return _divide((guess * target).sum(axis=0), scale, moves)
+    target, predicted = _pair(y_true, y_pred)
+    moves = (np.ptp(predicted, axis=0) > 0) & (np.ptp(target, axis=0) > 0)
+    predicted, target = predicted - predicted.mean(axis=0), target - target.mean(axis=0)
+    scale = np.sqrt((predicted**2).sum(axis=0) * (target**2).sum(axis=0))
+    return _divide((predicted * target).sum(axis=0), scale, moves)
 
 
 def noise_ceiling(data: np.ndarray, stimulus: Sequence[str] | np.ndarray, *, averaged: bool = True) -> NoiseCeiling:
@@ -154,9 +154,9 @@ def bootstrap_score(
     all test images as its reference: a mean of each resample's own would take 1/n off every resampled R2, and where many
     units are averaged the interval is narrower than that and would miss its own point. It also decides p: the mean of the test
     images is already nearer to them than the true mean, which costs a true R2 of 0 about 1/n once, and a mean of each resample's
-    own would cost it a second time. Of 4,000 units of true R2 0 (the guess explains what it errs: cov(y, yhat) = var(yhat) / 2)
+    own would cost it a second time. Of 4,000 units of true R2 0 (yhat explains what it errs: cov(y, yhat) = var(yhat) / 2)
     p <= .05 for .035 to .059 with the mean of all and for .002 to .041 with each resample's own, at 10 to 200 images and
-    guesses of .3 and .7 of the deviation of normal responses; both are below .03 for smaller guesses. The p of a correlation is
+    predictions of .3 and .7 of the deviation of normal responses; both are below .03 for smaller ones. The p of a correlation is
     that of a percentile bootstrap: .077, .069, .053 at 10, 20, 50 images where the truth is 0.
 
     `units` are those whose mean is taken: a bool mask, or a factor per unit (such as 1 / ceiling) that multiplies its score
@@ -215,22 +215,22 @@ def _resampled(y_true: np.ndarray, y_pred: np.ndarray, counts: np.ndarray, score
             error = ((y_pred - y_true) / scale).astype(np.float32)
             return 1 - (counts @ error**2) / spread
         spread -= (counts @ target) ** 2 / n
-        guess = y_pred - y_pred.mean(axis=0, dtype=np.float64)
-        guess = (guess / guess.std(axis=0)).astype(np.float32)
-        shared = counts @ (guess * target) - (counts @ guess) * (counts @ target) / n
-        return shared / np.sqrt(spread * (counts @ guess**2 - (counts @ guess) ** 2 / n))
+        predicted = y_pred - y_pred.mean(axis=0, dtype=np.float64)
+        predicted = (predicted / predicted.std(axis=0)).astype(np.float32)
+        shared = counts @ (predicted * target) - (counts @ predicted) * (counts @ target) / n
+        return shared / np.sqrt(spread * (counts @ predicted**2 - (counts @ predicted) ** 2 / n))
 
 
 def _pair(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    target, guess = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64)
-    if guess.shape != target.shape or target.ndim not in (1, 2):
-        raise DataError(f"y_true {target.shape} and y_pred {guess.shape} must both be (image, unit), or both (image,)")
+    target, predicted = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64)
+    if predicted.shape != target.shape or target.ndim not in (1, 2):
+        raise DataError(f"y_true {target.shape} and y_pred {predicted.shape} must both be (image, unit), or both (image,)")
     if len(target) < 2:
         raise DataError(f"a score needs at least 2 test images, got {len(target)}")
-    for name, array in (("y_true", target), ("y_pred", guess)):
+    for name, array in (("y_true", target), ("y_pred", predicted)):
         if not np.isfinite(array).all():
             raise DataError(f"{name} holds {int((~np.isfinite(array)).sum())} NaN or infinite values; drop such units first")
-    return target, guess
+    return target, predicted
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray, where: np.ndarray) -> np.ndarray:

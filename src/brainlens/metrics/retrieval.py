@@ -13,7 +13,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import gammaln
 
-from brainlens.metrics.statistics import all_alike, bootstrap_mean, bootstrap_means, count_blocks, interval, wilson
+from brainlens.metrics.statistics import (
+    all_alike,
+    bootstrap_mean,
+    bootstrap_means,
+    count_blocks,
+    interval,
+    mean_over_subjects,
+    wilson,
+)
 from brainlens.types import DataError
 
 TIE = 1e-6  # cosines closer than this are equal: two copies of one picture differ by that much in float32
@@ -149,7 +157,7 @@ def summary_over_subjects(
     ways: Sequence[int] = WAYS,
     resamples: int = 2000,
     seed: int = 0,
-    draw_subjects: bool = False,
+    people: bool = False,
 ) -> dict[str, float]:
     """The mean over subjects of the scores of `summary`, each subject with its own gallery, and an interval over stimuli.
 
@@ -157,8 +165,9 @@ def summary_over_subjects(
 
     so a stimulus that several subjects saw is drawn once for all of them. ids[s] (n_s,): the stimulus of each rank of
     subject s. n counts distinct stimuli, gallery is the smallest of them, subjects their number. The interval is about other
-    stimuli with these subjects, not about other subjects; with `draw_subjects` every resample also draws the subjects anew (the
-    hierarchical bootstrap), and the interval is about other subjects and other stimuli.
+    stimuli with these subjects, not about other subjects; with `people` and two subjects or more it is about other subjects and
+    other stimuli, by `metrics.statistics.mean_over_subjects`, cut to what a score can be. Where all queries of all subjects are
+    hits, or none, it is Wilson's with the number of distinct stimuli.
 
     Raises DataError for lists that do not match and fewer than 2 stimuli.
     """
@@ -169,17 +178,23 @@ def summary_over_subjects(
     names, stimuli = list(tables[0]), np.unique(np.concatenate(list(ids)))
     rows = [np.searchsorted(stimuli, one) for one in ids]
     values = [np.stack(list(table.values()), axis=1) for table in tables]
-    drawn, people = [], np.random.default_rng([seed, 97])
+    drawn = []
     for counts in count_blocks(len(stimuli), resamples, seed):
         weights = [counts[:, at].astype(np.float64) for at in rows]
-        each = np.stack([w @ v / w.sum(1, keepdims=True) for w, v in zip(weights, values, strict=True)])
-        if draw_subjects:
-            each = each * people.multinomial(len(each), np.full(len(each), 1 / len(each)), each.shape[1]).T[:, :, None]
-        drawn.append(each.mean(axis=0))
-    low, high = interval(np.concatenate(drawn))
-    mean = np.mean([v.mean(0) for v in values], axis=0)
+        with np.errstate(invalid="ignore"):  # a resample without any stimulus of a subject is left out below
+            drawn.append(np.stack([w @ v / w.sum(1, keepdims=True) for w, v in zip(weights, values, strict=True)]))
+    resampled = np.concatenate(drawn, axis=1)  # (subject, resample, score)
+    own = np.stack([v.mean(0) for v in values])
+    mean = own.mean(axis=0)
+    if people and len(own) > 1:
+        most = np.array([max(galleries) - 1 if name == "mean_rank" else 1.0 for name in names])
+        low, high = (np.clip(end, 0.0, most) for end in mean_over_subjects(own, resampled, people=True))
+    else:
+        low, high = interval(resampled[:, np.isfinite(resampled).all(axis=(0, 2))].mean(axis=0))
     out: dict[str, float] = {}
     for i, name in enumerate(names):
+        if all_alike(every := np.concatenate([v[:, i] for v in values])):
+            low[i], high[i] = wilson(float(every[0]), len(stimuli))
         out |= {name: float(mean[i]), f"{name}.low": float(low[i]), f"{name}.high": float(high[i])}
     out |= {f"chance{k}": float(np.mean([chance(k, g) for g in galleries])) for k in ks}
     out["median_rank"] = float(np.mean([np.median(r) for r in ranks]))

@@ -172,7 +172,8 @@ def selector_scores(
     omega (unit, layer), space (unit, 2) as (x, y), alpha (unit,), in the order of the rows of units.
     units: layer (true layer number from 0, NaN for noise), rf_x, rf_y in [-1, 1], is_global, ncsnr.
     truth/layer_spearman: true layer against the found position; truth/rf_error_median: Euclidean distance of the centres
-    of local units, |image side| = 2; truth/scale_auroc: alpha of global above local units; each with .low and .high, and
+    of local units, |image side| = 2; truth/rf_x_spearman, truth/rf_y_spearman: true against found
+    centres; truth/scale_auroc: alpha of global above local units; each with .low and .high, and
     truth/noise_confidence, the mean confidence of the units without signal.
     """
     needed = ["layer", "rf_x", "rf_y", "is_global", "ncsnr"]
@@ -193,6 +194,9 @@ def selector_scores(
             space[local, 0] - units["rf_x"].to_numpy(float)[local], space[local, 1] - units["rf_y"].to_numpy(float)[local]
         )
         out["truth/rf_error_median"] = float(np.median(error))
+        there = units.loc[local, ["rf_x", "rf_y"]].to_numpy(float)
+        for number, axis in enumerate("xy") if local.sum() > 2 else ():
+            _put(out, f"truth/rf_{axis}_spearman", *_spearman_interval(there[:, number], space[local, number], seed))
         if local.sum() > 1:
             rng = np.random.default_rng(seed)
             drawn = [np.median(rng.choice(error, len(error))) for _ in range(1000)]
@@ -201,6 +205,22 @@ def selector_scores(
         _put(out, "truth/scale_auroc", *auroc_interval(everywhere[signal], np.asarray(alpha)[signal]))
     if (~np.isfinite(layer)).any():
         out["truth/noise_confidence"] = float(confidence(omega)[~np.isfinite(layer)].mean())
+    return out
+
+
+def field_agreement(space: np.ndarray, reference: np.ndarray, chosen: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+    """How far found fields lie as those of a retinotopic template: `x_spearman`, `y_spearman`, their intervals, `n`.
+
+    space (unit, 2): as (x, y) in the picture, y downwards; reference (unit, 2): in degrees, y upwards, NaN outside of the
+    template; chosen (unit,): those that are compared. Ranks, as the size of the picture in degrees need not be known. Empty below
+    3 units.
+    """
+    used = np.asarray(chosen, dtype=bool) & np.isfinite(reference).all(axis=1)
+    if used.sum() < 3:
+        return {}
+    out: dict[str, float] = {"n": float(used.sum())}
+    for number, (axis, sign) in enumerate((("x", 1.0), ("y", -1.0))):
+        _put(out, f"{axis}_spearman", *_spearman_interval(sign * reference[used, number], space[used, number], seed))
     return out
 
 

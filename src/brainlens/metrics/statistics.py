@@ -138,13 +138,6 @@ def pair_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, fl
     return mean, mean - reach, mean + reach
 
 
-def drawn_subjects(each: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Scores of subjects in resamples (subject, resample, ...), each times how often the subject is drawn there; their mean over
-    the first axis is that of subjects drawn with replacement, anew in every resample."""
-    counts = np.random.default_rng([seed, 97]).multinomial(len(each), np.full(len(each), 1 / len(each)), each.shape[1]).T
-    return each * counts.reshape(*counts.shape, *[1] * (each.ndim - 2))
-
-
 def stimulus_counts(ids: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
     """How often each stimulus counts in each resample: (resample, stimulus), Poisson of mean 1, drawn from its id.
 

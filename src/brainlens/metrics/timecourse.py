@@ -143,10 +143,10 @@ def mean_correlation(y_true: np.ndarray, y_pred: np.ndarray) -> float:
 
     Raises DataError for shapes that differ.
     """
-    truth, guess = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64)
-    if truth.shape != guess.shape or truth.ndim not in (1, 2) or not len(truth):
-        raise DataError(f"mean correlation: y_true {truth.shape} and y_pred {guess.shape} must both be (row, column)")
-    a, b = truth - truth.mean(0), guess - guess.mean(0)
+    truth, predicted = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64)
+    if truth.shape != predicted.shape or truth.ndim not in (1, 2) or not len(truth):
+        raise DataError(f"mean correlation: y_true {truth.shape} and y_pred {predicted.shape} must both be (row, column)")
+    a, b = truth - truth.mean(0), predicted - predicted.mean(0)
     norm = np.sqrt((a**2).sum(0) * (b**2).sum(0))
     return float(np.divide((a * b).sum(0), norm, out=np.zeros_like(norm), where=norm > 0).mean())
 

@@ -68,14 +68,12 @@ def anatomy(grid: str = "4mm", *, subject: int = 1, seed: int = 0) -> tuple[Volu
 
     Raises DataError for an unknown grid or a subject below 1.
     """
-    if subject < 1:
-        raise DataError(f"subject {subject}: the phantom's subjects are numbered 1, 2, 3, ...")
     mask, grey = _masks(grid)
     space = Volume(mask.copy(), affine(grid))
     xyz = space.coordinates()
     hemisphere = np.where(xyz[:, 0] > 0, "right", "left")
     inside = grey[mask]
-    roi = _assign(xyz, hemisphere, inside, np.random.default_rng([seed, subject, 11]))
+    roi = region_spheres(xyz, hemisphere, inside, subject=subject, seed=seed)
     units = pd.DataFrame({"x": xyz[:, 0], "y": xyz[:, 1], "z": xyz[:, 2], "roi": roi, "hemisphere": hemisphere, "grey": inside})
     return space, units
 
@@ -84,12 +82,21 @@ def placed(units: pd.DataFrame, displacement: np.ndarray, subject: int, seed: in
     """The anatomy's table for a brain that is displaced (unit, 3) against it: places and regions where each voxel truly lies."""
     xyz = units[["x", "y", "z"]].to_numpy() + displacement
     side, inside = units["hemisphere"].to_numpy(), units["grey"].to_numpy()
-    roi = _assign(xyz, side, inside, np.random.default_rng([seed, subject, 11]))
+    roi = region_spheres(xyz, side, inside, subject=subject, seed=seed)
     return units.assign(x=xyz[:, 0], y=xyz[:, 1], z=xyz[:, 2], roi=roi)
 
 
-def _assign(xyz: np.ndarray, hemisphere: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Region name of each voxel: the sphere in which it lies deepest."""
+def region_spheres(
+    xyz: np.ndarray, hemisphere: np.ndarray, inside: np.ndarray | None = None, *, subject: int, seed: int
+) -> np.ndarray:
+    """Region name (unit,) at places (unit, 3) in mm: the sphere of that hemisphere (unit,) in which it lies deepest, else "none".
+
+    inside (unit,): where grey matter is; everywhere unless it is given. Raises DataError for a subject below 1.
+    """
+    if subject < 1:
+        raise DataError(f"subject {subject}: the phantom's subjects are numbered 1, 2, 3, ...")
+    rng = np.random.default_rng([seed, subject, 11])
+    inside = np.ones(len(xyz), dtype=bool) if inside is None else inside
     depth = np.ones(len(xyz))
     roi = np.full(len(xyz), "none", dtype=object)
     for name, (centres, radius, sides) in REGIONS.items():

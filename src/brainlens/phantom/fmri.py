@@ -22,6 +22,7 @@ import pandas as pd
 
 from brainlens.phantom.anatomy import anatomy, placed
 from brainlens.phantom.concepts import check_concepts, kind_table, with_kinds
+from brainlens.phantom.cortex import FieldTemplate, cortex, cortex_noise
 from brainlens.phantom.mismatch import (
     REACH,
     Mismatch,
@@ -46,7 +47,7 @@ from brainlens.phantom.noise import (
 )
 from brainlens.phantom.private import private_part
 from brainlens.phantom.readout import TARGET, domain_table, readable_layers, readout_table, signals
-from brainlens.types import DataError, Features, Responses, Stimuli, Volume, as_ids, positions
+from brainlens.types import DataError, Features, Responses, Stimuli, Surface, Volume, as_ids, positions
 
 # q, calibrated so that ridge reaches the published 22 % top-1 of 1,000 from 9,000 images x 3; found on 2026-11-28 with
 # the shipped miniature and frozen, see docs/phantom.md
@@ -67,7 +68,7 @@ class PhantomTruth:
     ids: np.ndarray
     signal: np.ndarray
     units: pd.DataFrame
-    space: Volume
+    space: Volume | Surface
     informative: np.ndarray
     factor: np.ndarray
     private: np.ndarray
@@ -94,7 +95,7 @@ class Reading:
     signal: np.ndarray
     target: np.ndarray
     units: pd.DataFrame
-    space: Volume
+    space: Volume | Surface
     subject: int
     seed: int
     mismatch: Mismatch = LINEAR
@@ -112,6 +113,7 @@ def phantom_truth(
     concepts: str = "domains",
     mismatch: Mismatch = LINEAR,
     target: np.ndarray | None = None,
+    template: FieldTemplate | None = None,
 ) -> PhantomTruth:
     """The generative model of one subject for these images and features.
 
@@ -121,11 +123,14 @@ def phantom_truth(
     depends on the set of images given, by the means and variances over it, and is a continuous function of the features.
     concepts: what category voxels prefer, "domains" or "kinds" (columns `kind` and `kind2`, see `phantom.concepts`).
     target (image, d), in the order of the stimuli: the embedding to be decoded where it is that of another network than the
-    brain's; its share q is private then. mismatch: see `phantom.mismatch`.
+    brain's; its share q is private then. mismatch: see `phantom.mismatch`. template: the brain is then the surface of
+    `phantom.cortex` with its visual field maps, and no grid.
 
     Raises DataError where ids do not match, features are missing or not finite, private is outside [0, 1).
     """
-    read = read_network(stimuli, features, subject=subject, grid=grid, seed=seed, concepts=concepts, mismatch=mismatch)
+    read = read_network(
+        stimuli, features, subject=subject, grid=grid, seed=seed, concepts=concepts, mismatch=mismatch, template=template
+    )
     if target is not None:
         if len(target) != len(read.ids):
             raise DataError(f"phantom: the target has {len(target)} rows, there are {len(read.ids)} images")
@@ -142,8 +147,11 @@ def read_network(
     seed: int = 0,
     concepts: str = "domains",
     mismatch: Mismatch = LINEAR,
+    template: FieldTemplate | None = None,
 ) -> Reading:
     """What the voxels of one subject read, the part of `phantom_truth` that depends on neither kappa nor private."""
+    if template is not None and (mismatch.warp or mismatch.motion):
+        raise DataError("phantom: warp and motion move a grid of voxels, a retinotopic template is of a surface; leave them out")
     features = features if np.array_equal(features.ids, stimuli.ids) else features.take(stimuli.ids)
     features.check_finite()
     if not 0 <= seed < 2**40:
@@ -151,9 +159,13 @@ def read_network(
     if len(features) < 20:
         raise DataError(f"phantom: {len(features)} images are too few to scale its signals; give at least 20")
     check_concepts(concepts)
-    space, units = anatomy(grid, subject=subject, seed=seed)
+    space: Volume | Surface
+    if template is not None:
+        space, units = cortex(template, subject=subject, seed=seed)
+    else:
+        space, units = anatomy(grid, subject=subject, seed=seed)
     atlas = units
-    if mismatch.warp:
+    if mismatch.warp and isinstance(space, Volume):
         units = placed(units, displacement(space.coordinates(), mismatch.warp, subject=subject, seed=seed), subject, seed)
     domains = domain_table(stimuli)
     units = readout_table(units, features, domains)
@@ -178,6 +190,7 @@ def truth_of(read: Reading, *, kappa: float = KAPPA, private: float = PRIVATE) -
     clean = read.signal - hidden @ (strength[:, None] * (hidden.T @ read.signal) / len(read.signal))
     clean /= clean.std(axis=0)
     clean *= ncsnr[informative] / np.sqrt(1 + ncsnr[informative] ** 2)
+    who = {"subject": read.subject, "seed": read.seed}
     return PhantomTruth(
         ids=read.ids,
         signal=clean.astype(np.float32),
@@ -186,7 +199,7 @@ def truth_of(read: Reading, *, kappa: float = KAPPA, private: float = PRIVATE) -
         informative=informative,
         factor=_factor(clean),
         private=hidden.astype(np.float32),
-        rest=rest_noise(read.space, subject=read.subject, seed=read.seed),
+        rest=rest_noise(read.space, **who) if isinstance(read.space, Volume) else cortex_noise(read.space, **who),
         kappa=kappa,
         subject=read.subject,
         seed=read.seed,
@@ -281,6 +294,7 @@ def _estimates(truth: PhantomTruth, image: np.ndarray, run: np.ndarray) -> Calla
             return
         for number in np.unique(run[start:stop]):
             rows = run[start:stop] == number
+            assert isinstance(truth.space, Volume)  # motion of a surface is refused
             values[rows] += (moved(truth.space, informative, mismatch.motion, run=int(number), **who) @ found[rows].T).T
 
     return add

@@ -80,7 +80,8 @@ def covariance(truth: PhantomTruth, close: np.ndarray, far: np.ndarray, estimato
     weights[:, far] = estimator * spread[far]
     spilled = truth.rest.smooth_transposed(weights)
     mixed = weights @ loadings
-    shared = SMOOTH * np.tensordot(spilled, spilled, axes=([1, 2, 3], [1, 2, 3])) + GLOBAL * mixed @ mixed.T
+    flat = spilled.reshape(k, -1)
+    shared = SMOOTH * flat @ flat.T + GLOBAL * mixed @ mixed.T
     shared += INDEPENDENT * weights @ weights.T
     cross = SMOOTH * truth.rest.smooth(spilled)[:, close] + GLOBAL * mixed @ loadings[close].T
     cross *= spread[close]

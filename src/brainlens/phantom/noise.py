@@ -23,7 +23,7 @@ from functools import cached_property
 
 import numpy as np
 
-from brainlens.types import DataError, Volume
+from brainlens.types import DataError, Surface, Volume
 
 KAPPA = 2.0  # feature-noise variance / signal variance
 SMOOTH, GLOBAL, INDEPENDENT = 0.35, 0.15, 0.50  # shares of the rest
@@ -62,18 +62,29 @@ class RestNoise:
     U (unit, 20) smooth loadings with rows of unit norm.
     """
 
-    space: Volume
+    space: Volume | Surface
     loadings: np.ndarray
+
+    @property
+    def volume(self) -> Volume:
+        """The grid, of which noise on a surface has none."""
+        assert isinstance(self.space, Volume)
+        return self.space
 
     @cached_property
     def box(self) -> tuple[slice, ...]:
-        index = np.argwhere(self.space.mask)
+        index = np.argwhere(self.volume.mask)
         return tuple(slice(low, high + 1) for low, high in zip(index.min(axis=0), index.max(axis=0)))
 
     @cached_property
     def inside(self) -> np.ndarray:
         """Flat numbers, in the box, of the units."""
-        return np.flatnonzero(self.space.mask[self.box])
+        return np.flatnonzero(self.volume.mask[self.box])
+
+    @cached_property
+    def white_shape(self) -> tuple[int, ...]:
+        """Of the white noise of one trial that is made smooth."""
+        return tuple(part.stop - part.start for part in self.box)
 
     @cached_property
     def smoothers(self) -> list[np.ndarray]:
@@ -84,7 +95,7 @@ class RestNoise:
         """
         found = []
         for axis in range(3):
-            step = float(np.linalg.norm(self.space.affine[:3, axis]))
+            step = float(np.linalg.norm(self.volume.affine[:3, axis]))
             size = self.box[axis].stop - self.box[axis].start
             distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size))) * step
             sigma = FWHM / np.sqrt(8 * np.log(2))
@@ -111,7 +122,7 @@ class RestNoise:
 
     def smooth_covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Covariance (left, right) of the smooth part between two sets of unit numbers."""
-        places = np.argwhere(self.space.mask[self.box])
+        places = np.argwhere(self.volume.mask[self.box])
         out = np.ones((len(left), len(right)))
         for axis, matrix in enumerate(self.smoothers):
             product = matrix.astype(np.float64) @ matrix.T.astype(np.float64)
@@ -120,10 +131,9 @@ class RestNoise:
 
     def draw(self, generators: list[np.random.Generator], into: np.ndarray | None = None) -> np.ndarray:
         """One row of noise (trial, unit) float32 a generator."""
-        shape = tuple(part.stop - part.start for part in self.box)
-        white = np.stack([g.standard_normal(shape, dtype=np.float32) for g in generators])
+        white = np.stack([g.standard_normal(self.white_shape, dtype=np.float32) for g in generators])
         factors = np.stack([g.standard_normal(RANK, dtype=np.float32) for g in generators])
-        out = np.stack([g.standard_normal(len(self.inside), dtype=np.float32) for g in generators])
+        out = np.stack([g.standard_normal(len(self.loadings), dtype=np.float32) for g in generators])
         out *= np.float32(np.sqrt(INDEPENDENT))
         out += np.float32(np.sqrt(GLOBAL)) * (factors @ self.loadings.T)
         out += np.float32(np.sqrt(SMOOTH)) * self.smooth(white)

@@ -27,6 +27,7 @@ from brainlens.types.arrays import varies
 
 TARGET = "image"  # a feature layer of this name is the embedding to be decoded; no voxel reads it
 RETINOTOPIC = ("V1", "V2V3", "V4")
+FIELD = ("rf_x", "rf_y", "rf_size")
 # relative depth in the network that the region spans, from its posterior to its anterior end
 DEPTH = {
     "V1": (0.0, 0.15),
@@ -69,14 +70,18 @@ def readout_table(units: pd.DataFrame, features: Features, domains: pd.DataFrame
     """The anatomy's units with the truth of what each reads.
 
     Adds `informative`, `is_global` (bool), `layer` (number into features.layer), `rf_x`, `rf_y` (centre; x to the right,
-    y downwards, image = [-1, 1]), `rf_size` (sigma), `domain` (preferred domain or ""); NaN where a voxel has none.
+    y downwards, image = [-1, 1]), `rf_size` (sigma), `domain` (preferred domain or ""); NaN where a voxel has none. Fields that
+    the units have already, as those of a template, are kept; a retinotopic unit without one reads nothing.
     """
     spatial, whole = readable_layers(features)
     table = units.copy()
     n = len(table)
     table["informative"] = (table["roi"] != "none").to_numpy()
+    given = table[list(FIELD)].to_numpy() if set(FIELD) <= set(units.columns) else None
+    if given is not None:
+        table["informative"] &= np.isfinite(given).all(axis=1) | ~np.isin(table["roi"], RETINOTOPIC)
     table["is_global"] = np.zeros(n, dtype=bool)
-    for column in ("layer", "rf_x", "rf_y", "rf_size"):
+    for column in ("layer", *FIELD):
         table[column] = np.full(n, np.nan)
     table["domain"] = ""
     roi, side = table["roi"].to_numpy(), table["hemisphere"].to_numpy()
@@ -84,7 +89,7 @@ def readout_table(units: pd.DataFrame, features: Features, domains: pd.DataFrame
         local = name in RETINOTOPIC and bool(spatial)
         layers = np.array(spatial if local or not whole else whole)
         for hemisphere in ("left", "right"):
-            rows = np.flatnonzero((roi == name) & (side == hemisphere))
+            rows = np.flatnonzero((roi == name) & (side == hemisphere) & table["informative"].to_numpy())
             if len(rows) == 0:
                 continue
             xyz = table.loc[rows, ["x", "y", "z"]].to_numpy()
@@ -92,7 +97,7 @@ def readout_table(units: pd.DataFrame, features: Features, domains: pd.DataFrame
             table.loc[rows, "layer"] = layers[np.rint(depth * (len(layers) - 1)).astype(int)].astype(float)
             table.loc[rows, "is_global"] = not local
             if local:
-                table.loc[rows, ["rf_x", "rf_y", "rf_size"]] = _retinotopy(xyz, name)
+                table.loc[rows, list(FIELD)] = _retinotopy(xyz, name) if given is None else given[rows]
             if DOMAIN.get(name) in domains.columns:
                 table.loc[rows, "domain"] = DOMAIN[name]
     return table
@@ -200,7 +205,7 @@ def _read(features: Features, name: str, is_global: bool, table: pd.DataFrame, w
     if is_global:
         pool = np.full((len(table), tokens), 1.0 / tokens)
     else:
-        pool = pooling(table[["rf_x", "rf_y", "rf_size"]].to_numpy(), features.grid[name])
+        pool = pooling(table[list(FIELD)].to_numpy(), features.grid[name])
     out = np.empty((n, len(table)))
     for first in range(0, len(table), 512):
         part = slice(first, first + 512)

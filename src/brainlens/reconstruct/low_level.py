@@ -196,8 +196,8 @@ def low_level_chosen(
         true = seen[~held].reshape(len(inner), -1)
         score = {}
         for name, space in spaces.items():
-            guess = low_level(x[~held], seen[~held], space=space, fold=inner, alphas=alphas, seed=seed).pictures
-            score[name] = float(two_way(true, guess.reshape(len(inner), -1)).mean())
+            predicted = low_level(x[~held], seen[~held], space=space, fold=inner, alphas=alphas, seed=seed).pictures
+            score[name] = float(two_way(true, predicted.reshape(len(inner), -1)).mean())
         best = max(score, key=lambda name: score[name])
         out[held], penalty = decode_pictures(x[~held], seen[~held], x[held], space=spaces[best], alphas=alphas, seed=seed)
         penalties.append(penalty)

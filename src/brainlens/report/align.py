@@ -60,7 +60,7 @@ def retrieval_section(result: Result, dpi: int | None) -> Section:
     by_subject = scores_by_subject(result)
     if by_subject:
         drawn = result.config.get("interval_over") == "subjects and stimuli"
-        people = ", for the mean over subjects and stimuli drawn anew" if drawn else ""
+        people = ", for the mean over other subjects and other stimuli" if drawn else ""
         caption = (
             f"Top-5 retrieval of {len(by_subject) - 1} subjects, each in a gallery of its own test pictures, and their mean. "
             "Whiskers: 95 % bootstrap intervals over test stimuli" + people + ". Dashed: chance."

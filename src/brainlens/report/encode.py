@@ -43,7 +43,7 @@ def networks_section(result: Result, dpi: int | None) -> Section:
         caption = (
             f"Mean test R² of {count} subjects, each over its own units, and their mean. Whiskers: 95 % intervals over test "
         )
-        caption += f"stimuli; that of the mean draws {over} anew."
+        caption += f"stimuli; that of the mean speaks of other {over}."
         make = partial(layers.model_bars, people, "r2_mean", name="subject", title="Mean R² by subject, 95 % intervals",
                        axis="mean test R²", chance=0.0, result=result)  # fmt: skip
         section.draw(make, caption, "Bars of R² by subject, with the mean over subjects.")

@@ -29,6 +29,10 @@ NAMES = {
     "units_significant": "units with R² > 0 at q < .05",
     "share_significant": "share of units with r > 0 at q < .05",
     "layer_spearman": "found against true layer, Spearman",
+    "x_spearman": "found against the template's fields, left to right, Spearman",
+    "y_spearman": "found against the template's fields, up and down, Spearman",
+    "rf_x_spearman": "found against true fields, left to right, Spearman",
+    "rf_y_spearman": "found against true fields, up and down, Spearman",
     "rf_error_median": "receptive-field centre error, median",
     "scale_auroc": "global against local units, AUROC",
     "hierarchy_slope": "hierarchy slope (share of the network's depth from V1 to EBA)",
@@ -74,7 +78,7 @@ NAMES = {
     "baseline_ratio": "field power, peak / baseline",
 }
 KEY = re.compile(  # what a reader looks for first
-    r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|rf_error_median"
+    r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|[xy]_spearman|rf_error_median"
     r"|r2_weighted|units_significant|same_layer_share|nearest_share"
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
     r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean|significant_share|split_half_share|same_word_share"

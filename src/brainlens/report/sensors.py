@@ -58,7 +58,7 @@ def decoding_section(result: Result, dpi: int | None) -> Section:
         section.draw(draw, caption, "Area under the ROC curve over time.")
         if people is not None:
             caption = f"Mean area over all times of {len(people) - 1} subjects, and their mean. Whiskers: 95 % intervals over "
-            caption += f"{over.removeprefix('subjects and ')}; that of the mean draws {over} anew."
+            caption += f"{over.removeprefix('subjects and ')}; that of the mean speaks of other {over}."
             draw = partial(layers.model_bars, people, "auc_mean", name="subject", title="Area by subject, 95 % intervals",
                            axis="mean area under the ROC curve", chance=0.5, result=result)  # fmt: skip
             section.draw(draw, caption, "Bars of the mean area by subject, with the mean over subjects.")
@@ -67,7 +67,7 @@ def decoding_section(result: Result, dpi: int | None) -> Section:
 
 def _drawn(over: str) -> str:
     """What the interval of a mean over subjects speaks of."""
-    return f"; it draws {over} anew" + ("" if over.startswith("subjects") else ", so that it speaks of these subjects alone")
+    return f"; it speaks of other {over}" + ("" if over.startswith("subjects") else ", with these subjects")
 
 
 def variants_section(result: Result, dpi: int | None) -> Section:

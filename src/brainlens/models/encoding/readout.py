@@ -130,7 +130,7 @@ def pooled_ridge(
     token. With a phantom's true layers and fields this is how far a readout gets whose selectors are right. Penalties as
     in `refit_readout`; units without a layer are predicted by their mean.
     """
-    guess = np.broadcast_to(np.concatenate([p.y for p in parts]).mean(axis=0), test.y.shape).astype(np.float32)
+    predicted = np.broadcast_to(np.concatenate([p.y for p in parts]).mean(axis=0), test.y.shape).astype(np.float32)
     for number, name in enumerate(tokens.layers):
         inside = np.flatnonzero(layer == number)
         for rows in np.split(inside, range(block, len(inside), block)) if len(inside) else []:
@@ -143,8 +143,8 @@ def pooled_ridge(
             told = [
                 torch.bmm(v, solved[:, :, None])[:, :, 0] + bias[:, None] for v, _ in _pooled(weights, rows, test, tokens, name)
             ]
-            guess[:, rows] = torch.cat(told, 1).T.numpy()
-    return guess
+            predicted[:, rows] = torch.cat(told, 1).T.numpy()
+    return predicted
 
 
 def _pooled(

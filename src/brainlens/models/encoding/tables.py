@@ -98,12 +98,12 @@ class EncodingTables:
         fine = bool((np.where(np.isfinite(snr), snr, -np.inf) > least).any())
         return f"signal to noise above {least:g}, {known}" if fine else f"all, since none has signal to noise above {least:g}"
 
-    def in_units(self, guess: np.ndarray) -> tuple[np.ndarray, EncodingTables]:
+    def in_units(self, predicted: np.ndarray) -> tuple[np.ndarray, EncodingTables]:
         """Predictions and the test part in units of the training part (mean 0, variance 1 per unit), as they are scored."""
         mean, spread = self.train.y.mean(axis=0), self.train.y.std(axis=0)
         spread = np.where(spread > 0, spread, np.float32(1))
         test = replace(self.test, y=(self.test.y - mean) / spread)
-        return (guess - mean) / spread, replace(self, test=test)
+        return (predicted - mean) / spread, replace(self, test=test)
 
     @property
     def fitting(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
