@@ -13,7 +13,6 @@ import io
 import mmap
 import os
 import struct
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -34,6 +33,7 @@ from brainlens.store.files import (
     sha256,
     sync_folder,
 )
+from brainlens.store.half import as_float16, infinite
 from brainlens.store.locks import PATIENCE, PAUSE, folder_turn, is_at
 from brainlens.store.remote import here, is_remote
 from brainlens.types import DataError, as_ids
@@ -265,12 +265,14 @@ class ArrayWriter:
             raise DataError(f"array {self.name!r}: rows {start} to {start + count} do not fit {self.shape}")
         if start > self.done:
             raise DataError(f"array {self.name!r}: rows {self.done} to {start} would be left unwritten; write in order")
-        step = max(1, (1 << 24) // max(self._row_bytes, 1))
+        step = max(1, (1 << 22) // max(self._row_bytes, 1))
         for at in range(0, count, step):  # converted piece by piece, so that a float64 block costs no second copy
             piece = block[at : at + step] if self.shape else block
             if not np.can_cast(piece.dtype, self.dtype, "same_kind"):
                 raise DataError(f"array {self.name!r}: {piece.dtype} does not fit {self.dtype}; convert it first")
-            converted = _converted(piece, self.dtype)
+            with np.errstate(over="ignore"):
+                narrow = self.dtype == np.float16 and piece.dtype != np.float16
+                converted = as_float16(piece) if narrow else np.ascontiguousarray(piece, dtype=self.dtype)
             if self.dtype.kind == "f" and piece.dtype != self.dtype and _overflowed(converted, piece):
                 raise DataError(f"array {self.name!r}: values above the range of {self.dtype} would become infinite; use float32")
             raw = converted.reshape(-1).view(np.uint8).data if converted.size else b""
@@ -364,23 +366,10 @@ class ArrayWriter:
             raise
 
 
-def _converted(piece: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """An array of any shape in another type, contiguous; values out of range become infinite.
-
-    float32 becomes float16 by torch where that is loaded: it rounds as numpy does, once and to even, many values at a time. From
-    double it would round twice.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None and dtype == np.float16 and piece.dtype == np.float32 and piece.flags.writeable:
-        return np.asarray(torch.from_numpy(np.ascontiguousarray(piece)).to(torch.float16).numpy())
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(piece, dtype=dtype)
-
-
 def _overflowed(converted: np.ndarray, piece: np.ndarray) -> bool:
     """Whether a finite value became infinite; the second look is taken only where there is an infinite one."""
-    infinite = np.isinf(converted)
-    return bool(infinite.any() and np.isfinite(piece[infinite]).any())
+    top = infinite(converted) if converted.dtype == np.float16 else np.isinf(converted)
+    return bool(top.any() and np.isfinite(piece[top]).any())
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
