@@ -72,7 +72,7 @@ def test_the_moved_code_is_the_embedding_near_the_anchor() -> None:
     p = z + rng.normal(size=z.shape)
     anchors = Anchors(z.astype(np.float32), rng.normal(size=D).astype(np.float32), Evidence.fit(p, z))
     code, rows = rng.normal(size=(4, D)), np.array([3, 3, 50, 9])
-    gain, shift = (part.double().numpy() for part in anchors.moved(code, rows, 0.4))
+    gain, shift = (part.double().numpy() for part in anchors.moved(rows, anchors.evidence.maps(0.4)))
     wanted = anchors.evidence.near(code + anchors.intercept, anchors.embeddings[rows], 0.4)
     np.testing.assert_allclose(code @ gain + shift + anchors.intercept, wanted, atol=1e-5)
     best = anchors.likeliest(code, 60)

@@ -89,7 +89,7 @@ class ReconstructStudy:
 
         def run() -> dict[str, float]:
             asked = replace(self.asked, regions=RANKED, trials=max(2, self.asked.explain), candidates=1)  # what is explained
-            folder = self._run(f"parcels-{RANKED}", asked)
+            folder = self._run("contributions", asked)
             result = store.load_result(folder)
             units = result.units.iloc[np.asarray(result.arrays["columns"])].reset_index(drop=True)  # type: ignore[union-attr]
             return contribution_claims(result, NeuroAdapter.load(folder / MODEL).parcels_, units)
@@ -125,9 +125,8 @@ class ReconstructStudy:
             changed = replace(changed, steps=self.short)
         if changed.preset == "paper" and changed.steps is None:
             changed = replace(changed, steps=self.asked.steps)
-        changed = changed if name == f"parcels/{RANKED}" else replace(changed, explain=0)  # that run's contributions are ranked
         key = name.replace("/", "-")
-        return self._kept(key, lambda: self._judged(self._run(key, changed), f"{name}/"))
+        return self._kept(key, lambda: self._judged(self._run(key, replace(changed, explain=0)), f"{name}/"))
 
     def all(self, ablations: tuple[str, ...] = tuple(ABLATIONS)) -> dict[str, float]:
         """Everything, in the order of what matters."""

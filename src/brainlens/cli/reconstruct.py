@@ -151,8 +151,8 @@ def reconstruct(
     from brainlens.reconstruct.run import run_reconstruct
 
     chosen: dict[str, Any] = configuration(preset)
-    typed = {"start": start, "tokens": tokens, "candidates": candidates, "chooser": chooser, "width": width}
-    typed["sampling_steps"] = sampling_steps
+    typed = {"start": start, "tokens": tokens, "candidates": candidates, "chooser": chooser, "width": width,
+             "sampling_steps": sampling_steps}  # fmt: skip
     chosen |= {name: value for name, value in typed.items() if value is not None}
     if parcels in KINDS:
         without(context, ("atlas_table",), f"it names the labels of an atlas, and parcels are {parcels}")

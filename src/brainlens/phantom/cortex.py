@@ -26,8 +26,10 @@ from brainlens.phantom.anatomy import region_spheres
 from brainlens.phantom.noise import FWHM, RANK, RestNoise, smooth_field
 from brainlens.phantom.readout import FIELD, FIELD_SIZE, RETINOTOPIC
 from brainlens.types import DataError, Surface
+from brainlens.types.spaces import MESHES
 
-MESH, VERTICES = "fsaverage5", 10_242  # of a hemisphere
+MESH = "fsaverage5"
+VERTICES = MESHES[MESH]  # of a hemisphere
 SIDES = ("left", "right")
 AREAS = {"V1": "V1", "V2": "V2V3", "V3": "V2V3", "hV4": "V4", "V4": "V4"}  # of a template -> of the phantom
 

@@ -282,9 +282,14 @@ class Reconstruction:
             pictures["evidence_retrieval"] = given.train_pictures[self.evidence(model)(self.axes(self.embedded)).argmax(axis=1)]
         return pictures | {"low_level": decode(self.diffusion, low)}, {"rows/retrieval": rows}
 
+    @cached_property
+    def network(self) -> clip.Clip:
+        """The network of the source, read once for all that asks it."""
+        return clip.load_clip(network_folder(self.source), device=self.device)
+
     def embed(self) -> Embed:
         """Embeddings of pictures by the network of the source."""
-        model = clip.load_clip(network_folder(self.source), device=self.device)
+        model = self.network
 
         def embed(pictures: np.ndarray) -> np.ndarray:
             ids = np.array([f"{i:06d}" for i in range(len(pictures))])

@@ -52,15 +52,14 @@ class Evidence:
         It asks for the direction alone: a prediction is shorter than what it predicts.
         """
         a, b = self._from_mean(predicted), self._from_mean(embedding)
-        sizes = [np.sqrt(np.einsum("nd,de,ne->n", x, self.after, x)) for x in (a, b)]
+        sizes = [np.sqrt(_squared(x, self.after)) for x in (a, b)]
         tiny = np.finfo(np.float64).tiny
         return np.asarray((a @ self.after @ b.T) / np.maximum(sizes[0], tiny)[:, None] / np.maximum(sizes[1], tiny))
 
     def log_ratio(self, predicted: np.ndarray, embedding: np.ndarray) -> np.ndarray:
         """log p(z | p) / p(z) of predictions (n, d) and embeddings (m, d), (n, m): what is gained over knowing nothing."""
         a, b = self._from_mean(predicted), self._from_mean(embedding)
-        of_b = np.einsum("nd,de,ne->n", b, self.after - self.before, b)
-        of_a = np.einsum("nd,de,ne->n", a, self.after, a)
+        of_b, of_a = _squared(b, self.after - self.before), _squared(a, self.after)
         size = np.linalg.slogdet(self.after)[1] - np.linalg.slogdet(self.before)[1]
         return np.asarray(a @ self.after @ b.T - (of_a[:, None] + of_b - size) / 2)
 
@@ -72,19 +71,32 @@ class Evidence:
 
         width 1 around m itself gives p, width towards 0 gives c. Raises DataError for a width outside (0, 1] and other shapes.
         """
-        if not 0 < width <= 1:
-            raise DataError(f"evidence: width {width} is not in (0, 1]")
         a, c = self._from_mean(predicted), self._from_mean(centre)
         if a.shape != c.shape:
             raise DataError(f"evidence: predictions {a.shape} and centres {c.shape} differ; give a centre for each")
+        of_prediction, of_centre = self.maps(width)
+        return np.asarray(self.mean + a @ of_prediction + c @ of_centre)
+
+    def maps(self, width: float) -> tuple[np.ndarray, np.ndarray]:
+        """What `near` multiplies p - m and c - m by, (d, d) each. Raises DataError for a width outside (0, 1]."""
+        if not 0 < width <= 1:
+            raise DataError(f"evidence: width {width} is not in (0, 1]")
         near = self.before / width**2
-        return np.asarray(self.mean + np.linalg.solve(self.after - self.before + near, self.after @ a.T + near @ c.T).T)
+        of_prediction, of_centre = np.split(
+            np.linalg.solve(self.after - self.before + near, np.concatenate([self.after, near], axis=1)), 2, axis=1
+        )
+        return of_prediction.T, of_centre.T
 
     def _from_mean(self, x: np.ndarray) -> np.ndarray:
         rows = np.asarray(x, np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
             raise DataError(f"evidence: rows {rows.shape} should be (n, {len(self.mean)})")
         return rows - self.mean
+
+
+def _squared(x: np.ndarray, metric: np.ndarray) -> np.ndarray:
+    """x' M x of each row, (n,)."""
+    return np.asarray(((x @ metric) * x).sum(axis=1))
 
 
 def _precision(x: np.ndarray, shrinkage: float | None) -> np.ndarray:

@@ -64,12 +64,11 @@ class Anchors:
         pairs = zip(predicted, embeddings, strict=True)
         return np.stack([self.evidence.cosine(one[None], own)[0] for one, own in pairs])
 
-    def moved(self, code: np.ndarray, rows: np.ndarray, width: float) -> tuple[Tensor, Tensor]:
-        """(G, s): the code near the anchors `rows` (n,) is code @ G + s, with G (d, d) and s (n, d); see `Evidence.near`."""
-        e = self.evidence
-        near = e.before / width**2
-        gain = np.linalg.solve(e.after - e.before + near, e.after).T
-        shift = e.near(self.predicted(code), self.embeddings[rows], width) - self.intercept - code @ gain
+    def moved(self, rows: np.ndarray, maps: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+        """(G, s): a code near the anchors `rows` (n,) is code @ G + s, with G (d, d) and s (n, d); maps: `Evidence.maps`."""
+        gain, of_centre = maps
+        apart = self.intercept - self.evidence.mean
+        shift = apart @ gain - apart + (self.embeddings[rows] - self.evidence.mean) @ of_centre
         return torch.from_numpy(gain.astype(np.float32)), torch.from_numpy(shift.astype(np.float32))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -100,9 +99,11 @@ def near_anchors(
     code (row, d): what the regions that are there, keep (P,), wrote.
     """
 
+    maps = anchors.evidence.maps(width)
+
     def prompts(rows: np.ndarray, candidates: int) -> RegionPrompt:
         each, near = np.repeat(rows, candidates), anchors.likeliest(code[rows], candidates).reshape(-1)
-        turn, shift = (part.to(adapter.tokens.bias) for part in anchors.moved(code[each], near, width))
+        turn, shift = (part.to(adapter.tokens.bias) for part in anchors.moved(near, maps))
         mask = None if keep is None else keep.expand(len(each), -1)
         return adapter.prompt(x[torch.from_numpy(each)].to(shift), text, mask, moved=(turn, shift))
 
