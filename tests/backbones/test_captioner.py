@@ -311,6 +311,14 @@ class Torn(list):
         raise OSError("truncated")
 
 
+def test_a_caption_that_does_not_end_stops_where_the_decoder_has_no_more_places(blip: K.Captioner, monkeypatch) -> None:
+    places = blip.model.config.text_config.max_position_embeddings
+    monkeypatch.setattr(blip.model.generation_config, "suppress_tokens", [blip.model.config.text_config.sep_token_id])
+    assert K.caption_images(blip, stimuli(), max_new_tokens=places + 100)[0]
+    with pytest.raises(DataError, match="the captioner holds no more; shorten it"):
+        K.caption_images(blip, stimuli(), prompt="the " * places)
+
+
 def test_bad_input_is_one_clear_line(blip: K.Captioner, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(DataError, match="of type 'vit'; captioners are blip, blip-2, qwen2_5_vl, llava"):

@@ -187,6 +187,11 @@ def _blip(captioner: Captioner, images: list[np.ndarray], prompt: str, length: i
     if prompt:  # the tokenizer's end token is taken off again by the model
         numbers = torch.tensor([tokenizer(prompt)["input_ids"]] * len(images), device=model.device)
         start = {"input_ids": numbers, "attention_mask": torch.ones_like(numbers)}
+    # a text decoder has a row for each place and no more: a caption that does not end stops there, and is no error
+    begun = start["input_ids"].shape[1] if start else 1
+    length = min(length, int(model.config.text_config.max_position_embeddings) - begun)
+    if length < 1:
+        raise DataError(f"captions: the prompt has {begun} tokens, and the captioner holds no more; shorten it")
     out = model.generate(pixel_values=pixels, max_new_tokens=length, do_sample=False, **start)
     return tokenizer.batch_decode(out, skip_special_tokens=True)
 
