@@ -171,7 +171,10 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
 
 
 def split_note(name: str, given: Mapping[str, Any]) -> list[str]:
-    """What a result says where a recording has no test part of its own and one is drawn; empty for the others."""
+    """What a result says where a recording has no test part of its own and one is drawn; empty for the others, and for what is
+    no recording, as a folder of pictures."""
+    if name not in DATASETS:
+        return []
     known = module(name).FACTS.get("drawn_test")
     if known is None:
         return []
