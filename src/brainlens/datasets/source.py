@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -268,10 +269,22 @@ def picture_folder(folder: str | Path) -> Stimuli:
 
 
 def standardised(responses: Responses) -> Responses:
-    """Responses z-scored by session on training trials, where there are sessions and a split; else as they are."""
-    if {"session", "split"} <= set(responses.trials.columns):
-        return responses.zscore(by="session", fit_on="train")
-    return responses
+    """Responses z-scored by session on training trials, where there are sessions and a split; else as they are.
+
+    Sessions without training trials, as one of test images alone, are z-scored by their own trials: a warning counts them.
+    """
+    trials = responses.trials
+    if not {"session", "split"} <= set(trials.columns):
+        return responses
+    keys = [name for name in ("subject", "session") if name in trials.columns]
+    training = (trials["split"] == "train").groupby([trials[name] for name in keys]).sum()
+    few = int((training < 2).sum())
+    if few:
+        warnings.warn(
+            f"{few} of {len(training)} sessions hold fewer than 2 training trials: they are z-scored by all of their own trials",
+            stacklevel=2,
+        )
+    return responses.zscore(by="session", fit_on="train", alone=True)
 
 
 def prepared(recording: Opened) -> Features:

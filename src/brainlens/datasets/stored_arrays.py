@@ -109,8 +109,8 @@ def _hdf5(path: Path, name: str, variable: str | None, *, turned: bool) -> np.nd
     with open_dataset(path, chosen, max_bytes=BUDGET) as data:
         if turned and MATLAB_CLASS not in data.attrs:
             raise DataError(
-                f"{path}: {chosen!r} has no attribute {MATLAB_CLASS}, so MATLAB did not write it and its axes may be in either order; "
-                "save it again from MATLAB, or as .h5 with its axes as they should be"
+                f"{path}: {chosen!r} has no attribute {MATLAB_CLASS}, so MATLAB did not write it and its axes may be in either "
+                "order; save it again from MATLAB, or as .h5 with its axes as they should be"
             )
         warn_if_slow(data, path)
         values: Any = data[()]
