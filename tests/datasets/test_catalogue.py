@@ -27,7 +27,7 @@ def test_every_dataset_states_its_facts_and_loads_by_name(name):
     later = list(inspect.signature(module.load).parameters.values())[1:]
     assert all(p.kind == p.KEYWORD_ONLY for p in later)
     # how many scenes there are, and what kind of brain sees them, where it lies; captions that a recording keeps apart
-    more = {"phantom": 9, "phantom_eeg": 1, "nsd": 1}.get(name, 0)
+    more = {"phantom": 9, "phantom_eeg": 1, "nsd": 2, "epochs": 1}.get(name, 0)
     assert len(later) <= 7 + more
 
 
@@ -41,6 +41,13 @@ def test_an_empty_folder_says_what_is_missing(tmp_path, name):
         datasets.load(name, tmp_path / "nowhere")
     with pytest.raises(DataError, match="no option 'colour'"):
         datasets.load(name, tmp_path, colour="red")
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_a_warning_of_a_drawn_test_names_options_that_there_are(name):
+    """Who calls `with_split` warns of --option test= and draw=, and must have both."""
+    draws = "with_split(" in inspect.getsource(datasets.module(name))
+    assert not draws or {"test", "draw"} <= set(datasets.options(name))
 
 
 def test_unknown_names_list_the_known():
