@@ -60,7 +60,7 @@ def cases(made_recordings: ModuleType, made_meg: ModuleType, made_fmri: ModuleTy
         made.write_categories(folder, [f"thing{i}" for i in range(12)] + [f"test{i}" for i in range(10)])
 
     def more(name: str) -> Callable[[Path], None]:
-        return lambda folder: getattr(made_fmri, f"write_{name}")(made, folder) and None
+        return lambda folder: getattr(made_fmri, f"write_{name}")(made, folder)
 
     def nod(folder: Path) -> None:
         made.write_nod(folder)
