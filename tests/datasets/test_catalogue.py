@@ -10,6 +10,7 @@ from scipy.ndimage import binary_fill_holes
 from scipy.spatial.distance import squareform
 
 from brainlens import datasets
+from brainlens.cli import main
 from brainlens.datasets import digits69, eeglab_visual, images92
 from brainlens.types import DataError
 
@@ -48,6 +49,22 @@ def test_a_warning_of_a_drawn_test_names_options_that_there_are(name):
     """Who calls `with_split` warns of --option test= and draw=, and must have both."""
     draws = "with_split(" in inspect.getsource(datasets.module(name))
     assert not draws or {"test", "draw"} <= set(datasets.options(name))
+
+
+@pytest.mark.parametrize(
+    "verb, name, said",
+    [
+        ("encode", "epochs", "encode reads fMRI, and epochs is EEG; it is read by decode, align, attribute"),
+        ("describe", "things_meg", "describe reads fMRI, and things_meg is MEG"),
+        ("decode", "folder", "decode reads EEG and MEG, and folder is fMRI; it is read by encode"),
+    ],
+)
+def test_a_verb_for_another_kind_of_recording_says_who_reads_it(tmp_path, monkeypatch, capsys, verb, name, said):
+    monkeypatch.setattr("sys.argv", ["brainlens", verb, "--dataset", name, "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_unknown_names_list_the_known():

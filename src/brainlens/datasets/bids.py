@@ -120,9 +120,16 @@ def _runs(root: Path, label: str, task: str | None, space: str | None) -> tuple[
     chosen = betas or bold
     if not chosen:
         raw = any(BOLD.search(path.name) for path in files)
+        place = root / "derivatives"
+        have = ", ".join(sorted(path.name for path in place.iterdir())[:10]) if place.is_dir() else "nothing, it is not there"
+        way = (
+            "raw runs are there: preprocess them first, e.g. with fMRIPrep"
+            if raw
+            else "copy those of fMRIPrep or GLMsingle there"
+        )
         raise DataError(
-            f"{root}: subject {label} has no betas (..._betas.nii.gz) and no preprocessed runs (..._bold.nii.gz) in derivatives/"
-            + ("; raw runs are there: preprocess them first, e.g. with fMRIPrep" if raw else "")
+            f"{root}: subject {label} has no betas (..._betas.nii.gz) and no preprocessed runs (..._bold.nii.gz) in "
+            f"derivatives/, which holds {have or 'nothing'}; {way}"
         )
     spaces = sorted({entities(path).get("space", "none") for path in chosen})
     if len(spaces) > 1:
