@@ -34,7 +34,7 @@ def experiment(tests: str) -> str:
 
 
 def further_trials(folder: Path, subject: int, tests: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """(trials: stimulus, session, run, repeat, split; the beta of each, counted from 0) of the experiment's tables."""
+    """(trials: stimulus, session, run, repeat, split; the beta (trial,) of each, counted from 0) of the experiment's tables."""
     trials, beta = _synthetic(folder) if tests == SYNTHETIC else _imagery(folder, subject, tests)
     trials = trials.assign(subject=str(subject), session=experiment(tests), split="test")
     return trials.assign(repeat=trials.groupby("stimulus").cumcount() + 1), beta

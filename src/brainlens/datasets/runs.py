@@ -120,8 +120,8 @@ def once(
     The note `request.json` in the last folder holds what was shown. again: runs all the same.
     """
     settings = store.plain(dict(asked))
-    folders = [data] if data is None or isinstance(data, Path) else list(data)
-    stamps = [_stamp(place, runs) for place in [*folders, *_named(settings)]]
+    read = [data] if data is None or isinstance(data, Path) else list(data)
+    stamps = [_stamp(place, runs) for place in [*read, *_named(settings)]]
     text = json.dumps([task, store.TASKS.get(task, 1), settings, stamps], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()
     if not again:
