@@ -56,7 +56,9 @@ def test_runs_in_the_folder_of_the_recording_are_not_of_the_recording(call: Call
 
 
 def test_encoders_of_sensors_on_a_recording_of_fmri_are_one_line_that_lists_its_own() -> None:
-    with pytest.raises(DataError, match=r"'neuroalign' is of EEG and MEG, and folder is fMRI; its encoders are ridge, .*volume"):
+    with pytest.raises(
+        DataError, match=r"'neuroalign' is of EEG and MEG \(.*\), and folder is fMRI; its encoders are ridge, .*volume"
+    ):
         is_sensors("folder", ["volume", "neuroalign"])
     assert not is_sensors("folder", ["linear", "ridge"])
     assert is_sensors("epochs", ["neuroalign"])

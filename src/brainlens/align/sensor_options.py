@@ -85,8 +85,8 @@ def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
     only = {*SENSOR_ENCODERS, *TRI, *LINEAR, "sensors"} - {"linear", "ridge"}
     asked = [name for name in encoders or () if name in only]
     if asked and dataset != datasets.DEFAULT and datasets.facts(dataset)["kind"] == "fMRI":
-        known = ", ".join(choices.VOLUME_ENCODERS)
-        raise DataError(f"encoder {asked[0]!r} is of EEG and MEG, and {dataset} is fMRI; its encoders are {known}")
+        known, there = ", ".join(choices.VOLUME_ENCODERS), ", ".join(SENSOR_DATASETS)
+        raise DataError(f"encoder {asked[0]!r} is of EEG and MEG ({there}), and {dataset} is fMRI; its encoders are {known}")
     return dataset in SENSOR_DATASETS or bool(asked)
 
 

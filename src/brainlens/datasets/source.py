@@ -135,13 +135,14 @@ def _load(source: Source) -> Recording:
     if "subject" not in datasets.options(name):
         loaded = datasets.load(name, folder, **chosen)
         return replace(loaded, responses=select_subjects(loaded.responses, source.subjects))
-    each = [datasets.load(name, folder, subject=_number(subject), **chosen) for subject in source.subjects]
+    each = [datasets.load(name, folder, subject=subject_number(subject), **chosen) for subject in source.subjects]
     if len(each) == 1:
         return each[0]
     return Recording(join_subjects([one.responses for one in each]), join_stimuli([one.stimuli for one in each]))
 
 
-def _number(name: str) -> int:
+def subject_number(name: str) -> int:
+    """The number of a subject that is called by it. Raises DataError for other names."""
     if not name.isdecimal() or int(name) < 1:
         raise DataError(f"subject {name!r}: this dataset numbers its subjects 1, 2, 3, ...")
     return int(name)
@@ -207,7 +208,7 @@ def _phantom(source: Source, device: str, say: Tell) -> Opened:
     brain = phantom.brain_features(first["brain_network"], stimuli, cache=cache, device=device)
     say("simulating the brain", None)
     each, truths = [], []
-    for number in [_number(name) for name in source.subjects] or [1]:
+    for number in [subject_number(name) for name in source.subjects] or [1]:
         truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed, brain=brain, **chosen))
         each.append(simulate(truths[-1], make_trials(stimuli, subject=number, seed=source.seed)))
     responses = select_regions(each[0] if len(each) == 1 else join_subjects(each), source.regions)
