@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from typer.testing import CliRunner
 
+from brainlens import store
+from brainlens.cli import app
 from brainlens.datasets import nsd, nsd_further
 from brainlens.datasets.source import standardised
 from brainlens.types import DataError
@@ -111,6 +114,20 @@ def test_imagery_finds_the_betas_of_its_runs(opened, tests: str, runs: dict[str,
     names = list(recording.stimuli.ids)
     assert recording.stimuli.images[names.index("imagery-A-H")].max() == 80
     assert recording.stimuli.images[names.index("imagery-B-shared0003")].max() == 120
+
+
+@pytest.mark.filterwarnings("default")
+def test_verbs_run_on_pictures_of_another_experiment(folder: Path, tmp_path: Path) -> None:
+    given = ["--dataset", "nsd", "--data", str(folder), "--runs", str(tmp_path), "--option", "tests=vision"]
+    for verb in (["encode", *given], ["align", *given, "--encoder", "ridge", "--captions", "none"]):
+        found = CliRunner().invoke(app, verb)
+        if found.exception is not None:
+            raise found.exception
+    (encoded,), (aligned,) = tmp_path.glob("encode-*"), tmp_path.glob("align-*")
+    assert store.load_result(encoded).metrics["encoding/images_test"] == 12
+    assert len(store.load_result(aligned).arrays["ids"]) == 12
+    with pytest.raises(DataError, match=r"have none that is not empty.*--captions none"):
+        raise CliRunner().invoke(app, ["align", *given, "--encoder", "ridge"]).exception or AssertionError("it ran")
 
 
 def test_what_lacks_is_one_line(folder: Path, opened, tmp_path: Path) -> None:
