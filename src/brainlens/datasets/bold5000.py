@@ -27,7 +27,7 @@ FACTS = {
     "simulated": False,
     "several_subjects": True,
     "offers": ("pictures", "coordinates", "split"),
-    "licence": "CC0 (release 1), CC BY 4.0 (release 2); the pictures by their sources",
+    "licence": "CC0 (OpenNeuro), else as the release says; the pictures by their sources",
     "citation": "Chang et al. (2019), Scientific Data 6, 49",
     "url": "https://bold5000-dataset.github.io/website/download.html",
     "access": "public",

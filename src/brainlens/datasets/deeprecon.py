@@ -28,7 +28,7 @@ FACTS = {
     "simulated": False,
     "several_subjects": True,
     "offers": ("pictures", "coordinates", "runs", "split"),
-    "licence": "CC BY 4.0; the pictures are those of ImageNet",
+    "licence": "as the release says; the pictures are those of ImageNet",
     "citation": "Shen, Horikawa, Majima, Kamitani (2019), PLOS Computational Biology 15, e1006633",
     "url": "https://figshare.com/articles/dataset/Deep_Image_Reconstruction/7033577",
     "access": "public",

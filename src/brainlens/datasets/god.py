@@ -23,7 +23,7 @@ FACTS = {
     "simulated": False,
     "several_subjects": True,
     "offers": ("pictures", "coordinates", "runs", "split"),
-    "licence": "CC BY 4.0; the pictures are those of ImageNet",
+    "licence": "as the release says; the pictures are those of ImageNet",
     "citation": "Horikawa and Kamitani (2017), Nature Communications 8, 15037",
     "url": "https://figshare.com/articles/dataset/Generic_Object_Decoding/7387130",
     "access": "public",
