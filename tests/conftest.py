@@ -60,6 +60,12 @@ def made_recordings() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def made_fmri() -> ModuleType:
+    """Further named fMRI recordings in small: files of bdpy, of pandas, and of GLMsingle."""
+    return module("datasets/made_fmri.py")
+
+
+@pytest.fixture(scope="session")
 def plain_numbers() -> ModuleType:
     """What the numbers of a run should be, counted by loops."""
     return module("datasets/plain_numbers.py")

@@ -140,7 +140,7 @@ REFUSED = [
     (("describe", "--bank", "diffusion", "--diffusion", "nowhere/at/all"), "nowhere"),
     (("describe", "--preset", "nonsense"), "default, paper"),
     (("describe", "--top", "0"), "top=0"),
-    (("describe", "--dataset", "phantom_eeg"), "EEG channels"),
+    (("describe", "--dataset", "phantom_eeg"), "phantom_eeg is EEG"),
     (("describe", "--dataset", "images92", "--data", "empty"), "patterns without voxels"),
     (("describe", "--dataset", "haxby2001", "--data", "empty"), "--words"),
     # features, captions
@@ -195,6 +195,7 @@ ACTS = {  # options that are shown to act elsewhere: by whole runs in tests/runs
     "import": {"runs"},
     "example": {"seed"},
     "check": {"dataset", "option", "out", "seal"},
+    "prepare": {"dataset", "data", "option", "subject", "out"},
     "decode": {
         "dataset",
         "data",

@@ -30,14 +30,15 @@ def run_of(runs: Path, task: str) -> tuple[Path, Result]:
 
 def shown_means(dataset: str, folder: Path, options: Sequence[str]) -> tuple[Recording, list[str], np.ndarray]:
     """(recording, test images, their mean responses (image, unit) of units without a missing value): sessions standardised by
-    their training trials, repeats averaged."""
+    their training trials, else by all of their own, repeats averaged."""
     opened = load(dataset, folder, **parse_options(dataset, list(options)))
     trials, data = opened.responses.trials, np.array(opened.responses.data, np.float64)
     session = trials["session"].astype(str) if "session" in trials.columns else pd.Series(dtype=str)  # else as they are
     train, test = ((trials["split"] == part).to_numpy() for part in ("train", "test"))
     for name in session.unique():
         rows = (session == name).to_numpy()
-        data[rows] = (data[rows] - data[rows & train].mean(axis=0)) / data[rows & train].std(axis=0)
+        own = rows & train if (rows & train).sum() > 1 else rows  # a session of test images alone has no other trials
+        data[rows] = (data[rows] - data[own].mean(axis=0)) / data[own].std(axis=0)
     kept = np.isfinite(data).all(axis=0)
     names = list(dict.fromkeys(trials["stimulus"][test]))
     return opened, names, np.stack([data[test & (trials["stimulus"] == name).to_numpy()].mean(axis=0) for name in names])[:, kept]

@@ -10,6 +10,7 @@ from scipy.ndimage import binary_fill_holes
 from scipy.spatial.distance import squareform
 
 from brainlens import datasets
+from brainlens.cli import main
 from brainlens.datasets import digits69, eeglab_visual, images92
 from brainlens.types import DataError
 
@@ -27,7 +28,7 @@ def test_every_dataset_states_its_facts_and_loads_by_name(name):
     later = list(inspect.signature(module.load).parameters.values())[1:]
     assert all(p.kind == p.KEYWORD_ONLY for p in later)
     # how many scenes there are, and what kind of brain sees them, where it lies; captions that a recording keeps apart
-    more = {"phantom": 9, "phantom_eeg": 1, "nsd": 1}.get(name, 0)
+    more = {"phantom": 9, "phantom_eeg": 1, "nsd": 2, "epochs": 1}.get(name, 0)
     assert len(later) <= 7 + more
 
 
@@ -41,6 +42,29 @@ def test_an_empty_folder_says_what_is_missing(tmp_path, name):
         datasets.load(name, tmp_path / "nowhere")
     with pytest.raises(DataError, match="no option 'colour'"):
         datasets.load(name, tmp_path, colour="red")
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_a_warning_of_a_drawn_test_names_options_that_there_are(name):
+    """Who calls `with_split` warns of --option test= and draw=, and must have both."""
+    draws = "with_split(" in inspect.getsource(datasets.module(name))
+    assert not draws or {"test", "draw"} <= set(datasets.options(name))
+
+
+@pytest.mark.parametrize(
+    "verb, name, said",
+    [
+        ("encode", "epochs", "encode reads fMRI, and epochs is EEG; it is read by decode, align, attribute"),
+        ("describe", "things_meg", "describe reads fMRI, and things_meg is MEG"),
+        ("decode", "folder", "decode reads EEG and MEG, and folder is fMRI; it is read by encode"),
+    ],
+)
+def test_a_verb_for_another_kind_of_recording_says_who_reads_it(tmp_path, monkeypatch, capsys, verb, name, said):
+    monkeypatch.setattr("sys.argv", ["brainlens", verb, "--dataset", name, "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_unknown_names_list_the_known():

@@ -47,7 +47,7 @@ def example(layout: str) -> Callable[[Path], None]:
 
 
 @pytest.fixture(scope="module")
-def cases(made_recordings: ModuleType, made_meg: ModuleType) -> Iterator[dict[str, Case]]:
+def cases(made_recordings: ModuleType, made_meg: ModuleType, made_fmri: ModuleType) -> Iterator[dict[str, Case]]:
     """The recordings in small; sessions of NSD have 60 trials, and MOSAIC 120 vertices."""
     made = made_recordings
 
@@ -58,6 +58,9 @@ def cases(made_recordings: ModuleType, made_meg: ModuleType) -> Iterator[dict[st
     def meg(folder: Path) -> None:
         things_meg(made_meg, folder)
         made.write_categories(folder, [f"thing{i}" for i in range(12)] + [f"test{i}" for i in range(10)])
+
+    def more(name: str) -> Callable[[Path], None]:
+        return lambda folder: getattr(made_fmri, f"write_{name}")(made, folder)
 
     def nod(folder: Path) -> None:
         made.write_nod(folder)
@@ -78,6 +81,10 @@ def cases(made_recordings: ModuleType, made_meg: ModuleType) -> Iterator[dict[st
             "algonauts2023": Case("algonauts2023", made.write_algonauts, share, told=True),
             "nod": Case("nod", nod, share, told=True),
             "mosaic": Case("mosaic", made.write_mosaic, told=True),
+            "things_fmri": Case("things_fmri", more("things_fmri"), told=True),
+            "bold5000": Case("bold5000", more("bold5000"), told=True),
+            "god": Case("god", more("god"), told=True),
+            "deeprecon": Case("deeprecon", more("deeprecon"), told=True),
             "things_eeg2": Case("things_eeg2", eeg),
             "things_meg": Case("things_meg", meg),
             "folder": Case("folder", example("folder")),
@@ -86,8 +93,8 @@ def cases(made_recordings: ModuleType, made_meg: ModuleType) -> Iterator[dict[st
         }
 
 
-NAMES = ("nsd, volume", "nsd, fsaverage", "algonauts2023", "nod", "mosaic", "things_eeg2", "things_meg", "folder", "bids",
-         "epochs")  # fmt: skip
+NAMES = ("nsd, volume", "nsd, fsaverage", "algonauts2023", "nod", "mosaic", "things_fmri", "bold5000", "god", "deeprecon",
+         "things_eeg2", "things_meg", "folder", "bids", "epochs")  # fmt: skip
 
 
 def invoke(*arguments: str) -> str:

@@ -81,6 +81,8 @@ def as_mat73(folder: Path, data: np.ndarray) -> None:
     with h5py.File(folder / "responses.mat", "w", userblock_size=512) as file:
         file["responses"] = data.T  # MATLAB stores columns first
         file["other"] = np.zeros((3, 3))
+        for name in file:
+            file[name].attrs["MATLAB_class"] = np.bytes_("double")
     with open(folder / "responses.mat", "r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
 

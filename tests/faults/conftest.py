@@ -103,7 +103,7 @@ def bomb() -> Spoil:
 def writers() -> dict[str, ModuleType]:
     """Modules of tests that write recordings and weights of others in small."""
     names = {"haxby": "test_haxby2001", "recordings": "test_recordings", "epochs": "test_own_epochs", "bids": "test_own_bids"}
-    names |= {"labels": "test_surface_labels"}
+    names |= {"labels": "test_surface_labels", "made": "made_recordings", "fmri": "made_fmri"}
     found = {name: module(f"datasets/{file}.py") for name, file in names.items()}
     return found | {"convert": module("backbones/test_convert.py")}
 

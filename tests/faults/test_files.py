@@ -121,8 +121,14 @@ def mat_of_either_version(case: Any, writers: Writers) -> None:
     with h5py.File(place, "w", userblock_size=512) as handle:
         for name in ("masterordering", "subjectim", "sharedix"):
             handle[name] = content[name].T.astype(float)
-    with open(place, "r+b") as raw:
-        raw.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM")
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM"
+    place.write_bytes(head + place.read_bytes()[len(head) :])
+    with pytest.raises(DataError, match="MATLAB did not write it and its axes may be in either order"):
+        nsd.design(case.tmp / "nsd", 1, 1)
+    with h5py.File(place, "r+") as handle:
+        for name in handle:
+            handle[name].attrs["MATLAB_class"] = np.bytes_("double")
+    place.write_bytes(head + place.read_bytes()[len(head) :])
     pd.testing.assert_frame_equal(nsd.design(case.tmp / "nsd", 1, 1), old)
 
 

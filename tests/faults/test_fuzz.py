@@ -227,6 +227,17 @@ def by(name: str, function: str) -> Make:
     return lambda folder, writers: getattr(writers[name], function)(folder)
 
 
+def further(name: str) -> Make:
+    """A named fMRI recording without its pictures, so that mutations meet its tables and arrays."""
+
+    def make(folder: Path, writers: Any) -> None:
+        getattr(writers["fmri"], f"write_{name}")(writers["made"], folder)
+        for pictures in ("images", "things_images", "BOLD5000_Stimuli"):
+            shutil.rmtree(folder / pictures, ignore_errors=True)
+
+    return make
+
+
 def own(folder: Path, _: Any) -> None:
     shutil.copytree(WRITTEN, folder, dirs_exist_ok=True)
 
@@ -268,6 +279,10 @@ PLAIN: dict[str, tuple[Make, Read]] = {
     "algonauts2023": (by("recordings", "write_algonauts"), opened("algonauts2023")),
     "things_eeg2": (by("recordings", "write_eeg2"), opened("things_eeg2")),
     "nod": (by("recordings", "write_nod"), opened("nod")),
+    "things_fmri": (further("things_fmri"), opened("things_fmri")),
+    "bold5000": (further("bold5000"), opened("bold5000")),
+    "god": (further("god"), opened("god")),
+    "deeprecon": (further("deeprecon"), opened("deeprecon")),
     "nsd": (lambda f, w: w["recordings"].write_nsd(f, sessions=1), opened("nsd", n_sessions=1)),
     "sensor_run": (lambda f, _: result(f, _), lambda f: [is_sensor_run(f)]),
     "tables": (irregular, annotated),
@@ -282,7 +297,21 @@ PLAIN: dict[str, tuple[Make, Read]] = {
     "brainvision": (by("epochs", "as_brainvision"), opened("epochs")),
     "epochs": (lambda f, w: (f.mkdir(exist_ok=True), w["epochs"].as_fif(f)), opened("epochs")),
 }
-SLOW = ("nsd", "epochs", "epochs_csv", "brainvision", "algonauts2023", "bids", "haxby2001", "openfmri", "labels")
+SLOW = (
+    "things_fmri",
+    "bold5000",
+    "god",
+    "deeprecon",
+    "nsd",
+    "epochs",
+    "epochs_csv",
+    "brainvision",
+    "algonauts2023",
+    "bids",
+    "haxby2001",
+    "openfmri",
+    "labels",
+)
 SLOW += ("clip", "diffusion")
 REGRESSIONS = {  # mutations (seed 0) that once were no line: inflate errors, unhashable ids, an atlas read past the door
     "archive": (75, 122, 128, 171),

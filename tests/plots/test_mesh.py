@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
+from nilearn.datasets import fetch_surf_fsaverage
 
 from brainlens.plots import mesh
 from brainlens.types import DataError, Sensors, Surface, Volume
@@ -52,6 +56,51 @@ def test_missing_voxels_are_left_out_and_not_counted_as_zero() -> None:
     np.testing.assert_allclose(ours[np.isfinite(ours)], 3.0, atol=1e-12)
     top = mesh.mesh("pial", "right")[0][:, 2] > 12
     assert np.isnan(ours[top]).all()
+
+
+def write_spheres(folder: Path) -> dict[str, np.ndarray]:
+    """fsLR on the sphere of fsaverage as the HCP's files have it, here a spiral of evenly spaced points."""
+    from nibabel.gifti import GiftiDataArray, GiftiImage
+
+    k = np.arange(32_492) + 0.5
+    z, turn = 1 - 2 * k / 32_492, np.pi * (1 + 5**0.5) * k
+    points = 100 * np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)
+    for letter in "LR":
+        parts = [GiftiDataArray(points.astype("f4"), "NIFTI_INTENT_POINTSET"), GiftiDataArray(np.zeros((1, 3), "i4"))]
+        nib.save(GiftiImage(darrays=parts), folder / f"fs_LR-deformed_to-fsaverage.{letter}.sphere.32k_fs_LR.surf.gii")
+    return {"left": points, "right": points}
+
+
+@pytest.mark.parametrize("name", ["fsaverage5", "fsaverage", "fs_LR_32k"])
+def test_each_family_of_surfaces_is_drawn_where_its_vertices_lie(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that changes smoothly over the sphere of the family, its height, comes out as the height on fsaverage5."""
+    spheres = write_spheres(tmp_path)
+    monkeypatch.setenv("BRAINLENS_FSLR", str(tmp_path))
+    sides = ("left", "right")
+    coarse = {side: np.asarray(nib.load(fetch_surf_fsaverage("fsaverage5")[f"sphere_{side}"]).darrays[0].data) for side in sides}
+    points = spheres if name == "fs_LR_32k" else coarse
+    count = {side: len(points[side]) for side in sides}
+    space = Surface(name, np.repeat(sides, [count[side] for side in sides]), np.concatenate([np.arange(count[s]) for s in sides]))
+    found = mesh.on_surface(np.concatenate([points[side][:, 2] for side in sides]), space)
+    for side in sides:
+        assert np.isfinite(found[side]).all()
+        assert np.abs(found[side] - coarse[side][:, 2]).max() < 2.0  # mm on a sphere of 100; vertices of fsLR are 2 mm apart
+    few = Surface(name, np.array(["left"]), np.array([7]))
+    one = mesh.on_surface(np.ones(1), few)
+    assert np.isnan(one["right"]).all()
+    assert np.isfinite(one["left"]).sum() <= 1 if name != "fs_LR_32k" else np.isfinite(one["left"]).sum() < 5
+
+
+def test_fslr_without_its_spheres_says_where_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAINLENS_FSLR", str(tmp_path))
+    space = Surface("fs_LR_32k", np.array(["left"]), np.array([0]))
+    with pytest.raises(DataError, match=r"fs_LR-deformed_to-fsaverage.L.sphere.*standard_mesh_atlases.*BRAINLENS_FSLR"):
+        mesh.on_surface(np.ones(1), space)
+    (tmp_path / "fs_LR-deformed_to-fsaverage.L.sphere.32k_fs_LR.surf.gii").write_text("no mesh")
+    with pytest.raises(DataError, match="is no mesh or damaged"):
+        mesh.on_surface(np.ones(1), space)
 
 
 def test_labels_are_taken_from_the_nearest_voxel() -> None:

@@ -124,3 +124,11 @@ def test_four_commands_and_no_python(
     assert f"key numbers are of {best.replace('_', ' ')}, the best on validation images" in page
     assert "44 test pictures" in page
     assert torch.get_default_dtype() == torch.float32
+    changed = np.load(stranger / "responses.npy")
+    changed[0, 0] += 1
+    np.save(stranger / "responses.npy", changed)
+    monkeypatch.setattr("sys.argv", ["brainlens", "attribute", str(aligned)])
+    with pytest.raises(SystemExit) as end:  # and not the map of what was there before
+        main()
+    assert end.value.code == 2
+    assert "was made from another recording" in capsys.readouterr().err

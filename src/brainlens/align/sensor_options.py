@@ -78,9 +78,16 @@ class SensorOptions:
 
 
 def is_sensors(dataset: str, encoders: Sequence[str] | None) -> bool:
-    """Whether `align` was asked for EEG or MEG: by the recording, or by an encoder that only they have."""
+    """Whether `align` was asked for EEG or MEG: by the recording, or, where none was named, by an encoder that only they have.
+
+    Raises DataError for such an encoder with a recording of fMRI, listing those of fMRI.
+    """
     only = {*SENSOR_ENCODERS, *TRI, *LINEAR, "sensors"} - {"linear", "ridge"}
-    return dataset in SENSOR_DATASETS or bool(only & set(encoders or ()))
+    asked = [name for name in encoders or () if name in only]
+    if asked and dataset != datasets.DEFAULT and datasets.facts(dataset)["kind"] == "fMRI":
+        known, there = ", ".join(choices.VOLUME_ENCODERS), ", ".join(SENSOR_DATASETS)
+        raise DataError(f"encoder {asked[0]!r} is of EEG and MEG ({there}), and {dataset} is fMRI; its encoders are {known}")
+    return dataset in SENSOR_DATASETS or bool(asked)
 
 
 def sensor_dataset(dataset: str) -> str:

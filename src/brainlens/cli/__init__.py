@@ -13,7 +13,7 @@ import typer
 from brainlens import __version__
 from brainlens.cli.align import align
 from brainlens.cli.attribute import attribute
-from brainlens.cli.data import captions, convert, datasets, epochs, features
+from brainlens.cli.data import captions, convert, datasets, epochs, features, prepare
 from brainlens.cli.decode import decode
 from brainlens.cli.describe import describe
 from brainlens.cli.embed import embed
@@ -77,7 +77,7 @@ def demo(
 
 
 VERBS = (encode, predict, align, embed, attribute, reconstruct, describe, decode, finetune, paper)
-for each in (datasets, example, check, features, convert, captions, epochs, *VERBS):
+for each in (datasets, example, check, prepare, features, convert, captions, epochs, *VERBS):
     app.command()(each)
 app.command(context_settings=EXTRA)(sweep)
 app.command()(compare)

@@ -74,6 +74,8 @@ def attribute(
     from brainlens.attribute.run_sensors import is_sensor_run, run_attribute_sensors
     from brainlens.attribution.bottleneck import Bottleneck
     from brainlens.attribution.degradation import VARIANCE
+    from brainlens.datasets.runs import source_of
+    from brainlens.store import load_result
     from brainlens.types import DataError
 
     sensors = is_sensor_run(run[0])
@@ -101,7 +103,10 @@ def attribute(
 
     asked["runs"] = [note_of(one) for one in run]
     title = f"attribute: {'channels' if sensors else of}, {method}"
-    carry_out("attribute", runs, asked, work, title=title, shorter="--trials N, or --method gradcam", again=again)
+    carry_out(
+        "attribute", runs, asked, work, title=title, shorter="--trials N, or --method gradcam",
+        data=[source_of(load_result(one)).folder for one in run], again=again,
+    )  # fmt: skip
 
 
 def _check(context: typer.Context, of: str, method: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands about recordings and networks: datasets, features, convert, captions, epochs."""
+"""Commands about recordings and networks: datasets, prepare, features, convert, captions, epochs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from brainlens.cli.options import (
     Option,
     Runs,
     Seed,
+    Subjects,
     Test,
     Timestep,
     Train,
@@ -86,6 +87,28 @@ def features(
             source, out, layers=layer, steps=chosen, pool_grid=None if grid is None else (grid, grid), device=device, tell=tell
         )
     show([{"layer": name, **sizes} for name, sizes in found.items()], f"Features of {model}")
+
+
+def prepare(
+    context: typer.Context,
+    dataset: Dataset = DEFAULT,
+    data: Data = None,
+    option: Option = None,
+    subject: Subjects = None,
+    out: Annotated[Path, typer.Option(help="Folder of the memory maps.", rich_help_panel=OUTPUT)] = Path("cache"),
+) -> None:
+    """Converts a recording once, in little memory, for `--option cache=FOLDER` of all later commands; a second call goes on."""
+    check_source(context, dataset)
+    given_options = parsed(dataset, option)
+
+    from brainlens.datasets.preparing import run_prepare
+    from brainlens.datasets.source import Source
+
+    source = Source(dataset, data, subjects=tuple(subject or ()), options=given_options)
+    with steps(shorter="one --subject at a time, or fewer units") as tell:
+        rows = run_prepare(source, out, tell=tell)
+    show(rows, f"prepare: {dataset}")
+    typer.echo(f"read it by --option cache={out}")
 
 
 def convert(

@@ -9,7 +9,7 @@ import typer
 
 from brainlens.cli.options import DATA, MODEL, Again, Data, Option, Runs, Seed, check_named, parsed
 from brainlens.cli.terminal import carry_out
-from brainlens.datasets import DEFAULT_EPOCHS
+from brainlens.datasets import DEFAULT_EPOCHS, check_kind
 
 
 def decode(
@@ -43,6 +43,7 @@ def decode(
     from dataclasses import asdict
 
     check_named(context)
+    check_kind(dataset, "decode", ("EEG", "MEG"))
     texts = [*(option or []), *([f"rename={','.join(rename)}"] if rename else [])]
     given_options = parsed(dataset, texts)
 

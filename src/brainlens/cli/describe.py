@@ -28,7 +28,7 @@ from brainlens.cli.options import (
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import carry_out
-from brainlens.datasets import DEFAULT
+from brainlens.datasets import DEFAULT, check_kind
 
 WORDS = "Words"
 PICTURES = (  # what does not apply to category names alone
@@ -91,6 +91,7 @@ def describe(
     from dataclasses import asdict, replace
 
     check_source(context, dataset)
+    check_kind(dataset, "describe", ("fMRI",))
     given_options = parsed(dataset, option)
 
     from brainlens.datasets.source import Source

@@ -41,7 +41,7 @@ from brainlens.cli.options import (
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import carry_out, show, steps
-from brainlens.datasets import DEFAULT
+from brainlens.datasets import DEFAULT, check_kind
 
 SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer")
 TRAINED = ("refit", "training_steps", "preset", "standardise", "single_trials")
@@ -139,6 +139,7 @@ def encode(
     from dataclasses import asdict, replace
 
     check_source(context, dataset)  # mistakes in the command are said before torch is loaded
+    check_kind(dataset, "encode", ("fMRI",))
     methods = tuple(method or ())
     if methods and "factortopy" not in methods:
         without(context, SELECTORS, f"method {' and '.join(methods)} has no selectors")

@@ -133,7 +133,7 @@ def carry_out(
     *,
     title: str,
     shorter: str = "",
-    data: Path | None = None,
+    data: Path | Sequence[Path | None] | None = None,
     again: bool = False,
 ) -> list[Path]:
     """Does what a command asks for, or finds where the same command did it, and shows its table and its folders.

@@ -28,6 +28,10 @@ DATASETS = (
     "algonauts2023",
     "things_eeg2",
     "things_meg",
+    "things_fmri",
+    "bold5000",
+    "god",
+    "deeprecon",
     "nod",
     "eeglab_visual",
     "digits69",
@@ -42,6 +46,11 @@ DEFAULT = "phantom"  # what a command opens where no recording is named
 DEFAULT_SENSORS = "phantom_eeg"  # the same for EEG and MEG
 DEFAULT_EPOCHS = "eeglab_visual"  # and for a recording to be cut into epochs
 KINDS = ("fMRI", "EEG", "MEG")
+READ_BY = {
+    "fMRI": "encode, align, attribute, reconstruct, describe",
+    "EEG": "decode, align, attribute",
+    "MEG": "decode, align, attribute",
+}
 OFFERS = {
     "pictures": "the images seen can be opened",
     "captions": "the images have captions",
@@ -81,6 +90,15 @@ def check_name(name: str) -> None:
 
     if name not in DATASETS:
         raise DataError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
+
+
+def check_kind(name: str, verb: str, kinds: Sequence[str]) -> None:
+    """Raises DataError, which says who reads it, for a recording of a kind that a verb does not read."""
+    from brainlens.types import DataError
+
+    kind = str(facts(name)["kind"])
+    if kind not in kinds:
+        raise DataError(f"{verb} reads {' and '.join(kinds)}, and {name} is {kind}; it is read by {READ_BY[kind]}")
 
 
 def module(name: str) -> ModuleType:
@@ -171,7 +189,10 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
 
 
 def split_note(name: str, given: Mapping[str, Any]) -> list[str]:
-    """What a result says where a recording has no test part of its own and one is drawn; empty for the others."""
+    """What a result says where a recording has no test part of its own and one is drawn; empty for the others, and for what is
+    no recording, as a folder of pictures."""
+    if name not in DATASETS:
+        return []
     known = module(name).FACTS.get("drawn_test")
     if known is None:
         return []

@@ -64,13 +64,15 @@ def load(
     space: str | None = None,
     delay: tuple[float, float] = (4.0, 8.0),
     test: float = 0.2,
+    draw: int = 0,
 ) -> Recording:
     """Responses (trial, unit) of one subject and the pictures seen, ids as `stim_file` has them without the ending.
 
     subject, task, space: labels of the files' names; the first subject, every task, and the only space unless given. Betas are
     taken where there are some, one a trial in the order of the events. Without betas the response to a trial is the mean of the
     preprocessed volumes `delay` s after its onset, each run detrended and z-scored before: an estimate that overlaps between
-    trials less than some 10 s apart. test: share of the images that are the test where events have no column split.
+    trials less than some 10 s apart. test, draw: share of the images, and seed, of the test where events have no column
+    split.
     Raises DataError for a folder without derivatives or events, counts that differ, and pictures without a file.
     """
     root = Path(folder)
@@ -82,7 +84,7 @@ def load(
     place, mask = _space(runs, root, label)
     blocks = [_betas(run, place, mask) if are_betas else _peaks(run, place, mask, delay) for run in runs]
     trials = pd.concat([_trials(run, len(block), label) for run, block in zip(runs, blocks, strict=True)], ignore_index=True)
-    trials = with_split(trials, test=test, seed=0, where=root)
+    trials = with_split(trials, test=test, seed=draw, where=root)
     trials["repeat"] = trials.groupby("stimulus").cumcount() + 1
     units = pd.DataFrame(_places(place))
     files = {name: f"stimuli/{file}" for name, file in zip(trials["stimulus"], trials["stim_file"], strict=True)}
@@ -118,9 +120,16 @@ def _runs(root: Path, label: str, task: str | None, space: str | None) -> tuple[
     chosen = betas or bold
     if not chosen:
         raw = any(BOLD.search(path.name) for path in files)
+        place = root / "derivatives"
+        have = ", ".join(sorted(path.name for path in place.iterdir())[:10]) if place.is_dir() else "nothing, it is not there"
+        way = (
+            "raw runs are there: preprocess them first, e.g. with fMRIPrep"
+            if raw
+            else "copy those of fMRIPrep or GLMsingle there"
+        )
         raise DataError(
-            f"{root}: subject {label} has no betas (..._betas.nii.gz) and no preprocessed runs (..._bold.nii.gz) in derivatives/"
-            + ("; raw runs are there: preprocess them first, e.g. with fMRIPrep" if raw else "")
+            f"{root}: subject {label} has no betas (..._betas.nii.gz) and no preprocessed runs (..._bold.nii.gz) in "
+            f"derivatives/, which holds {have or 'nothing'}; {way}"
         )
     spaces = sorted({entities(path).get("space", "none") for path in chosen})
     if len(spaces) > 1:

@@ -55,13 +55,14 @@ def load(
     unit: str | None = None,
     stimulus: str = "stimulus",
     test: float = 0.2,
+    draw: int = 0,
 ) -> Recording:
     """Responses (trial, channel, time) and stimuli of a folder in the layout of docs/recordings.md.
 
     window: s around the event, cut of a continuous recording, whose baseline is what lies before 0; band: filter edges in Hz;
     rate: new rate in Hz. rename: channels as OLD=NEW. unit: of numbers in recording.csv or an array (V, uV, T, fT, T/m,
     fT/cm, z; uV unless given); MNE's files are volts and tesla. stimulus: the column of the events, or of the metadata, that
-    names what was seen. test: share of the images that are the test where there are pictures and no column split.
+    names what was seen. test, draw: share of the images, and seed, of the test where there are pictures and no column split.
     Raises DataError for missing files and columns, events that do not occur, and magnitudes that the unit does not have.
     """
     folder = Path(folder)
@@ -80,7 +81,7 @@ def load(
     trials = _named_subjects(responses.trials.assign(session=responses.trials.get("session", "1")))
     pictures = (folder / "images").is_dir() or (folder / "stimuli.csv").is_file()
     if pictures or "split" in trials.columns:
-        trials = with_split(trials, test=test, seed=0, where=folder)
+        trials = with_split(trials, test=test, seed=draw, where=folder)
     responses = Responses(responses.data, trials, responses.units, responses.space, responses.times, responses.measure)
     return Recording(responses, shown_stimuli(folder, trials["stimulus"]))
 

@@ -14,6 +14,7 @@ import numpy as np
 from brainlens.types import DataError, check_expansion, reading
 
 BUDGET = 64e9
+TEXTS = 10e6  # bytes of a dataset of texts
 
 
 @contextmanager
@@ -25,6 +26,18 @@ def open_dataset(path: str | Path, name: str, *, max_bytes: float = BUDGET) -> I
     """
     import h5py
 
+    with _opened(path) as handle:
+        place = _at(handle, Path(path), name)
+        if not isinstance(place, h5py.Dataset):
+            raise DataError(f"{path}: {name!r} is a group; it holds {sorted(place)[:20]}")
+        check_dataset(place, Path(path), name, max_bytes)
+        yield place
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    import h5py
+
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} is missing")
@@ -33,18 +46,59 @@ def open_dataset(path: str | Path, name: str, *, max_bytes: float = BUDGET) -> I
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({str(error).splitlines()[0]}); it is cut short or being written") from None
     with handle, reading(path):
-        place: Any = handle
-        for part in [p for p in name.split("/") if p]:
-            link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
-            if link is None:
-                raise DataError(f"{path} has no dataset {name!r}; it has {sorted(handle)[:20]}")
-            if not isinstance(link, h5py.HardLink):
-                raise DataError(f"{path}: {part!r} is a link to elsewhere, which is not followed; copy the data into the file")
-            place = place[part]
-        if not isinstance(place, h5py.Dataset):
-            raise DataError(f"{path}: {name!r} is a group; it holds {sorted(place)[:20]}")
-        check_dataset(place, path, name, max_bytes)
-        yield place
+        yield handle
+
+
+def _at(handle: Any, path: Path, name: str) -> Any:
+    """The group or dataset `name` of an open file, which lies in the file itself."""
+    import h5py
+
+    place = handle
+    for part in [p for p in name.split("/") if p]:
+        link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
+        if link is None:
+            raise DataError(f"{path} has no dataset {name!r}; it has {sorted(handle)[:20]}")
+        if not isinstance(link, h5py.HardLink):
+            raise DataError(f"{path}: {part!r} is a link to elsewhere, which is not followed; copy the data into the file")
+        place = place[part]
+    return place
+
+
+def names_in(path: str | Path, group: str = "") -> list[str]:
+    """What a file, or a group of it, holds, in the order of the file; empty where there is no such group."""
+    import h5py
+
+    with _opened(path) as handle:
+        there = not group or group in handle
+        place = _at(handle, Path(path), group) if there else None
+        return [str(name) for name in place] if isinstance(place, h5py.Group) else []
+
+
+def read_texts(path: str | Path, name: str) -> list[str]:
+    """The texts of a dataset, at most 10 MB of them. Raises DataError for what holds none."""
+    with _opened(path) as handle:
+        return _texts(_at(handle, Path(path), name), Path(path), name)
+
+
+def read_named_texts(path: str | Path, group: str) -> dict[str, str]:
+    """The single text of each dataset of a group, by its name; empty where there is no such group."""
+    with _opened(path) as handle:
+        if group.split("/")[0] not in handle or group not in handle:
+            return {}
+        place = _at(handle, Path(path), group)
+        return {str(name): _texts(_at(place, Path(path), name), Path(path), f"{group}/{name}")[0] for name in place}
+
+
+def _texts(data: Any, path: Path, name: str) -> list[str]:
+    import h5py
+
+    fits = isinstance(data, h5py.Dataset) and not data.is_virtual and not data.external
+    if not fits or h5py.check_string_dtype(data.dtype) is None or data.size == 0:
+        raise DataError(f"{path}: {name!r} holds no texts in the file itself; fetch it again")
+    if data.size * max(data.dtype.itemsize, 1) > TEXTS:
+        raise DataError(f"{path}: {name!r} claims {data.size:,} texts; it is damaged, fetch it again")
+    values = np.atleast_1d(np.asarray(data[()], dtype=object))
+    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values.ravel()]
 
 
 def check_dataset(data: Any, path: Path, name: str, max_bytes: float) -> None:

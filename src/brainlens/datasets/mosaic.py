@@ -44,14 +44,20 @@ FACTS = {
 
 
 def load(
-    folder: str | Path, *, subject: str | None = None, source: str | None = None, group: str = "betas", test: float = 0.2
+    folder: str | Path,
+    *,
+    subject: str | None = None,
+    source: str | None = None,
+    group: str = "betas",
+    test: float = 0.2,
+    draw: int = 0,
 ) -> Recording:
     """Responses (trial, cortical vertex) of one subject and the stimuli seen, under the names of the file.
 
     subject, source: sub-SUBJECT_SOURCE.hdf5 (default: the only file of the folder, or the first of its only source). group: of
     the HDF5 file. A stimulus with several rows is of several trials. The 59,412 grayordinates of the cortex are the units, in
     the file's order; where they lie is read from a CIFTI file in the folder, and without one there are no maps. Subcortical ones
-    are left out. test: share of the images that are the test where stimuli.csv has no column split.
+    are left out. test, draw: share of the images, and seed, of the test where stimuli.csv has no column split.
     Raises DataError for files cut short, other numbers of grayordinates, and stimuli that the table does not name.
     """
     root = Path(folder)
@@ -67,7 +73,7 @@ def load(
             raise DataError(f"{table} lacks {len(set(missing))} stimuli of {path.name}, first {missing[0]!r}; add them")
         if "split" in rows.columns:
             trials["split"] = rows.loc[ids, "split"].to_numpy()
-    trials = with_split(trials, test=test, seed=0, where=table)
+    trials = with_split(trials, test=test, seed=draw, where=table)
     space = _surface(root)
     hemisphere = np.repeat(["left", "right"], CORTEX)
     units = pd.DataFrame({"hemisphere": hemisphere, "grayordinate": np.arange(sum(CORTEX))})

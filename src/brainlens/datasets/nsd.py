@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainlens.datasets.coco import annotation_files, coco_captions, coco_categories
-from brainlens.datasets.hdf5 import Hdf5Images, open_dataset
+from brainlens.datasets.hdf5 import open_dataset
 from brainlens.datasets.kept import kept_folder
+from brainlens.datasets.nsd_further import SHARED, TESTS, check_betas, experiment, further_stimuli, further_trials
 from brainlens.datasets.nsd_mni import Resampling, mni_brain, mni_resampling
-from brainlens.datasets.pictures import NoImages
+from brainlens.datasets.nsd_stimuli import nsd_stimuli
 from brainlens.datasets.stored_arrays import read_array
 from brainlens.datasets.surface_files import read_mgh
-from brainlens.datasets.text_tables import read_table
 from brainlens.datasets.volumes import coordinates_table, read_header, read_masked, read_volume
 from brainlens.store import ArrayWriter, open_array
-from brainlens.types import DataError, Recording, Responses, Stimuli, Surface, Volume, read_lines, reading
+from brainlens.subjects import join_stimuli
+from brainlens.types import DataError, Recording, Responses, Surface, Volume, read_lines, reading
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 TRIALS = 750  # a session
@@ -29,7 +29,6 @@ SCALE = 300.0  # the volume betas are int16, percent signal change times this
 VERTICES = 163_842
 RESOLUTIONS = ("func1pt8mm", "func1mm", "fsaverage", "MNI")
 BRAIN = "brain"  # in place of an atlas: every voxel of the brain
-INFO = Path("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
 
 FACTS = {
     "name": "nsd",
@@ -85,6 +84,7 @@ def load(
     mask: str = "nsdgeneral",
     zscore: str = "strict",
     captions: str | None = None,
+    tests: str = SHARED,
     cache: str | Path | None = None,
 ) -> Recording:
     """Responses (trial, unit) and the images seen, ids "nsd-00000" to "nsd-72999" (0-based).
@@ -97,6 +97,9 @@ def load(
     zscore, per session and unit: "strict" (statistics without the shared test images), "session" (with them, as some
     released preparations do), "none" (percent signal change). cache: a folder where the betas are kept as a float16
     memory map, resumable, under a name that changes with the files and options; without it they are in memory as float32.
+    tests: "shared", or "synthetic" (NSD-synthetic), "vision" or "imagery" (NSD-Imagery, sets A and B, seen or imagined): then the
+    trials of that experiment, which have no captions, are the test, z-scored by their own session, and the shared images are left
+    out, with a warning that counts them.
     split is "test" for the 1,000 shared images. Units with NaN betas stay NaN, are counted in a warning, and are
     left to `clean`. Raises DataError for missing files, other grids, and sessions that do not hold 750 trials.
     """
@@ -108,6 +111,8 @@ def load(
     count = SESSIONS[subject - 1] if n_sessions is None else n_sessions
     if not 1 <= count <= SESSIONS[subject - 1]:
         raise DataError(f"n_sessions={count}: subject {subject} has 1 to {SESSIONS[subject - 1]}")
+    if tests not in TESTS:
+        raise DataError(f"tests={tests!r} is not one of {', '.join(TESTS)}")
     if resolution not in RESOLUTIONS:
         raise DataError(f"resolution {resolution!r} is not one of {', '.join(RESOLUTIONS)}")
     plan = (
@@ -123,7 +128,22 @@ def load(
             f"nsd subject {subject}: {bad} of {len(plan.units)} units hold missing betas; clean() drops them", stacklevel=2
         )
     measure = "psc" if zscore == "none" else "z"
-    return Recording(Responses(data, trials, plan.units, plan.space, measure=measure), _stimuli(folder, trials, captions))
+    if tests == SHARED:
+        return Recording(Responses(data, trials, plan.units, plan.space, measure=measure), nsd_stimuli(folder, trials, captions))
+    own = (trials["split"] == "train").to_numpy()
+    warnings.warn(
+        f"nsd subject {subject}: {int((~own).sum())} trials of shared images are left out, the test is {tests}", stacklevel=2
+    )
+    more, beta = further_trials(folder, subject, tests)
+    files = _files(plan, f"betas_{experiment(tests)}", plan.betas.with_name(f"{experiment(tests)}{betas}"))
+    block = _block(plan, files)
+    check_betas(files[0], len(block), tests)
+    values = np.concatenate(
+        [data[own], _standard(block[beta], np.zeros(len(beta), bool), "session" if zscore == "strict" else zscore)]
+    )
+    table = pd.concat([trials[own], more], ignore_index=True)
+    stimuli = join_stimuli([nsd_stimuli(folder, trials[own], captions), further_stimuli(folder, subject, more, tests)])
+    return Recording(Responses(values, table, plan.units, plan.space, measure=measure), stimuli)
 
 
 def design(folder: str | Path, subject: int, n_sessions: int) -> pd.DataFrame:
@@ -235,13 +255,18 @@ def _roi_column(units: pd.DataFrame, atlases: list[str]) -> np.ndarray:
 
 
 def _session_files(plan: _Plan, session: int) -> list[Path]:
-    """The files that hold the betas of a session; a volume's NIfTI goes before its HDF5."""
+    """The files that hold the betas of a session."""
+    there = session - 1  # the sessions before this one were found
+    way = f"give --option n_sessions={there} (n_sessions={there}) for the first {there}, or fetch it" if there else "fetch it"
+    return _files(plan, f"betas_session{session:02d}", plan.betas, way)
+
+
+def _files(plan: _Plan, name: str, place: Path, way: str = "fetch it") -> list[Path]:
+    """The files of that name, one a hemisphere on a surface; a volume's NIfTI goes before its HDF5."""
     if isinstance(plan.space, Surface):
-        return [plan.betas / f"{name}.betas_session{session:02d}.mgh" for name in ("lh", "rh")]
-    nifti, other = (plan.betas / f"betas_session{session:02d}.{ending}" for ending in ("nii.gz", "hdf5"))
+        return [place / f"{side}.{name}.mgh" for side in ("lh", "rh")]
+    nifti, other = (place / f"{name}.{ending}" for ending in ("nii.gz", "hdf5"))
     if not nifti.exists() and not other.exists():
-        there = session - 1  # the sessions before this one were found
-        way = f"give --option n_sessions={there} (n_sessions={there}) for the first {there}, or fetch it" if there else "fetch it"
         raise DataError(f"{nifti} is missing, and so is its .hdf5; {way}")
     return [nifti if nifti.exists() else other]
 
@@ -249,20 +274,25 @@ def _session_files(plan: _Plan, session: int) -> list[Path]:
 def _sessions(plan: _Plan, count: int) -> Iterator[np.ndarray]:
     """The betas (750, unit) float32 of each session in percent signal change."""
     for session in range(1, count + 1):
-        if isinstance(plan.space, Surface):
-            parts = []
-            for path, side in zip(_session_files(plan, session), ("left", "right")):
-                values = read_mgh(path, VERTICES)
-                parts.append(values[plan.space.vertex[plan.space.hemisphere == side]].T)
-            block, where = np.concatenate(parts, axis=1).astype(np.float32), plan.betas
-        else:
-            (where,) = _session_files(plan, session)
-            stored = _hdf5(where, plan.source) if where.suffix == ".hdf5" else _nifti(where, plan.source)
-            block = (stored / np.float32(SCALE)).astype(np.float32, copy=False)
-            block = block if plan.resampling is None else plan.resampling(block)
+        files = _session_files(plan, session)
+        block = _block(plan, files)
         if len(block) != TRIALS:
-            raise DataError(f"{where}: session {session} has {len(block)} betas, {TRIALS} trials are expected")
+            raise DataError(f"{files[0]}: session {session} has {len(block)} betas, {TRIALS} trials are expected")
         yield block
+
+
+def _block(plan: _Plan, files: list[Path]) -> np.ndarray:
+    """The betas (trial, unit) float32 of a file, or of one a hemisphere, in percent signal change."""
+    if isinstance(plan.space, Surface):
+        parts = []
+        for path, side in zip(files, ("left", "right"), strict=True):
+            values = read_mgh(path, VERTICES)
+            parts.append(values[plan.space.vertex[plan.space.hemisphere == side]].T)
+        return np.concatenate(parts, axis=1).astype(np.float32)
+    (path,) = files
+    stored = _hdf5(path, plan.source) if path.suffix == ".hdf5" else _nifti(path, plan.source)
+    block = (stored / np.float32(SCALE)).astype(np.float32, copy=False)
+    return block if plan.resampling is None else plan.resampling(block)
 
 
 def _nifti(path: Path, space: Volume) -> np.ndarray:
@@ -331,40 +361,3 @@ def _missing(data: np.ndarray, count: int) -> int:
     for i in range(count):
         bad |= ~np.isfinite(data[i * TRIALS : (i + 1) * TRIALS]).all(axis=0)
     return int(bad.sum())
-
-
-def _stimuli(folder: Path, trials: pd.DataFrame, captions: str | None) -> Stimuli:
-    table = trials.drop_duplicates("stimulus")[["stimulus", "nsd", "split"]].reset_index(drop=True)
-    path = folder / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5"
-    images: Hdf5Images | NoImages
-    if path.exists():
-        images = Hdf5Images(path, "imgBrick", table["nsd"].to_numpy())
-    else:
-        images = NoImages(len(table), f"{path} is missing; copy nsd_stimuli.hdf5 there to open the images")
-    table["coco"] = _coco_numbers(folder, table)
-    files = annotation_files(captions, folder / "annotations", "captions")
-    told: list[list[str]] = []
-    if files:
-        if (table["coco"] == "").any():
-            raise DataError(f"{folder / INFO} is missing or lacks images; it says which COCO picture each image is")
-        numbers = table["coco"].astype(int)
-        found = coco_captions(files, set(numbers))
-        lacking = numbers[~numbers.isin(list(found))]
-        if len(lacking):
-            names = ", ".join(path.name for path in files)
-            raise DataError(f"{names}: {len(lacking)} of {len(table)} images have no caption, first {lacking.iloc[0]}; "
-                            "give captions_train2017.json and captions_val2017.json")  # fmt: skip
-        told = [found[number] for number in numbers]
-        kinds = coco_categories(annotation_files(captions, folder / "annotations", "instances"), set(numbers))
-        table["category"] = [kinds.get(number, "") for number in numbers]
-        table = table if kinds else table.drop(columns="category")
-    table = table if (table["coco"] != "").any() else table.drop(columns="coco")
-    return Stimuli(table["stimulus"].to_numpy(), images, told, table[[c for c in table.columns if c != "stimulus"]])
-
-
-def _coco_numbers(folder: Path, table: pd.DataFrame) -> list[str]:
-    """COCO's number of each image as a text; "" where the table of the experiment does not tell."""
-    if not (folder / INFO).exists():
-        return [""] * len(table)
-    coco = read_table(folder / INFO, ("nsdId", "cocoId")).set_index("nsdId")["cocoId"]
-    return [str(coco.get(str(i), "")) for i in table["nsd"]]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from brainlens.types import DataError, Responses, Result, reading
 from brainlens.types.scores import COUNTS
 
 MODEL = "model"  # the folder of a run that holds what was fitted
+UNREAD = ("dataset", "folder", "cache", "device")  # settings of a call that name nothing that is read, or what is stamped anyway
 
 
 class Fitted(Protocol):
@@ -109,15 +110,19 @@ def once(
     asked: Mapping[str, Any],
     run: Callable[[], tuple[Path | list[Path], Rows]],
     *,
-    data: Path | None = None,
+    data: Path | Sequence[Path | None] | None = None,
     again: bool = False,
 ) -> tuple[list[Path], Rows, str]:
     """Runs, or finds the folders that the same call made before: (folders, rows to show, when they were made; "" for now).
 
-    The same call: the same task in the same version, the same settings `asked`, and a data folder whose files have the names,
-    sizes and times that they had. The note `request.json` in the last folder holds what was shown. again: runs all the same.
+    The same call: the same task in the same version, the same settings `asked`, and a data folder, and files and folders named in
+    the settings, whose files have the names, sizes and times that they had. data: also several folders.
+    The note `request.json` in the last folder holds what was shown. again: runs all the same.
     """
-    text = json.dumps([task, store.TASKS.get(task, 1), store.plain(dict(asked)), _stamp(data)], sort_keys=True)
+    settings = store.plain(dict(asked))
+    read = [data] if data is None or isinstance(data, Path) else list(data)
+    stamps = [_stamp(place, runs) for place in [*read, *_named(settings)]]
+    text = json.dumps([task, store.TASKS.get(task, 1), settings, stamps], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()
     if not again:
         for note in sorted(Path(runs).glob("*/request.json")):
@@ -148,9 +153,30 @@ def _noted(note: Path, key: str) -> tuple[list[Path], Rows, str] | None:
     return (folders, rows, str(found.get("made"))) if whole else None
 
 
-def _stamp(folder: Path | None) -> list[list[Any]]:
-    """Names, sizes and times of the files of a recording: enough to see that it is another one, without reading it."""
-    if folder is None or not folder.is_dir():
+def _stamp(place: Path | None, runs: str | Path) -> list[list[Any]]:
+    """Names, sizes and times of the files of a recording: enough to see that it is another one, without reading it.
+
+    runs: the folder of runs, which may lie in that of the recording and changes by being written into.
+    """
+    if place is None or not place.exists():
         return []
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [[path.relative_to(folder).as_posix(), (state := path.stat()).st_size, state.st_mtime_ns] for path in files]
+    written = Path(runs).resolve()
+    found = [place] if place.is_file() else sorted(path for path in place.resolve().rglob("*") if path.is_file())
+    files = [path for path in found if written not in path.parents]
+    return [[str(path), (state := path.stat()).st_size, state.st_mtime_ns] for path in files]
+
+
+def _named(settings: Any) -> list[Path]:
+    """Files and folders that settings name, as captions, an atlas or a network's folder. Runs are known by their result, caches
+    are written and not read, and the recording's own folder is given beside the settings."""
+    if isinstance(settings, dict):
+        return [path for key in sorted(settings) if key not in UNREAD for path in _named(settings[key])]
+    if isinstance(settings, list):
+        return [path for each in settings for path in _named(each)]
+    if not isinstance(settings, str) or not settings or "\0" in settings:
+        return []
+    try:
+        path = Path(settings)
+        return [path] if path.exists() and not (path / "result.json").is_file() else []
+    except OSError:  # a text that is too long for a name
+        return []

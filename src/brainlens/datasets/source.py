@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,13 +135,14 @@ def _load(source: Source) -> Recording:
     if "subject" not in datasets.options(name):
         loaded = datasets.load(name, folder, **chosen)
         return replace(loaded, responses=select_subjects(loaded.responses, source.subjects))
-    each = [datasets.load(name, folder, subject=_number(subject), **chosen) for subject in source.subjects]
+    each = [datasets.load(name, folder, subject=subject_number(subject), **chosen) for subject in source.subjects]
     if len(each) == 1:
         return each[0]
     return Recording(join_subjects([one.responses for one in each]), join_stimuli([one.stimuli for one in each]))
 
 
-def _number(name: str) -> int:
+def subject_number(name: str) -> int:
+    """The number of a subject that is called by it. Raises DataError for other names."""
     if not name.isdecimal() or int(name) < 1:
         raise DataError(f"subject {name!r}: this dataset numbers its subjects 1, 2, 3, ...")
     return int(name)
@@ -206,7 +208,7 @@ def _phantom(source: Source, device: str, say: Tell) -> Opened:
     brain = phantom.brain_features(first["brain_network"], stimuli, cache=cache, device=device)
     say("simulating the brain", None)
     each, truths = [], []
-    for number in [_number(name) for name in source.subjects] or [1]:
+    for number in [subject_number(name) for name in source.subjects] or [1]:
         truths.append(phantom.truth(stimuli, network, subject=number, seed=source.seed, brain=brain, **chosen))
         each.append(simulate(truths[-1], make_trials(stimuli, subject=number, seed=source.seed)))
     responses = select_regions(each[0] if len(each) == 1 else join_subjects(each), source.regions)
@@ -268,10 +270,22 @@ def picture_folder(folder: str | Path) -> Stimuli:
 
 
 def standardised(responses: Responses) -> Responses:
-    """Responses z-scored by session on training trials, where there are sessions and a split; else as they are."""
-    if {"session", "split"} <= set(responses.trials.columns):
-        return responses.zscore(by="session", fit_on="train")
-    return responses
+    """Responses z-scored by session on training trials, where there are sessions and a split; else as they are.
+
+    Sessions without training trials, as one of test images alone, are z-scored by their own trials: a warning counts them.
+    """
+    trials = responses.trials
+    if not {"session", "split"} <= set(trials.columns):
+        return responses
+    keys = [name for name in ("subject", "session") if name in trials.columns]
+    training = (trials["split"] == "train").groupby([trials[name] for name in keys]).sum()
+    few = int((training < 2).sum())
+    if few:
+        warnings.warn(
+            f"{few} of {len(training)} sessions hold fewer than 2 training trials: they are z-scored by all of their own trials",
+            stacklevel=2,
+        )
+    return responses.zscore(by="session", fit_on="train", alone=True)
 
 
 def prepared(recording: Opened) -> Features:

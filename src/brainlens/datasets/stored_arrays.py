@@ -15,6 +15,7 @@ from brainlens.types import DataError, check_mat, read_lines, reading
 ENDINGS = (".npy", ".csv", ".tsv", ".mat", ".h5", ".hdf5")
 BUDGET = 16e9  # bytes that a file may claim, where it is read whole
 SIGNATURE = b"\x89HDF"
+MATLAB_CLASS = "MATLAB_class"  # the attribute that MATLAB 7.3 gives every variable
 
 
 def find_array(folder: Path, name: str, endings: tuple[str, ...] = ENDINGS) -> Path | None:
@@ -30,7 +31,8 @@ def read_array(path: Path, name: str, *, variable: str | None = None) -> np.ndar
 
     Any shape; the caller says what its axes are.
     A .npy stays on disk as a memory map, a .csv may have one line of names before its numbers, arrays of MATLAB 7.3 come with
-    their axes in MATLAB's order. Raises DataError for damaged files, a variable that is not there, and what holds no numbers.
+    their axes in MATLAB's order. Raises DataError for damaged files, a variable that is not there, what holds no numbers, and a
+    .mat of HDF5 that MATLAB did not write: its axes may be in either order.
     """
     kind = path.suffix.lower()
     if variable is not None and kind in (".npy", ".csv", ".tsv"):
@@ -105,6 +107,11 @@ def _hdf5(path: Path, name: str, variable: str | None, *, turned: bool) -> np.nd
         there = [key for key in handle if handle.get(key, getclass=True) is h5py.Dataset and not key.startswith("#")]
     chosen = variable if variable is not None and "/" in variable else _choose(path, name, variable, there)
     with open_dataset(path, chosen, max_bytes=BUDGET) as data:
+        if turned and MATLAB_CLASS not in data.attrs:
+            raise DataError(
+                f"{path}: {chosen!r} has no attribute {MATLAB_CLASS}, so MATLAB did not write it and its axes may be in either "
+                "order; save it again from MATLAB, or as .h5 with its axes as they should be"
+            )
         warn_if_slow(data, path)
         values: Any = data[()]
     return np.asarray(values).T if turned else np.asarray(values)

@@ -21,6 +21,8 @@ GRADES = {"fsaverage5": 5, "fsaverage6": 6, "fsaverage": 7, "fsaverage7": 7}  # 
 BUNDLED = 5
 VERTICES = {5: 10_242, 6: 40_962, 7: 163_842}
 FSLR, FSLR_VERTICES = "fs_LR_32k", 32_492
+SPHERES = "BRAINLENS_FSLR"  # names the folder of the spheres that lay fsLR on fsaverage
+SPHERE = "fs_LR-deformed_to-fsaverage.{}.sphere.32k_fs_LR.surf.gii"  # of the HCP's standard_mesh_atlases/resample_fsaverage
 GAP = 20.0  # mm between the hemispheres, as they lie side by side
 SIDES = (("left", "lh", "L"), ("right", "rh", "R"))
 
@@ -46,6 +48,30 @@ def surface_coordinates(space: Surface, *, shape: str = "inflated", folder: str 
         shift = -GAP / 2 - points[:, 0].max() if side == "left" else GAP / 2 - points[:, 0].min()
         out[here] = points[vertex] + np.array([shift, 0.0, 0.0])
     return out
+
+
+def fslr_on_fsaverage5(side: str) -> np.ndarray:
+    """(10242,): the vertex of fsLR 32k nearest to each one of fsaverage5, on the sphere on which the HCP registered both.
+
+    Raises DataError, which says where to get them, where the files are not in the folder that BRAINLENS_FSLR names.
+    """
+    letter = {"left": "L", "right": "R"}[side]
+    place = Path(os.environ.get(SPHERES) or ".") / SPHERE.format(letter)
+    if not place.is_file():
+        raise DataError(
+            f"values on {FSLR} are drawn on fsaverage5 through {place.name} and the other side, of the HCP's "
+            f"standard_mesh_atlases: name the folder that holds both by the environment variable {SPHERES}"
+        )
+    return _nearest(place, side)
+
+
+@lru_cache(maxsize=4)
+def _nearest(place: Path, side: str) -> np.ndarray:
+    from scipy.spatial import cKDTree
+
+    fine, coarse = _checked(place, FSLR_VERTICES), _bundled(side, "sphere")
+    both = [points / np.linalg.norm(points, axis=1, keepdims=True) for points in (fine, coarse)]
+    return np.asarray(cKDTree(both[0]).query(both[1])[1], dtype=np.int64)
 
 
 def _mesh(mesh: str, side: str, names: tuple[str, str], shape: str, folder: Path | None) -> np.ndarray | None:

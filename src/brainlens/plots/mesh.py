@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from brainlens.datasets.surface_places import FSLR, FSLR_VERTICES, fslr_on_fsaverage5
 from brainlens.types import DataError, Sensors, Space, Surface, Volume
 
 N_VERTICES = 10242  # per hemisphere of fsaverage5, which are also the first vertices of fsaverage6 and fsaverage
@@ -37,7 +38,8 @@ def on_surface(values: np.ndarray, space: Space | None, *, nearest: bool = False
     Volume: mean over five depths between white and pial surface of the trilinear interpolation over measured voxels,
     f(v) = sum_d sum_i w_i(x_d) m_i f_i / sum_d sum_i w_i(x_d) m_i, m_i = 1 inside the mask and where f_i is finite. The
     volume is taken to be in MNI space, from which fsaverage differs by a few mm. nearest: the nearest voxel at mid depth, for
-    values that must not be averaged (labels). Surface: fsaverage5, or the nested vertices of fsaverage6 and fsaverage.
+    values that must not be averaged (labels). Surface: fsaverage5, or the nested vertices of fsaverage6 and fsaverage;
+    of fs_LR_32k the nearest vertex on the sphere of both, for which the HCP's two files are needed (`BRAINLENS_FSLR`).
 
     Raises DataError for sensors, an unknown mesh, or values that do not fit.
     """
@@ -52,10 +54,18 @@ def on_surface(values: np.ndarray, space: Space | None, *, nearest: bool = False
 
 
 def _from_surface(values: np.ndarray, space: Surface) -> dict[str, np.ndarray]:
-    if space.mesh not in NESTED:
-        raise DataError(f"surface mesh {space.mesh!r} cannot be drawn; known are {', '.join(NESTED)}; resample to one of them")
+    if space.mesh not in (*NESTED, FSLR):
+        known = ", ".join((*NESTED, FSLR))
+        raise DataError(f"surface mesh {space.mesh!r} cannot be drawn; known are {known}; resample to one of them")
     out = {}
     for hemisphere in HEMISPHERES:
+        if space.mesh == FSLR:
+            near = fslr_on_fsaverage5(hemisphere)
+            whole = np.full(FSLR_VERTICES, np.nan)
+            here = space.hemisphere == hemisphere
+            whole[space.vertex[here]] = values[here]
+            out[hemisphere] = whole[near]
+            continue
         here = (space.hemisphere == hemisphere) & (space.vertex < N_VERTICES)
         full = np.full(N_VERTICES, np.nan)
         full[space.vertex[here]] = values[here]

@@ -97,7 +97,7 @@ def repeat_snr(responses: Responses, standard: bool) -> np.ndarray:
     parts = []
     for start in range(0, len(responses.units), COLUMNS):
         part = responses.columns(np.arange(start, min(start + COLUMNS, len(responses.units))))
-        part = part.zscore() if standard else part
+        part = part.zscore(alone=True) if standard else part
         train = part.where(split="train")
         parts.append(noise_ceiling(train.data, train.trials["stimulus"].to_numpy(dtype=str)).ncsnr)
     return np.concatenate(parts)

@@ -153,11 +153,12 @@ class Responses:
         trials = self.trials.iloc[first].assign(repeats=counts)
         return replace(self, data=out, trials=trials.drop(columns=["repeat"], errors="ignore"))
 
-    def zscore(self, by: str | None = "session", fit_on: str | None = "train") -> Responses:
+    def zscore(self, by: str | None = "session", fit_on: str | None = "train", *, alone: bool = False) -> Responses:
         """Each unit to mean 0 and variance 1 within each `by` group (subjects are never mixed).
 
         Statistics come from the trials with split == fit_on only (None: from all), because a test trial must
-        not shape what it is tested with. Constant units become 0/0 = NaN and are left to `clean` to report.
+        not shape what it is tested with. alone: groups with fewer than 2 such trials, as a session of test images, take the
+        statistics of all their own; else they are an error. Constant units become 0/0 = NaN and are left to `clean` to report.
         """
         keys = [k for k in ("subject", by) if k is not None and k in self.trials.columns]
         if by is not None and by not in self.trials.columns:
@@ -169,6 +170,7 @@ class Responses:
         out = np.empty(self.data.shape, dtype=np.float32)
         for g in range(len(first)):
             rows, base = np.flatnonzero(group == g), np.flatnonzero((group == g) & fit)
+            base = rows if alone and len(base) < 2 <= len(rows) else base
             if len(base) < 2:
                 raise DataError(f"zscore: group {g} of {keys} has {len(base)} trials with split={fit_on!r}; it needs 2")
             block = np.asarray(self.data[base], dtype=np.float64)
