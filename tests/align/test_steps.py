@@ -232,7 +232,8 @@ def test_a_queue_of_targets_holds_no_brain_and_leaves_that_direction_to_the_batc
         loss, z = joint_gradients(run.module, part, drawn, queue=run.queue)
         before = {name: value.clone() for name, value in run.queue.content().items()}
         remember(run.queue, part, drawn, z, accumulate=1, modality="both")
-    assert sorted(before) == ["image", "labels", "text"] and len(before["image"]) == 16
+    assert sorted(before) == ["image", "labels", "text"]
+    assert len(before["image"]) == 16
     items, truth = drawn.items, 0
     same = items[:, None] == torch.cat([items, before["labels"]])[None]
     same[torch.arange(16), torch.arange(16)] = False
@@ -245,7 +246,7 @@ def test_a_queue_of_targets_holds_no_brain_and_leaves_that_direction_to_the_batc
 
 
 def test_past_brains_pull_all_present_ones_together_and_past_targets_do_not():
-    """With equal brain embeddings, the loss from targets to brains says nothing of where they should lie, unless older ones do."""
+    """With equal brain embeddings the loss from targets to brains does not say where they should lie; with older ones it does."""
     rng = torch.Generator().manual_seed(0)
     aim = torch.nn.functional.normalize(torch.randn(16, 8, generator=rng) + 2, dim=1)  # on one side of the sphere
     place, past = torch.randn(8, generator=rng), torch.randn(8, generator=rng)

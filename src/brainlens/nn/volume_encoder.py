@@ -33,6 +33,8 @@ class VolumeDesign:
     tokens only). norm: "layer" or "none" before the head. zero_init: blocks start as the identity.
     patch_dropout: share of patch tokens left out in training (of those attended to; a sum keeps all). input_dropout: share of
     inputs set to zero in training, the others raised.
+    patch_start: spread of the projection's random start, in units of one over the root of a patch's voxels. At 1 a token is
+    almost all noise of its voxels, which steps of a fixed size take long to outgrow; below, its position says more at first.
     """
 
     patch: int = 14
@@ -51,6 +53,7 @@ class VolumeDesign:
     patch_dropout: float = 0.0
     input_dropout: float = 0.0
     checkpointing: bool = False
+    patch_start: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in {"class_token": ("learned", "sum"), "padding": ("end", "centre"), "norm": ("layer", "none")}.items():
@@ -61,6 +64,8 @@ class VolumeDesign:
                 raise DataError(f"volume encoder: {name}={getattr(self, name)} must be at least 1")
         if self.width % self.heads:
             raise DataError(f"volume encoder: width {self.width} is not a multiple of {self.heads} heads")
+        if not 0 < self.patch_start <= 1:
+            raise DataError(f"volume encoder: patch_start={self.patch_start} must be above 0 and at most 1")
         for name in ("dropout", "patch_dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"volume encoder: {name}={getattr(self, name)} must be in [0, 1)")
@@ -164,13 +169,13 @@ class VolumeEncoder(nn.Module):
             self.projection = nn.Parameter(torch.empty(len(order), width))
             scale = torch.tensor(self.sizes, dtype=torch.float32).rsqrt().repeat_interleave(torch.tensor(self.sizes))
             with torch.no_grad():
-                self.projection.normal_(generator=generator).mul_(scale[:, None])
+                self.projection.normal_(generator=generator).mul_(design.patch_start * scale[:, None])
         else:
             index = np.full((self.n_patches, design.patch**3), self.n_voxels, dtype=np.int64)  # V points at a zero
             index[patch_of, slot] = np.arange(self.n_voxels)
             self.register_buffer("gather", torch.from_numpy(index), persistent=False)
             self.projection = nn.Parameter(torch.empty(design.patch**3, width))
-            nn.init.normal_(self.projection, std=design.patch**-1.5, generator=generator)
+            nn.init.normal_(self.projection, std=design.patch_start * design.patch**-1.5, generator=generator)
         self.position = nn.Parameter(torch.randn(self.n_patches, width, generator=generator) * width**-0.5)
         self.class_token = nn.Parameter(torch.randn(width, generator=generator) * width**-0.5)
         self.pre = nn.LayerNorm(width) if design.pre_norm else nn.Identity()
