@@ -22,8 +22,8 @@ from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.split import split_tables
 from brainlens.types import DataError
 
-# What the form fails of, one thing at a time, and all of it together: "remedied" is a preset of its own, and "remedied_..." is that
-# without one of its parts, as the paper's form has it.
+# What the form fails of: "remedied" is a preset with all remedies, and each "remedied_..." is that with one of them taken back,
+# or with another in its place.
 _REMEDIED = "remedied"
 REMEDIES: dict[str, dict[str, Any]] = {
     "": {},

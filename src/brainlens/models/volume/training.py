@@ -54,10 +54,10 @@ class AlignmentTraining:
     `epochs` above 0 sets the steps: epochs x items / batch, items being images, or trials where rows are single. `accumulate`:
     the batch is computed in so many pieces, with the loss of the whole batch. `precision`: float32, bfloat16 or float16 (with a
     scaled loss) inside the encoder; weights, loss and validation stay float32. `queue`: past embeddings kept as further
-    negatives (0: none), cleared when the subject changes. `queue_holds`: those of brain, image and text ("all"), or of image and text
-    alone ("targets"): past brain embeddings are those of an older encoder and carry no gradient, so that nothing holds against
-    the pull of all present ones towards the mean target. `modality`: which targets enter the loss, image, text or both. The
-    batch is that of all processes together.
+    negatives (0: none), cleared when the subject changes. `queue_holds`: those of brain, image and text ("all"), or of
+    image and text alone ("targets"): past brain embeddings are those of an older encoder and carry no gradient, so that nothing
+    holds against the pull of all present ones towards the mean target. `modality`: which targets enter the loss, image, text or
+    both. The batch is that of all processes together.
     """
 
     steps: int = 400
