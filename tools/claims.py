@@ -72,6 +72,7 @@ TARGETS = {
     "align/volume/image_only/retrieval/brain->text/top1": "below both modalities",
     "align/volume/text_only/retrieval/brain->image/top1": "below both modalities",
     "align/volume_paper_small/retrieval/brain->image/top1": "above its ridge",
+    "align/volume_paper_small_remedied/retrieval/brain->image/top1": "above ridge",
     "attribute/bottleneck/truth_auroc": ">= .9",
     "attribute/random/truth_auroc": ".5",
     "attribute/randomised/truth_auroc": ".5",
