@@ -70,7 +70,7 @@ MISTAKES = [
     (("encode", "--dataset", "nsd", "--data", "nowhere"), "nowhere"),
     (("encode", "--method", "magic"), "factortopy"),
     (("align", "--encoder", "magic"), "ridge_whitened"),
-    (("align", "--preset", "huge"), "default, small, paper"),
+    (("align", "--preset", "huge"), "default, small, small_remedied, paper"),
     (("align", "--precision", "float8"), "bfloat16"),
     (("align", "--modality", "sound"), "both, image, text"),
     (("align", "--batch", "1"), "at least 2"),

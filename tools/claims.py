@@ -72,6 +72,7 @@ TARGETS = {
     "align/volume/image_only/retrieval/brain->text/top1": "below both modalities",
     "align/volume/text_only/retrieval/brain->image/top1": "below both modalities",
     "align/volume_paper_small/retrieval/brain->image/top1": "above its ridge",
+    "align/volume_paper_small_remedied/retrieval/brain->image/top1": "above ridge",
     "attribute/bottleneck/truth_auroc": ">= .9",
     "attribute/random/truth_auroc": ".5",
     "attribute/randomised/truth_auroc": ".5",
@@ -338,7 +339,7 @@ def digits69_group(scale: str) -> dict[str, float]:
     return claims_reconstruct.digits_group(scale, WORK, tell) | encoding
 
 
-def volume_paper_group(scale: str) -> dict[str, float]:
+def volume_paper_group(scale: str, asked: tuple[str, ...] = (), epochs: int | None = None) -> dict[str, float]:
     """The paper's form of the whole-brain aligner at a small size, beside ridge; hours at full size, checkpointed."""
     from brainlens.claims.volume_paper import REMEDIES, volume_paper_claims
 
@@ -347,8 +348,9 @@ def volume_paper_group(scale: str) -> dict[str, float]:
     def done(metrics: dict[str, float]) -> None:
         store.save_json(CLAIMS / "volume_paper.json", record(metrics, f"{scale}, not finished"))
 
-    remedies = tuple(REMEDIES) if scale != "small" else ("",)
-    return volume_paper_claims(recording, WORK / f"volume-paper-{scale}", remedies=remedies, tell=tell, done=done)
+    remedies = asked or (tuple(REMEDIES) if scale != "small" else ("",))
+    place, training = WORK / f"volume-paper-{scale}", None if epochs is None else {"epochs": epochs}
+    return volume_paper_claims(recording, place, remedies=remedies, training=training, tell=tell, done=done)
 
 
 def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS) -> dict[str, float]:
@@ -412,6 +414,8 @@ def main() -> None:
     parser.add_argument("--go-on", action="store_true", help="run it again, but keep the fits that are finished")
     parser.add_argument("--scale", choices=list(SIZES), default="full")
     parser.add_argument("--encoders", nargs="+", default=None, help="align, judges: only these; others keep theirs")
+    parser.add_argument("--remedies", nargs="+", default=None, help="volume_paper: only these, such as remedied")
+    parser.add_argument("--epochs", type=int, default=None, help="volume_paper: in place of the preset's")
     parser.add_argument("--minutes", type=float, default=60.0, help="eeg: no fit is begun after so long")
     parser.add_argument("--parts", nargs="+", default=None, help="reconstruct: main, no_dropout, ...; attribute: ib_ba_paper")
     chosen = parser.parse_args()
@@ -420,6 +424,7 @@ def main() -> None:
     elif chosen.parts:
         GROUPS["reconstruct"] = partial(reconstruct_group, parts=tuple(chosen.parts))
     GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
+    GROUPS["volume_paper"] = partial(volume_paper_group, asked=tuple(chosen.remedies or ()), epochs=chosen.epochs)
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))
         GROUPS["judges"] = partial(judges_group, aligners=tuple(chosen.encoders))

@@ -25,6 +25,7 @@ class Table:
 
 ALIGNERS = (
     ("ideal observer", "ideal"), ("`volume`, our default", "volume"), ("the paper's form, small", "volume_paper_small"),
+    ("the same, remedied", "volume_paper_small_remedied"),
     ("ridge, canonical metric (its start)", "ridge_projected"), ("MLP, canonical metric", "mlp_projected"),
     ("linear contrastive, canonical metric", "linear_projected"), ("ridge, whitened", "ridge_whitened"), ("MLP", "mlp"),
     ("linear contrastive", "linear"), ("ridge", "ridge"), ("3D CNN", "cnn"), ("`volume`, shuffled pairs", "shuffled"),

@@ -223,6 +223,48 @@ def test_a_stopped_run_goes_on_to_the_same_bits_with_every_option(options, tmp_p
     assert all(torch.isfinite(value).all() for value in whole.state_dict().values())
 
 
+def test_a_queue_of_targets_holds_no_brain_and_leaves_that_direction_to_the_batch():
+    part = split().train
+    training = replace(QUICK, queue=24, queue_holds="targets")
+    run, batches = AlignmentRun.begin(encoder(), training, part), Batches(part, 16, "mean", 0)
+    for step in range(2):
+        drawn = batches.draw(step)
+        loss, z = joint_gradients(run.module, part, drawn, queue=run.queue)
+        before = {name: value.clone() for name, value in run.queue.content().items()}
+        remember(run.queue, part, drawn, z, accumulate=1, modality="both")
+    assert sorted(before) == ["image", "labels", "text"]
+    assert len(before["image"]) == 16
+    items, truth = drawn.items, 0
+    same = items[:, None] == torch.cat([items, before["labels"]])[None]
+    same[torch.arange(16), torch.arange(16)] = False
+    b = torch.nn.functional.normalize(z, dim=1)
+    for aim, name in ((part.image, "image"), (part.text, "text")):
+        logits = (b @ torch.cat([aim[items], before[name]]).T / 0.07).masked_fill(same, -torch.inf)
+        truth = truth + torch.nn.functional.cross_entropy(logits, torch.arange(16))
+        truth = truth + torch.nn.functional.cross_entropy(aim[items] @ b.T / 0.07, torch.arange(16))
+    torch.testing.assert_close(loss, truth, rtol=1e-5, atol=1e-5)
+
+
+def test_past_brains_pull_all_present_ones_together_and_past_targets_do_not():
+    """With equal brain embeddings the loss from targets to brains does not say where they should lie; with older ones it does."""
+    rng = torch.Generator().manual_seed(0)
+    aim = torch.nn.functional.normalize(torch.randn(16, 8, generator=rng) + 2, dim=1)  # on one side of the sphere
+    place, past = torch.randn(8, generator=rng), torch.randn(8, generator=rng)
+
+    def pull(queue: torch.Tensor | None) -> torch.Tensor:
+        z = place.clone().requires_grad_()
+        b = torch.nn.functional.normalize(z, dim=0).expand(16, 8)
+        gallery = b if queue is None else torch.cat([b, queue])
+        torch.nn.functional.cross_entropy(aim @ gallery.T / 0.07, torch.arange(16)).backward()
+        assert z.grad is not None
+        return -z.grad
+
+    assert float(pull(None).norm()) < 1e-5
+    old = torch.nn.functional.normalize(past, dim=0).expand(40, 8)
+    mean = aim.mean(0) - (aim.mean(0) @ place) * place / (place @ place)
+    assert float(torch.nn.functional.cosine_similarity(pull(old), mean, dim=0)) > 0.9
+
+
 def test_epochs_count_the_steps():
     assert AlignmentTraining(epochs=150, batch=256).on(9000).steps == 5273
     assert AlignmentTraining(steps=7).on(9000).steps == 7
@@ -286,6 +328,7 @@ def test_two_processes_train_as_one_does_with_the_joint_batch(tmp_path):
         ({"batch": 1}, "batch 1 is too small"),
         ({"accumulate": 0}, "accumulate 0"),
         ({"queue": -1}, "queue -1"),
+        ({"queue_holds": "brains"}, "brains' is not one of all, targets"),
         ({"temperature": 0.0}, "temperature"),
         ({"accumulate": 20}, "a batch of 16 in 1 processes x 20 pieces is too small for a contrastive loss"),
     ],

@@ -109,7 +109,7 @@ OTHER_MASK = Volume(MASK[::-1].copy(), np.diag([4.0, 4, 4, 1]))
         (lambda: join_subjects([]), "no responses"),
         (lambda: select_subjects(subject("s1"), ["s7"]), r"'s7' is not in this recording; it has \['s1'\]"),
         (lambda: select_regions(subject("s1"), ["V9"]), "region 'V9' is not one of whole, visual, A, B, LANG"),
-        (lambda: preset("huge"), "'huge' is not one of default, small, paper"),
+        (lambda: preset("huge"), "'huge' is not one of default, small, small_remedied, paper"),
         (lambda: preset("default").changed(training={"stpes": 3}), "training has no 'stpes'; it has steps, batch"),
     ],
 )

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from brainlens.backbones import captioner as K
+from brainlens.backbones.llava_tiles import tile_tokens, tiles
 from brainlens.types import DataError, Stimuli
 
 WORDS = [f"word{i}" for i in range(20)]
@@ -122,14 +124,18 @@ TEMPLATE = (
 )
 
 
-def build_llava(folder: Path, *, strategy: str = "default", template: str | None = TEMPLATE) -> Path:
+GRIDS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]
+
+
+def build_llava(folder: Path, *, strategy: str = "default", template: str | None = TEMPLATE, tiled: bool = False) -> Path:
     folder.mkdir(parents=True)
     tokenizer = word_tokenizer(["<unk>", "</s>", "<image>"])
     tokenizer.save_pretrained(folder)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     marks = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(tokenizer)}
     vision = {**size, "model_type": "clip_vision_model", "image_size": 16, "patch_size": 8, "projection_dim": 8}
-    config = transformers.LlavaConfig(
+    config = (transformers.LlavaNextConfig if tiled else transformers.LlavaConfig)(
+        **({"image_grid_pinpoints": GRIDS} if tiled else {}),
         vision_config=vision,
         text_config={**size, **marks, "model_type": "llama", "max_position_embeddings": 64},
         image_token_index=2,
@@ -137,7 +143,7 @@ def build_llava(folder: Path, *, strategy: str = "default", template: str | None
         vision_feature_layer=-1,
     )
     torch.manual_seed(4)
-    model = transformers.LlavaForConditionalGeneration(config)
+    model = (transformers.LlavaNextForConditionalGeneration if tiled else transformers.LlavaForConditionalGeneration)(config)
     save_shaken(model, folder, 0.5)
     if template is not None:
         (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
@@ -273,6 +279,62 @@ def test_llava_equals_greedy_decoding_by_hand_and_reads_the_picture(llava: K.Cap
     assert len(set(expected)) > 1
 
 
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> K.Captioner:
+    return K.load_captioner(build_llava(tmp_path_factory.mktemp("llava") / "tiled", tiled=True))
+
+
+SHAPES = [(16, 16), (30, 60), (60, 30), (97, 13), (13, 97), (33, 32), (500, 333), (7, 7), (31, 63)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tiles_and_their_tokens_are_those_of_the_published_processor_and_network(
+    shape: tuple[int, int], tiled: K.Captioner
+) -> None:
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    steps = tiled.preprocess
+    processor = LlavaNextImageProcessorPil(
+        size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16}, image_grid_pinpoints=GRIDS,
+        image_mean=list(steps.mean), image_std=list(steps.std), rescale_factor=steps.rescale, resample=steps.resample,
+    )  # fmt: skip
+    truth = processor(Image.fromarray(image), return_tensors="np", input_data_format="channels_last")
+    ours = tiles(image, GRIDS, 16, steps)
+    np.testing.assert_allclose(ours, truth["pixel_values"][0], atol=1e-5)
+    with torch.no_grad():
+        seen = tiled.model.model.get_image_features(torch.from_numpy(ours)[None], torch.tensor([shape])).pooler_output[0]
+    assert len(seen) == tile_tokens(shape, GRIDS, 16, 8)
+
+
+def test_llava_with_tiles_equals_greedy_decoding_by_hand_and_reads_the_picture(tiled: K.Captioner) -> None:
+    prompt, model, expected = "Describe word3", tiled.model, []
+    for image in stimuli().images:
+        start = K.llava_tokens(tiled, prompt, image.shape[:2])
+        numbers, at = list(start), [i for i, n in enumerate(start) if n == 2]
+        pixels = torch.from_numpy(tiles(image, GRIDS, 16, tiled.preprocess))[None]
+        with torch.no_grad():
+            seen = model.model.get_image_features(pixels, torch.tensor([image.shape[:2]])).pooler_output[0]
+            for _ in range(6):
+                rows = model.get_input_embeddings()(torch.tensor(numbers))
+                rows[at] = seen
+                hidden = model.model.language_model(inputs_embeds=rows[None]).last_hidden_state[0, -1]
+                numbers.append(int(model.lm_head(hidden).argmax()))
+                if numbers[-1] == 1:
+                    break
+        expected.append(" ".join(tiled.tokenizer.decode(numbers[len(start) :], skip_special_tokens=True).split()))
+    assert K.caption_images(tiled, stimuli(), prompt=prompt, batch=3, max_new_tokens=6) == expected
+    assert len(set(expected)) > 1
+
+
+def test_tiles_with_class_tokens_among_them_and_pictures_without_a_grid_are_refused(tmp_path: Path) -> None:
+    folder = build_llava(tmp_path / "full", tiled=True, strategy="full")
+    with pytest.raises(DataError, match="'full' leaves class tokens among its tiles"):
+        K.load_captioner(folder)
+    with pytest.raises(DataError, match="image of 10 x 40 fits into none of the grids"):
+        tile_tokens((10, 40), [], 16, 8)
+
+
 @pytest.mark.parametrize(
     "template, text",
     [(None, "has no chat template in chat_template.jinja"), ("USER: hello", "gives 0 image tokens"),
@@ -321,7 +383,7 @@ def test_a_caption_that_does_not_end_stops_where_the_decoder_has_no_more_places(
 
 def test_bad_input_is_one_clear_line(blip: K.Captioner, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(DataError, match="of type 'vit'; captioners are blip, blip-2, qwen2_5_vl, llava"):
+    with pytest.raises(DataError, match="of type 'vit'; captioners are blip, blip-2, qwen2_5_vl, llava, llava_next"):
         K.load_captioner(tmp_path)
     with pytest.raises(DataError, match="batch 0"):
         K.caption_images(blip, stimuli(), batch=0)

@@ -325,7 +325,10 @@ MISTAKES = {
     ),
     "a gallery of another network": (lambda f: RidgeAligner().fit(Y, Z).gallery(Y), "have 27 columns, .* fitted on 6"),
     "more neighbours than rows": (lambda f: RidgeAligner().fit(Y, Z).retrieve(Y, Z, k=41), "k is 1 to 40"),
-    "an unknown preset": (lambda f: VolumeAligner("huge").fit(Y, Z, mask_img=CUBE), "'huge' is not one of default, small, paper"),
+    "an unknown preset": (
+        lambda f: VolumeAligner("huge").fit(Y, Z, mask_img=CUBE),
+        "'huge' is not one of default, small, small_remedied, paper",
+    ),
     "an unknown field": (lambda f: LinearAligner(training={"stpes": 3}).fit(Y, Z), "has no 'stpes'; it has steps"),
     "another version": (lambda f: RidgeAligner.load(of_version(f, 99)), "version 99 of RidgeAligner, this library reads 1"),
     "another class": (lambda f: LinearAligner.load(of_version(f, 1)), "holds a RidgeAligner, not a LinearAligner"),

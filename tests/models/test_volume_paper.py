@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,14 @@ import pytest
 import torch
 
 from brainlens.align import align
+from brainlens.claims.volume_paper import REMEDIES
+from brainlens.claims.volume_paper import changed as changed_by
 from brainlens.models.volume.batches import repeat_weights
 from brainlens.models.volume.estimators import VolumeAligner
 from brainlens.models.volume.presets import preset
 from brainlens.models.volume.split import split_tables
 from brainlens.models.volume.training import AlignmentRun, AlignmentTraining
+from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.types import DataError, Features, Responses, Volume
 
 CUBE = Volume(np.ones((6, 6, 6), bool), np.eye(4))
@@ -79,6 +83,48 @@ def test_presets_say_what_the_paper_says() -> None:
     assert VolumeAligner.small().settings().training.on(3 * 9000).steps == round(60 * 27000 / 128)
     with pytest.raises(DataError, match="select 'luck' is not one of loss, retrieval"):
         AlignmentTraining(select="luck")
+
+
+def test_the_remedied_form_is_the_small_one_but_for_its_remedies() -> None:
+    plain, other = preset("small"), VolumeAligner.small(remedied=True).settings()
+    changed = {k: v for k, v in vars(other.training).items() if v != vars(plain.training)[k]}
+    assert {"temperature": 0.07, "queue": 0, "lr": 1e-3}.items() <= changed.items()
+    assert set(changed) <= {"temperature", "queue", "lr", "warmup", "batch", "epochs", "evaluate_every", "checkpoint_every"}
+    design = {k for k, v in vars(other.design).items() if v != vars(plain.design)[k]}
+    assert design == {"depth", "patch_dropout", "patch_start"}
+    assert other.centred is plain.centred is False
+
+
+@pytest.mark.parametrize("remedy", REMEDIES)
+def test_each_remedy_is_a_recipe_of_its_own(remedy: str) -> None:
+    assert [name for name in REMEDIES if changed_by(name) == changed_by(remedy)] == [remedy]
+    base = preset("small_remedied" if remedy.startswith("remedied") else "small")
+    assert (changed_by(remedy) == base) == (remedy in ("", "remedied"))
+
+
+def test_an_unknown_remedy_is_one_line() -> None:
+    with pytest.raises(DataError, match="remedy 'luck' is not one of none, remedied, remedied_tau01"):
+        changed_by("luck")
+
+
+@pytest.mark.parametrize("start", [0.0, 1.5])
+def test_a_start_of_the_projection_that_cannot_be_is_one_line(start: float) -> None:
+    with pytest.raises(DataError, match=f"patch_start={start} must be above 0 and at most 1") as error:
+        VolumeDesign(patch_start=start)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("per_patch", [False, True])
+def test_a_small_start_of_the_projection_leaves_positions_to_tell_patches_apart(per_patch: bool) -> None:
+    mask = np.ones((12, 12, 12), dtype=bool)
+    shape = VolumeDesign(patch=3, width=16, depth=1, heads=2, embed_dim=8, per_patch=per_patch)
+    for seed in range(10):
+        x = torch.randn(64, int(mask.sum()), generator=torch.Generator().manual_seed(seed))
+        for start in (1.0, 0.1):
+            tokens = VolumeEncoder(mask, replace(shape, patch_start=start), seed=seed).eval().tokens(x)[:, 1:].detach()
+            place, voxels = float(tokens.mean(0).var(0).sum()), float(tokens.var(0).mean(0).sum())
+            expected = (1 / 16) / (1 / 16 + start**2)  # positions have a variance of 1 / width, patches of start squared
+            assert place / (place + voxels) == pytest.approx(expected, abs=0.06)
 
 
 def test_the_small_form_trains_and_is_scored_without_a_centre(recording) -> None:

@@ -158,6 +158,19 @@ def test_patch_dropout_keeps_the_sum_whole_and_is_off_in_evaluation():
     assert (many[0, 1:, None] - full[0, None, 1:]).abs().sum(-1).min(1).values.max() < 1e-5  # each of them is a patch
 
 
+def test_patches_that_dropout_leaves_out_are_not_projected_and_the_rest_is_the_same():
+    encoder = VolumeEncoder(blob(), replace(TINY, patch_dropout=0.5, input_dropout=0.2)).train()
+    x, found = torch.randn(5, encoder.n_voxels), []
+    for tokens in (encoder.tokens, lambda x: encoder.assemble(encoder.embedded(x))):
+        torch.manual_seed(0)
+        encoder.zero_grad()
+        value = tokens(x)
+        value.square().sum().backward()
+        found.append((value.detach(), encoder.projection.grad.clone(), encoder.position.grad.clone()))
+    for fast, plain in zip(*found):
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
 def test_input_dropout_keeps_the_projection_in_expectation():
     encoder = VolumeEncoder(blob(), replace(TINY, per_patch=True, input_dropout=0.3))
     x = torch.randn(1, encoder.n_voxels)

@@ -1,4 +1,4 @@
-"""Captions of images by a vision-language model (BLIP, BLIP-2, Qwen2.5-VL, LLaVA-1.5), resumable; how good they are under a CLIP.
+"""Captions of images by a vision-language model (`KINDS`: BLIP to LLaVA-1.6), resumable; how good they are under a CLIP.
 
 The prompt asks for what the whole-brain alignment paper found useful: what is there, how it looks, what it does, where
 things are to each other, in as much text as CLIP's text encoder can read.
@@ -23,6 +23,7 @@ from PIL import Image
 from brainlens import miniatures
 from brainlens.backbones.clip import Clip, embed_images, embed_texts, token_counts
 from brainlens.backbones.folder import files_hash, library, load_tokenizer, load_weights, model_folder, read_json
+from brainlens.backbones.llava_tiles import tile_tokens, tiles
 from brainlens.backbones.preprocess import Preprocess, as_rgb, read_preprocess
 from brainlens.backbones.vision import read_images
 from brainlens.metrics.retrieval import retrieval
@@ -36,8 +37,10 @@ KINDS = {
     "blip-2": "Blip2ForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "llava": "LlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
 }
-CHAT = ("qwen2_5_vl", "llava")  # they answer an instruction, the others continue a text
+LLAVA = ("llava", "llava_next")
+CHAT = ("qwen2_5_vl", *LLAVA)  # they answer an instruction, the others continue a text
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "processor_config.json")
 PROMPT = (
     "Describe this picture in one or two plain sentences of at most 50 words: the main things in it, their colours and "
@@ -63,7 +66,7 @@ class Captioner:
 
 
 def load_captioner(name_or_folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
-    """BLIP, BLIP-2, Qwen2.5-VL or LLaVA-1.5 from a local folder or by hub name, from safetensors, without remote code.
+    """BLIP, BLIP-2, Qwen2.5-VL, LLaVA-1.5 or -1.6 from a local folder or by hub name, from safetensors, without remote code.
 
     "miniature" is the shipped BLIP, which knows drawn scenes and crops of them.
     Raises DataError if the folder is of another kind or incomplete, as a LLaVA without its chat template.
@@ -73,8 +76,13 @@ def load_captioner(name_or_folder: str | Path, *, device: str = "cpu", dtype: to
     kind = str(read_json(folder / "config.json").get("model_type"))
     if kind not in KINDS:
         raise DataError(f"model folder {str(folder)!r} is of type {kind!r}; captioners are {', '.join(KINDS)}")
-    template = chat_template(folder) if kind == "llava" else ""
+    template = chat_template(folder) if kind in LLAVA else ""
     model = load_weights(getattr(transformers, KINDS[kind]), folder)
+    if kind == "llava_next" and model.config.vision_feature_select_strategy != "default":
+        raise DataError(
+            f"model folder {str(folder)!r}: vision_feature_select_strategy "
+            f"{model.config.vision_feature_select_strategy!r} leaves class tokens among its tiles; it is 'default' in LLaVA-1.6"
+        )
     qwen = kind == "qwen2_5_vl"
     settings, steps = (_qwen_settings(folder), None) if qwen else ({}, read_preprocess(folder))
     tokenizer = load_tokenizer(folder, vocabulary=int(model.config.text_config.vocab_size))
@@ -132,7 +140,7 @@ def caption_images(
     noted = {} if folder is None else {r["key"]: str(r["caption"]) for r in read_log(folder) if {"key", "caption"} <= set(r)}
     keys = [hashlib.sha256(setting.encode() + image_key(read_images(stimuli, [i])[0])).hexdigest() for i in range(len(stimuli))]
     todo = [i for i in range(len(stimuli)) if keys[i] not in noted]
-    say = {"blip": _blip, "blip-2": _blip2, "qwen2_5_vl": _qwen_each, "llava": _llava}[captioner.kind]
+    say = {"blip": _blip, "blip-2": _blip2, "qwen2_5_vl": _qwen_each, "llava": _llava, "llava_next": _llava_next}[captioner.kind]
     for start in range(0, len(todo), batch):
         here = todo[start : start + batch]
         with torch.inference_mode():
@@ -227,8 +235,32 @@ def _llava(captioner: Captioner, images: list[np.ndarray], prompt: str, length: 
     return tokenizer.batch_decode(out[:, numbers.shape[1] :], skip_special_tokens=True)
 
 
-def llava_tokens(captioner: Captioner, prompt: str) -> list[int]:
-    """Token numbers of the conversation with one picture; raises DataError where template and tokenizer have no image token."""
+def _llava_next(captioner: Captioner, images: list[np.ndarray], prompt: str, length: int) -> list[str]:
+    """One at a time, since pictures of different shape have different numbers of tiles and tokens."""
+    model, tokenizer, found = captioner.model, captioner.tokenizer, []
+    assert captioner.preprocess is not None
+    grids, vision = model.config.image_grid_pinpoints, model.config.vision_config
+    for image in images:
+        pixels = torch.from_numpy(tiles(image, grids, vision.image_size, captioner.preprocess))[None]
+        size = as_rgb(image).shape[:2]
+        numbers = torch.tensor([llava_tokens(captioner, prompt, size)], device=model.device)
+        out = model.generate(
+            input_ids=numbers,
+            attention_mask=torch.ones_like(numbers),
+            pixel_values=pixels.to(device=model.device, dtype=model.dtype),
+            image_sizes=torch.tensor([size], device=model.device),
+            max_new_tokens=length,
+            do_sample=False,
+        )
+        found.append(tokenizer.decode(out[0, numbers.shape[1] :], skip_special_tokens=True))
+    return found
+
+
+def llava_tokens(captioner: Captioner, prompt: str, size: tuple[int, int] | None = None) -> list[int]:
+    """Token numbers of the conversation with one picture; raises DataError where template and tokenizer have no image token.
+
+    size: height and width of the picture, on which the number of its tokens depends in LLaVA-1.6.
+    """
     config, tokenizer = captioner.model.config, captioner.tokenizer
     said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
     try:
@@ -246,8 +278,13 @@ def llava_tokens(captioner: Captioner, prompt: str) -> list[int]:
             f"{captioner.name}: its chat template gives {numbers.count(image)} image tokens (number {image}) for one picture, "
             "not 1; copy the template and the tokenizer of the same model"
         )
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    count, at = side**2 + (config.vision_feature_select_strategy == "full"), numbers.index(image)
+    vision, at = config.vision_config, numbers.index(image)
+    count = (vision.image_size // vision.patch_size) ** 2
+    if captioner.kind == "llava_next":
+        assert size is not None
+        count = tile_tokens(size, config.image_grid_pinpoints, vision.image_size, vision.patch_size)
+    elif config.vision_feature_select_strategy == "full":
+        count += 1
     return [*numbers[:at], *[image] * count, *numbers[at + 1 :]]
 
 

@@ -22,13 +22,18 @@ from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.split import split_tables
 from brainlens.types import DataError
 
-# why the form may stay below ridge, one cause each: over-confidence, too few views of a brain, targets on one side of the sphere
+# What the form fails of: "remedied" is a preset with all remedies, and each "remedied_..." is that with one of them taken back,
+# or with another in its place.
+_REMEDIED = "remedied"
 REMEDIES: dict[str, dict[str, Any]] = {
     "": {},
-    "tau05": {"training": {"temperature": 0.05}},
-    "patch_dropout": {"design": {"patch_dropout": 0.5, "input_dropout": 0.2}},
-    "centred": {"centred": True},
-    "all": {"training": {"temperature": 0.05}, "design": {"patch_dropout": 0.5, "input_dropout": 0.2}, "centred": True},
+    "remedied": {},
+    "remedied_tau01": {"training": {"temperature": 0.01}},
+    "remedied_queue": {"training": {"queue": 512}},
+    "remedied_queue_of_targets": {"training": {"queue": 512, "queue_holds": "targets"}},
+    "remedied_queue_centred": {"training": {"queue": 512}, "centred": True},
+    "remedied_centred": {"centred": True},
+    "remedied_full_start": {"design": {"patch_start": 1.0}},
 }
 
 
@@ -37,7 +42,8 @@ def changed(remedy: str, *, training: Mapping[str, Any] | None = None) -> Preset
     if remedy not in REMEDIES:
         raise DataError(f"remedy {remedy!r} is not one of {', '.join(name or 'none' for name in REMEDIES)}")
     parts = REMEDIES[remedy]
-    chosen = preset("small").recipe(training=parts.get("training"), design=parts.get("design"))
+    base = "small_remedied" if remedy.startswith(_REMEDIED) else "small"
+    chosen = preset(base).recipe(training=parts.get("training"), design=parts.get("design"))
     return replace(chosen.recipe(training=training), centred=parts.get("centred", chosen.centred))
 
 

@@ -77,7 +77,10 @@ def align(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(help="default, paper (as published) or small (fMRI: the paper's form, small).", rich_help_panel=TRAINING),
+        typer.Option(
+            help="default, paper (as published); fMRI: small (the paper's form, small), small_remedied (one that learns).",
+            rich_help_panel=TRAINING,
+        ),
     ] = "default",
     steps_: Annotated[
         int | None, typer.Option("--steps", help="fMRI: training steps of the contrastive encoders.", rich_help_panel=TRAINING)

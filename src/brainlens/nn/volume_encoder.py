@@ -33,6 +33,8 @@ class VolumeDesign:
     tokens only). norm: "layer" or "none" before the head. zero_init: blocks start as the identity.
     patch_dropout: share of patch tokens left out in training (of those attended to; a sum keeps all). input_dropout: share of
     inputs set to zero in training, the others raised.
+    patch_start: spread of the projection's random start, in units of one over the root of a patch's voxels. At 1 a token is
+    almost all noise of its voxels, which steps of a fixed size take long to outgrow; below, its position says more at first.
     """
 
     patch: int = 14
@@ -51,6 +53,7 @@ class VolumeDesign:
     patch_dropout: float = 0.0
     input_dropout: float = 0.0
     checkpointing: bool = False
+    patch_start: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in {"class_token": ("learned", "sum"), "padding": ("end", "centre"), "norm": ("layer", "none")}.items():
@@ -61,6 +64,8 @@ class VolumeDesign:
                 raise DataError(f"volume encoder: {name}={getattr(self, name)} must be at least 1")
         if self.width % self.heads:
             raise DataError(f"volume encoder: width {self.width} is not a multiple of {self.heads} heads")
+        if not 0 < self.patch_start <= 1:
+            raise DataError(f"volume encoder: patch_start={self.patch_start} must be above 0 and at most 1")
         for name in ("dropout", "patch_dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"volume encoder: {name}={getattr(self, name)} must be in [0, 1)")
@@ -164,13 +169,13 @@ class VolumeEncoder(nn.Module):
             self.projection = nn.Parameter(torch.empty(len(order), width))
             scale = torch.tensor(self.sizes, dtype=torch.float32).rsqrt().repeat_interleave(torch.tensor(self.sizes))
             with torch.no_grad():
-                self.projection.normal_(generator=generator).mul_(scale[:, None])
+                self.projection.normal_(generator=generator).mul_(design.patch_start * scale[:, None])
         else:
             index = np.full((self.n_patches, design.patch**3), self.n_voxels, dtype=np.int64)  # V points at a zero
             index[patch_of, slot] = np.arange(self.n_voxels)
             self.register_buffer("gather", torch.from_numpy(index), persistent=False)
             self.projection = nn.Parameter(torch.empty(design.patch**3, width))
-            nn.init.normal_(self.projection, std=design.patch**-1.5, generator=generator)
+            nn.init.normal_(self.projection, std=design.patch_start * design.patch**-1.5, generator=generator)
         self.position = nn.Parameter(torch.randn(self.n_patches, width, generator=generator) * width**-0.5)
         self.class_token = nn.Parameter(torch.randn(width, generator=generator) * width**-0.5)
         self.pre = nn.LayerNorm(width) if design.pre_norm else nn.Identity()
@@ -191,10 +196,7 @@ class VolumeEncoder(nn.Module):
 
     def patches(self, x: Tensor) -> Tensor:
         """Projected patches (B, P, width), before positions: sum over the patch's voxels of voxel times its weights."""
-        if x.ndim != 2 or x.shape[1] != self.n_voxels:
-            raise DataError(f"volume encoder: input {tuple(x.shape)} is not (batch, {self.n_voxels} voxels of the mask)")
-        if self.training and self.design.input_dropout:
-            x = F.dropout(x, self.design.input_dropout)
+        x = self._entered(x)
         if not self.design.per_patch:
             return F.pad(x, (0, 1))[:, self.gather] @ self.projection
         pieces = zip(x[:, self.order].split(self.sizes, 1), self.projection.split(self.sizes))
@@ -205,19 +207,45 @@ class VolumeEncoder(nn.Module):
         return self.patches(x) + self.position
 
     def tokens(self, x: Tensor) -> Tensor:
-        """Tokens before the first block (B, 1 + P, width), class token first."""
+        """Tokens before the first block (B, 1 + P, width), class token first.
+
+        Patches that dropout leaves out are not projected where nothing else reads them: the same tokens, for less.
+        """
+        if self._chosen_only():
+            x = self._entered(x)
+            chosen = self._chosen(len(x), x.device)
+            voxels = F.pad(x, (0, 1)).gather(1, self.gather[chosen].flatten(1)).unflatten(1, (chosen.shape[1], -1))
+            return self._joined(voxels @ self.projection + self.position[chosen], None)
         return self.assemble(self.embedded(x))
 
     def assemble(self, patches: Tensor) -> Tensor:
         """Embedded patches (B, P, width) -> tokens (B, 1 + P, width), class token first."""
-        total, whole = self.n_patches, patches
+        whole = patches
         if self.training and self.design.patch_dropout:
-            kept = max(1, round(total * (1 - self.design.patch_dropout)))
-            chosen = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :kept]
+            chosen = self._chosen(len(patches), patches.device)
             patches = patches.gather(1, chosen[..., None].expand(-1, -1, patches.shape[2]))
+        return self._joined(patches, whole)
+
+    def _entered(self, x: Tensor) -> Tensor:
+        if x.ndim != 2 or x.shape[1] != self.n_voxels:
+            raise DataError(f"volume encoder: input {tuple(x.shape)} is not (batch, {self.n_voxels} voxels of the mask)")
+        return F.dropout(x, self.design.input_dropout) if self.training and self.design.input_dropout else x
+
+    def _chosen_only(self) -> bool:
+        design = self.design
+        return self.training and design.patch_dropout > 0 and not design.per_patch and design.class_token == "learned"
+
+    def _chosen(self, batch: int, device: torch.device) -> Tensor:
+        """Patches that dropout keeps in each row (batch, kept)."""
+        kept = max(1, round(self.n_patches * (1 - self.design.patch_dropout)))
+        return torch.rand((batch, self.n_patches), device=device).argsort(1)[:, :kept]
+
+    def _joined(self, patches: Tensor, whole: Tensor | None) -> Tensor:
+        """Tokens of kept patches (B, kept, width); whole (B, P, width): all of them, where the class token carries their sum."""
         first = self.class_token.to(patches.dtype).expand(len(patches), 1, -1)
         if self.design.class_token == "sum":  # of all patches: dropout thins what is attended to, not what is summed
-            first = first + whole.mean(1, keepdim=True) * total**0.5
+            assert whole is not None
+            first = first + whole.mean(1, keepdim=True) * self.n_patches**0.5
             return torch.cat([first, self.pre(patches)], 1)
         return self.pre(torch.cat([first, patches], 1))
 

@@ -175,7 +175,7 @@ def remember(queue: MemoryQueue, part: AlignmentPart, drawn: Drawn, z: Tensor, *
     image, text = targets(part, items, modality)
     present = {"brain": z} | ({} if image is None else {"image": image}) | ({} if text is None else {"text": text})
     with torch.no_grad():
-        rows = {name: gather(value) for name, value in present.items()}
+        rows = {name: gather(value) for name, value in present.items() if name in queue.names}
         queue.push(rows, gather(items.to(z.device)), subject=drawn.subject)
 
 

@@ -37,6 +37,7 @@ __all__ = ["AlignmentTraining", "learning_rate", "reciprocal_rank", "repeat_weig
 
 Progress = Callable[[int, dict[str, float]], None]
 FORMAT = 2  # of a checkpoint; raised when what it holds changes
+LATER = (("select", "loss"), ("queue_holds", "all"))  # fields that older checkpoints lack, at the value they were trained with
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ class AlignmentTraining:
     `epochs` above 0 sets the steps: epochs x items / batch, items being images, or trials where rows are single. `accumulate`:
     the batch is computed in so many pieces, with the loss of the whole batch. `precision`: float32, bfloat16 or float16 (with a
     scaled loss) inside the encoder; weights, loss and validation stay float32. `queue`: past embeddings kept as further
-    negatives (0: none), cleared when the subject changes. `modality`: which targets enter the loss, image, text or both. The
-    batch is that of all processes together.
+    negatives (0: none), cleared when the subject changes. `queue_holds`: those of brain, image and text ("all"), or of
+    image and text alone ("targets"): past brain embeddings are those of an older encoder and carry no gradient, so that nothing
+    holds against the pull of all present ones towards the mean target. `modality`: which targets enter the loss, image, text or
+    both. The batch is that of all processes together.
     """
 
     steps: int = 400
@@ -75,6 +78,7 @@ class AlignmentTraining:
     queue: int = 0
     modality: str = "both"
     select: str = "loss"
+    queue_holds: str = "all"
 
     def __post_init__(self) -> None:
         for name, known in {
@@ -82,6 +86,7 @@ class AlignmentTraining:
             "modality": MODALITIES,
             "repeats": REPEATS,
             "select": ("loss", "retrieval"),
+            "queue_holds": ("all", "targets"),
         }.items():
             if getattr(self, name) not in known:
                 raise DataError(f"training: {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -125,7 +130,7 @@ class AlignmentRun:
         optimiser = torch.optim.AdamW(_decay_groups(module, training.weight_decay), lr=training.lr)
         run = cls(module, copy.deepcopy(module).eval(), optimiser, copy.deepcopy(module.state_dict()))
         if training.queue:
-            there = {"brain": True, "image": training.modality != "text"}
+            there = {"brain": training.queue_holds == "all", "image": training.modality != "text"}
             there["text"] = part.text is not None and training.modality != "image"
             names = tuple(name for name, present in there.items() if present)
             run.queue = MemoryQueue(part.image.shape[1], training.queue, names=names).to(part.x.device)
@@ -276,7 +281,7 @@ def _made_for(module: nn.Module, part: AlignmentPart, training: AlignmentTrainin
         "voxels": part.x.shape[1],
         "images": hashlib.sha256("\n".join(part.ids.tolist()).encode()).hexdigest()[:16],
         "encoder": hashlib.sha256(shapes.encode()).hexdigest()[:16],
-        "training": {name: v for name, v in asdict(training).items() if (name, v) != ("select", "loss")},  # checkpoints before it
+        "training": {name: v for name, v in asdict(training).items() if (name, v) not in LATER},
         "seed": seed,
     }
 
