@@ -7,6 +7,7 @@ steps and at most 50 pictures a class, as in "Brain Decodes Deep Nets", section 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from brainlens.backbones import vision
 from brainlens.backbones.folder import model_folder
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.store import load_checkpoint, remove_checkpoints, save_checkpoint
-from brainlens.types import DataError, Stimuli, read_text
+from brainlens.types import DataError, Stimuli, read_text, reading
 
 COLUMNS = (("file", "image", "stimulus", "id"), ("label", "class", "category"))
 
@@ -63,12 +64,12 @@ def read_labels(path: str | Path, stimuli: Stimuli) -> np.ndarray:
     Returns (picture,) strings in the order of the stimuli.
     Raises DataError for other columns, pictures without a label, labels of pictures that are not there, and a single class.
     """
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    with reading(path, "save it as CSV text again"):
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         names = [next((c for c in known if c in (reader.fieldnames or ())), None) for known in COLUMNS]
         if None in names:
             raise DataError(f"{path} has the columns {reader.fieldnames}; it needs file and label")
-        found = {Path(row[str(names[0])]).stem: row[str(names[1])].strip() for row in reader}
+        found = {Path(row[str(names[0])]).stem: (row[str(names[1])] or "").strip() for row in reader}
     missing = [str(name) for name in stimuli.ids if not found.get(str(name))]
     extra = sorted(set(found) - set(map(str, stimuli.ids)))
     if missing or extra:
