@@ -108,13 +108,27 @@ def fine_tune(
     """Trains a network on labelled pictures and writes it as a model folder that every command reads; goes on where it stopped.
 
     labels (picture,) strings.
-    Checkpoints lie in `out/unfinished` until the folder is whole. Scores: `accuracy/after` of held-out pictures by the trained
-    layer and `accuracy/before` by a linear layer alone on the network as it was, each with interval, n and chance.
+    Checkpoints lie in `out/unfinished` until the folder is whole, which one process at a time may write.
+    Scores: `accuracy/after` of held-out pictures by the trained layer and `accuracy/before` by a linear layer alone on the
+    network as it was, each with interval, n and chance.
     """
-    chosen = settings or FineTuning()
     source, place = model_folder(network), Path(out)
     if place.resolve() == Path(source).resolve():
         raise DataError(f"finetune: {out} is the network's own folder; name another one")
+    with store.lock(place):  # one training a folder: checkpoints and weights of two would be mixed
+        return _fine_tuned(source, stimuli, labels, place, settings or FineTuning(), device, tell)
+
+
+def _fine_tuned(
+    source: Path,
+    stimuli: Stimuli,
+    labels: np.ndarray,
+    place: Path,
+    chosen: FineTuning,
+    device: str,
+    tell: Callable[[str, float | None], None],
+) -> FineTuned:
+    """`fine_tune` in a folder that is held."""
     classes = sorted(set(map(str, labels)))
     train, test = parts_of(labels, chosen)
     target = torch.tensor([classes.index(str(name)) for name in labels], device=device)
@@ -157,7 +171,7 @@ def fine_tune(
     found.scores |= _accuracy("after", _predicted(backbone, embed, head, test, chosen.batch), target[torch.from_numpy(test)])
     found.scores["accuracy/chance"] = float(torch.bincount(target[torch.from_numpy(test)]).max()) / len(test)
     found.scores |= {"images/train": float(len(train)), "images/test": float(len(test)), "classes": float(len(classes))}
-    _write(backbone, Path(source), place, chosen, found)
+    _write(backbone, source, place, chosen, found)
     remove_checkpoints(place / "unfinished")
     return found
 
