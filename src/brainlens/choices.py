@@ -3,8 +3,6 @@
 The modules that act on them take them from here.
 """
 
-import re
-
 ENCODE_METHODS = ("factortopy", "ridge", "class_token", "patch_token", "gnet")
 ATTRIBUTE_METHODS = ("bottleneck", "rise", "gradcam", "chefer", "integrated_gradients", "random")
 
@@ -25,14 +23,3 @@ RECONSTRUCT_PRESETS = ("default", "paper")
 TOKENS = ("joint", "region")
 STARTS = ("attention", "predicted", "ridge", "random")
 CHOOSERS = ("evidence", "ridge", "predictor")
-
-
-def part_of(text: str) -> tuple[int, int]:
-    """K and N of a part "K/N". Raises DataError for another text."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= number <= parts:
-        from brainlens.types import DataError
-
-        raise DataError(f"part {text!r} is not K/N with 1 <= K <= N, the number of parts; as 2/8")
-    return number, parts

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens.choices import GALLERIES, PROTOCOLS, part_of
-from brainlens.types import DataError, Responses, Stimuli, Volume
+from brainlens.choices import GALLERIES, PROTOCOLS
+from brainlens.types import DataError, Responses, Stimuli, Volume, part_of
 
 NOT_REGIONS = ("", "none", "nan")
 NOT_VISUAL = (*NOT_REGIONS, "LANG")  # labels of voxels outside the visual regions

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 
 from brainlens import miniatures, store
 from brainlens.backbones.fine_tuning import fine_tune
+from brainlens.store import arrays
 from brainlens.store.archive import open_archive
+from brainlens.store.files import sync_folder
 from brainlens.store.locks import appearing
 from brainlens.types import DataError, Result, Stimuli
 
@@ -116,6 +119,23 @@ def test_two_writers_of_one_run_leave_one_whole_run(tmp_path: Path) -> None:
         for what in KINDS:
             assert numbers_of(what, tmp_path / f"{what}{trial}") in ({1.0}, {2.0}), (what, trial)
     assert [path.name for path in tmp_path.rglob(".*")] == []  # nor anything else left
+
+
+def test_an_array_and_its_entry_are_of_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer that begins once the first has given its file the name waits with its own."""
+    others: list[threading.Thread] = []
+
+    def meanwhile(folder: Path) -> None:
+        if not others:
+            others.append(threading.Thread(target=store.save_array, args=(tmp_path, "x", np.full(20, 2.0))))
+            others[0].start()
+            others[0].join(timeout=1)
+        sync_folder(folder)
+
+    monkeypatch.setattr(arrays, "sync_folder", meanwhile)
+    store.save_array(tmp_path, "x", np.full(20, 1.0))
+    others[0].join(timeout=60)
+    np.testing.assert_array_equal(store.open_array(tmp_path, "x"), np.full(20, 2.0))
 
 
 KILLED = """

@@ -46,7 +46,7 @@ def a_network(value: Any) -> Any:
 def a_part(value: str | None) -> str | None:
     """K/N as it is typed; whether there are N units is known later."""
     if value is not None:
-        from brainlens.choices import part_of
+        from brainlens.types import part_of
 
         part_of(value)
     return value
