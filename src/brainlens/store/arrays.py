@@ -244,7 +244,7 @@ class ArrayWriter:
 
     def __enter__(self) -> ArrayWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        header = _header(self.shape, self.dtype)
+        header = array_header(self.shape, self.dtype)
         self._offset, self._row_bytes = len(header), _bytes(self.shape[1:], self.dtype)
         self._total = self.shape[0] if self.shape else 1
         self._handle = self._held()
@@ -378,7 +378,8 @@ def _overflowed(converted: np.ndarray, piece: np.ndarray) -> bool:
     return bool(top.any() and np.isfinite(piece[top]).any())
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+def array_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The bytes before the data of a `.npy` file in C order."""
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         out, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
