@@ -26,6 +26,7 @@ KINDS = (  # the first whose pattern is found in an operator's name
     ("elementwise and sums", r""),
 )
 FIRST = 4  # operators or functions that are named
+LEAST = 1.0  # s that are watched: a shorter run is made again
 EVERY = 0.005  # s between two looks at the memory
 
 
@@ -38,14 +39,15 @@ def kind_of(operator: str) -> str:
 def profiled(run: Callable[[], Any]) -> dict[str, Any]:
     """{"shares": {kind: share of the time}, "first": [[name, share], ...], "most_memory_in": file:function} of a run.
 
-    The functions of a run of which torch's operators are less than half are from a second run.
+    Only quiet cores give shares: beside other processes a long operator waits more often than a short one. The functions of a run
+    of which torch's operators are less than half are from a second run.
     """
     import torch
 
     with Watched() as memory, torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
         begun = time.perf_counter()
-        run()
-        whole = time.perf_counter() - begun
+        while (whole := time.perf_counter() - begun) < LEAST:
+            run()
     own = {e.key: e.self_cpu_time_total * 1e-6 for e in found.key_averages() if e.key.startswith(("aten::", "mkldnn"))}
     shares = dict.fromkeys((kind for kind, _ in KINDS), 0.0)
     for name, seconds in own.items():
