@@ -33,7 +33,7 @@ test-avx2: install
 
 # Every reader against 2,000 mutated files, every writer 100 times against another one, and the suite against wrong arithmetic.
 fuzz: install
-	BRAINLENS_FUZZ=2000 $(BIN)/python -m pytest -q -rP tests/faults/test_fuzz.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py $(if $(ONLY),--only $(ONLY))
 
 races: install
 	BRAINLENS_RACES=100 $(BIN)/python -m pytest -q tests/faults/test_writers.py

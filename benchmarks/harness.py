@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from floor import Rates, Work, against, counted, rates
+from profiled import profiled
 
 # pandas looks for an optional package of this name and would find our benchmark `bottleneck` beside this file
 sys.modules.setdefault("bottleneck", None)  # type: ignore[arg-type]
@@ -57,9 +58,10 @@ class Measured:
     peak_mb: float
     outputs: dict[str, np.ndarray]
     work: Work | None
+    profile: dict[str, Any] | None = None
 
 
-def _measure(side: Side, device: str, repeats: int, count: bool, pipe: Any) -> None:
+def _measure(side: Side, device: str, repeats: int, count: bool, watch: bool, pipe: Any) -> None:
     import torch
 
     run, outputs = side(device)
@@ -84,13 +86,26 @@ def _measure(side: Side, device: str, repeats: int, count: bool, pipe: Any) -> N
         wait()
         times.append(time.perf_counter() - start)
     found = outputs()
-    pipe.send(Measured(statistics.median(times), max(peak, 0.1), found, counted(run) if count else None))
+    work = counted(run) if count else None
+    pipe.send(Measured(statistics.median(times), max(peak, 0.1), found, work, profiled(run) if watch and not cuda else None))
     pipe.close()
 
 
-def measure(side: Side, device: str, repeats: int, *, count: bool = False) -> Measured:
-    """One side in a fresh process; count: its multiply-adds as well, in one more run."""
-    return _apart(_measure, side, device, repeats, count)
+def measure(side: Side, device: str, repeats: int, *, count: bool = False, watch: bool = False) -> Measured:
+    """One side in a fresh process; count: its multiply-adds, watch: what its time is spent in, each in one more run."""
+    return _apart(_measure, side, device, repeats, count, watch)
+
+
+def profile_of(side: Side, device: str) -> dict[str, Any]:
+    """What one side spends its time in, in a fresh process, without timing it; see `profiled`."""
+    return dict(_apart(_watch, side, device))
+
+
+def _watch(side: Side, device: str, pipe: Any) -> None:
+    run, _ = side(device)
+    run()
+    pipe.send(profiled(run))
+    pipe.close()
 
 
 def measured_rates(device: str) -> Rates:
@@ -124,6 +139,7 @@ def parser(name: str, repeats: int = 3) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=name)
     found.add_argument("--device", default="cpu")
     found.add_argument("--repeats", type=int, default=repeats)
+    found.add_argument("--profile", action="store_true", help="only what our side spends its time in, as JSON")
     found.add_argument("--threads", type=int, default=None, help="of the processor, for both sides; default: a core each")
     return found
 
@@ -169,7 +185,10 @@ def compare(
     """
     chosen = parser(name, repeats).parse_args()
     use_threads(chosen.threads)
-    own = measure(ours, chosen.device, chosen.repeats, count=work is None)
+    if chosen.profile:
+        print(json.dumps({"name": name, "device": chosen.device, "profile": profile_of(ours, chosen.device)}))
+        return {}
+    own = measure(ours, chosen.device, chosen.repeats, count=work is None, watch=True)
     other = measure(peer, chosen.device, min(chosen.repeats, peer_repeats or chosen.repeats))
     time_s, peak, out = own.time_s, own.peak_mb, own.outputs
     peer_time, peer_peak, peer_out = other.time_s, other.peak_mb, other.outputs
@@ -193,6 +212,7 @@ def compare(
     assert needed is not None
     needed = needed if moved is None else Work(needed.macs, moved(chosen.device), needed.macs64)
     row |= against(time_s, needed, measured_rates(chosen.device))
+    row |= {} if own.profile is None else {"profile": own.profile}
     row |= {key: value(chosen.device) if callable(value) else value for key, value in more.items()}
     row |= also(chosen.device) if also is not None else {}
     if "pictures" in row:

@@ -30,7 +30,7 @@ from brainlens.nn.guidance import LossAdjustment  # noqa: E402
 from brainlens.nn.sensor_encoder import Head, TSConv  # noqa: E402
 from brainlens.types import Responses  # noqa: E402
 from floor import Work, against  # noqa: E402
-from harness import measure, measured_rates, parser, relative_error, use_threads  # noqa: E402
+from harness import measure, measured_rates, parser, profile_of, relative_error, use_threads  # noqa: E402
 
 TRIALS, CHANNELS, SAMPLES, WIDTH, BATCH, EPOCHS = 16_540, 63, 250, 768, 1000, 200
 TIMED = 2_000  # trials run on the CPU
@@ -171,7 +171,11 @@ def main() -> None:
     use_threads(chosen.threads)
     device = chosen.device
     part = trials(device) * epochs(device) / TRIALS
-    own = measure(partial(ours, precision=chosen.precision), device, chosen.repeats, count=True)
+    side = partial(ours, precision=chosen.precision)
+    if chosen.profile:
+        print(json.dumps({"name": "sensor_training", "device": device, "profile": profile_of(side, device)}))
+        return
+    own = measure(side, device, chosen.repeats, count=True, watch=True)
     theirs = measure(peer, device, chosen.repeats)
     one, peak, found = own.time_s, own.peak_mb, own.outputs
     other, peer_peak, truth = theirs.time_s, theirs.peak_mb, theirs.outputs
@@ -197,6 +201,7 @@ def main() -> None:
         "setup_s": setup,
         **against(setup + one * EPOCHS / part, whole, measured_rates(device)),
         "adjustment_cost_ratio": adjustment_cost(device),
+        **({} if own.profile is None else {"profile": own.profile}),
     }
     print(f"a subject of {TRIALS} trials, {EPOCHS} epochs on {device}; {part:.2f} epochs were run and scaled")
     print(f"floor {row['floor_s']:8.1f} s by {row['floor_by']}; ours reaches {100 * row['share']:.0f} % of it")

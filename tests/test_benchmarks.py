@@ -117,6 +117,57 @@ def test_rates_are_of_products_and_copies_of_this_machine(benchmark_program: Loa
     assert 1e7 < found.bytes < 1e13
 
 
+# ------------------------------------------------------------------------------------------------------------------ profile
+
+
+def test_operators_are_of_one_kind_each(benchmark_program: Load) -> None:
+    program, kinds = benchmark_program("profiled"), {}
+    for name in (
+        "mm",
+        "addmm",
+        "bmm",
+        "mkldnn_convolution",
+        "convolution_backward",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    ):
+        kinds[name] = "products"
+    for name in ("copy_", "index_select", "gather", "cat", "_to_copy", "constant_pad_nd", "slice_backward", "fill_"):
+        kinds[name] = "copies and gathers"
+    for name in ("gelu_", "elu_backward", "add_", "linalg_vector_norm", "sum", "native_layer_norm", "_softmax", "threshold"):
+        kinds[name] = "elementwise and sums"
+    kinds |= dict.fromkeys(("_linalg_eigh", "linalg_cholesky_ex", "linalg_svd"), "factorisations")
+    assert {name: program.kind_of(f"aten::{name}") for name in kinds} == kinds
+
+
+def test_a_profile_says_what_a_run_spends_its_time_in(benchmark_program: Load) -> None:
+    program = benchmark_program("profiled")
+    x = torch.randn(600, 600)
+
+    def products() -> None:
+        for _ in range(20):
+            x @ x
+
+    def plain() -> None:
+        sum(number * number for number in range(2_000_000))
+
+    found, other = program.profiled(products), program.profiled(plain)
+    assert found["shares"]["products"] > 0.5
+    assert found["first"][0][0] == "mm"
+    assert other["shares"]["the rest"] > 0.9
+    assert other["first"][0][0].startswith("test_benchmarks.py:")
+    assert all(sum(each["shares"].values()) == pytest.approx(1, abs=0.01) for each in (found, other))
+
+
+def test_the_most_memory_is_held_where_it_is_taken(benchmark_program: Load) -> None:
+    from brainlens.solvers.ridge import fold_labels, ridge_cv
+
+    program, rng = benchmark_program("profiled"), np.random.default_rng(0)
+    x, y, fold = rng.normal(size=(800, 100)), rng.normal(size=(800, 2000)), fold_labels(800, folds=5)
+    with program.Watched() as memory:
+        ridge_cv(x, y, np.logspace(0, 3, 8), fold=fold)
+    assert memory.place.startswith("ridge.py:")
+
+
 # ------------------------------------------------------------------------------------------------------------------- page
 
 ROW: dict[str, Any] = {
@@ -136,6 +187,22 @@ def test_a_goal_is_met_by_what_was_measured(page: ModuleType, reached: float, mo
     assert f"| {said} |" in line
     assert ("the product that is left" in line) == (said != "yes")
     assert "| 28x |" in line  # the peer's seven seconds over a floor of a quarter
+
+
+def test_a_missed_goal_says_what_the_time_is_spent_in(page: ModuleType) -> None:
+    shares = {"products": 0.5, "factorisations": 0.0, "copies and gathers": 0.04, "elementwise and sums": 0.4, "the rest": 0.06}
+    profile = {"shares": shares, "first": [["mm", 0.5], ["abs", 0.3]], "most_memory_in": "ridge.py:errors", "date": "2026-01-05"}
+    row, goal = ROW | {"profile": profile}, page.Goal("ridge", "time_ratio", 8, bound="residuals")
+    line = page.goals([row], [goal]).splitlines()[-1]
+    said = "products 50 % of the time (at 50 % of the machine's rate), elementwise and sums 40 % of the time"
+    assert f"residuals; {said}, the rest 6 % of the time |" in line
+    assert "50 %" not in page.goals([row], [page.Goal("ridge", "time_ratio", 6, bound="residuals")])  # which is met
+    memory = page.Goal("ridge", "memory_ratio", 8, bound="blocks")
+    assert "blocks; most memory is held in `ridge.py:errors` |" in page.goals([row], [memory])
+    text = page.page([row], [goal], ["ridge"])
+    assert "| ridge | 2 | 50 % | 0 % | 4 % | 40 % | 6 % | 14x | `mm` 50 %, `abs` 30 % | `ridge.py:errors` | 2026-01-05 |" in text
+    python = profile | {"shares": {**shares, "products": 0.0, "the rest": 0.9}, "first": [["half.py:as_half", 0.7]]}
+    assert "`half.py:as_half` 70 %" in page.spent({**row, "profile": python}, "time_ratio")
 
 
 def test_a_goal_at_equal_scores_is_missed_where_they_are_not(page: ModuleType) -> None:

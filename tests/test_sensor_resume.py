@@ -102,6 +102,17 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, encoder: st
     assert not place.exists()
 
 
+def test_the_weights_that_are_left_are_those_of_the_best_epoch() -> None:
+    """A training that goes on after its best epoch ends as one that stops there, to the bit."""
+    there, training = world(), replace(QUICK_NICE, epochs=40, patience=None, lr=2e-2)
+    whole, _ = fit(there, "linear", training=training)
+    best = 1 + int(np.argmin([record["validation"] for record in whole.log]))
+    assert (whole.best_epoch, len(whole.log)) == (best, 40)
+    assert best < 40
+    short, _ = fit(there, "linear", training=replace(training, epochs=best))
+    assert all(torch.equal(a, b) for a, b in zip(bits(whole), bits(short), strict=True))
+
+
 @pytest.mark.usefixtures("every")
 def test_early_stopping_and_a_second_stop_change_nothing(tmp_path: Path) -> None:
     there, training = world(), replace(QUICK_NICE, epochs=60, patience=2, lr=2e-2)

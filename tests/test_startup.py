@@ -82,6 +82,14 @@ def test_help_imports_nothing_heavy() -> None:
         ["align", "--gallery", "x"],
         ["encode", "--method", "x"],
         ["encode", "--device", "x"],
+        ["encode", "--part", "x"],
+        ["encode", "--part", "3/2"],
+        ["encode", "--model", "nope"],
+        ["encode", "--model", "miniature", "--model", "/no/such/network"],
+        ["encode", "--brain-network", "/tmp"],
+        ["align", "--model", "nobody/no-such-model"],
+        ["features", "nope", "--images", "/tmp"],
+        ["finetune", "nope", "--images", "/tmp", "--labels", "/tmp/labels.csv", "--out", "/tmp/out"],
         ["demo", "--device", "x"],
         ["reconstruct", "--preset", "x"],
         ["reconstruct", "--start", "x"],
@@ -92,7 +100,8 @@ def test_help_imports_nothing_heavy() -> None:
     ],
     ids=" ".join,
 )
-def test_a_mistake_in_a_command_is_said_before_torch_is_loaded(command: list[str]) -> None:
+def test_a_mistake_in_a_command_is_said_before_torch_is_loaded(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a hub that does not answer is waited for
     said, modules = asked(command)
     ((code, err, _),) = said.values()
     assert code == 2
@@ -167,12 +176,17 @@ def test_import_and_help_cost_little_beside_what_they_stand_on() -> None:
         (["paper", "--help"], 0.5),
         (["align", "--encoder", "x"], 1.0),
         (["encode", "--dataset", "nope"], 1.0),
+        (["encode", "--model", "nope"], 1.0),
+        (["encode", "--part", "x"], 1.0),
         (["encode", "--dataset", "folder", "--data", "/no/such/folder"], 1.0),
     ],
     ids=str,
 )
-def test_help_and_mistakes_come_in_the_time_that_was_promised(command: list[str], most: float) -> None:
+def test_help_and_mistakes_come_in_the_time_that_was_promised(
+    command: list[str], most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Processor time of all that a command adds to an empty program; on a slower machine by as much more as it is slower."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     call = f"import sys; sys.argv = {['brainlens', *command]!r}; from brainlens.cli import main; main()"
     assert seconds(call, check=False) - seconds("pass") < most * slowness()
 

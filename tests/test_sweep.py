@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 
@@ -117,26 +120,58 @@ def contents(runs: Path) -> dict[str, tuple]:
     return found
 
 
-def test_a_cluster_gives_the_serial_runs_to_the_bit_and_a_restart_does_nothing(recording, tmp_path, capsys):
-    axis = ["--parts", "2", "--seed", "0..1"]
-    app(words(recording, tmp_path / "serial", *axis), standalone_mode=False)
-    app(words(recording, tmp_path / "dask", *axis, "--engine", "dask", "--engine-option", "threads=1"), standalone_mode=False)
+@pytest.fixture
+def two_people(recording, tmp_path) -> Path:
+    """The same pictures seen by two subjects."""
+    folder = Path(shutil.copytree(recording, tmp_path / "people"))
+    table = pd.read_csv(folder / "trials.csv", dtype=str)
+    pd.concat([table.assign(subject=name) for name in "12"]).to_csv(folder / "trials.csv", index=False)
+    np.save(folder / "responses.npy", np.random.default_rng(1).standard_normal((160, 12)).astype(np.float32))
+    return folder
+
+
+def kill_one(sweep: Path, ended: threading.Event, killed: list[int]) -> None:
+    """Kills a process of the cluster once a third of the runs is noted."""
+    while not ended.wait(0.02):
+        if sum(len(store.read_log(note.parent)) for note in sweep.glob("sweep-*/log.jsonl")) >= 8:
+            workers = [child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+            if workers:
+                killed.append(workers[0].pid)
+                workers[0].kill()
+                return
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_serial_runs_to_the_bit_and_a_restart_does_nothing(two_people, tmp_path, capsys):
+    """2 subjects x 3 backbones x 4 parts of the units, in this process and on two others, one of which is killed."""
+    axis = ["--subject", "1..2", "--model", "miniature", "--model", "pixels", "--model", "untrained:1", "--parts", "4"]
+    app(words(two_people, tmp_path / "serial", *axis), standalone_mode=False)
+    ended, killed = threading.Event(), []
+    watcher = threading.Thread(target=kill_one, args=(tmp_path / "dask", ended, killed))
+    watcher.start()
+    try:
+        more = ("--engine", "dask", "--workers", "2", "--engine-option", "threads=1")
+        app(words(two_people, tmp_path / "dask", *axis, *more), standalone_mode=False)
+    finally:
+        ended.set()
+        watcher.join()
+    assert len(killed) == 1
     serial, dask = contents(tmp_path / "serial"), contents(tmp_path / "dask")
-    assert len(serial) == 4
+    assert len(serial) == 24
     assert serial.keys() == dask.keys()
     for name, (metrics, arrays) in serial.items():
         timeless = {k: v for k, v in metrics.items() if "seconds" not in k}
         np.testing.assert_equal(timeless, {k: v for k, v in dask[name][0].items() if "seconds" not in k})
         assert arrays == dask[name][1]
     capsys.readouterr()
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "serial").glob("encode-*/result.json")}
-    app(words(recording, tmp_path / "serial", *axis), standalone_mode=False)
-    assert before == {p: p.stat().st_mtime_ns for p in before}
-    (sweep,) = (tmp_path / "serial").glob("sweep-*")
-    assert len(store.read_log(sweep)) == 4  # nothing was worked on again
+    for runs in ("serial", "dask"):
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / runs).glob("encode-*/result.json")}
+        app(words(two_people, tmp_path / runs, *axis), standalone_mode=False)
+        assert before == {p: p.stat().st_mtime_ns for p in before}
+        (sweep,) = (tmp_path / runs).glob("sweep-*")
+        assert len(store.read_log(sweep)) == 24  # nothing was worked on again
     table = store.load_result(sweep).tables["runs"]
-    assert len(table) == 4
-    assert set(table["part"]) == {"1/2", "2/2"}
+    assert len(table) == 24
+    assert set(table["part"]) == {f"{k}/4" for k in range(1, 5)}
     assert (table["metric"] == "encoding/r2_mean").all()
 
 

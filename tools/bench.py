@@ -1,6 +1,7 @@
 """Runs every benchmark and writes docs/benchmarks.md: what was measured, its floor, and the goals beside what was reached.
 
     python tools/bench.py [--device cpu|cuda] [--only NAME ...] [--go-on]
+    python tools/bench.py --profile --only ridge        what its time is spent in, beside the times that are there
 
 Each benchmark is a program of its own that prints a JSON object as its last line. One that fails is reported as failed and does
 not stop the others. Rows of another device, or of benchmarks that were not run, stay in the file with their date; --go-on leaves
@@ -86,9 +87,9 @@ GOALS = (
 )
 
 
-def run(name: str, device: str, threads: int | None, limit_s: float) -> dict[str, Any]:
-    """The JSON object of one benchmark, or a row that says how it failed."""
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--device", device]
+def run(name: str, device: str, threads: int | None, limit_s: float, *more: str) -> dict[str, Any]:
+    """The JSON object of one benchmark, or a row that says how it failed; more: further options of its program."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--device", device, *more]
     command += [] if threads is None else ["--threads", str(threads)]
     known = {"name": name, "device": device, "threads": threads}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -133,6 +134,22 @@ def merged(rows: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, An
     return sorted([*kept, new], key=lambda r: (NAMES.index(r["name"]), r["device"], -(r.get("threads") or 0)))
 
 
+def with_profile(
+    rows: list[dict[str, Any]], name: str, device: str, threads: int | None, limit_s: float, today: str
+) -> list[dict[str, Any]]:
+    """The rows with a profile beside the times of one benchmark: of its row with so many threads, or of its first one."""
+    own = [row for row in rows if (row["name"], row["device"]) == (name, device) and "failed" not in row]
+    own = [row for row in own if threads is None or row.get("threads") == threads]
+    if not own:
+        return rows
+    busy = others_use()
+    found = run(name, device, own[0].get("threads"), limit_s, "--profile")
+    if "profile" in found:
+        note = f"{today} (others: {busy:.1f} cores)" if busy > 0.1 else today
+        own[0]["profile"] = found["profile"] | {"date": note}
+    return rows
+
+
 def main() -> None:
     """Runs, merges with what was measured before, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -140,6 +157,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None)
     parser.add_argument("--go-on", action="store_true", help="leave out what was measured today")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a benchmark is given up")
+    parser.add_argument("--profile", action="store_true", help="only what the time is spent in, for the rows that are there")
+    parser.add_argument("--threads", type=int, default=None, help="with --profile: of the runs and the rows")
     chosen = parser.parse_args()
     kept = ROOT / "docs" / "benchmarks.json"
     rows = store.read_json(kept) if kept.exists() else []
@@ -147,6 +166,10 @@ def main() -> None:
     for name, threads in planned(chosen.only, chosen.device):
         done = [r for r in rows if (r["name"], r["device"], r.get("date")) == (name, chosen.device, today) and "failed" not in r]
         if chosen.go_on and any(r.get("asked_threads") == threads for r in done):
+            continue
+        if chosen.profile:
+            rows = with_profile(rows, name, chosen.device, chosen.threads, chosen.limit, today)
+            store.save_json(kept, rows)
             continue
         busy, begun = others_use(), time.monotonic()
         row = run(name, chosen.device, threads, chosen.limit)

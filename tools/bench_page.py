@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
+REST = "the rest"  # of a profile: Python, numpy, files
 APART = ("cost", "recording_to_result")  # benchmarks with a table of their own
 UNITS = {
     "time_ratio": ("time of the peer over ours", "x"),
@@ -94,6 +95,43 @@ def rates(rows: Sequence[Row]) -> str:
     return table(head, lines)
 
 
+def spent(row: Row, key: str) -> str:
+    """In words, what a profile of the run says of a missed goal: kinds of work and their shares, or where most memory is held."""
+    profile = row.get("profile")
+    if profile is None or key not in ("time_ratio", "memory_ratio", "time_s"):
+        return ""
+    if key == "memory_ratio":
+        return f"most memory is held in `{profile['most_memory_in']}`" if profile["most_memory_in"] else ""
+    shares = sorted(profile["shares"].items(), key=lambda one: -one[1])
+    said = [f"{kind} {100 * share:.0f} % of the time{at_rate(row, kind)}" for kind, share in shares if share >= 0.05]
+    if profile["shares"][REST] > 0.5:
+        said += [f"`{name}` {100 * share:.0f} %" for name, share in profile["first"][:3]]
+    return ", ".join(said)
+
+
+def at_rate(row: Row, kind: str) -> str:
+    """Of products, at which share of the machine's rate they run: the floor over the time that they take."""
+    share = row["profile"]["shares"][kind]
+    if kind != "products" or row.get("floor_by") != "products" or not share:
+        return ""
+    return f" (at {100 * min(1.0, row['share'] / share):.0f} % of the machine's rate)"
+
+
+def profiles(rows: Sequence[Row]) -> str:
+    """What each run spends its time in, and the ratio that would be left if all but its products cost nothing."""
+    lines = []
+    for row in rows:
+        profile, shares = row["profile"], row["profile"]["shares"]
+        products = shares["products"]
+        alone = f"{row['time_ratio'] / products:.3g}x" if products > 0.05 and row.get("time_ratio") else "-"
+        first = ", ".join(f"`{name}` {100 * share:.0f} %" for name, share in profile["first"])
+        when = profile.get("date", row["date"])
+        own = [f"{100 * share:.0f} %" for share in shares.values()]
+        lines.append([row["name"], str(row.get("threads") or "-"), *own, alone, first, f"`{profile['most_memory_in']}`", when])
+    kinds = list(rows[0]["profile"]["shares"])
+    return table(["benchmark", "threads", *kinds, "were products all", "most of it", "most memory in", "date"], lines)
+
+
 def goals(rows: Sequence[Row], asked: Sequence[Goal]) -> str:
     """The goals beside what was reached, and what a program at the floor would reach; where one is missed, what stops it."""
     head = ["benchmark", "what", "goal", "reached", "met", "at the floor", "threads", "device", "what stops it"]
@@ -107,7 +145,7 @@ def goals(rows: Sequence[Row], asked: Sequence[Goal]) -> str:
         for row in found:
             met = goal.met(row)
             ideal = f"{row['peer_time_s'] / row['floor_s']:.3g}x" if goal.key == "time_ratio" and row.get("floor_s") else "-"
-            bound = "" if met else goal.bound
+            bound = "" if met else "; ".join(filter(None, (goal.bound, spent(row, goal.key))))
             lines.append(
                 [goal.name, said, wanted, f"{row[goal.key]:.3g}{unit}", "yes" if met else "**no**", ideal, str(row["threads"])]
                 + [row["device"], bound]
@@ -135,6 +173,14 @@ def to_result(row: Row) -> str:
     return table([*head, "threads", "machine", "device", "date"], lines)
 
 
+ABOUT_PROFILES = (
+    "Shares of one more run of ours under a profiler (`benchmarks/profiled.py`): torch's operators by kind, and what is left, "
+    "which is Python, numpy and files; where that is more than half, functions are named, else operators. *Were products all* is "
+    "the ratio that would be reached if all but the products cost nothing. Where other processes kept the machine busy, waiting "
+    "for a core is in all shares.\n"
+)
+
+
 def page(rows: Sequence[Row], asked: Sequence[Goal], names: Sequence[str]) -> str:
     """The whole page."""
     missing = [name for name in names if name not in {row["name"] for row in rows}]
@@ -157,6 +203,9 @@ def page(rows: Sequence[Row], asked: Sequence[Goal], names: Sequence[str]) -> st
         "At the floor is the peer's time over the floor: the ratio of a program that does nothing but our products or copies.\n",
         goals(rows, asked),
     ]
+    watched = [row for row in rows if "profile" in row and "failed" not in row]
+    if watched:
+        parts += ["\n## What the time is spent in\n", ABOUT_PROFILES, profiles(watched)]
     if "recording_to_result" in whole:
         row = whole["recording_to_result"]
         parts += ["\n## Recording to result\n", row["about"] + "\n", to_result(row)]

@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant("solvers/kernel_ridge.py", "(block - dual / inverse[:, None])", "(block - dual)", "tests/nn/test_decoders.py"),
     Mutant("solvers/kernel_ridge.py", "error = pc - yc @ forward", "error = pc", "tests/nn/test_decoders.py"),
     Mutant("solvers/kernel_ridge.py", "shift = pm.double() - ym.double() @ forward", "shift = pm.double()", "tests/nn/test_decoders.py"),
-    Mutant("models/sensors/checkpoint.py", "            getattr(self.decoder, name).load_state_dict(state)\n", "            pass\n", "tests/models/test_sensor_models.py"),
+    Mutant("models/sensors/checkpoint.py", "            getattr(self.decoder, name).load_state_dict(state)\n", "            pass\n", "tests/test_sensor_resume.py"),
 )  # fmt: skip
 
 

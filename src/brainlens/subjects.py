@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens.choices import GALLERIES, PROTOCOLS
-from brainlens.types import DataError, Responses, Stimuli, Volume
+from brainlens.types import DataError, Responses, Stimuli, Volume, part_of
 
 NOT_REGIONS = ("", "none", "nan")
 NOT_VISUAL = (*NOT_REGIONS, "LANG")  # labels of voxels outside the visual regions
@@ -170,10 +170,8 @@ def select_part(responses: Responses, part: str | None) -> Responses:
     """
     if part is None:
         return responses
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
-    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
-    units = responses.data.shape[1]
-    if not 1 <= number <= parts <= units:
+    (number, parts), units = part_of(part), responses.data.shape[1]
+    if parts > units:
         raise DataError(f"part {part!r} is not K/N with 1 <= K <= N <= {units}, the number of units; as 2/8")
     chosen = np.zeros(units, dtype=bool)
     chosen[units * (number - 1) // parts : units * number // parts] = True

@@ -96,11 +96,15 @@ def test_labels_that_do_not_fit_are_one_line(folder: Path, tmp_path: Path) -> No
         ("file,label\n" + "\n".join(rows[1:]), "no label for 'p00' .1 pictures without a label"),
         ("file,label\n" + "\n".join([*rows, "q,y"]), "a label for 'q', which is not there"),
         ("name,kind\na,b", "it needs file and label"),
+        ("file,label\n" + "\n".join([*rows[1:], "p00"]), "no label for 'p00'"),
+        ("file,label\n" + "\n".join(rows).replace("p07", "p\xff7"), "labels.csv is not UTF-8 text"),
     ):
-        (tmp_path / "labels.csv").write_text(text)
+        (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
         with pytest.raises(DataError, match=message) as caught:
             read_labels(tmp_path / "labels.csv", stimuli)
         assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"none\.csv is missing"):
+        read_labels(tmp_path / "none.csv", stimuli)
     for wrong in ({"steps": 0}, {"batch": 1}, {"held": 1.0}, {"lr": 0.0}):
         with pytest.raises(DataError, match=next(iter(wrong))):
             FineTuning(**wrong)

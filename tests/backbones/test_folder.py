@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,6 @@ import pytest
 import torch
 import transformers
 
-from brainlens.backbones import folder as place
 from brainlens.backbones import vision
 from brainlens.types import DataError
 
@@ -40,7 +40,7 @@ def test_a_hub_model_that_is_not_there_names_the_folder_to_provide(monkeypatch: 
 
     for key in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(key, raising=False)
-    monkeypatch.setattr(place.socket, "create_connection", no_network)
+    monkeypatch.setattr(socket, "create_connection", no_network)
     start = time.monotonic()
     with pytest.raises(DataError, match=r"'nobody/no-such-model' is not here and the hub cannot be reached; put its files"):
         vision.load("nobody/no-such-model")
@@ -56,7 +56,7 @@ def test_a_hub_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(place.socket, "create_connection", lambda *_, **__: place.socket.socket())
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: socket.socket())
     with pytest.raises(
         DataError, match=r"cannot be fetched \(OSError: 401 Client Error. Repository not found\); put its"
     ) as error:

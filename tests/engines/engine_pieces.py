@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -20,3 +21,9 @@ def dangerous(job: dict) -> dict[str, int]:
         note.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return square(job["n"])
+
+
+def slow(n: int) -> dict[str, int]:
+    """The square of n, which takes two seconds."""
+    time.sleep(2)
+    return square(n)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -58,6 +60,28 @@ def test_dask_loses_a_worker_and_no_piece(pieces_module, tmp_path):
     assert (tmp_path / "died").exists()
     assert {i: out.get("value") for i, out in found.items() if i != 1} == {0: 0, 2: 4, 3: 9, 4: 16, 5: 25}
     assert found[1] == {"error": "ValueError: piece 1 is wrong"}
+
+
+def test_a_scheduler_that_goes_away_is_one_line_and_finished_pieces_are_kept(pieces_module, tmp_path, capfd):
+    place = tmp_path / "scheduler.json"
+    common = ["--scheduler-file", str(place), "--no-dashboard"]
+    first = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", *common]
+    second = [sys.executable, "-m", "distributed.cli.dask_worker", "--nworkers", "1", "--nthreads", "1", *common]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(first, **quiet) as scheduler, subprocess.Popen(second, **quiet) as worker:
+        try:
+            while not place.exists():
+                assert scheduler.poll() is None
+                time.sleep(0.05)
+            options = {"scheduler": json.loads(place.read_text())["address"]}
+            ended = engine("dask")(pieces_module.slow, list(range(5)), workers=1, options=options)
+            assert next(ended)[1]["value"] in (0, 1, 4, 9, 16)
+            scheduler.kill()
+            with pytest.raises(DataError, match="not there or went away; finished pieces are kept"):
+                list(ended)
+        finally:
+            scheduler.kill(), worker.kill()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

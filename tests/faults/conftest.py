@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,13 +100,27 @@ def bomb() -> Spoil:
     return write
 
 
+@cache
+def table_of_readers() -> ModuleType:
+    return module("faults/readers.py")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with the argument `reader` is tried with the name of each reader."""
+    if "reader" in metafunc.fixturenames:
+        metafunc.parametrize("reader", list(table_of_readers().TABLE))
+
+
 @pytest.fixture(scope="session")
-def writers() -> dict[str, ModuleType]:
+def readers() -> ModuleType:
+    """The readers of the library, and writers of what they read in small."""
+    return table_of_readers()
+
+
+@pytest.fixture(scope="session")
+def writers(readers: ModuleType) -> dict[str, ModuleType]:
     """Modules of tests that write recordings and weights of others in small."""
-    names = {"haxby": "test_haxby2001", "recordings": "test_recordings", "epochs": "test_own_epochs", "bids": "test_own_bids"}
-    names |= {"labels": "test_surface_labels", "made": "made_recordings", "fmri": "made_fmri"}
-    found = {name: module(f"datasets/{file}.py") for name, file in names.items()}
-    return found | {"convert": module("backbones/test_convert.py")}
+    return {name: readers.writer(name) for name in readers.FILES}
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import resource
+import sys
 import time
 import traceback
 import warnings
@@ -21,6 +22,7 @@ import pandas as pd
 from brainlens.types import DataError
 
 SLOW, LARGE = 5.0, 500e6  # s of the processor, bytes
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 NASTY = (  # values that break readers of JSON and of text
     b"\xff\xfe\xff", b"[" * 100_000, b"9" * 5000, b"NaN", b"null", b"\x00", b'"\\ud800"', b"-1", b"1e999", b"{}", b"\xc3\x28",
     b"\n\n\n", b",,,,", b"../../etc/passwd", b'{"a":' * 3000,
@@ -33,7 +35,11 @@ class Found:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.wrong: list[str] = []
+        self.wrong: dict[int, tuple[str, str]] = {}
+
+    def said(self) -> list[str]:
+        """A line for each of them."""
+        return [f"{kind}, mutation {number}: {what}" for number, (kind, what) in self.wrong.items()]
 
 
 def digest(value: Any) -> str:
@@ -133,12 +139,12 @@ def fuzz(folder: Path, read: Callable[[Path], Any], *, numbers: Iterable[int], s
                 path.write_bytes(content)
             found.counts[kind] += 1
             if kind in ("untyped", "slow", "large") or (kind == "different" and hashed):
-                found.wrong.append(f"{kind}, mutation {number} (seed {seed}) of {path.relative_to(folder)}: {said}")
+                found.wrong[number] = kind, f"{path.relative_to(folder)} (seed {seed}): {said}"
     return found
 
 
 def _tried(folder: Path, read: Callable[[Path], Any], whole: str) -> tuple[str, str]:
-    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, began = _peak(again=True), time.process_time()
     said = ""
     try:
         kind = "same" if digest(read(folder)) == whole else "different"
@@ -149,6 +155,15 @@ def _tried(folder: Path, read: Callable[[Path], Any], whole: str) -> tuple[str, 
         kind, said = "untyped", f"{type(error).__name__}: {str(error)[:100]} at {last.filename.split('/')[-1]}:{last.lineno}"
     if time.process_time() - began > SLOW:
         return "slow", f"{time.process_time() - began:.1f} s"
-    if (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 > LARGE:
-        return "large", "more than 500 MB"
+    if _peak() - before > LARGE:
+        return "large", f"{(_peak() - before) / 1e6:.0f} MB"
     return kind, said
+
+
+def _peak(again: bool = False) -> int:
+    """Bytes that this process held at most; again: from now on, so that what was held before hides nothing (Linux)."""
+    if again and CLEAR.exists():
+        CLEAR.write_text("5")
+    if STATUS.exists():
+        return 1024 * int(next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

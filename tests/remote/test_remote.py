@@ -17,7 +17,7 @@ from PIL import Image
 
 from brainlens import datasets, store
 from brainlens.cli import main
-from brainlens.store import remote
+from brainlens.store import remote, remote_rows
 from brainlens.types import DataError
 
 server_module = pytest.importorskip("moto.server", reason="pip install 'brainlens[test]'")
@@ -78,7 +78,7 @@ def bucket(server: str, recording: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """The ranges that are asked for, as (name, start, stop)."""
     ranges: list[tuple[str, int, int]] = []
-    plain = remote._system
+    plain = remote.system_of
 
     def counted() -> Any:
         system = plain()
@@ -91,7 +91,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         system.cat_file = cat_file
         return system
 
-    monkeypatch.setattr(remote, "_system", counted)
+    monkeypatch.setattr(remote, "system_of", counted)
     return ranges
 
 
@@ -144,7 +144,7 @@ def test_a_download_cut_off_leaves_no_half_file_and_goes_on(
     bucket: Bucket, recording: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(remote, "PIECE", 1000)
-    working, calls = remote._system, []
+    working, calls = remote.system_of, []
 
     def failing() -> Any:
         system = working()
@@ -162,12 +162,12 @@ def test_a_download_cut_off_leaves_no_half_file_and_goes_on(
         system.cat_file = cat_file
         return system
 
-    monkeypatch.setattr(remote, "_system", failing)
+    monkeypatch.setattr(remote, "system_of", failing)
     words = "999 bytes came where 1000" if fault == "short" else "Connection reset by peer; is the server there"
     refused(lambda: remote.here(bucket.url), words)
     assert [path.name for path in remote.cache_folder().rglob("*responses.npy*")] == []
     before = {Path(key).name for key in calls} - {"responses.npy"}
-    monkeypatch.setattr(remote, "_system", working)
+    monkeypatch.setattr(remote, "system_of", working)
     asked.clear()
     folder = remote.here(bucket.url)
     assert (folder / "responses.npy").read_bytes() == (recording / "responses.npy").read_bytes()
@@ -186,6 +186,67 @@ def test_of_a_prepared_store_the_array_asked_for_is_fetched(bucket: Bucket, aske
     bucket.client.put_object(Bucket=bucket.name, Key="prepared/epochs.npy", Body=b"\x93NUMPY" + bytes(400))
     with pytest.raises(DataError, match="damaged or half replaced"):  # the manifest there is of other bytes
         store.open_array(f"s3://{bucket.name}/prepared", "epochs")
+
+
+ROWS = [slice(40, 60), slice(None, None, 700), np.array([3, 1999, 3, 4, 5]), np.arange(2000) % 500 == 7, 1234, np.array([], int)]
+
+
+@pytest.fixture
+def prepared(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, np.ndarray]:
+    """An array of 2,000 rows in a prepared store, which is read in pieces of 4 kB, and its address."""
+    made = np.random.default_rng(1).normal(size=(2000, 10, 3)).astype(np.float16)
+    store.save_array(tmp_path / "prepared", "epochs", made, ids=[f"t{i}" for i in range(2000)])
+    for path in (tmp_path / "prepared").iterdir():
+        bucket.client.put_object(Bucket=bucket.name, Key=f"prepared/{path.name}", Body=path.read_bytes())
+    monkeypatch.setattr(remote_rows, "SPAN", 4096)
+    return f"s3://{bucket.name}/prepared", made
+
+
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+def test_rows_alone_are_fetched_and_kept(prepared: tuple[str, np.ndarray], asked: list[Any], rows: Any) -> None:
+    url, made = prepared
+    found = store.open_rows(url, "epochs", ids=[f"t{i}" for i in range(2000)])
+    assert (found.shape, found.dtype) == (made.shape, made.dtype)
+    np.testing.assert_array_equal(found[rows], made[rows])
+    came = [(start, stop) for name, start, stop in asked if name == "epochs.npy"]
+    assert len(came) <= 6
+    assert sum(stop - start for start, stop in came) < 0.3 * made.nbytes  # pieces of 4 kB hold 68 rows of 2,000
+    asked.clear()
+    np.testing.assert_array_equal(store.open_rows(url, "epochs")[rows], made[rows])
+    assert {name for name, _, _ in asked} <= {"manifest.json"}  # no row comes twice
+
+
+def test_rows_of_a_whole_array_come_in_pieces(prepared: tuple[str, np.ndarray], asked: list[Any], tmp_path: Path) -> None:
+    url, made = prepared
+    np.testing.assert_array_equal(np.asarray(store.open_rows(url, "epochs")), made)
+    assert max(stop - start for _, start, stop in asked) <= remote.PIECE
+    np.testing.assert_array_equal(store.open_rows(tmp_path / "prepared", "epochs")[7:9], made[7:9])  # of a disk, too
+
+
+def test_rows_that_were_altered_here_or_there_are_not_believed(
+    bucket: Bucket, prepared: tuple[str, np.ndarray], asked: list[Any], tmp_path: Path
+) -> None:
+    url, made = prepared
+    found = store.open_rows(url, "epochs")
+    found[100:110]
+    for piece in (tmp_path / "cache").glob("prepared-*/pieces/*/*"):
+        piece.write_bytes(piece.read_bytes()[:-1] + b"\xff")
+    asked.clear()
+    np.testing.assert_array_equal(found[100:110], made[100:110])
+    assert [name for name, _, _ in asked] == ["epochs.npy"]
+    whole = (tmp_path / "prepared" / "epochs.npy").read_bytes()
+    bucket.client.put_object(Bucket=bucket.name, Key="prepared/epochs.npy", Body=whole[:-2] + b"\0\0")
+    np.testing.assert_array_equal(found[100:110], made[100:110])  # what is here is of the version that was opened
+    refused(lambda: found[500:510], "epochs.npy was replaced while it was read")
+    again = store.open_rows(url, "epochs")
+    assert (again[-1][-1, -1], len(list((tmp_path / "cache").glob("prepared-*/pieces/*")))) == (0, 1)
+    for content, words in ((whole[:-2], "is not <f2"), (b"\x93NUMPZ" + whole[6:], "is not <f2")):
+        bucket.client.put_object(Bucket=bucket.name, Key="prepared/epochs.npy", Body=content)
+        refused(lambda: store.open_rows(url, "epochs"), words)
+    bucket.client.delete_object(Bucket=bucket.name, Key="prepared/epochs.npy")
+    refused(lambda: store.open_rows(url, "epochs"), "epochs.npy: there is no such")
+    refused(lambda: store.open_rows(url, "nope"), "holds no 'nope'")
+    refused(lambda: store.open_rows(url, "epochs", ids=["a"]), "belongs to other rows")
 
 
 def test_the_command_line_runs_on_an_address(

@@ -7,6 +7,7 @@ steps and at most 50 pictures a class, as in "Brain Decodes Deep Nets", section 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from brainlens.backbones import vision
 from brainlens.backbones.folder import model_folder
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.store import load_checkpoint, remove_checkpoints, save_checkpoint
-from brainlens.types import DataError, Stimuli, read_text
+from brainlens.types import DataError, Stimuli, read_text, reading
 
 COLUMNS = (("file", "image", "stimulus", "id"), ("label", "class", "category"))
 
@@ -63,12 +64,12 @@ def read_labels(path: str | Path, stimuli: Stimuli) -> np.ndarray:
     Returns (picture,) strings in the order of the stimuli.
     Raises DataError for other columns, pictures without a label, labels of pictures that are not there, and a single class.
     """
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    with reading(path, "save it as CSV text again"):
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         names = [next((c for c in known if c in (reader.fieldnames or ())), None) for known in COLUMNS]
         if None in names:
             raise DataError(f"{path} has the columns {reader.fieldnames}; it needs file and label")
-        found = {Path(row[str(names[0])]).stem: row[str(names[1])].strip() for row in reader}
+        found = {Path(row[str(names[0])]).stem: (row[str(names[1])] or "").strip() for row in reader}
     missing = [str(name) for name in stimuli.ids if not found.get(str(name))]
     extra = sorted(set(found) - set(map(str, stimuli.ids)))
     if missing or extra:
@@ -107,13 +108,27 @@ def fine_tune(
     """Trains a network on labelled pictures and writes it as a model folder that every command reads; goes on where it stopped.
 
     labels (picture,) strings.
-    Checkpoints lie in `out/unfinished` until the folder is whole. Scores: `accuracy/after` of held-out pictures by the trained
-    layer and `accuracy/before` by a linear layer alone on the network as it was, each with interval, n and chance.
+    Checkpoints lie in `out/unfinished` until the folder is whole, which one process at a time may write.
+    Scores: `accuracy/after` of held-out pictures by the trained layer and `accuracy/before` by a linear layer alone on the
+    network as it was, each with interval, n and chance.
     """
-    chosen = settings or FineTuning()
     source, place = model_folder(network), Path(out)
     if place.resolve() == Path(source).resolve():
         raise DataError(f"finetune: {out} is the network's own folder; name another one")
+    with store.lock(place):  # one training a folder: checkpoints and weights of two would be mixed
+        return _fine_tuned(source, stimuli, labels, place, settings or FineTuning(), device, tell)
+
+
+def _fine_tuned(
+    source: Path,
+    stimuli: Stimuli,
+    labels: np.ndarray,
+    place: Path,
+    chosen: FineTuning,
+    device: str,
+    tell: Callable[[str, float | None], None],
+) -> FineTuned:
+    """`fine_tune` in a folder that is held."""
     classes = sorted(set(map(str, labels)))
     train, test = parts_of(labels, chosen)
     target = torch.tensor([classes.index(str(name)) for name in labels], device=device)
@@ -156,7 +171,7 @@ def fine_tune(
     found.scores |= _accuracy("after", _predicted(backbone, embed, head, test, chosen.batch), target[torch.from_numpy(test)])
     found.scores["accuracy/chance"] = float(torch.bincount(target[torch.from_numpy(test)]).max()) / len(test)
     found.scores |= {"images/train": float(len(train)), "images/test": float(len(test)), "classes": float(len(classes))}
-    _write(backbone, Path(source), place, chosen, found)
+    _write(backbone, source, place, chosen, found)
     remove_checkpoints(place / "unfinished")
     return found
 

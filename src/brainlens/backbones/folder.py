@@ -9,21 +9,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import os
-import re
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from brainlens import store
+from brainlens.backbones.names import REACH_S, check_reachable, is_folder, way_out
 from brainlens.types import DataError, inside, reading
 
 PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")  # what is fetched: configuration, vocabulary, weights
-REACH_S = 5.0  # seconds to wait for the hub before saying that it is not there
 
 
 def model_folder(name: str | Path, *, holding: str = "config.json") -> Path:
@@ -34,13 +30,8 @@ def model_folder(name: str | Path, *, holding: str = "config.json") -> Path:
 
     Raises DataError naming the folder to provide where the model is not here and cannot be fetched.
     """
-    local = Path(name).expanduser()
-    if local.is_dir():
-        if not (local / holding).is_file():
-            raise DataError(f"model folder {str(name)!r} has no {holding}; give the folder that save_pretrained wrote")
-        return local
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)) or str(name).startswith((".", "/")):
-        raise DataError(f"model {str(name)!r} is neither a folder nor a hub name like 'openai/clip-vit-large-patch14'")
+    if is_folder(name, (holding,)):
+        return Path(name).expanduser()
     found = _fetched(str(name), holding) or _fetch(str(name))
     if not (found / holding).is_file():
         raise DataError(f"model {str(name)!r} has no {holding} on the hub; give a local folder of another format instead")
@@ -58,22 +49,14 @@ def _fetched(name: str, holding: str) -> Path | None:
 
 
 def _fetch(name: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    way_out = f"put its files (config.json, *.safetensors, ...) into a folder and give that folder instead of {name!r}"
-    if constants.HF_HUB_OFFLINE:
-        raise DataError(f"model {name!r} is not here and the hub is switched off; {way_out}")
-    address = urlsplit(constants.ENDPOINT)
-    if not any(os.environ.get(key) for key in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
-        try:
-            socket.create_connection((address.hostname or "", address.port or 443), timeout=REACH_S).close()
-        except OSError:
-            raise DataError(f"model {name!r} is not here and the hub cannot be reached; {way_out}") from None
+    check_reachable(name)
     try:
         return Path(snapshot_download(name, allow_patterns=list(PATTERNS), etag_timeout=REACH_S))
     except Exception as error:
         said = " ".join(str(error).split())[:120]
-        raise DataError(f"model {name!r} cannot be fetched ({type(error).__name__}: {said}); {way_out}") from None
+        raise DataError(f"model {name!r} cannot be fetched ({type(error).__name__}: {said}); {way_out(name)}") from None
 
 
 def files_hash(folder: Path) -> str:

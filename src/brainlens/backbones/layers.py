@@ -13,13 +13,10 @@ from PIL import Image
 from brainlens import miniatures
 from brainlens.backbones import diffusion, vision
 from brainlens.backbones.diffusion import Steps
+from brainlens.backbones.names import PIXELS, UNTRAINED
 from brainlens.types import DataError, Features, Stimuli
 
 GRID = (8, 8)  # what FactorTopy reads; a map of 112 x 112 kept whole would be 196 times as large
-
-
-PIXELS = "pixels"  # a control that every network must beat
-UNTRAINED = "untrained:"  # the other: the miniature's architecture with weights drawn from the seed that follows
 
 
 def pixel_features(stimuli: Stimuli, side: int = 32) -> Features:

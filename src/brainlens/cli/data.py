@@ -23,6 +23,7 @@ from brainlens.cli.options import (
     Test,
     Timestep,
     Train,
+    a_network,
     check_diffusion,
     check_named,
     check_source,
@@ -54,7 +55,7 @@ def datasets(name: Annotated[str | None, typer.Argument(help="One recording, for
 
 def features(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Network: a local folder or a hub name, or `miniature`.")],
+    model: Annotated[str, typer.Argument(help="Network: a local folder or a hub name, or `miniature`.", callback=a_network)],
     out: Annotated[Path, typer.Option(help="Folder of the features.", rich_help_panel=OUTPUT)] = Path("features"),
     dataset: Dataset = DEFAULT,
     data: Data = None,
@@ -146,7 +147,10 @@ def captions(
     data: Data = None,
     option: Option = None,
     model: Annotated[
-        str | None, typer.Option(help="CLIP that reads the captions; default: the shipped miniature.", rich_help_panel=MODEL)
+        str | None,
+        typer.Option(
+            help="CLIP that reads the captions; default: the shipped miniature.", rich_help_panel=MODEL, callback=a_network
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the captions, or of the run with --score.", rich_help_panel=OUTPUT)] = Path(
         "captions"

@@ -31,6 +31,8 @@ from brainlens.cli.options import (
     Timestep,
     Train,
     Warp,
+    a_network,
+    a_part,
     check_diffusion,
     check_runs,
     check_source,
@@ -55,7 +57,7 @@ def encode(
     option: Option = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Network: folder or hub name; repeat to compare several.", rich_help_panel=MODEL),
+        typer.Option(help="Network: folder or hub name; repeat to compare several.", rich_help_panel=MODEL, callback=a_network),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -109,7 +111,8 @@ def encode(
         list[str] | None, typer.Option(help="Region to fit; repeat for several. Default: every unit.", rich_help_panel=DATA)
     ] = None,
     part: Annotated[
-        str | None, typer.Option(help="K/N: only the K-th of N parts of the units, as 2/8.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(help="K/N: only the K-th of N parts of the units, as 2/8.", rich_help_panel=DATA, callback=a_part),
     ] = None,
     subject: Annotated[list[str] | None, typer.Option(help="Subject; repeat to compare several.", rich_help_panel=DATA)] = None,
     seeds: Annotated[

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from brainlens.cli.options import DATA, OUTPUT, TRAINING, Device, Seed
+from brainlens.cli.options import DATA, OUTPUT, TRAINING, Device, Seed, a_network
 from brainlens.cli.terminal import show, steps
 
 
 def finetune(
-    model: Annotated[str, typer.Argument(help="Vision network: a local folder or a hub name; miniature is the shipped CLIP.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Vision network: a local folder or a hub name; miniature is the shipped CLIP.", callback=a_network),
+    ],
     images: Annotated[Path, typer.Option(help="Folder of pictures.", rich_help_panel=DATA)],
     labels: Annotated[Path, typer.Option(help="CSV with the columns file and label.", rich_help_panel=DATA)],
     out: Annotated[Path, typer.Option(help="Model folder to write.", rich_help_panel=OUTPUT)],

@@ -34,6 +34,24 @@ def a_device(value: str) -> str:
     return value
 
 
+def a_network(value: Any) -> Any:
+    """The name of a network, or several, as typed: a folder that is none, or a name of a hub that is not there, is an error."""
+    from brainlens.backbones.names import check_network
+
+    for name in value if isinstance(value, list) else [value]:
+        check_network(name)
+    return value
+
+
+def a_part(value: str | None) -> str | None:
+    """K/N as it is typed; whether there are N units is known later."""
+    if value is not None:
+        from brainlens.types import part_of
+
+        part_of(value)
+    return value
+
+
 DATA, MODEL, TRAINING, SENSORS, PHANTOM, OUTPUT = (
     "Data", "Model", "Training", "EEG and MEG", "Phantom (the simulation)", "Run"
 )  # fmt: skip
@@ -60,7 +78,9 @@ Captions = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="Network: a local folder or a hub name; default: the shipped miniature.", rich_help_panel=MODEL),
+    typer.Option(
+        help="Network: a local folder or a hub name; default: the shipped miniature.", rich_help_panel=MODEL, callback=a_network
+    ),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder that takes the run folders.", rich_help_panel=OUTPUT)]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.", rich_help_panel=OUTPUT)]
@@ -74,7 +94,7 @@ Pictures = Annotated[
 BrainNetwork = Annotated[
     str | None,
     typer.Option(help="Network that the brain reads, in place of the one it is decoded to: a folder, or untrained:SEED.",
-                 rich_help_panel=PHANTOM),
+                 rich_help_panel=PHANTOM, callback=a_network),
 ]  # fmt: skip
 Nonlinearity = Annotated[
     float, typer.Option(help="Exponent of what a voxel reads, rectified; 1 is linear.", rich_help_panel=PHANTOM)

@@ -83,7 +83,15 @@ def _mesh(mesh: str, side: str, names: tuple[str, str], shape: str, folder: Path
     found = None if grade == BUNDLED else _finer(mesh, side, names[0], shape, folder)
     if found is not None:
         return _checked(found, VERTICES[grade])
-    return _divided(_bundled(side, shape), grade, round_=shape == "sphere")
+    return _made(side, shape, grade)
+
+
+@lru_cache(maxsize=4)
+def _made(side: str, shape: str, grade: int) -> np.ndarray:
+    """The bundled mesh, divided; made once for all subjects of a recording."""
+    points = _divided(_bundled(side, shape), grade, round_=shape == "sphere")
+    points.flags.writeable = False
+    return points
 
 
 def _fslr(letter: str, shape: str, folder: Path | None) -> np.ndarray | None:
@@ -136,7 +144,8 @@ def _divided(points: np.ndarray, grade: int, *, round_: bool) -> np.ndarray:
     round_: on the sphere through the vertices, and not on the chord between two of them.
     """
     for level in range(BUNDLED + 1, grade + 1):
-        between = points[_parents(level)].mean(axis=1)
+        first, second = _parents(level).T
+        between = (points[first] + points[second]) / 2
         if round_:
             between *= (np.linalg.norm(points, axis=1).mean() / np.linalg.norm(between, axis=1))[:, None]
         points = np.concatenate([points, between])

@@ -39,10 +39,11 @@ def run_predict(
     model, stimuli = load(folder / MODEL), picture_folder(images)
     tell(f"layers of {network_label(result.config['network']['name'])}", None)
     predicted = model.set_params(device=device).predict(layers_as_in(result, stimuli, device=device))
-    path = store.save_array(file.parent, file.stem, predicted, ids=[str(name) for name in stimuli.ids])
     listed = io.StringIO(newline="")
     csv.writer(listed, lineterminator="\n").writerows([("row", "stimulus"), *enumerate(map(str, stimuli.ids))])
-    store.save_text(path.with_suffix(".csv"), listed.getvalue())
+    with store.lock(file.parent, wait=store.PATIENCE):  # rows and their names are of one writer
+        path = store.save_array(file.parent, file.stem, predicted, ids=[str(name) for name in stimuli.ids])
+        store.save_text(path.with_suffix(".csv"), listed.getvalue())
     facts: dict[str, Any] = {"images": predicted.shape[0], "units": predicted.shape[1], "model": type(model).__name__}
     facts |= {"network": result.config["model"], "ids": str(path.with_suffix(".csv")), "units are": str(folder / "units.csv")}
     return path, [{"fact": name, "value": str(value)} for name, value in facts.items()]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from brainlens.types import DataError
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "htcondor": "HTCondorCluster"}
+LOGGERS = ("distributed", "tornado")  # what the names of a cluster's loggers begin with
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -30,6 +32,7 @@ def dask(
     asked = os.environ.get(THREADS[0], "")  # whoever shares the machine has said how many threads are hers
     threads = _whole("threads", chosen.pop("threads", None), int(asked) if asked.isdecimal() and int(asked) else share)
     with ExitStack() as stack:
+        stack.enter_context(_quiet())
         try:
             if address is not None:
                 if chosen or kind != "local":
@@ -50,6 +53,20 @@ def dask(
                     yield number[future.key], future.result()
         except (OSError, TimeoutError) as error:  # CommClosedError is an OSError
             raise _gone(address) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that a client logs when its scheduler goes away: what is to be said is one line."""
+    found = [logging.getLogger(name) for name in ("distributed", *logging.root.manager.loggerDict) if name.startswith(LOGGERS)]
+    before = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(found, before, strict=True):
+            logger.setLevel(level)
 
 
 def _gone(address: str | None) -> DataError:

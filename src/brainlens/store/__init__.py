@@ -38,6 +38,7 @@ from brainlens.store.locks import PATIENCE, check_writable, lock
 from brainlens.store.models import NOTE as MODEL_NOTE
 from brainlens.store.models import StoredModel, load_model, save_model
 from brainlens.store.remote import address, here, is_remote
+from brainlens.store.remote_rows import open_rows
 from brainlens.store.results import TASKS, code_version, fingerprint, load_result, provenance, run_folder, save_result
 from brainlens.store.rows import LazyRows, join_rows, select_rows
 from brainlens.store.training import load_checkpoint, load_weights, remove_checkpoints, save_checkpoint, save_weights
@@ -73,6 +74,7 @@ __all__ = [
     "npy_header",
     "open_array",
     "open_npy",
+    "open_rows",
     "plain",
     "provenance",
     "read_json",

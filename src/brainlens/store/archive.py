@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from brainlens.store.files import BLOCK, FULL, full_disk, read_json, replacing, save_text, sha256
+from brainlens.store.locks import appearing, check_writable
 from brainlens.store.models import NOTE, load_model
 from brainlens.store.results import load_result
 from brainlens.types import DataError, check_expansion, reading
@@ -60,27 +59,19 @@ def open_archive(archive: str | Path, runs: str | Path) -> Path:
     archive, runs = Path(archive), Path(runs)
     if not archive.is_file():
         raise DataError(f"{archive} is not a file; give an archive of `brainlens export`")
-    runs.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=".archive.", dir=runs))
-    try:
-        with reading(archive, "ask for it again", fault="is damaged or no archive of a run"):
-            with zipfile.ZipFile(archive) as opened:
-                note = _listed(opened, archive)
-                folder = runs / note["name"]
-                if folder.exists():
-                    raise DataError(f"{folder} is there already; remove it or name another folder with --runs")
-                for name, entry in note["files"].items():
-                    try:
-                        _unpack(opened, name, entry, place, archive)
-                    except OSError as error:
-                        if error.errno in FULL:
-                            raise full_disk(error, runs / note["name"]) from error
-                        raise
+    check_writable(runs)
+    with reading(archive, "ask for it again", fault="is damaged or no archive of a run"), zipfile.ZipFile(archive) as opened:
+        note = _listed(opened, archive)
+        with appearing(runs / note["name"]) as place:
+            for name, entry in note["files"].items():
+                try:
+                    _unpack(opened, name, entry, place, archive)
+                except OSError as error:
+                    if error.errno in FULL:
+                        raise full_disk(error, runs / note["name"]) from error
+                    raise
             load_result(place)
-        os.replace(place, folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    return folder
+    return runs / str(note["name"])
 
 
 def _listed(opened: zipfile.ZipFile, archive: Path) -> dict[str, Any]:
@@ -153,29 +144,25 @@ def save_hub_folder(run: str | Path, out: str | Path) -> Path:
     """
     run, out = Path(run), Path(out)
     result = load_result(run)
-    place = run / "model"
-    if not (place / NOTE).is_file():
+    model = run / "model"
+    if not (model / NOTE).is_file():
         raise DataError(f"{run} holds no fitted model; runs of encode, align and reconstruct keep theirs in model/")
-    stored = load_model(place)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there and not empty; name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    weights = read_json(place / NOTE)["file"]
-    for name in (NOTE, weights):
-        with (place / name).open("rb") as source, replacing(out / name) as target:
-            shutil.copyfileobj(source, target, BLOCK)
+    stored = load_model(model)
     network = result.config.get("model")
     config = {"library_name": "brainlens", "model_type": stored.model, "task": result.task, "version": stored.version}
-    save_text(
-        out / "config.json", json.dumps(config | {"dataset": result.config.get("dataset"), "network": network}, indent=1) + "\n"
-    )
+    config |= {"dataset": result.config.get("dataset"), "network": network}
     versions = result.provenance.get("versions", {})
     card = CARD.format(
         task=result.task, model=stored.model, version=str(versions.get("brainlens", "")).partition("+")[0],
         dataset=result.config.get("dataset"), network=f" with the network `{Path(str(network)).name}`" if network else "",
         scores=_card_rows(result),
     )  # fmt: skip
-    save_text(out / "README.md", card)
+    with appearing(out) as place:
+        for name in (NOTE, read_json(model / NOTE)["file"]):
+            with (model / name).open("rb") as source, replacing(place / name) as target:
+                shutil.copyfileobj(source, target, BLOCK)
+        save_text(place / "config.json", json.dumps(config, indent=1) + "\n")
+        save_text(place / "README.md", card)
     return out
 
 

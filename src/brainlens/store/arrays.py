@@ -77,7 +77,12 @@ def merge(folder: str | Path, entries: dict[str, dict[str, Any]]) -> None:
     """Adds or replaces entries of the manifest."""
     if entries:
         with folder_turn(Path(folder)):
-            save_json(Path(folder) / MANIFEST, manifest(folder) | entries)
+            _list(folder, entries)
+
+
+def _list(folder: str | Path, entries: dict[str, dict[str, Any]]) -> None:
+    """`merge` of one whose turn it is."""
+    save_json(Path(folder) / MANIFEST, manifest(folder) | entries)
 
 
 def entry_of(folder: str | Path, name: str) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def remove_array(folder: str | Path, name: str) -> None:
     with folder_turn(Path(folder)):
         entry = entry_of(folder, name)
         save_json(Path(folder) / MANIFEST, {k: v for k, v in manifest(folder).items() if k != name})
-    (Path(folder) / entry["file"]).unlink(missing_ok=True)
+        (Path(folder) / entry["file"]).unlink(missing_ok=True)
 
 
 def npy_header(path: str | Path) -> tuple[tuple[int, ...], np.dtype, bool, int]:
@@ -239,7 +244,7 @@ class ArrayWriter:
 
     def __enter__(self) -> ArrayWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        header = _header(self.shape, self.dtype)
+        header = array_header(self.shape, self.dtype)
         self._offset, self._row_bytes = len(header), _bytes(self.shape[1:], self.dtype)
         self._total = self.shape[0] if self.shape else 1
         self._handle = self._held()
@@ -348,11 +353,12 @@ class ArrayWriter:
             )
         os.fsync(self._handle)
         digest = self._digest.hexdigest() if self._hashed == self._total else sha256(self._part)
-        os.replace(self._part, self.path)
-        sync_folder(self.folder)
         entry = {"file": self.path.name, "shape": list(self.shape), "dtype": self.dtype.str, "sha256": digest, "ids": self.ids}
-        record(self.folder, self.name, entry)
-        self._note.unlink(missing_ok=True)
+        with folder_turn(self.folder):  # file and entry at once: the part's name is free now, and another writer may be as far
+            self._note.unlink(missing_ok=True)
+            os.replace(self._part, self.path)
+            sync_folder(self.folder)
+            _list(self.folder, {self.name: entry})
 
     def _put(self, data: Any, at: int) -> None:
         view = memoryview(data)
@@ -372,7 +378,8 @@ def _overflowed(converted: np.ndarray, piece: np.ndarray) -> bool:
     return bool(top.any() and np.isfinite(piece[top]).any())
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+def array_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The bytes before the data of a `.npy` file in C order."""
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         out, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}

@@ -74,6 +74,36 @@ def _take(path: Path, folder: Path, until: float) -> int:
         os.close(handle)  # the holder before us removed the file between our open and our lock: we hold nothing
 
 
+@contextmanager
+def appearing(folder: str | Path) -> Iterator[Path]:
+    """A folder to be filled which takes the name `folder` when the block ends well, whole at once, and vanishes when it does not.
+
+    It is made in `.new` beside the folder, which one process at a time holds, so that what a killed one left is removed.
+    Raises DataError where the folder is there and holds something, before the block and after it.
+    """
+    folder = Path(folder)
+    taken = DataError(f"{folder} is there and not empty; remove it, or name another folder")
+    room = folder.parent / ".new"
+    try:
+        with lock(room, wait=PATIENCE):
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise taken
+            stage = room / f"{STAGING}{os.getpid()}"
+            stage.mkdir()
+            try:
+                yield stage
+                os.replace(stage, folder)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and error.filename2 == str(folder):
+                    raise taken from error
+                raise
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
+    finally:
+        with suppress(OSError):  # another one waits in it
+            room.rmdir()
+
+
 def is_at(handle: int, path: Path) -> bool:
     """Whether an open file is still the one of this name."""
     try:

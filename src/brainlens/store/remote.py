@@ -46,6 +46,11 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "brainlens"
 
 
+def cached(url: str) -> Path:
+    """The place in the cache of what lies at an address."""
+    return cache_folder() / f"{PurePosixPath(url).name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
 def here(place: str | Path, names: Collection[str] | None = None) -> Path:
     """The local folder of a place: itself, or for an address its copy in the cache, fetched as far as it is not there.
 
@@ -55,9 +60,9 @@ def here(place: str | Path, names: Collection[str] | None = None) -> Path:
     if not is_remote(place):
         return Path(place)
     url = address(place)
-    where = cache_folder() / f"{PurePosixPath(url).name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    with _said(url):
-        system = _system()
+    where = cached(url)
+    with said(url):
+        system = system_of()
         listed = _listed(system, url)
     with lock(where, wait=PATIENCE):
         known = _known(where / NOTE, url)
@@ -66,7 +71,7 @@ def here(place: str | Path, names: Collection[str] | None = None) -> Path:
             known.pop(gone)
         wanted = listed if names is None else {name: entry for name, entry in listed.items() if name in names}
         missing = [name for name, entry in wanted.items() if not _is_here(where / FILES / name, entry, known.get(name))]
-        _check_room(url, where, sum(listed[name]["bytes"] for name in missing))
+        check_room(url, where, sum(listed[name]["bytes"] for name in missing))
         for name in missing:
             digest = _fetch(system, url, name, listed[name], where / FILES / name)
             known[name] = listed[name] | {"sha256": digest}
@@ -74,7 +79,7 @@ def here(place: str | Path, names: Collection[str] | None = None) -> Path:
     return where / FILES
 
 
-def _system() -> Any:
+def system_of() -> Any:
     """The S3 file system of fsspec."""
     try:
         import fsspec
@@ -85,7 +90,7 @@ def _system() -> Any:
 
 
 @contextmanager
-def _said(url: str) -> Iterator[None]:
+def said(url: str) -> Iterator[None]:
     """Whatever the client raises, as one line that names the address."""
     try:
         yield
@@ -107,6 +112,12 @@ def _said(url: str) -> Iterator[None]:
 
 def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def state_of(system: Any, url: str) -> tuple[int, str]:
+    """Bytes and ETag of a file, as they are there now."""
+    now = system.info(url.removeprefix("s3://"), refresh=True)
+    return int(now["size"]), str(now.get("ETag", "")).strip('"')
 
 
 def _listed(system: Any, url: str) -> dict[str, dict[str, Any]]:
@@ -144,7 +155,7 @@ def _is_here(path: Path, entry: dict[str, Any], known: dict[str, Any] | None) ->
     return path.stat().st_size == entry["bytes"] and checked_sha256(path) == known.get("sha256")
 
 
-def _check_room(url: str, where: Path, need: int) -> None:
+def check_room(url: str, where: Path, need: int) -> None:
     free = shutil.disk_usage(where).free
     if need > free:
         raise DataError(
@@ -159,15 +170,15 @@ def _fetch(system: Any, url: str, name: str, entry: dict[str, Any], path: Path) 
     with replacing(path) as handle:
         for start in range(0, entry["bytes"], PIECE):
             stop = min(start + PIECE, entry["bytes"])
-            with _said(f"{url}/{name}"):
+            with said(f"{url}/{name}"):
                 piece = system.cat_file(key, start=start, end=stop)
             if len(piece) != stop - start:
                 raise DataError(f"{url}/{name}: {len(piece)} bytes came where {stop - start} were asked for; run again")
             handle.write(piece)
             digest.update(piece)
         if entry["bytes"] > PIECE:  # what came in one piece is of one version
-            with _said(f"{url}/{name}"):
-                now = system.info(key, refresh=True)
-            if (int(now["size"]), str(now.get("ETag", "")).strip('"')) != (entry["bytes"], entry["etag"]):
+            with said(f"{url}/{name}"):
+                now = state_of(system, f"{url}/{name}")
+            if now != (entry["bytes"], entry["etag"]):
                 raise DataError(f"{url}/{name} was replaced while it was read; run again")
     return digest.hexdigest()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from brainlens.types.responses import MAX_BAD_UNITS, Responses
     from brainlens.types.spaces import Sensors, Space, Surface, Volume
     from brainlens.types.tables import Features, Result, Stimuli, check_no_leak
-    from brainlens.types.texts import as_captions, read_lines, read_text
+    from brainlens.types.texts import as_captions, part_of, read_lines, read_text
 
 _IN = {
     **dict.fromkeys(("check_expansion", "check_gzip", "check_mat", "inside", "read_grid", "reading"), "doors"),
@@ -27,7 +27,7 @@ _IN = {
     **dict.fromkeys(("MAX_BAD_UNITS", "Responses"), "responses"),
     **dict.fromkeys(("Sensors", "Space", "Surface", "Volume"), "spaces"),
     **dict.fromkeys(("Features", "Result", "Stimuli", "check_no_leak"), "tables"),
-    **dict.fromkeys(("as_captions", "read_lines", "read_text"), "texts"),
+    **dict.fromkeys(("as_captions", "part_of", "read_lines", "read_text"), "texts"),
 }
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "choose",
     "image_key",
     "inside",
+    "part_of",
     "positions",
     "read_grid",
     "read_lines",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,6 +51,15 @@ def as_captions(value: Any, what: str) -> list[str]:
     if wrong or isinstance(value, dict):
         raise DataError(f"captions of {what}: a text or a list of texts is expected, got {(wrong or [value])[0]!r:.60}")
     return [_whole(caption, what) for caption in listed]
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """K and N of a part "K/N", 1 <= K <= N. Raises DataError for another text."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= parts:
+        raise DataError(f"part {text!r} is not K/N with 1 <= K <= N, the number of parts; as 2/8")
+    return number, parts
 
 
 def _whole(caption: str, what: str) -> str:
