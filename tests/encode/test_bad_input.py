@@ -112,3 +112,10 @@ def test_what_is_read_off_the_channels_is_kept_for_the_figures():
         assert maps.shape == (8, 8, 8, 3)
         assert maps.min() >= 0
         assert maps.max() <= 1
+
+
+@pytest.mark.parametrize("words", [("training", "testing"), ("0", "1")])
+def test_other_words_for_the_parts_are_named(words: tuple[str, str]) -> None:
+    trials = R.trials.assign(split=np.where(R.trials["split"] == "test", words[1], words[0]))
+    with pytest.raises(DataError, match=rf"'split' holds \['{min(words)}', '{max(words)}'\]; name its parts train, test"):
+        fit(replace(R, trials=trials), method="ridge")

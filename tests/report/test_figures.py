@@ -122,3 +122,28 @@ def test_one_number_stands_once_and_counts_name_their_units() -> None:
     assert [row.key for row in numbers.first(found, 8)] == ["attribution/image/deletion_auc"]
     (row,) = numbers.rows({"encoding/r2_weighted": 0.05, "encoding/r2_weighted.chance": -0.00057})
     assert row.chance == "≈ 0"
+
+
+def test_regions_of_other_names_have_no_hierarchy_and_nothing_is_listed_that_fails() -> None:
+    layer = np.linspace(0, 1, 24)
+    config = {"method": "ridge", "layers": ["a", "b"], "hierarchy": ["V1", "V2V3", "OPA", "EBA"]}
+    for names, listed in ((["V1", "LOC"], False), (["V1", "EBA"], True), (["V1", "V2"], True)):
+        units = pd.DataFrame({"roi": np.repeat(names, 12)})
+        result = Result("encode", {}, {"layer": layer, "r2": layer}, units, {}, config)
+        assert ("hierarchy" in list(result.plot)) == listed, names
+        for name in result.plot:
+            assert isinstance(getattr(result.plot, name)(), Figure)
+
+
+def test_categories_of_regions_are_bars_in_their_order() -> None:
+    table = pd.DataFrame(
+        {"roi": "", "rank": [1, 2, 3], "label": ["house", "", "<b>"], "score": [0.5, 0.1, -0.6], "ceiling": 0.8, "voxels": 530}
+    )
+    result = Result("describe", {"describe/words/ceiling_mean": 0.8}, tables={"words": table}, config={"method": "words"})
+    (ax,) = result.plot.category_ranking().axes
+    assert [bar.get_width() for bar in ax.patches] == [-0.6, 0.1, 0.5]
+    assert ax.get_title(loc="left") + ax.get_title() == "all voxels, n = 530, order repeats at 0.80"
+    text = report.render([("describe-1", result)])
+    assert "which categories does each region respond to?" in text
+    assert "Encoding and layer maps" not in text
+    assert "how well the order of categories repeats" in text

@@ -87,6 +87,14 @@ class Opened(Recording):
     counts: dict[str, int] = field(default_factory=dict)
 
 
+def no_folder(source: Source) -> str:
+    """The line that refuses a source whose folder is missing, or is a file."""
+    place = source.folder
+    if place is not None and place.is_file():
+        return f"{place} is a file; give the folder that it lies in with --data {place.parent}"
+    return f"dataset {source.dataset!r} needs its folder, got {str(place)!r}; give it with --data"
+
+
 def network_folder(source: Source) -> str:
     """The folder or hub name of the network of a source."""
     named = source.model is not None and source.model != "miniature"

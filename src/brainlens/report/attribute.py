@@ -87,8 +87,8 @@ def words_and_pixels_section(result: Result, dpi: int | None) -> Section:
 
 def encoding_section(result: Result, dpi: int | None) -> Section:
     """Layer maps, layers by region, the hierarchy, scores on the brain and against the ceiling."""
-    section = Section("Encoding and layer maps", dpi)
     arrays, units = result.arrays, result.units
+    section = Section("Encoding and layer maps" if {"layer", "layer_weights"} & set(arrays) else "Encoding", dpi)
     if {"layer", "confidence"} <= set(arrays) and in_standard_space(result):
         n = int(np.isfinite(np.asarray(arrays["layer"], dtype=float)).sum())
         caption = f"The layer that each unit reads: hue is the layer (blue first, yellow last), brightness confidence. n = {n:,}."
@@ -101,7 +101,7 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
     if "layer_weights" in arrays and units is not None and "roi" in units.columns:
         caption = "Mean selector weight of each layer in each region, regions sorted by their expected layer (white dots)."
         section.draw(partial(layers.region_profiles, result), caption, "Heat map of layer by region.")
-    if "layer" in arrays and result.config.get("hierarchy") and units is not None and "roi" in units.columns:
+    if "layer" in arrays and layers.hierarchy_is_known(result):
         caption = (
             "Expected layer of each voxel by region, early to late. Black: region means with 95 % intervals; line: least squares."
         )

@@ -17,6 +17,14 @@ COLOURS = {"pca": "principal components", "umap": "dimensions by UMAP"}
 def words_section(result: Result, dpi: int | None) -> Section:
     """Labels of voxels; nothing for other tasks."""
     section = Section("Words of voxels", dpi)
+    if result.config.get("method") == "words" and "words" in result.tables:
+        caption = (
+            "Names of what was shown, by the mean response of a region: z over categories, mean over voxels and two halves of "
+        )
+        caption += "the recording. No p is given: voxels of a region are correlated, and categories are few."
+        section.title = "Categories of regions"
+        section.draw(partial(words.category_ranking, result), caption, "Bars of categories by region.")
+        return section
     if "label" not in result.arrays or "nouns" not in result.tables:
         return section
     level = float(result.config.get("design", {}).get("level", 0.05))

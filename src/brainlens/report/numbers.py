@@ -56,7 +56,10 @@ NAMES = {
     "pictures_cut": "pictures that were cut",
     "strongest_share_crops": "share of crops among the strongest pictures",
     "map_correlation": "words' predicted and measured maps, correlation over voxels",
-    "ceiling_mean": "ceiling of the words' order, mean over regions",
+    "ceiling_mean": "mean noise ceiling",
+    "words/ceiling_mean": "how well the order of categories repeats, mean over regions",
+    "words/categories": "categories that were shown",
+    "words/regions": "regions",
     "two_way_max": "two-way accuracy at the best time",
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
@@ -149,7 +152,8 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
             chance="" if level is None else "0 (no difference)" if is_difference(key) else _chance(level, name),
             ceiling=_ceiling(key, metrics, ideal or {}),
             n=_counted(group, name, n, metrics),
-            main=bool(KEY.match(name)) and not (baselines and re.match(r"align/[^-/]+/retrieval/", key)),
+            main=(bool(KEY.match(name)) or key == "describe/words/ceiling_mean")
+            and not (baselines and re.match(r"align/[^-/]+/retrieval/", key)),
         )
         out.append(row)
     return out
@@ -158,8 +162,12 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
 def _counted(group: str, name: str, n: float | None, metrics: Mapping[str, float]) -> str:
     """The n of a score; for a mean over chosen units their number and that of all."""
     chosen, every = metrics.get(join(group, "units_scored")), metrics.get(join(group, "units"))
-    if chosen is not None and every is not None and re.match(r"(r2|r|ceiling)_(mean|of_ceiling)$", name):
-        return f"{chosen:,.0f} of {every:,.0f} units"
+    if every is not None and re.match(r"(r2|r|ceiling)_(mean|median|max|of_ceiling)$|r2_share_positive$", name):
+        return (
+            f"{every:,.0f} units"
+            if chosen is None or "max" in name or "share" in name
+            else f"{chosen:,.0f} of {every:,.0f} units"
+        )
     return "" if n is None else f"{n:,.0f}"
 
 
@@ -194,7 +202,7 @@ def label(key: str) -> str:
         last = "difference of "
     else:
         last = ""
-    name = parts[-1]
+    name = "/".join(parts[-2:]) if "/".join(parts[-2:]) in NAMES else parts[-1]  # what stands before may change what it is
     top, ways = re.fullmatch(r"top(\d+)", name), re.fullmatch(r"nway(\d+)", name)
     if top:
         text = f"top-{top[1]}"
@@ -202,7 +210,7 @@ def label(key: str) -> str:
         text = f"{ways[1]}-way"
     else:
         text = NAMES.get(name, name.replace("_", " "))
-    before = [p.replace("->", " → ").replace("_", " ") for p in parts[:-1] if p not in SILENT]
+    before = [p.replace("->", " → ").replace("_", " ") for p in parts[: -1 - name.count("/")] if p not in SILENT]
     return f"{', '.join(before)}: {last}{text}" if before else last + text
 
 

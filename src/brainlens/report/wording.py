@@ -27,8 +27,10 @@ TITLES = {
     "captions": "Captions: do pictures and sentences find each other?",
 }
 BY_METHOD = {  # a title that says what was asked where the method asks another question than the task
-    "ridge_onehot": "Encode: how well do the categories shown predict each voxel?",
-    "ridge_patterns": "Encode: which layer of the network predicts the patterns of images?",
+    ("encode", "ridge_onehot"): "Encode: how well do the categories shown predict each voxel?",
+    ("encode", "ridge_patterns"): "Encode: which layer of the network predicts the patterns of images?",
+    ("describe", "words"): "Describe: which categories does each region respond to?",
+    ("describe", "agreement"): "Describe: do the words of several recordings agree?",
 }
 ENCODERS = {  # what stands behind the name of an encoder
     "ridge": "ridge regression from the responses to the embeddings",
@@ -58,8 +60,9 @@ ENCODERS = {  # what stands behind the name of an encoder
 
 def title(result: Result) -> str:
     """The question that a task answers."""
-    if result.task == "encode" and str(result.config.get("method")) in BY_METHOD:
-        return BY_METHOD[str(result.config["method"])]
+    known = BY_METHOD.get((result.task, str(result.config.get("method"))))
+    if known is not None:
+        return known
     return TITLES.get(result.task, result.task.replace("_", " ").capitalize())
 
 
