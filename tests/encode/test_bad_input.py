@@ -44,7 +44,10 @@ def fit(responses: Responses, features: Features = F, method: str = "factortopy"
 
 
 ERRORS = {
-    "a coordinate is missing": (lambda: fit(replace(R, units=R.units.drop(columns="y"))), r"missing \['y'\].*ridge without"),
+    "a coordinate is missing": (
+        lambda: fit(replace(R, units=R.units.drop(columns="y"))),
+        r"missing \['y'\].*without places, ridge",
+    ),
     "a coordinate is NaN": (
         lambda: fit(replace(R, units=R.units.assign(z=np.where(np.arange(30) == 3, np.nan, 0.5)))),
         "1 of 30 ",

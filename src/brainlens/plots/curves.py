@@ -11,6 +11,8 @@ from scipy.integrate import trapezoid as scipy_trapezoid
 from brainlens.plots import layers, style
 from brainlens.types import DataError, Result
 
+SCORES = {"validation_mrr": "mean reciprocal rank", "validation_text": "loss without regions"}
+
 
 def training(result: Result, *, log: str | pd.DataFrame = "log") -> Figure:
     """Loss by step, and each validation score by step in its own panel; the step of the best validation score is marked.
@@ -28,7 +30,9 @@ def training(result: Result, *, log: str | pd.DataFrame = "log") -> Figure:
     if not losses and not scores:
         raise DataError(f"training log has no loss and no validation column; it has {', '.join(map(str, table.columns))}")
     panels = [("loss", losses)] if losses else []
-    panels += [(str(c).removeprefix("validation_").replace("_", " ") + " (validation)", [c]) for c in scores[:3]]
+    panels += [
+        (SCORES.get(str(c), str(c).removeprefix("validation_").replace("_", " ")) + " (validation)", [c]) for c in scores[:3]
+    ]
     parts = list(table.groupby("encoder", sort=False)) if "encoder" in table.columns else [("", table)]
     figure, axes = style.canvas(3.7 * len(panels) + 0.6, 3.3, ncols=len(panels))
     for ax, (text, columns) in zip(axes[0], panels, strict=True):
@@ -93,6 +97,7 @@ def degradation(
     kind: str = "deletion",
     at: np.ndarray | None = None,
     unit: str = "cosine to the target",
+    what: str = "units",
     result: Result | None = None,
 ) -> Figure:
     """Score while the most important units are deleted (or inserted) first, one line a method; area under it in the legend.
@@ -126,7 +131,7 @@ def degradation(
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     ax.legend(fontsize=8.5, frameon=False)
     verb = "deleted" if kind == "deletion" else "inserted"
-    style.label(ax, x=f"share of units {verb}, most important first", y=unit)
+    style.label(ax, x=f"share of {what} {verb}, most important first", y=unit)
     return style.head(figure, kind.capitalize() + (f", n = {n:,} stimuli" if n else ""), result)
 
 

@@ -125,7 +125,9 @@ def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str 
     ax.set_yticks(range(0, len(names), step), [style.printable(v) for v in names[::step]], fontsize=8.5)
     style.label(ax, x="region, early to late", y="expected layer")
     ax.legend(fontsize=8.5, frameon=False)
-    said = _slope(result) or f"{slope:+.2f} layers a region (least squares)"
+    depth = slope * (len(order) - 1) / max(1, len(names) - 1)
+    ends_ = f"{style.printable(order[0])} to {style.printable(order[-1])}"
+    said = _slope(result) or f"{depth:+.2f} of the network's depth from {ends_} (least squares)"
     return style.head(figure, f"Hierarchy: {said}, n = {len(found):,} voxels", result)
 
 

@@ -15,8 +15,9 @@ from brainlens.types import Result, Surface, Volume
 
 def attribution_section(result: Result, dpi: int | None) -> Section:
     """The found map beside truth and control, on cortex and slices; deletion, insertion and sensitivity."""
-    section = Section("Attribution on the brain", dpi)
     arrays = result.arrays
+    section = Section("Attribution on the brain" if "map/brain_mean" in arrays else "Deletion and insertion", dpi)
+    what = {"words": "words", "pixels": "patches of the picture"}.get(str(result.config.get("of")), "units")
     if "map/brain_mean" in arrays and isinstance(result.space, (Volume, Surface)):
         truth = next((t for t in ("truth/informative", "truth/brain", "truth") if t in arrays), "truth")
         if in_standard_space(result) and (truth in arrays or "map/random_mean" in arrays):
@@ -34,9 +35,9 @@ def attribution_section(result: Result, dpi: int | None) -> Section:
         found = {k.split("/", 1)[1]: np.asarray(v) for k, v in arrays.items() if k.startswith(f"{kind}/")}
         if found:
             verb = "deleted" if kind == "deletion" else "inserted"
-            caption = f"Score while units are {verb} in the order of each map; bands are 95 % intervals of the mean."
+            caption = f"Score while {what} are {verb} in the order of each map; bands are 95 % intervals of the mean."
             at, unit = arrays.get("degradation/shares"), result.config.get("degradation_score", "cosine to the target")
-            make = partial(curves.degradation, found, kind=kind, at=at, unit=str(unit), result=result)
+            make = partial(curves.degradation, found, kind=kind, at=at, unit=str(unit), what=what, result=result)
             section.draw(make, caption, f"{capital(kind)} curves.")
     table = result.tables.get("sensitivity")
     if table is not None and {"parameter", "value"} <= set(table.columns):
@@ -90,8 +91,7 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
     arrays, units = result.arrays, result.units
     section = Section("Encoding and layer maps" if {"layer", "layer_weights"} & set(arrays) else "Encoding", dpi)
     if {"layer", "confidence"} <= set(arrays) and in_standard_space(result):
-        n = int(np.isfinite(np.asarray(arrays["layer"], dtype=float)).sum())
-        caption = f"The layer that each unit reads: hue is the layer (blue first, yellow last), brightness confidence. n = {n:,}."
+        caption = "The layer that each unit reads: hue is the layer (blue first, yellow last), brightness confidence."
         section.draw(partial(cortex.layer_map, result), caption, "Layer map on inflated and flat cortex.")
         if isinstance(result.space, Volume):
             section.draw(
