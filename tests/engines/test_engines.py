@@ -63,7 +63,7 @@ def test_dask_loses_a_worker_and_no_piece(pieces_module, tmp_path):
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"scheduler": "tcp://127.0.0.1:9"}, "not there or went away"),
+        ({"scheduler": "tcp://127.0.0.1:9"}, "cannot be reached or went away"),
         ({"scheduler": "tcp://127.0.0.1:9", "threads": "1", "queue": "long"}, "takes no other options"),
         ({"cluster": "moon"}, "there are local, slurm"),
         ({"queue": "long"}, "do not apply on this machine"),

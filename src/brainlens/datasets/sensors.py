@@ -135,7 +135,7 @@ def number_of(subject: str | int, there: Sequence[int]) -> int:
     digits = re.sub(r"^(sub-|P)", "", str(subject))
     if not digits.isdecimal() or int(digits) not in there:
         known = ", ".join(map(str, there[:30])) + (", ..." if len(there) > 30 else "")
-        raise DataError(f"subject {subject!r} is not there; the recording has subjects {known}")
+        raise DataError(f"subject {subject!r} is not found; the recording has subjects {known}")
     return int(digits)
 
 

@@ -187,7 +187,7 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and (chosen.index or 0) >= count):
         there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
-        raise DataError(f"device {device!r} is not there; this machine has {there}")
+        raise DataError(f"device {device!r} is not available; this machine has {there}")
 
 
 def _silent(text: str, share: float | None = None) -> None:
