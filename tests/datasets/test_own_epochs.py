@@ -233,7 +233,7 @@ def test_two_conditions_in_a_csv_are_decoded_from_raw_in_one_call(tmp_path: Path
     assert result.metrics["decode/peak_auc.low"] > 0.5
     assert {"decode/peak_auc", "decode/peak_p", "decode/trials_face"} <= {row["metric"] for row in rows}
     page = build(folder, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "face, house told apart by a linear discriminant" in page
+    assert "face, house: area under the ROC curve of a linear discriminant" in page
     with pytest.raises(DataError, match="no column 'p_fwe'"):
         over_time(course.drop(columns="p_fwe"))
 

@@ -71,3 +71,10 @@ def test_numbers_as_text(value: float, name: str, text: str) -> None:
 
 def test_losses_name_only_what_was_lost() -> None:
     assert numbers.losses(METRICS) == ["data: units missing: 3"]
+
+
+def test_scores_of_single_subjects_are_named_and_stand_behind_their_mean() -> None:
+    metrics = {"align/volume/subject/1/retrieval/brain->image/top1": 0.1, "retrieval/brain->image/top1": 0.2}
+    single, mean = numbers.rows(metrics)
+    assert single.label == "volume, subject 1, brain → image: top-1"
+    assert (single.main, mean.main) == (False, True)

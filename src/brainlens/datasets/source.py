@@ -109,7 +109,7 @@ def open_recording(
     Raises DataError for an unknown dataset, a device that is not there, a recording without a folder, without images where
     layers or embeddings are asked, and for a test image that is also in the training set, by id or by pixels.
     """
-    datasets.module(source.dataset)  # its name before its folder: a misspelt name has no folder to give
+    datasets.module(source.dataset)  # the name first, so that a typo is reported as a typo
     check_device(device)
     say: Tell = tell if tell is not None else _silent
     if source.dataset == "phantom":

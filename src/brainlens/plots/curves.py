@@ -11,6 +11,12 @@ from scipy.integrate import trapezoid as scipy_trapezoid
 from brainlens.plots import layers, style
 from brainlens.types import DataError, Result
 
+SETTINGS = {  # scores of attribution by the names that papers give them
+    "image_drop": "confidence drop, image",
+    "image_matched_drop": "confidence drop at a matched area, image",
+    "map_area": "area of the map (share of units)",
+    "truth_auroc": "area under the ROC curve against the truth",
+}
 SCORES = {"validation_mrr": "mean reciprocal rank", "validation_text": "loss without regions"}
 
 
@@ -140,7 +146,7 @@ def sensitivity(table: pd.DataFrame, metric: str, *, result: Result | None = Non
     for column in ("parameter", "value", metric):
         if column not in table.columns:
             raise DataError(f"sensitivity has no column {column!r}; it has {', '.join(map(str, table.columns))}")
-    groups, said = list(table.groupby("parameter", sort=False)), metric.replace("_", " ")
+    groups, said = list(table.groupby("parameter", sort=False)), SETTINGS.get(metric, metric.replace("_", " "))
     figure, axes = style.canvas(2.7 * len(groups) + 0.5, 3.0, ncols=len(groups), sharey=True)
     for i, (ax, (parameter, part)) in enumerate(zip(axes[0], groups, strict=True)):
         part = part.assign(_at=range(len(part)))

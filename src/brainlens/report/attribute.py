@@ -44,8 +44,9 @@ def attribution_section(result: Result, dpi: int | None) -> Section:
         scored = [str(c) for c in table.columns if c not in ("parameter", "value") and not str(c).endswith((".low", ".high"))]
         shown = [c for c in ("image_drop", "image_matched_drop", "map_area", "truth_auroc") if c in scored] or scored[:1]
         for metric in shown:
-            caption = f"How {metric.replace('_', ' ')} moves with each setting, the others held."
-            section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{metric} against each setting.")
+            said = curves.SETTINGS.get(metric, metric.replace("_", " "))
+            caption = f"{capital(said)} under each setting, the others held."
+            section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{capital(said)} by setting.")
         if "sensitivity/maps" in arrays and isinstance(result.space, Volume):
             caption = "The mean map under each setting, seen from above: the largest value along z, each map on its own scale."
             section.draw(partial(attribution.sensitivity_maps, result), caption, "Brain maps of the settings.")

@@ -170,7 +170,7 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
             ceiling=_ceiling(key, metrics, ideal or {}),
             n=_counted(group, name, n, metrics),
             main=(bool(KEY.match(name)) or key == "describe/words/ceiling_mean")
-            and not (baselines and re.match(r"align/[^-/]+/retrieval/", key)),
+            and not (baselines and re.match(r"align/[^-/]+/(subject/[^/]+/)?retrieval/", key)),
         )
         out.append(row)
     return out
@@ -227,6 +227,9 @@ def label(key: str) -> str:
         text = NAMES.get(name, name.replace("_", " "))
     before = [PICTURES.get(p, p) if parts[0] == "reconstruct" else p for p in parts[: -1 - name.count("/")]]
     before = [p.replace("->", " → ").replace("_", " ") for p in before if p not in SILENT]
+    if "subject" in before[:-1]:  # subject/1: one thing, not two
+        at = before.index("subject")
+        before[at : at + 2] = [f"subject {before[at + 1]}"]
     return f"{', '.join(before)}: {last}{text}" if before else last + text
 
 
