@@ -28,7 +28,7 @@ from brainlens import store
 from brainlens.align import Alignment, one_result
 from brainlens.claims.align import ideal_claims
 from brainlens.claims.align_study import ABLATIONS, Study
-from brainlens.claims.attribute import attribute_claims
+from brainlens.claims.attribute import attribute_claims, paper_claims
 from brainlens.claims.describe import OPTIONS as KINDS
 from brainlens.claims.describe import describe_claims
 from brainlens.claims.encode import Plan, encode_claims, informative_and_noise
@@ -122,11 +122,13 @@ def opened(scale: str, *, layers: bool) -> tuple[Source, Opened]:
 
 
 def align_group(scale: str, encoders: tuple[str, ...] = ENCODERS) -> dict[str, float]:
-    """Every encoder, curves, ablations, controls; and the attribution of the volume encoder. A second call goes on."""
+    """Every encoder, curves, ablations, controls; and the attribution of the volume encoder. A second call goes on.
+
+    encoders: only these are fitted, without curves, and every other figure stays as it was measured.
+    """
     source, recording, study = studied(scale)
-    long, split = scale != "small", study.split
-    before = {} if "cnn" in encoders else {k: v for k, v in earlier("align").items() if k.startswith("align/cnn/")}
-    metrics = before | ideal_claims(recording, split)
+    long, split, some = scale != "small", study.split, encoders != ENCODERS
+    metrics = (earlier("align") if some else {}) | ideal_claims(recording, split)
 
     def done(more: dict[str, float]) -> None:
         metrics.update(more)
@@ -134,9 +136,12 @@ def align_group(scale: str, encoders: tuple[str, ...] = ENCODERS) -> dict[str, f
 
     for name in [n for n in (*FIRST, *encoders) if n in encoders]:
         done(study.encoder(name))
-        if name == "volume":
+        if name == "volume" and not some:
             store.save_json(CLAIMS / "attribute.json", record(attribution(source, recording, study), scale))
-    done(study.differences(tuple(n for n in encoders if n != "volume")))
+    if "volume" in encoders:
+        done(study.differences(tuple(n for n in encoders if n != "volume")))
+    if some:
+        return metrics
     sizes = (3000, 1000) if long else (600,)
     for size in sizes:
         done(study.curve((size,)))
@@ -161,6 +166,12 @@ def studied(scale: str) -> tuple[Source, Opened, Study]:
 def attribute_group(scale: str) -> dict[str, float]:
     """The attribution of the volume encoder alone, which is fitted where the align group did not leave it."""
     return attribution(*studied(scale))
+
+
+def published_attribution(scale: str) -> dict[str, float]:
+    """Only IB-BA in its paper's form; every other figure stays as it was measured."""
+    _, recording, study = studied(scale)
+    return earlier("attribute") | paper_claims(study.volume(), study.split, recording.responses, seed=study.seed)
 
 
 def attribution(source: Source, recording: Opened, study: Study) -> dict[str, float]:
@@ -402,9 +413,11 @@ def main() -> None:
     parser.add_argument("--scale", choices=list(SIZES), default="full")
     parser.add_argument("--encoders", nargs="+", default=None, help="align, judges: only these; others keep theirs")
     parser.add_argument("--minutes", type=float, default=60.0, help="eeg: no fit is begun after so long")
-    parser.add_argument("--parts", nargs="+", default=None, help="reconstruct: only these parts, such as main or no_dropout")
+    parser.add_argument("--parts", nargs="+", default=None, help="reconstruct: main, no_dropout, ...; attribute: ib_ba_paper")
     chosen = parser.parse_args()
-    if chosen.parts:
+    if chosen.parts == ["ib_ba_paper"]:
+        GROUPS["attribute"] = published_attribution
+    elif chosen.parts:
         GROUPS["reconstruct"] = partial(reconstruct_group, parts=tuple(chosen.parts))
     GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
     if chosen.encoders:

@@ -39,6 +39,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=12000)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of an embedding")
+    parser.add_argument(
+        "--start", type=Path, help="folder of an earlier attention, of a network that this one was trained on from"
+    )
     parser.add_argument("--rate", type=float, default=2e-3)
     a = parser.parse_args()
     torch.set_num_threads(1)
@@ -46,7 +49,10 @@ def main() -> None:
     diffusion = load_diffusion(place)
     scenes = make_scenes(a.pictures, seed=SEED, split="train")
     embeddings = clip.embed_images(clip.load_clip(miniatures.folder("clip")), scenes)["image"]
-    axes = PromptAxes.whitened(embeddings)
+    axes, start = PromptAxes.whitened(embeddings), None
+    if a.start:  # the map of tokens is one of these axes
+        kept, start = store.load_weights(a.start, "axes"), store.load_weights(a.start, "attention")
+        axes = PromptAxes(kept["mean"].numpy(), kept["turn"].numpy())
     training = replace(DEFAULT, steps=a.steps, lr=a.rate, dropout=False, evaluate_every=200)
     said = [0.0]
 
@@ -57,7 +63,7 @@ def main() -> None:
 
     found = pretrain_attention(
         place, np.asarray(scenes.images), axes(embeddings),
-        captions=first_captions(scenes), tokens=a.tokens, training=training, folder=a.work, progress=progress,
+        captions=first_captions(scenes), tokens=a.tokens, start=start, training=training, folder=a.work, progress=progress,
     )  # fmt: skip
     a.out.mkdir(parents=True, exist_ok=True)
     store.save_weights(a.out, "attention", {name: value.half() for name, value in found.items()})

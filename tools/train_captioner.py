@@ -1,14 +1,14 @@
 """Train the miniature captioner on drawn scenes: a `BlipForConditionalGeneration` folder that `load_captioner` reads.
 
     python tools/train_captioner.py --out src/brainlens/miniatures/captioner --work captioner-training
-    python tools/train_captioner.py --out FOLDER --work FOLDER --steps 20 --batch 8 --check 16      # a smoke test
+    python tools/train_captioner.py --out FOLDER --work FOLDER --steps 20 --batch 8 --pool 64 --check 16      # a smoke test
 
-Every step draws new scenes and says one of their true captions; the loss is the cross-entropy of its words, labels smoothed.
-The picture tower starts as that of the miniature CLIP, which has the same patches and width. A third of the pictures is shown at
-another brightness, down to a tenth of the light, and a third is a crop around one object with the caption "a COLOUR NOUN", since
-crops are what `describe` asks about. Step t is a function of (seed, t) and of the weights; a checkpoint holds the whole state,
-so a killed run goes on where it was. At the end nouns of held-out scenes are scored: recall and precision over kinds and
-backgrounds, greedy captions.
+A step says one of the true captions of each of its scenes; the loss is the cross-entropy of its words, labels smoothed. Scenes
+come from a pool that is drawn once. The picture tower starts as that of the miniature CLIP, which has the same patches and width,
+and learns at a fraction of the rate. A third of the pictures is shown at another brightness, down to a tenth of the light, and a
+third is a crop around one object with the caption "a COLOUR NOUN", since crops are what `describe` asks about. Step t is a
+function of (seed, t) and of the weights; a checkpoint holds the whole state, so a killed run goes on where it was. At the end
+nouns of held-out scenes are scored: recall and precision over kinds and backgrounds, greedy captions.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from brainlens import miniatures, store
 from brainlens.backbones.captioner import caption_images, load_captioner
 from brainlens.phantom import captions, scenes
 from brainlens.stimuli.nouns import LexiconTagger
+from brainlens.store.exports import save_npy
 from brainlens.types import Stimuli
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.27, 0.27, 0.27)
@@ -47,6 +48,9 @@ class Plan:
     steps: int = 6000
     batch: int = 64
     rate: float = 1e-3
+    tower: float = 0.3  # share of the rate at which the picture tower learns
+    pool: int = 40_000  # scenes that are drawn
+    precision: str = "float32"  # or bfloat16, for processors with matrix units for it
     warm: int = 200  # steps over which the rate rises
     smoothing: float = 0.05
     save: int = 200  # steps between checkpoints
@@ -84,12 +88,29 @@ def build_model(vocabulary: int) -> BlipForConditionalGeneration:
     return BlipForConditionalGeneration(config)
 
 
-def start_from_clip(model: BlipForConditionalGeneration) -> int:
-    """Copies what has the same shape from the miniature CLIP's picture tower; returns how many tensors."""
-    clip = CLIPModel.from_pretrained(miniatures.folder("clip")).vision_model.state_dict()
+@torch.no_grad()
+def start_from_clip(model: BlipForConditionalGeneration, seen: Tensor) -> int:
+    """Copies what has the same shape from the miniature CLIP's picture tower; returns how many tensors.
+
+    CLIP normalises what enters its blocks and BLIP does not. The normalisation divides by each token's deviation; the mean
+    deviation over the pictures seen (n, 3, side, side) stands for it in the embedding of patches, and that of the class token,
+    which is the same for all pictures, is exact.
+    """
+    tower = CLIPModel.from_pretrained(miniatures.folder("clip")).float().vision_model
+    clip = tower.state_dict()
     own = model.vision_model.state_dict()
     copied = 0
+    norm, states = tower.pre_layrnorm, tower.embeddings(seen)
+    gain = norm.weight / states[:, 1:].std(-1, unbiased=False).mean()
+    place = clip["embeddings.position_embedding.weight"]
+    own["embeddings.patch_embedding.weight"].copy_(clip["embeddings.patch_embedding.weight"] * gain[:, None, None, None])
+    own["embeddings.patch_embedding.bias"].zero_()
+    own["embeddings.position_embedding"][0, 1:].copy_(place[1:] * gain + norm.bias)
+    own["embeddings.position_embedding"][0, 0].zero_()
+    own["embeddings.class_embedding"][0, 0].copy_(norm(clip["embeddings.class_embedding"] + place[0]))
     for name, value in own.items():
+        if name.startswith("embeddings."):
+            continue
         found = clip.get(name.replace("projection.weight", "out_proj.weight").replace("projection.bias", "out_proj.bias"))
         if name.endswith(("qkv.weight", "qkv.bias")):
             kind = name.rsplit(".", 1)[1]
@@ -98,16 +119,32 @@ def start_from_clip(model: BlipForConditionalGeneration) -> int:
         if found is not None and found.shape == value.shape:
             value.copy_(found)
             copied += 1
-    return copied
+    return copied + 4  # and the embeddings above
 
 
-def draw(seed: int, step: int, size: int) -> tuple[np.ndarray, list[str]]:
-    """Pictures (size, 64, 64, 3) and a caption of each, by (seed, step) alone."""
-    rng = random.Random((seed + 7) * 1_000_000_007 + step)
+def scene_of(seed: int, k: int) -> scenes.Scene:
+    """Scene k of the pool."""
+    return scenes.draw_scene(random.Random((seed + 7) * 1_000_000_007 + k), "train")
+
+
+def pool(seed: int, n: int, work: Path) -> np.ndarray:
+    """Pictures (n, 64, 64, 3) of the pool, kept in `work`."""
+    file = work / f"pool-{seed}-{n}.npy"
+    if not file.exists():
+        print(f"drawing {n} scenes", flush=True)
+        work.mkdir(parents=True, exist_ok=True)
+        found = np.stack([scenes.render(scene_of(seed, k), size=SIDE) for k in range(n)])
+        save_npy(file, found)
+    return np.load(file, mmap_mode="r")
+
+
+def draw(seed: int, step: int, size: int, pictures: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Pictures (size, 64, 64, 3) out of the pool and a caption of each, by (seed, step) alone."""
+    rng = random.Random((seed + 7) * 1_000_003 + step)
     images, texts = np.empty((size, SIDE, SIDE, 3), np.uint8), []
     for i in range(size):
-        scene = scenes.draw_scene(rng, "train")
-        picture = scenes.render(scene, size=SIDE)
+        k = rng.randrange(len(pictures))
+        scene, picture = scene_of(seed, k), np.asarray(pictures[k])
         text = scenes.caption(scene, int(rng.random() * captions.N_PHRASINGS))
         if rng.random() < CROPS:
             picture, text = crop(picture, scene, rng)
@@ -137,11 +174,12 @@ def tensors(images: np.ndarray, texts: list[str], tokenizer: PreTrainedTokenizer
     return x, tokens["input_ids"], tokens["attention_mask"]
 
 
-def loss_of(model: BlipForConditionalGeneration, batch: tuple[Tensor, Tensor, Tensor], smoothing: float) -> Tensor:
+def loss_of(model: BlipForConditionalGeneration, batch: tuple[Tensor, Tensor, Tensor], smoothing: float, half: bool) -> Tensor:
     """Cross-entropy of the next word, over words."""
     pixels, numbers, mask = batch
-    states = model.vision_model(pixel_values=pixels).last_hidden_state
-    logits = model.text_decoder(input_ids=numbers, attention_mask=mask, encoder_hidden_states=states).logits
+    with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=half):
+        states = model.vision_model(pixel_values=pixels).last_hidden_state
+        logits = model.text_decoder(input_ids=numbers, attention_mask=mask, encoder_hidden_states=states).logits.float()
     goal = numbers[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
     return torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), goal.flatten(), ignore_index=-100, label_smoothing=smoothing
@@ -153,8 +191,14 @@ def train(plan: Plan, work: Path) -> tuple[BlipForConditionalGeneration, PreTrai
     torch.manual_seed(plan.seed)
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer))
-    print(f"{start_from_clip(model)} tensors of the picture tower start as the miniature CLIP's", flush=True)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=plan.rate, weight_decay=0.02, betas=(0.9, 0.98))
+    pictures = pool(plan.seed, plan.pool, work)
+    seen = tensors(*draw(plan.seed, plan.steps, 256, pictures), tokenizer)[0]
+    print(f"{start_from_clip(model, seen)} tensors of the picture tower start as the miniature CLIP's", flush=True)
+    groups = [
+        {"params": list(model.vision_model.parameters()), "share": plan.tower},
+        {"params": list(model.text_decoder.parameters()), "share": 1.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=plan.rate, weight_decay=0.02, betas=(0.9, 0.98))
     first = 0
     kept = store.load_checkpoint(work)
     if kept is not None:
@@ -169,8 +213,9 @@ def train(plan: Plan, work: Path) -> tuple[BlipForConditionalGeneration, PreTrai
     for step in range(first, plan.steps):
         share = min(1.0, (step + 1) / plan.warm) * max(0.02, 1 - step / plan.steps)
         for group in optimiser.param_groups:
-            group["lr"] = plan.rate * share
-        loss = loss_of(model, tensors(*draw(plan.seed, step, plan.batch), tokenizer), plan.smoothing)
+            group["lr"] = plan.rate * share * group["share"]
+        batch = tensors(*draw(plan.seed, step, plan.batch, pictures), tokenizer)
+        loss = loss_of(model, batch, plan.smoothing, plan.precision == "bfloat16")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

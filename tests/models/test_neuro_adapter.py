@@ -597,6 +597,11 @@ def test_learned_tokens_start_as_states_of_captions_and_parcels_as_these_tokens(
     recipe = AdapterTraining(**QUICK | {"steps": 1, "lr": 1e-12})
     found = pretrain_attention(pipeline, planted.latents, embeddings, captions=captions, tokens=6, training=recipe)
     assert found["tokens.weight"].shape == (6, 2, 16)
+    moved = {name: value + 0.1 for name, value in found.items()}  # an earlier training is gone on from, and not begun again
+    on = pretrain_attention(pipeline, planted.latents, embeddings, captions=captions, tokens=6, start=moved, training=recipe)
+    assert all(torch.allclose(on[name], moved[name], atol=1e-6) for name in moved)
+    with pytest.raises(DataError, match=r"start: .* is \(6, 2, 16\), this network and these prompts have \(5, 2, 16\)"):
+        pretrain_attention(pipeline, planted.latents, embeddings, captions=captions, tokens=5, start=found, training=recipe)
     targets = token_targets(embeddings, found)
     states = caption_states(pipeline, captions)[:, :6].numpy()
     np.testing.assert_allclose(targets, states, atol=0.15 * np.abs(states).max())

@@ -23,7 +23,7 @@ from brainlens.attribute.run import Ask, run_attribute
 from brainlens.attribution import degradation
 from brainlens.attribution.bottleneck import Bottleneck
 from brainlens.claims import demo, encode
-from brainlens.claims.attribute import attribute_claims
+from brainlens.claims.attribute import attribute_claims, paper_claims
 from brainlens.claims.recipes import recipe_claims
 from brainlens.datasets import runs, source
 from brainlens.datasets.source import Source, open_recording
@@ -403,6 +403,9 @@ def test_claims_of_attribution_stand_beside_their_checks(recording, tmp_path):
     assert found["attribute/bottleneck-gradcam/truth_auroc"] == pytest.approx(gap)
     assert found["attribute/bottleneck-gradcam/truth_auroc.low"] <= found["attribute/bottleneck-gradcam/truth_auroc.high"]
     assert -1 <= found["attribute/randomised/map_correlation"] <= 1
+    alone = paper_claims(decoder, split, recording.responses, trials=6)  # the published form by itself, as among all
+    assert alone == {k: pytest.approx(v) for k, v in found.items() if "ib_ba_paper" in k}
+    assert len(alone) == 3
     result = store.load_result(next(tmp_path.iterdir()))
     assert list(result.tables["cost"]["method"]) == list(names)
     assert result.tables["randomisation"]["module"].iloc[0] == "none"

@@ -20,6 +20,8 @@ from brainlens.datasets.runs import keep
 from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.metrics.attribution import truth_auroc
 from brainlens.metrics.statistics import auroc, auroc_interval, bootstrap_counts, bootstrap_mean
+from brainlens.models.volume.decoder import Decoder
+from brainlens.models.volume.split import Split
 from brainlens.nn.volume_encoder import VolumeEncoder
 from brainlens.types import DataError, Responses, Result
 
@@ -128,16 +130,13 @@ def checked(
     bottleneck has), `attribute/<method>/plain/truth_auroc` (no refinement within patches), `attribute/randomised/truth_auroc`
     and `attribute/randomised/map_correlation` (all weights permuted; the first 8 trials).
     """
-    out: dict[str, float] = {}
+    out = as_published(model, x, aims, right, options)
     where, draws = layer_of(model, None), (options.bottleneck.steps - 1) * options.bottleneck.copies
 
     def scored(key: str, found: Tensor) -> None:
-        names = (f"{key}/truth_auroc", f"{key}/truth_auroc.low", f"{key}/truth_auroc.high")
-        out.update(zip(names, auroc_interval(right, found.mean(0).cpu().numpy()), strict=True))
+        out.update(area_of(key, right, found))
 
     with frozen(model):
-        paper = replace(options, refine="none", normalise="none", bottleneck=replace(options.bottleneck, variance=1.0))
-        scored("attribute/ib_ba_paper", brain_maps(model, x, aims, method="bottleneck", layer=where, options=paper))
         for method in [m for m in ("bottleneck", "gradcam", "chefer") if m in maps]:
             plain = replace(options, refine="none")
             scored(f"attribute/{method}/plain", brain_maps(model, x, aims, method=method, layer=where, options=plain))
@@ -150,6 +149,34 @@ def checked(
     out |= {f"attribute/randomised/truth_auroc{end}": float(last[f"truth_auroc{end}"]) for end in ("", ".low", ".high")}
     out["attribute/randomised/map_correlation"] = float(last["correlation"])
     return out, rows
+
+
+def as_published(model: VolumeEncoder, x: Tensor, aims: Tensor, right: np.ndarray, options: Options) -> dict[str, float]:
+    """`attribute/ib_ba_paper/truth_auroc`: IB-BA as its paper has it, prior N(0, I) on features as they are, every voxel its
+    patch's value. x (n, voxel), aims (n, d) or (n, k, d), right (voxel,) bool."""
+    paper = replace(options, refine="none", normalise="none", bottleneck=replace(options.bottleneck, variance=1.0))
+    with frozen(model):
+        found = brain_maps(model, x, aims, method="bottleneck", layer=layer_of(model, None), options=paper)
+    return area_of("attribute/ib_ba_paper", right, found)
+
+
+def area_of(key: str, right: np.ndarray, maps: Tensor) -> dict[str, float]:
+    """`<key>/truth_auroc` with its interval: the mean of the maps (n, voxel) against right (voxel,) bool."""
+    names = (f"{key}/truth_auroc", f"{key}/truth_auroc.low", f"{key}/truth_auroc.high")
+    return dict(zip(names, auroc_interval(right, maps.mean(0).cpu().numpy()), strict=True))
+
+
+def paper_claims(
+    decoder: Decoder, split: Split, responses: Responses, *, trials: int = 32, seed: int = 0, device: str = "cpu"
+) -> dict[str, float]:
+    """`as_published` on the trials of `attribute_claims`, where its other methods have been run before."""
+    if not isinstance(decoder.module, VolumeEncoder):
+        raise DataError("attribute claims need an alignment with the volume encoder")
+    responses = explained(responses, split, part="test", trials=trials)
+    aims, options = goals(decoder, split, "test"), Options(seed=seed, device=device)
+    x, rows = check_inputs(decoder.module, responses, aims["image"], aims.get("text"), "both", options)
+    right = responses.units["informative"].to_numpy(dtype=bool)
+    return as_published(decoder.module, x, torch.stack(list(rows.values()), 1), right, options)
 
 
 def random_control(model: VolumeEncoder, responses: Responses, *, draws: int = 400, seed: int = 0) -> dict[str, float]:

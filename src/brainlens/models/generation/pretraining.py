@@ -51,6 +51,7 @@ def pretrain_attention(
     *,
     captions: Sequence[str] | None = None,
     tokens: int = TOKENS,
+    start: Mapping[str, Tensor] | None = None,
     training: AdapterTraining = DEFAULT,
     seed: int = 0,
     device: str = "cpu",
@@ -62,7 +63,8 @@ def pretrain_attention(
     images as in `fit`; prompts (image, d): embeddings, of which `tokens` tokens are learned (their map is given back beside the
     attention), or (image, token, width): tokens in the width of the network's text. captions: one for each image, to distil from;
     the learned tokens then start as ridge predictions of the states of its first words, which the network reads already.
-    Tokens are dropped in training as regions are. Raises DataError for other widths and NaN.
+    start: what an earlier call gave, to go on from (with as many tokens of as many channels).
+    Tokens are dropped in training as regions are. Raises DataError for other widths, a start of another shape, and NaN.
     """
     check_device(device)
     diffusion = open_pipeline(pipeline, device)
@@ -79,7 +81,9 @@ def pretrain_attention(
     tokens = tokens if states is None else min(tokens, states.shape[1])
     members = [np.arange(given.shape[1])] * tokens if learned else [np.zeros(1, np.int64)] * given.shape[1]
     adapter = RegionAdapter(diffusion.unet, members, scale=training.scale, seed=seed).to(device)
-    if learned and states is not None:
+    if start is not None:
+        _go_on(adapter, start, learned)
+    elif learned and states is not None:
         _start_map(adapter, given, states, held)
     table = AdapterTable.of(latents_of(diffusion, rows), held, hashlib.sha256(given.tobytes()).hexdigest(), states)
     x, text = torch.from_numpy(given), empty_text(diffusion)
@@ -94,6 +98,18 @@ def pretrain_attention(
     if learned:
         found |= dict(zip(TOKEN_MAP, (adapter.tokens.weight.detach().cpu(), adapter.tokens.bias.detach().cpu()), strict=True))
     return found
+
+
+def _go_on(adapter: RegionAdapter, start: Mapping[str, Tensor], learned: bool) -> None:
+    """The layers, and the map of the tokens where it is learned, as an earlier training left them."""
+    goal = dict(adapter.layers.state_dict())
+    if learned:
+        goal |= dict(zip(TOKEN_MAP, (adapter.tokens.weight.data, adapter.tokens.bias.data), strict=True))
+    for name, value in goal.items():
+        if name not in start or start[name].shape != value.shape:
+            there = tuple(start[name].shape) if name in start else "missing"
+            raise DataError(f"start: {name} is {there}, this network and these prompts have {tuple(value.shape)}")
+        value.copy_(start[name])
 
 
 def _start_map(adapter: RegionAdapter, prompts: np.ndarray, states: Tensor, held: np.ndarray) -> None:
