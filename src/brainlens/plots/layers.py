@@ -74,7 +74,7 @@ def hierarchy_is_known(result: Result, least: int = 5) -> bool:
     if not order or result.units is None or "roi" not in result.units.columns:
         return False
     roi = hierarchy_regions(result.units["roi"].astype(str).to_numpy())
-    return sum(np.count_nonzero(roi == str(name)) >= least for name in order) > 1
+    return sum(int(np.count_nonzero(roi == str(name)) >= least) for name in order) > 1
 
 
 def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str | np.ndarray = "layer", least: int = 5) -> Figure:

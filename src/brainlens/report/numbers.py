@@ -11,7 +11,7 @@ import numpy as np
 from brainlens.types.scores import SHARE, SIDES, chance, digits, is_difference, is_score, join
 
 SILENT = (  # groups that the heading names already
-    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe", "decode"),
+    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe", "decode", "methods"),
 )
 PICTURES = {  # which pictures a score of `reconstruct` is of, where the metric names them; without a name the chosen ones
     "first": "first candidate",
@@ -94,6 +94,15 @@ NAMES = {
     "increase": "cases whose cosine rises when only the map's part stays (%)",
     "deletion_auc": "area under the deletion curve (less is better)",
     "insertion_auc": "area under the insertion curve (more is better)",
+    "image_drop": "confidence drop, image",
+    "image_increase": "confidence increase, image (%)",
+    "image_matched_drop": "confidence drop at a matched area, image",
+    "image_matched_increase": "confidence increase at a matched area, image (%)",
+    "text_drop": "confidence drop, text",
+    "text_increase": "confidence increase, text (%)",
+    "text_matched_drop": "confidence drop at a matched area, text",
+    "text_matched_increase": "confidence increase at a matched area, text (%)",
+    "map_area": "area of the map",
     "baseline_ratio": "field power, peak / baseline",
 }
 KEY = re.compile(  # what a reader looks for first

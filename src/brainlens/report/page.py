@@ -232,7 +232,8 @@ def _cell(value: object, column: str) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, float, np.integer, np.floating)):
         return "" if value != value else numbers.number(float(value), column.rpartition("/")[2])
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    return text.replace("_", " ") if column in ("method", "encoder") else text
 
 
 def thumbnail(image: np.ndarray) -> str:

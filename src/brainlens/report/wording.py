@@ -73,6 +73,8 @@ def title(result: Result) -> str:
 def how(result: Result) -> str:
     """The method or encoder that the key numbers are of, which tells the cards of two runs of one task apart."""
     config = result.config
+    if config.get("method") == "all":
+        return "all methods"
     return (headline(result) or ", ".join(_listed(config.get("method") or config.get("encoder")))).replace("_", " ")
 
 
@@ -95,7 +97,8 @@ def _did(result: Result) -> str:
         who = _encoders(config, encoders)
         return f"{who} learned to turn brain responses into embeddings{of_target}, and looked the test images up."
     if result.task == "attribute":
-        how = f"The method {', '.join(method)}" if method else "An attribution method"
+        named = f"The method {', '.join(method)}" if method else "An attribution method"
+        how = "Every method of attribution" if method == ["all"] else named
         parts = {"pixels": "the picture", "words": "the caption", "stimuli": "picture and caption"}
         of = parts.get(str(config.get("of")), "the brain response")
         return f"{how} scored which parts of {of} carried the match."
