@@ -17,7 +17,7 @@ from torch import nn
 from brainlens.types import DataError, Responses, Result
 
 PAGE = Path(__file__).parents[1] / "docs" / "guide" / "to_a_figure.md"
-SNIPPETS = dict(re.findall(r"```python (\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
+SNIPPETS = dict(re.findall(r'```python title="(\w+)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.S))
 N = 100
 IDS = [f"p{i:03d}" for i in range(N)]
 SPLIT = ["train"] * 80 + ["test"] * 20

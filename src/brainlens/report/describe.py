@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from brainlens.plots import agreement, cortex, words
-from brainlens.report.parts import Section, in_standard_space
+from brainlens.report.parts import Picture, Section, in_standard_space
 from brainlens.types import Result
 
 CONCEPTS = 4
@@ -30,6 +30,11 @@ def words_section(result: Result, dpi: int | None) -> Section:
     level = float(result.config.get("design", {}).get("level", 0.05))
     counted = int(np.asarray(result.arrays["significant"]).sum())
     total = len(result.arrays["label"])
+    if not counted:
+        note = f"None of {total:,} voxels has a word that raises its measured response to test pictures "
+        note += f"(permutation, false discovery rate {level:g})."
+        section.pictures.append(Picture("", note=note))
+        return section
     if in_standard_space(result):
         caption = (
             f"The best word of the {counted:,} of {total:,} voxels whose word raises the measured response to test pictures "
