@@ -75,7 +75,9 @@ def layer_rows(
         _, _, layer_names, rgb = cortex.layer_colours(result, np.asarray(one), np.asarray(sure), None)
         shown, said = cortex.predicted_units(result, np.isfinite(one))
         cortex.paint_colours(axes[row], ROW, result, rgb, shown.astype(float), titled=row == 0)
-        axes[row, 0].text(-0.04, 0.5, title, transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
+        axes[row, 0].text(
+            -0.04, 0.5, style.printable(title), transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9
+        )
     cortex.layer_legend(figure, axes, layer_names)
     return style.head(figure, f"Selected layer in {len(numbers)} fits  ·  {said}", result)
 
@@ -92,7 +94,9 @@ def weight_rows(result: Result, *, names: Sequence[str], weights: str = "layer_w
     for number, (line, name) in enumerate(zip(np.asarray(axes).reshape(len(names), len(ROW)), names, strict=True)):
         share = np.where(known, table[:, number], 0.0) / top
         cortex.paint_colours(line, ROW, result, tone(share.clip(0, 1))[:, :3], known.astype(float), titled=number == 0)
-        line[0].text(-0.04, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
+        line[0].text(
+            -0.04, 0.5, style.printable(str(name)), transform=line[0].transAxes, rotation=90, va="center", ha="right", fontsize=9
+        )
     scale = ScalarMappable(Normalize(0, top), tone)
     figure.colorbar(scale, ax=list(np.ravel(axes)), location="bottom", shrink=0.34, label="weight of the layer")
     return style.head(figure, f"Weight of each layer  ·  {said}", result)
