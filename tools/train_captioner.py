@@ -251,6 +251,19 @@ def score(folder: Path, n: int) -> dict[str, float]:
     return noun_scores(stimuli, named)
 
 
+def score_crops(folder: Path, n: int) -> dict[str, float]:
+    """Share of crops around single objects of held-out scenes whose caption names the object's kind; n of them."""
+    rng, parts, kinds = random.Random(5), [], []
+    for k in range(n):
+        scene = scenes.scene_at(k, split="test")
+        part, text = crop(scenes.render(scene, size=SIDE), scene, rng)
+        parts.append(part)
+        kinds.append({scenes.object_words(kind)[-1] for kind in scenes.KINDS} & set(text.split()))
+    stimuli = Stimuli(np.array([f"crop-{k}" for k in range(n)]), np.stack(parts))
+    said = caption_images(load_captioner(folder), stimuli, max_new_tokens=TEXT - 4, batch=32)
+    return {"crop_kind": sum(bool(own & set(text.split())) for own, text in zip(kinds, said, strict=True)) / n, "crops": n}
+
+
 def noun_scores(stimuli: Stimuli, named: list[list[str]]) -> dict[str, float]:
     """Recall: nouns that are there and named, of those there; precision: of those named. Pooled over scenes."""
     known = {scenes.object_words(kind)[-1] for kind in scenes.KINDS} | set(scenes.BACKGROUNDS)
@@ -276,9 +289,9 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     model, tokenizer = train(plan, work)
     export(model, tokenizer, out)
-    found = score(out, plan.check)
+    found = score(out, plan.check) | score_crops(out, plan.check)
     print(json.dumps(found))
-    store.save_json(work / "scores.json", found)
+    store.save_json(out / "training.json", {"plan": asdict(plan), "scores": found})
 
 
 if __name__ == "__main__":

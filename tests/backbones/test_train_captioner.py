@@ -67,6 +67,17 @@ def test_a_killed_training_goes_on_to_the_same_bits_and_its_folder_opens(tool, t
     assert len(said) == 2
     found = tool.score(tmp_path / "out", 2)
     assert found["scenes"] == 2
+    assert 0 <= tool.score_crops(tmp_path / "out", 2)["crop_kind"] <= 1
+
+
+def test_the_shipped_captioner_names_what_is_there(tool) -> None:
+    """Held-out scenes and crops: .976 and .985 of nouns over 500 scenes, .992 of crops; see its training.json."""
+    place = tool.miniatures.folder("captioner")
+    found = tool.score(place, 60)
+    assert found["noun_recall"] >= 0.9
+    assert found["noun_precision"] >= 0.9
+    assert tool.score_crops(place, 60)["crop_kind"] >= 0.9
+    assert load_captioner("miniature").files == load_captioner(place).files
 
 
 def test_the_picture_tower_starts_near_that_of_the_miniature_clip(tool) -> None:

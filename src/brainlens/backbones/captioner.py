@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from brainlens import miniatures
 from brainlens.backbones.clip import Clip, embed_images, embed_texts, token_counts
 from brainlens.backbones.folder import files_hash, library, load_tokenizer, load_weights, model_folder, read_json
 from brainlens.backbones.preprocess import Preprocess, as_rgb, read_preprocess
@@ -64,10 +65,11 @@ class Captioner:
 def load_captioner(name_or_folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
     """BLIP, BLIP-2, Qwen2.5-VL or LLaVA-1.5 from a local folder or by hub name, from safetensors, without remote code.
 
+    "miniature" is the shipped BLIP, which knows drawn scenes and crops of them.
     Raises DataError if the folder is of another kind or incomplete, as a LLaVA without its chat template.
     """
     transformers = library()
-    folder = model_folder(name_or_folder)
+    folder = model_folder(miniatures.folder("captioner") if name_or_folder == "miniature" else name_or_folder)
     kind = str(read_json(folder / "config.json").get("model_type"))
     if kind not in KINDS:
         raise DataError(f"model folder {str(folder)!r} is of type {kind!r}; captioners are {', '.join(KINDS)}")

@@ -6,20 +6,24 @@ significant on test images, which none of the labelling methods had a part in.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from brainlens import miniatures
-from brainlens.backbones import clip
+from brainlens.backbones import clip, vision
+from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import keep
 from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.describe import BASELINES, PAPER, Beside, Describing, Space, baseline_scores, fit_describe
 from brainlens.describe.bank import pooled, real_rows
+from brainlens.describe.crops import CropPool
 from brainlens.describe.labelling import label_voxels
-from brainlens.describe.run import TEXT, cards
+from brainlens.describe.run import TEXT, caption_by, cards
 from brainlens.metrics.semantic_evidence import concept_maps
 from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
 from brainlens.models.encoding import RidgeCV
@@ -35,7 +39,8 @@ SIGNIFICANT = 0.05
 @dataclass(frozen=True)
 class DescribePlan:
     """noise: voxels outside the regions; designs by name: the first is the claim, "image_only" reads CLIP's embedding alone,
-    where every baseline can be computed; level of significance."""
+    where every baseline can be computed; cropped: the same with crops of the strongest pictures, whose words are those of the
+    whole picture (None) or a captioner's; level of significance."""
 
     noise: int = 500
     designs: dict[str, Describing] = field(
@@ -45,6 +50,7 @@ class DescribePlan:
             "paper": replace(PAPER, layers=LAYERS),
         }
     )
+    cropped: dict[str, str | None] = field(default_factory=lambda: {"crops": None, "crops_captioned": "miniature"})
     level: float = 0.05
     seed: int = 0
 
@@ -88,7 +94,24 @@ def describe_claims(recording: Opened, *, plan: DescribePlan | None = None, tell
             if f"describe/{other}/domain_top1" not in metrics:
                 metrics |= truth_scores(number, result, scored, prefix=f"describe/{other}")
     assert first is not None
+    for name, pool in _pools(recording, plan.cropped):
+        tell(f"describe, {name}", None)
+        result, _ = fit_describe(
+            responses, layers, recording.stimuli, design=Describing(layers=("image",)), beside=Beside(crops=pool), seed=plan.seed
+        )
+        metrics |= truth_scores(result.arrays["label"], result, scored, prefix=f"describe/{name}")
     return metrics, first
+
+
+def _pools(recording: Opened, cropped: dict[str, str | None]) -> Iterator[tuple[str, CropPool]]:
+    """Crops by the shipped CLIP, each with the captioner of its name."""
+    if not cropped or recording.layers is None:
+        return
+    network = vision.load(miniatures.folder("clip"))
+    stimuli = recording.stimuli.take([str(name) for name in recording.layers.ids])
+    places, extract = place_features(network, stimuli), partial(vision.extract, network, layers=["image"])
+    for name, captioner in cropped.items():
+        yield name, CropPool(stimuli, places, extract, caption=None if captioner is None else caption_by(captioner))
 
 
 def describe_demo(

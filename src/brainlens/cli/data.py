@@ -108,7 +108,7 @@ def captions(
     context: typer.Context,
     captioner: Annotated[
         str | None,
-        typer.Option(help="BLIP, BLIP-2, Qwen2.5-VL or LLaVA-1.5: a local folder or a hub name.", rich_help_panel=MODEL),
+        typer.Option(help="BLIP, BLIP-2, Qwen2.5-VL or LLaVA-1.5: a folder or hub name; or miniature.", rich_help_panel=MODEL),
     ] = None,
     score: Annotated[bool, typer.Option("--score", help="Score the sources of captions instead of making one.")] = False,
     file: Annotated[list[Path] | None, typer.Option(help="Captions made before, to be scored; repeat for several.")] = None,

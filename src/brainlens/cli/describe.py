@@ -71,7 +71,7 @@ def describe(
         bool, typer.Option("--crops", help="Add crops of the strongest pictures as candidates.", rich_help_panel=WORDS)
     ] = False,
     captioner: Annotated[
-        str | None, typer.Option(help="Network that captions the crops: folder or hub name.", rich_help_panel=WORDS)
+        str | None, typer.Option(help="Network that captions the crops: folder, hub name or miniature.", rich_help_panel=WORDS)
     ] = None,
     sentences: Annotated[
         str | None,

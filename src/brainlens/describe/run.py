@@ -141,7 +141,7 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
         if tuple(layers) != ("image",):
             raise DataError(f"describe: crops need places of the layer 'image', got layers {list(layers)}; leave --layer out")
         tell("places of the pictures", None)
-        caption = _captioner(asked.captioner, device) if asked.captioner is not None else None
+        caption = caption_by(asked.captioner, device) if asked.captioner is not None else None
         places = place_features(network, stimuli.take(features.ids))
         crops = CropPool(stimuli.take(features.ids), places, pooled_of, ("image",), caption=caption, tagger=asked.design.tagger)
     result, model = fit_describe(
@@ -210,7 +210,8 @@ def _miniature() -> str:
         ) from None
 
 
-def _captioner(name: str, device: str) -> Callable[[Stimuli], list[list[str]]]:
+def caption_by(name: str, device: str = "cpu") -> Callable[[Stimuli], list[list[str]]]:
+    """What gives pictures one caption each by the captioner of that name, none where it says nothing."""
     model = captioner.load_captioner(name, device=device)
     return lambda pictures: [[text] if text else [] for text in captioner.caption_images(model, pictures)]
 
