@@ -59,7 +59,8 @@ gallery: install
 	cd docs/gallery && for script in ../../examples/*.py; do \
 	  case $$script in */report_page.py) ;; *) $(abspath $(BIN))/python $$script || exit 1;; esac; done
 
-# The wheel installed alone in an environment of its own, beside the libraries of .venv: it brings its data files and runs.
+# The wheel installed alone in an environment of its own, beside the libraries of .venv: it brings its data files and runs the demo,
+# every verb at a small size, to its page.
 wheel: install
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
@@ -68,7 +69,7 @@ wheel: install
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > $$(build/wheel/alone/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth
 	cd build/wheel && alone/bin/brainlens --help >/dev/null \
-	  && alone/bin/brainlens align --train 60 --test 20 --encoder ridge && alone/bin/brainlens report runs
+	  && alone/bin/brainlens demo --train 120 --test 24 && test -s demo/report.html
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks tools examples

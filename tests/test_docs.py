@@ -39,3 +39,12 @@ def test_a_verbs_page_begins_with_what_a_user_needs(verb: str) -> None:
 def test_the_gallery_shows_every_example() -> None:
     shown = re.findall(r'--8<-- "examples/(\w+)\.py"', (DOCS / "gallery.md").read_text(encoding="utf-8"))
     assert sorted(shown) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("page", [*(f"docs/{name}" for name in PAGES), "README.md", "CONTRIBUTING.md"])
+def test_listings_begin_in_a_way_that_the_site_reads(page: str) -> None:
+    """A further word behind the language is no listing to mkdocs: the page shows the backticks and swallows headings."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    fences = [line for line in lines if line.startswith("```")]
+    assert [line for line in fences if not re.fullmatch(r'```(\w+( title="\w+")?)?', line)] == []
+    assert len(fences) % 2 == 0

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_data.md"
-SNIPPETS = dict(re.findall(r"```python (\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
+SNIPPETS = dict(re.findall(r'```python title="(\w+)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.S))
 N, TRAIN = 100, 80
 
 

@@ -14,10 +14,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from brainlens.types import DataError, Responses
+from brainlens.types import DataError, Responses, Result
 
 PAGE = Path(__file__).parents[1] / "docs" / "guide" / "to_a_figure.md"
-SNIPPETS = dict(re.findall(r"```python (\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
+SNIPPETS = dict(re.findall(r'```python title="(\w+)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.S))
 N = 100
 IDS = [f"p{i:03d}" for i in range(N)]
 SPLIT = ["train"] * 80 + ["test"] * 20
@@ -48,6 +48,16 @@ def test_ridge_on_own_arrays() -> None:
     assert f"{above} of 30 units" in found["figure"].get_suptitle()
     bars = found["figure"].axes[0].patches
     assert sum(bar.get_height() for bar in bars) == 30
+
+
+def test_a_result_is_kept_and_sent_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = Result("encode", {"encoding/r2_mean": 0.25, "encoding/r2_mean.low": 0.2}, {"r2": np.linspace(-0.1, 0.4, 30)})
+    exec(compile(SNIPPETS["keep"], "to_a_figure.md, keep", "exec"), {"result": result})
+    assert "My responses" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "encoding/r2_mean" in capsys.readouterr().out
 
 
 def test_factortopy_on_own_states() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -222,6 +222,13 @@ WITHIN = Protocol()
 
 
 FEW_SUBJECTS = 3  # from so many on an interval speaks of subjects that were not measured
+
+
+def check_parts(split: Iterable[object]) -> None:
+    """Raises DataError where no trial is called train: columns with other words (training, 1, A) are said by their words."""
+    found = sorted({str(name) for name in split})
+    if "train" not in found:
+        raise DataError(f"the column 'split' holds {found[:8]}; name its parts train, test and, if you like, validation")
 
 
 def held_out(n_images: int, validation: float, seed: int) -> np.ndarray:

@@ -287,3 +287,11 @@ def test_methods_on_inputs_refuse_words_and_models_that_give_no_tensor(vit) -> N
         modules.input_gradient(nn.LSTM(3, 4), torch.ones(2, 5, 3), 0)
     with pytest.raises(DataError, match="are not pictures"):
         modules.rise(nn.Flatten(), torch.ones(2, 2, 2, 2, 2), 0)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[0], lambda x: (255 * x).to(torch.uint8)], ids=["one picture", "whole numbers"])
+def test_pictures_that_the_model_cannot_read_are_one_line(blobs, change) -> None:
+    model, pictures = blobs
+    with pytest.raises(DataError, match=r"cannot read one sample \(1, .+pictures are \(picture, channel, row, column\)") as error:
+        modules.gradcam(model, change(pictures), 0, layer="pool")
+    assert "\n" not in str(error.value)

@@ -94,7 +94,7 @@ def test_labels_that_do_not_fit_are_one_line(folder: Path, tmp_path: Path) -> No
     for text, message in (
         ("file,label\n" + "\n".join(rows), "every picture is 'x'"),
         ("file,label\n" + "\n".join(rows[1:]), "no label for 'p00' .1 pictures without a label"),
-        ("file,label\n" + "\n".join([*rows, "q,y"]), "a label for 'q', which is not there"),
+        ("file,label\n" + "\n".join([*rows, "q,y"]), "a label for 'q', which is not found"),
         ("name,kind\na,b", "it needs file and label"),
         ("file,label\n" + "\n".join([*rows[1:], "p00"]), "no label for 'p00'"),
         ("file,label\n" + "\n".join(rows).replace("p07", "p\xff7"), "labels.csv is not UTF-8 text"),

@@ -233,7 +233,7 @@ def test_two_conditions_in_a_csv_are_decoded_from_raw_in_one_call(tmp_path: Path
     assert result.metrics["decode/peak_auc.low"] > 0.5
     assert {"decode/peak_auc", "decode/peak_p", "decode/trials_face"} <= {row["metric"] for row in rows}
     page = build(folder, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "face, house told apart by a linear discriminant" in page
+    assert "face, house: area under the ROC curve of a linear discriminant" in page
     with pytest.raises(DataError, match="no column 'p_fwe'"):
         over_time(course.drop(columns="p_fwe"))
 
@@ -288,3 +288,22 @@ def test_small_recordings_are_aligned_by_what_is_solved(
     ids = [f"{i:04d}" for i in range(images)]
     responses = Responses.from_arrays(np.ones((images, 1, 1)), ids, times=[0.0], split="train")
     assert suited(SensorOptions(**change), Source(dataset, Path()), responses).encoders == expected
+
+
+def test_a_folder_of_epochs_alone_is_known_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "s01-epo.fif").touch()
+    assert datasets.recognised(tmp_path) == "epochs"
+    array = tmp_path / "array"
+    array.mkdir()
+    for name in ("epochs.npy", "trials.csv", "channels.csv", "times.csv"):
+        (array / name).touch()
+    assert datasets.recognised(array) == "epochs"  # trials.csv alone would be fMRI
+    (array / "channels.csv").unlink()
+    assert datasets.recognised(array) == "folder"
+
+
+def test_a_file_in_place_of_its_folder_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "s01-epo.fif"
+    file.touch()
+    with pytest.raises(DataError, match=r"s01-epo\.fif is a file; give the folder that it lies in with --data .+"):
+        run_decode(Source("epochs", file), tmp_path / "runs", tell=lambda text, share=None: None)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from brainlens import store
-from brainlens.datasets.runs import once
+from brainlens.datasets.runs import MINIATURE, keep, once
+from brainlens.datasets.source import Source
 from brainlens.types import Result
 
 
@@ -50,3 +51,23 @@ def test_a_folder_that_lost_its_result_is_made_anew(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(store.TASKS, "encode", 99)  # what the task computes has changed
     once("encode", tmp_path, {}, run)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "result", "said"),
+    [
+        (Source("folder", Path("x")), Result("encode", {}, config={"model": "clip", "method": "ridge"}), True),
+        (Source("folder", Path("x")), Result("align", {}, config={"images": "clip"}), True),
+        (Source("folder", Path("x"), "miniature"), Result("reconstruct", {}), True),
+        (Source("folder", Path("x"), "my/network"), Result("encode", {}, config={"model": "network"}), False),
+        (Source("phantom"), Result("encode", {}, config={"model": "clip"}), False),
+        (Source("things_eeg2", Path("x")), Result("align", {}, config={"images": "clip_feature_maps"}), False),
+        (Source("folder", Path("x")), Result("describe", {}, config={"method": "words"}), False),
+        (Source("epochs", Path("x")), Result("decode", {}), False),
+    ],
+)
+def test_the_network_that_ships_is_named_where_it_read_photographs(
+    tmp_path: Path, source: Source, result: Result, said: bool
+) -> None:
+    kept = store.load_result(keep(result, tmp_path, source))
+    assert (MINIATURE in kept.config.get("warnings", [])) == said

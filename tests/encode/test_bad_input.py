@@ -44,7 +44,10 @@ def fit(responses: Responses, features: Features = F, method: str = "factortopy"
 
 
 ERRORS = {
-    "a coordinate is missing": (lambda: fit(replace(R, units=R.units.drop(columns="y"))), r"missing \['y'\].*ridge without"),
+    "a coordinate is missing": (
+        lambda: fit(replace(R, units=R.units.drop(columns="y"))),
+        r"missing \['y'\].*without places, ridge",
+    ),
     "a coordinate is NaN": (
         lambda: fit(replace(R, units=R.units.assign(z=np.where(np.arange(30) == 3, np.nan, 0.5)))),
         "1 of 30 ",
@@ -112,3 +115,10 @@ def test_what_is_read_off_the_channels_is_kept_for_the_figures():
         assert maps.shape == (8, 8, 8, 3)
         assert maps.min() >= 0
         assert maps.max() <= 1
+
+
+@pytest.mark.parametrize("words", [("training", "testing"), ("0", "1")])
+def test_other_words_for_the_parts_are_named(words: tuple[str, str]) -> None:
+    trials = R.trials.assign(split=np.where(R.trials["split"] == "test", words[1], words[0]))
+    with pytest.raises(DataError, match=rf"'split' holds \['{min(words)}', '{max(words)}'\]; name its parts train, test"):
+        fit(replace(R, trials=trials), method="ridge")

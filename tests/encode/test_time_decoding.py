@@ -292,3 +292,19 @@ def test_a_recording_of_one_run_is_noticed_so_that_folds_take_its_place():
     assert one_part(make(labels, np.zeros(24, int)), "run")
     assert one_part(make(labels, runs, subjects=np.repeat([0, 1], [16, 8])), "run")  # the second subject has one run
     assert not one_part(make(labels, runs), "block")
+
+
+def test_a_result_in_a_notebook_has_the_interval_of_its_peak() -> None:
+    rng = np.random.default_rng(0)
+    kind = np.repeat(["a", "b"], 24)
+    data = rng.normal(size=(48, 3, 4))
+    data[24:, 1, 2] += 1.5
+    result = decode(
+        Responses.from_arrays(data, kind, times=[0.0, 0.1, 0.2, 0.3]), "stimulus", over_time=OverTime(permutations=20)
+    )
+    scores = result.scores().set_index("metric")
+    course = result.tables["timecourse"].set_index("time")
+    peak = scores.loc["decode/peak_auc"]
+    assert (peak["low"], peak["high"]) == tuple(course.loc[0.2, ["low", "high"]])
+    assert (peak["chance"], peak["n"]) == (0.5, 48)
+    assert scores.loc["decode/peak_p", "value"] == course.loc[0.2, "p_fwe"]

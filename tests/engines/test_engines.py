@@ -87,7 +87,7 @@ def test_a_scheduler_that_goes_away_is_one_line_and_finished_pieces_are_kept(pie
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"scheduler": "tcp://127.0.0.1:9"}, "not there or went away"),
+        ({"scheduler": "tcp://127.0.0.1:9"}, "cannot be reached or went away"),
         ({"scheduler": "tcp://127.0.0.1:9", "threads": "1", "queue": "long"}, "takes no other options"),
         ({"cluster": "moon"}, "there are local, slurm"),
         ({"queue": "long"}, "do not apply on this machine"),

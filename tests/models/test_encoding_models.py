@@ -291,7 +291,7 @@ ASKED = {
     "not fitted": (lambda f: FactorTopy().predict(TEST), "FactorTopy is not fitted; call fit first"),
     "not fitted ridge": (lambda f: LayerwiseRidge().predict(TEST), "LayerwiseRidge is not fitted"),
     "nothing to save": (lambda f: GNet().save("nowhere"), "not fitted"),
-    "no such device": (lambda f: GNet(device="cuda:99").fit(TRAIN, Y[:N]), "device 'cuda:99' is not there"),
+    "no such device": (lambda f: GNet(device="cuda:99").fit(TRAIN, Y[:N]), "device 'cuda:99' is not available"),
 }
 
 

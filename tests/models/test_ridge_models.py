@@ -112,7 +112,7 @@ MISTAKES = {
     "folds that overlap": (lambda: RidgeCV(cv=ShuffleSplit(5, random_state=0)).fit(X, Y), "holds a row back twice"),
     "constant features": (lambda: RidgeCV().fit(np.ones((30, 2)), Y), "every feature is constant"),
     "not fitted": (lambda: RidgeCV().predict(X), "not fitted; call fit first"),
-    "a device that is not there": (lambda: RidgeCV(device="cuda:99").fit(X, Y), "device 'cuda:99' is not there"),
+    "a device that is not there": (lambda: RidgeCV(device="cuda:99").fit(X, Y), "device 'cuda:99' is not available"),
 }
 
 

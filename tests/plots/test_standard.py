@@ -8,7 +8,8 @@ import pytest
 
 from brainlens.plots import cortex, embeddings, slabs, standard
 from brainlens.plots.curves import rsa_profile
-from brainlens.plots.selected import label_colours
+from brainlens.plots.embeddings import embedding_map
+from brainlens.plots.selected import label_colours, label_map, weight_rows
 from brainlens.types import DataError, Result, Volume
 
 
@@ -140,3 +141,31 @@ def test_maps_of_selections_show_the_units_that_are_predicted() -> None:
     assert found == ([True, False, False, False], "1 of 3 voxels: those with test R² > 0 at q < 0.05")
     assert shown(r2=r2, q=np.full(4, np.nan))[0] == [True, True, False, False]
     assert shown(r2=np.full(4, -1.0))[1] == "n = 3 voxels, none with test R² > 0"
+
+
+def test_a_modality_that_lies_across_the_common_components_is_shown_in_its_own() -> None:
+    rng = np.random.default_rng(0)
+    brain, image = rng.normal(size=(2, 60, 3))
+    text = rng.normal(size=(60, 9))
+    shared = np.pad(brain, ((0, 0), (0, 9))), np.pad(image, ((0, 0), (0, 9)))
+    arrays = {"embedding/brain": shared[0], "embedding/image": shared[1], "embedding/text": np.pad(text, ((0, 0), (3, 0)))}
+    titles, widths = [], []
+    for ax in embedding_map(Result("align", {}, arrays)).axes[:3]:
+        titles.append(ax.get_title(loc="left") or ax.get_title())
+        widths.append(float(np.ptp(ax.collections[0].get_offsets()[:, 0])))
+    assert titles == ["brain", "image", "text, its own"]
+    assert min(widths) > 0.3 * max(widths)
+    arrays["embedding/text"] = shared[1]
+    assert all(
+        "own" not in (ax.get_title(loc="left") or ax.get_title()) for ax in embedding_map(Result("align", {}, arrays)).axes[:3]
+    )
+
+
+def test_selections_of_units_that_are_not_predicted_are_left_out() -> None:
+    """Weights of layers and clusters: noise would be specks over the cortex."""
+    space = Volume(np.ones((4, 4, 4), dtype=bool), np.array([[8.0, 0, 0, -50], [0, 8, 0, -90], [0, 0, 8, -10], [0, 0, 0, 1]]))
+    r2 = np.where(np.arange(64) < 20, 0.3, -0.1)
+    arrays = {"r2": r2, "layer_weights": np.full((64, 2), 0.5), "cluster": np.zeros(64)}
+    result = Result("encode", {}, arrays, None, {}, {"template": "MNI152"}, space=space)
+    for figure in (weight_rows(result, names=["a", "b"]), label_map(result, "cluster", names=["0"], predicted=True)):
+        assert "20 of 64 voxels: those with test R² > 0" in figure.get_suptitle().replace("\n", " ")

@@ -122,3 +122,74 @@ def test_one_number_stands_once_and_counts_name_their_units() -> None:
     assert [row.key for row in numbers.first(found, 8)] == ["attribution/image/deletion_auc"]
     (row,) = numbers.rows({"encoding/r2_weighted": 0.05, "encoding/r2_weighted.chance": -0.00057})
     assert row.chance == "≈ 0"
+
+
+def test_regions_of_other_names_have_no_hierarchy_and_nothing_is_listed_that_fails() -> None:
+    layer = np.linspace(0, 1, 24)
+    config = {"method": "ridge", "layers": ["a", "b"], "hierarchy": ["V1", "V2V3", "OPA", "EBA"]}
+    for names, listed in ((["V1", "LOC"], False), (["V1", "EBA"], True), (["V1", "V2"], True)):
+        units = pd.DataFrame({"roi": np.repeat(names, 12)})
+        result = Result("encode", {}, {"layer": layer, "r2": layer}, units, {}, config)
+        assert ("hierarchy" in list(result.plot)) == listed, names
+        for name in result.plot:
+            assert isinstance(getattr(result.plot, name)(), Figure)
+
+
+def test_categories_of_regions_are_bars_in_their_order() -> None:
+    table = pd.DataFrame(
+        {"roi": "", "rank": [1, 2, 3], "label": ["house", "", "<b>"], "score": [0.5, 0.1, -0.6], "ceiling": 0.8, "voxels": 530}
+    )
+    result = Result("describe", {"describe/words/ceiling_mean": 0.8}, tables={"words": table}, config={"method": "words"})
+    (ax,) = result.plot.category_ranking().axes
+    assert [bar.get_width() for bar in ax.patches] == [-0.6, 0.1, 0.5]
+    assert ax.get_title(loc="left") + ax.get_title() == "all voxels, n = 530, order repeats at 0.80"
+    text = report.render([("describe-1", result)])
+    assert "which categories does each region respond to?" in text
+    assert "Encoding and layer maps" not in text
+    assert "how well the order of categories repeats" in text
+
+
+def test_what_is_deleted_is_named_and_one_step_is_no_training() -> None:
+    arrays = {"deletion/rise": np.linspace(1, 0, 11), "insertion/rise": np.linspace(0, 1, 11)}
+    log = pd.DataFrame({"step": [0], "loss": [np.nan], "validation_text": [0.06]})
+    result = Result("attribute", {}, arrays, tables={"log": log}, config={"of": "words", "method": "rise"})
+    figure = result.plot.degradation_deletion()
+    assert figure.axes[0].get_xlabel() == "share of words deleted, most important first"
+    assert list(result.plot) == ["degradation_deletion", "degradation_insertion"]
+    text = report.render([("attribute-1", result)])
+    assert "which words carried the match?" in text
+    assert "Attribution on the brain" not in text
+    assert "Training" not in text
+
+
+def test_scores_of_pictures_say_which_pictures() -> None:
+    names = ("first", "best", "retrieval", "evidence_retrieval", "low_level", "shuffled")
+    found = numbers.rows({"reconstruct/two_way_clip": 0.7} | {f"reconstruct/{name}/two_way_clip": 0.6 for name in names})
+    assert len({row.label for row in found}) == 7
+    assert found[3].label == "nearest training picture: two-way identification"
+    assert numbers.label("retrieval/brain->image/top1") == "brain → image: top-1"
+
+
+def test_an_onset_that_there_is_not_is_none_and_not_missing_data() -> None:
+    (row,) = numbers.rows({"decode/onset": float("nan")})
+    assert row.value == "none"
+    assert wording.warnings(Result("decode", {"decode/onset": float("nan")})) == []
+    assert "1 undefined" in wording.warnings(Result("encode", {"encoding/r_mean": float("nan")}))[0]
+
+
+def test_cards_of_two_runs_say_what_tells_them_apart() -> None:
+    runs = [
+        (f"encode-{k}", Result("encode", {"encoding/r2_mean": 0.1}, config={"method": m}))
+        for k, m in enumerate(("ridge", "gnet"))
+    ]
+    text = report.render(runs)
+    assert "encode-0 · ridge" in text
+    assert "encode-1 · gnet" in text
+    key = "align/a-b/retrieval/brain->image/top5"
+    assert numbers.interval(key, {key: 0.1, f"{key}.low": -0.3, f"{key}.high": 0.2}) == "[−30.0, +20.0] points"
+
+
+def test_counts_of_units_say_of_how_many() -> None:
+    scores = {"encoding/units_significant": 4.0, "encoding/r2_max": 0.5, "encoding/units": 20.0, "encoding/units_scored": 12.0}
+    counted = {row.key.rpartition("/")[2]: row.n for row in numbers.rows(scores)}
+    assert counted["units_significant"] == counted["r2_max"] == "20 units"

@@ -41,7 +41,7 @@ def test_rows_bring_their_neighbours_along() -> None:
     difference = rows["align/volume-ridge/retrieval/brain->image/top1"]
     assert difference.label == "volume minus ridge, brain → image: difference of top-1"
     assert (difference.value, difference.chance, difference.ceiling) == ("+12.5 points", "0 (no difference)", "")
-    assert difference.interval == "p = 0.003"
+    assert difference.interval == "p\u00a0=\u00a00.003"  # which no line breaks
     assert not rows["align/ridge/retrieval/brain->image/top1"].main
     hidden = {"retrieval/brain->image/chance1", "retrieval/brain->image/n", "rsa/ceiling_low", "data/units_missing"}
     assert not hidden & set(rows)
@@ -71,3 +71,10 @@ def test_numbers_as_text(value: float, name: str, text: str) -> None:
 
 def test_losses_name_only_what_was_lost() -> None:
     assert numbers.losses(METRICS) == ["data: units missing: 3"]
+
+
+def test_scores_of_single_subjects_are_named_and_stand_behind_their_mean() -> None:
+    metrics = {"align/volume/subject/1/retrieval/brain->image/top1": 0.1, "retrieval/brain->image/top1": 0.2}
+    single, mean = numbers.rows(metrics)
+    assert single.label == "volume, subject 1, brain → image: top-1"
+    assert (single.main, mean.main) == (False, True)

@@ -14,7 +14,7 @@ import pandas as pd
 from brainlens import datasets, store
 from brainlens.datasets.runs import Rows, keep, source_of, table
 from brainlens.datasets.sensors import SENSOR_DATASETS, number_of, open_sensors, read_subject, subjects_in
-from brainlens.datasets.source import Source, Tell
+from brainlens.datasets.source import Source, Tell, no_folder
 from brainlens.models.sensors.aligner import SensorAligner
 from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.stored import load_aligner
@@ -99,6 +99,6 @@ def _responses(source: Source, aligned: Result, cache: Path, device: str, tell: 
             replace(source, subjects=()), protocol=protocol, cache=cache, device=device, settings=settings, tell=tell, **seen
         ).responses
     if source.folder is None or not source.folder.is_dir():
-        raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
+        raise DataError(no_folder(source))
     tell(f"reading {source.dataset}, subject {subject}", None)
     return read_subject(source, number_of(subject, subjects_in(source)), cache).responses

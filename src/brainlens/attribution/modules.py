@@ -294,11 +294,25 @@ def _ready(model: nn.Module, inputs: Inputs, target: Any, read: Read | None, *, 
             return reader(_call(model, x))
 
         with torch.no_grad():
-            first = reader(_call(model, _part(given, slice(0, 1))))
+            first = reader(_first(model, given))
         if first.ndim != 2:
             raise DataError(f"the model gives {tuple(first.shape)} for one sample; an output (B, d) is needed: give read=")
         targets, classes = _targets(target, _length(given), first)
         yield _Ready(given, targets, classes, outputs, reader)
+
+
+def _first(model: nn.Module, given: Any) -> Any:
+    """The model's output of the first sample. Raises DataError with torch's reason where it cannot read such inputs."""
+    one = _part(given, slice(0, 1))
+    try:
+        return _call(model, one)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if not isinstance(one, Tensor) or isinstance(error, (torch.cuda.OutOfMemoryError, DataError)):
+            raise
+        raise DataError(
+            f"the model cannot read one sample {tuple(one.shape)} of {str(one.dtype).removeprefix('torch.')}: "
+            f"{str(error).strip().splitlines()[0]}; pictures are (picture, channel, row, column), numbers of the model's own type"
+        ) from error
 
 
 def _targets(target: Any, n: int, output: Tensor) -> tuple[Tensor, bool]:

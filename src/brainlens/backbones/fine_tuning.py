@@ -73,7 +73,7 @@ def read_labels(path: str | Path, stimuli: Stimuli) -> np.ndarray:
     missing = [str(name) for name in stimuli.ids if not found.get(str(name))]
     extra = sorted(set(found) - set(map(str, stimuli.ids)))
     if missing or extra:
-        what = f"no label for {missing[0]!r}" if missing else f"a label for {extra[0]!r}, which is not there"
+        what = f"no label for {missing[0]!r}" if missing else f"a label for {extra[0]!r}, which is not found"
         raise DataError(f"{path}: {what} ({len(missing)} pictures without a label, {len(extra)} labels without a picture)")
     labels = np.array([found[str(name)] for name in stimuli.ids])
     if len(set(labels)) < 2:

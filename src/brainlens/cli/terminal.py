@@ -149,8 +149,20 @@ def carry_out(
     folders, rows, made = once(task, runs, asked, anew, data=data, again=again)
     if rows:  # of several processes the first one speaks
         show(rows, title)
+        if folders and not made:
+            _remark(folders[-1])
         finished(folders, made)
     return folders
+
+
+def _remark(folder: Path) -> None:
+    """What a reader of the table must know of the network, where the run says so."""
+    from brainlens import store
+    from brainlens.datasets.runs import MINIATURE
+
+    note = folder / "result.json"
+    if note.is_file() and MINIATURE in store.read_json(note).get("config", {}).get("warnings", []):
+        print(f"note: {MINIATURE}", flush=True)
 
 
 LAST: list[Path] = []  # folders of the command of this process that finished last, for a command that calls others

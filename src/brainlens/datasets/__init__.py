@@ -65,7 +65,16 @@ OFFERS = {
 MARKS = {  # a file that only one layout of one's own has, by which `recognised` tells it
     "bids": ("dataset_description.json",),
     "folder": ("trials.csv", "trials.tsv"),
-    "epochs": ("events.csv", "events.tsv"),
+    "epochs": (
+        "events.csv",
+        "events.tsv",
+        "channels.csv",
+        "channels.tsv",
+        "*-epo.fif",
+        "*_epo.fif",
+        "*-epo.fif.gz",
+        "*_epo.fif.gz",
+    ),
     "mosaic": ("sub-*_*.hdf5",),
 }
 
@@ -78,6 +87,8 @@ def recognised(folder: str | Path) -> str:
     if not place.is_dir():
         raise DataError(f"{place} is not a folder; name the one that holds the recording")
     found = [name for name, marks in MARKS.items() if name in DATASETS and any(any(place.glob(mark)) for mark in marks)]
+    if found == ["folder", "epochs"] and any(any(place.glob(f"channels.{kind}")) for kind in ("csv", "tsv")):
+        return "epochs"  # an array of epochs has trials.csv, too
     if len(found) != 1:
         which = f"could be {' or '.join(found)}" if found else f"is in none of the layouts {', '.join(MARKS)}"
         raise DataError(f"{place} {which}: say which recording it is by --dataset NAME; `brainlens datasets` lists the names")

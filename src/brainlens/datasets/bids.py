@@ -106,7 +106,7 @@ def _subject(root: Path, subject: str | None) -> str:
         return there[0]
     same = [name for name in there if name == subject or (name.isdecimal() and subject.isdecimal() and int(name) == int(subject))]
     if not same:
-        raise DataError(f"subject {subject!r} is not there; {root} has {', '.join(there[:30])}")
+        raise DataError(f"subject {subject!r} is not found; {root} has {', '.join(there[:30])}")
     return same[0]
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from brainlens import datasets, store
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import number_of, read_subject, subjects_in
-from brainlens.datasets.source import Source, Tell
+from brainlens.datasets.source import Source, Tell, no_folder
 from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.signals.epochs import evoked, without_bad_channels
 from brainlens.store import release
@@ -104,7 +104,7 @@ def read_epochs_of(source: Source, subject: str | None, cache: Path) -> Response
     if source.dataset not in EPOCH_DATASETS:
         raise DataError(f"epochs: dataset {source.dataset!r} is not one to cut; choose one of {', '.join(EPOCH_DATASETS)}")
     if source.folder is None or not source.folder.is_dir():
-        raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
+        raise DataError(no_folder(source))
     if source.dataset == "eeglab_visual":
         return without_bad_channels(datasets.load(source.dataset, source.folder, **source.options).responses)
     there = subjects_in(source)

@@ -90,14 +90,14 @@ def _file(root: Path, subject: str | None, source: str | None) -> tuple[Path, st
         there = sorted({each[2] for each in found})
         found = [each for each in found if each[2].lower() == source.lower()]
         if not found:
-            raise DataError(f"source {source!r} is not there; {root} has {', '.join(there)}")
+            raise DataError(f"source {source!r} is not found; {root} has {', '.join(there)}")
     elif len({each[2] for each in found}) > 1:
         raise DataError(f"{root} holds {', '.join(sorted({each[2] for each in found}))}; choose one by --option source=NAME")
     if subject is None:
         return found[0]
     same = [each for each in found if each[1] == subject or (each[1].isdecimal() and each[1].lstrip("0") == subject.lstrip("0"))]
     if not same:
-        raise DataError(f"subject {subject!r} is not there; {root} has {', '.join(each[1] for each in found[:30])}")
+        raise DataError(f"subject {subject!r} is not found; {root} has {', '.join(each[1] for each in found[:30])}")
     return same[0]
 
 

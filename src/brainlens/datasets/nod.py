@@ -65,7 +65,7 @@ def load(
         raise DataError(f"{results} holds no ses-*_task-imagenet_run-*/*_beta.dscalar.nii; see {FACTS['url']}")
     there = sorted({_names(path)[0] for path in found})
     if sessions is not None and set(sessions) - set(there):
-        raise DataError(f"session {sorted(set(sessions) - set(there))[0]!r} is not there; subject {subject} has {there}")
+        raise DataError(f"session {sorted(set(sessions) - set(there))[0]!r} is not found; subject {subject} has {there}")
     data, trials, space = [], [], None
     for path in found:
         session, run = _names(path)

@@ -22,6 +22,12 @@ MODEL = "model"  # the folder of a run that holds what was fitted
 UNREAD = ("dataset", "folder", "cache", "device")  # settings of a call that name nothing that is read, or what is stamped anyway
 
 
+MINIATURE = (
+    "The network is the shipped miniature CLIP, which knows drawn scenes alone: for photographs name another, "
+    "e.g. --model openai/clip-vit-base-patch32 or a folder"
+)
+
+
 class Fitted(Protocol):
     """A model that can be written into a folder."""
 
@@ -44,11 +50,22 @@ def keep(
     notes = datasets.split_note(source.dataset, source.options)
     config |= {"warnings": [*config.get("warnings", []), *notes]} if notes else {}
     folder = store.run_folder(runs, result.task, config, [str(d) for d in result.provenance.get("data", [])])
+    if _by_miniature(config, result.task, source):  # not a part of the folder's name: older runs of the same call are found
+        config |= {"warnings": [*config.get("warnings", []), MINIATURE]}
     with store.lock(folder, wait=store.PATIENCE):  # the model and the result are of one writer
         if model is not None:
             model.save(folder / MODEL)
         store.save_result(replace(result, config=config, arrays={**result.arrays, **(arrays or {})}), folder)
     return folder
+
+
+def _by_miniature(config: Mapping[str, Any], task: str, source: Source) -> bool:
+    """Whether the shipped network read the pictures of a real recording because no other was named."""
+    if source.model not in (None, "miniature") or datasets.simulated(source.dataset):
+        return False
+    if task not in ("encode", "align", "describe", "reconstruct") or config.get("method") in ("words", "ridge_onehot"):
+        return False
+    return (config.get("images") or config.get("model")) in (None, "clip", "miniature")  # recordings may bring embeddings
 
 
 Rows = list[dict[str, Any]]

@@ -15,7 +15,7 @@ from brainlens import datasets
 from brainlens.backbones import clip
 from brainlens.datasets import epochs, phantom, phantom_eeg, things_eeg2, things_meg
 from brainlens.datasets.pictures import NoImages
-from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder
+from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder, no_folder
 from brainlens.datasets.things_tables import PICTURES, concept_centres, pictures_folder
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
@@ -72,7 +72,7 @@ def open_sensors(
         strength = phantom_eeg.STRONG if amplitude is None else amplitude
         return _phantom(source, protocol, repeats, strength, cache=cache, settings=settings, tell=tell)
     if source.folder is None or not source.folder.is_dir():
-        raise DataError(f"dataset {source.dataset!r} needs its folder, got {str(source.folder)!r}; give it with --data")
+        raise DataError(no_folder(source))
     there = subjects_in(source)
     chosen = number_of(protocol.subject if protocol.subject is not None else there[0], there)
     wanted = [chosen] if protocol.kind == "within" else there
@@ -135,7 +135,7 @@ def number_of(subject: str | int, there: Sequence[int]) -> int:
     digits = re.sub(r"^(sub-|P)", "", str(subject))
     if not digits.isdecimal() or int(digits) not in there:
         known = ", ".join(map(str, there[:30])) + (", ..." if len(there) > 30 else "")
-        raise DataError(f"subject {subject!r} is not there; the recording has subjects {known}")
+        raise DataError(f"subject {subject!r} is not found; the recording has subjects {known}")
     return int(digits)
 
 

@@ -88,6 +88,14 @@ class Opened(Recording):
     counts: dict[str, int] = field(default_factory=dict)
 
 
+def no_folder(source: Source) -> str:
+    """The line that refuses a source whose folder is missing, or is a file."""
+    place = source.folder
+    if place is not None and place.is_file():
+        return f"{place} is a file; give the folder that it lies in with --data {place.parent}"
+    return f"dataset {source.dataset!r} needs its folder, got {str(place)!r}; give it with --data"
+
+
 def network_folder(source: Source) -> str:
     """The folder or hub name of the network of a source."""
     named = source.model is not None and source.model != "miniature"
@@ -102,7 +110,7 @@ def open_recording(
     Raises DataError for an unknown dataset, a device that is not there, a recording without a folder, without images where
     layers or embeddings are asked, and for a test image that is also in the training set, by id or by pixels.
     """
-    datasets.module(source.dataset)  # its name before its folder: a misspelt name has no folder to give
+    datasets.module(source.dataset)  # the name first, so that a typo is reported as a typo
     check_device(device)
     say: Tell = tell if tell is not None else _silent
     if source.dataset == "phantom":
@@ -181,7 +189,7 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and (chosen.index or 0) >= count):
         there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
-        raise DataError(f"device {device!r} is not there; this machine has {there}")
+        raise DataError(f"device {device!r} is not available; this machine has {there}")
 
 
 def _silent(text: str, share: float | None = None) -> None:

@@ -208,7 +208,8 @@ def coordinates_of(units: pd.DataFrame) -> np.ndarray:
     missing = [name for name in "xyz" if name not in units.columns]
     if missing:
         raise DataError(
-            f"factortopy needs unit coordinates x, y, z; missing {missing}; use class_token, patch_token or ridge without"
+            f"factortopy needs unit coordinates x, y, z; missing {missing}: give the responses xyz= or mask_img=, or take a "
+            "method without places, ridge, class_token or patch_token"
         )
     return units[["x", "y", "z"]].to_numpy(dtype=np.float64, copy=True)
 

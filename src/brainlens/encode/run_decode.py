@@ -49,11 +49,7 @@ def run_decode(
     result = decode_over_time(rows, chosen, group, options=options, seed=seed)
     people = {"subjects": list(subjects)} if subjects else {}
     result = replace(result, config={**result.config, **people, "warnings": [*more_notes, *notes]})
-    course = result.tables["timecourse"]
-    peak = course.loc[course["auc"].idxmax()]
-    more = {"decode/peak_auc.low": float(peak["low"]), "decode/peak_auc.high": float(peak["high"])}
-    more |= {"decode/peak_auc.chance": 0.5, "decode/peak_p": float(peak["p_fwe"])}
-    counts = more | {f"decode/trials_{name}": float(n) for name, n in responses.trials[chosen].astype(str).value_counts().items()}
+    counts = {f"decode/trials_{name}": float(n) for name, n in responses.trials[chosen].astype(str).value_counts().items()}
     result = replace(result, metrics=result.metrics | counts)
     return keep(result, runs, source), [*table(result, "decode/"), *_by_subject(result)]
 

@@ -131,6 +131,8 @@ def decode_over_time(
         metrics |= {f"decode/auc_mean{end}": float(mean[f"auc_mean{end}"]) for end in (".low", ".high")}
     metrics |= {"decode/subjects": float(len(each)), "decode/folds": float(len(area))}
     metrics |= {"decode/trials": float(len(labels)), "decode/channels": float(data.shape[1])}
+    n = float(len(labels) if len(each) == 1 else len(each))  # what the interval is over: trials of one subject, or subjects
+    metrics |= {f"decode/{name}.n": n for name in ("auc_mean", "accuracy_mean", "peak_auc")}
     metrics |= {f"decode/{name}": float(n) for name, n in counts.items()}
     single = len(each) == 1
     arrays = {"auc": area[:, 0], "accuracy": accuracy} if single else {"auc": each[:, 0], "accuracy": right}
@@ -216,7 +218,11 @@ def _numbers(table: pd.DataFrame, classes: int) -> dict[str, float]:
         "decode/accuracy_mean": float(table["accuracy"].mean()),
         "decode/accuracy_mean.chance": 1 / classes,
         "decode/peak_auc": float(peak["auc"]),
+        "decode/peak_auc.low": float(peak["low"]),
+        "decode/peak_auc.high": float(peak["high"]),
+        "decode/peak_auc.chance": 0.5,
         "decode/peak_auc.p": float(peak["p_fwe"]),
+        "decode/peak_p": float(peak["p_fwe"]),
         "decode/peak_time": float(peak["time"]),
         "decode/onset": float(certain.iloc[0]) if len(certain) else float("nan"),
         "decode/times": float(len(table)),
@@ -228,7 +234,7 @@ def _numbers(table: pd.DataFrame, classes: int) -> dict[str, float]:
 
 def _labels(trials: pd.DataFrame, target: str) -> tuple[np.ndarray, list[str]]:
     if target not in trials.columns:
-        raise DataError(f"trials have no column {target!r}; they have {sorted(map(str, trials.columns))}")
+        raise DataError(f"decode: trials have no column {target!r}; give one of {sorted(map(str, trials.columns))} as the target")
     if trials[target].isna().any():
         raise DataError(f"decode: {int(trials[target].isna().sum())} trials have no {target}; leave them out")
     names, labels = np.unique(trials[target].astype(str).to_numpy(dtype=str), return_inverse=True)

@@ -71,7 +71,9 @@ def _quiet() -> Iterator[None]:
 
 def _gone(address: str | None) -> DataError:
     where = f"the scheduler at {address}" if address else "the scheduler"
-    return DataError(f"engine dask: {where} is not there or went away; finished pieces are kept, the same command does the rest")
+    return DataError(
+        f"engine dask: {where} cannot be reached or went away; finished pieces are kept, the same command does the rest"
+    )
 
 
 def _started(distributed: Any, kind: str, workers: int, threads: int, options: dict[str, str]) -> Any:

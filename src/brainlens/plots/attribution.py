@@ -49,7 +49,7 @@ def pixel_maps(
         if masks is not None:
             axes[1, i].contour(masks[i].astype(float), levels=[0.5], colors="white", linewidths=1.2)
         if i < len(captions):
-            axes[0, i].set_title(_wrap(style.printable(captions[i])), fontsize=7.5, color=style.INK, parse_math=False)
+            axes[0, i].set_title(_wrap(style.printable(captions[i], None)), fontsize=7.5, color=style.INK, parse_math=False)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours), ax=list(axes.ravel()), shrink=0.6)
     bar.set_label("attribution / its maximum", fontsize=9)
     return style.head(figure, f"What in the picture the brain response supports, n = {len(images)}", result)

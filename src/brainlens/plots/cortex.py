@@ -201,7 +201,7 @@ def colour_bar(figure: Figure, axes: np.ndarray, scale: Normalize, colours: Colo
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=8.5, length=2)
     note = "" if not threshold else f"  (shown where |value| ≥ {threshold:.3g})"
-    bar.set_label(style.printable(text) + note, fontsize=9.5, parse_math=False)
+    bar.set_label(style.printable(text, 72) + note, fontsize=9.5, parse_math=False)
 
 
 @lru_cache(maxsize=16)

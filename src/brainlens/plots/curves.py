@@ -11,6 +11,14 @@ from scipy.integrate import trapezoid as scipy_trapezoid
 from brainlens.plots import layers, style
 from brainlens.types import DataError, Result
 
+SETTINGS = {  # scores of attribution by the names that papers give them
+    "image_drop": "confidence drop, image",
+    "image_matched_drop": "confidence drop at a matched area, image",
+    "map_area": "area of the map (share of units)",
+    "truth_auroc": "area under the ROC curve against the truth",
+}
+SCORES = {"validation_mrr": "mean reciprocal rank", "validation_text": "loss without regions"}
+
 
 def training(result: Result, *, log: str | pd.DataFrame = "log") -> Figure:
     """Loss by step, and each validation score by step in its own panel; the step of the best validation score is marked.
@@ -28,7 +36,9 @@ def training(result: Result, *, log: str | pd.DataFrame = "log") -> Figure:
     if not losses and not scores:
         raise DataError(f"training log has no loss and no validation column; it has {', '.join(map(str, table.columns))}")
     panels = [("loss", losses)] if losses else []
-    panels += [(str(c).removeprefix("validation_").replace("_", " ") + " (validation)", [c]) for c in scores[:3]]
+    panels += [
+        (SCORES.get(str(c), str(c).removeprefix("validation_").replace("_", " ")) + " (validation)", [c]) for c in scores[:3]
+    ]
     parts = list(table.groupby("encoder", sort=False)) if "encoder" in table.columns else [("", table)]
     figure, axes = style.canvas(3.7 * len(panels) + 0.6, 3.3, ncols=len(panels))
     for ax, (text, columns) in zip(axes[0], panels, strict=True):
@@ -93,6 +103,7 @@ def degradation(
     kind: str = "deletion",
     at: np.ndarray | None = None,
     unit: str = "cosine to the target",
+    what: str = "units",
     result: Result | None = None,
 ) -> Figure:
     """Score while the most important units are deleted (or inserted) first, one line a method; area under it in the legend.
@@ -126,7 +137,7 @@ def degradation(
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     ax.legend(fontsize=8.5, frameon=False)
     verb = "deleted" if kind == "deletion" else "inserted"
-    style.label(ax, x=f"share of units {verb}, most important first", y=unit)
+    style.label(ax, x=f"share of {what} {verb}, most important first", y=unit)
     return style.head(figure, kind.capitalize() + (f", n = {n:,} stimuli" if n else ""), result)
 
 
@@ -135,7 +146,7 @@ def sensitivity(table: pd.DataFrame, metric: str, *, result: Result | None = Non
     for column in ("parameter", "value", metric):
         if column not in table.columns:
             raise DataError(f"sensitivity has no column {column!r}; it has {', '.join(map(str, table.columns))}")
-    groups, said = list(table.groupby("parameter", sort=False)), metric.replace("_", " ")
+    groups, said = list(table.groupby("parameter", sort=False)), SETTINGS.get(metric, metric.replace("_", " "))
     figure, axes = style.canvas(2.7 * len(groups) + 0.5, 3.0, ncols=len(groups), sharey=True)
     for i, (ax, (parameter, part)) in enumerate(zip(axes[0], groups, strict=True)):
         part = part.assign(_at=range(len(part)))

@@ -34,7 +34,9 @@ def embedding_map(
 
     Rows are scaled to unit length; each modality is centred and scaled to unit variance, since contrastive training leaves the
     modalities apart by a constant (the modality gap) and as different in size, which would otherwise be all the map shows; then
-    PCA, t-SNE or UMAP is fitted on all together. A modality whose embeddings are all alike has a panel that says so.
+    PCA, t-SNE or UMAP is fitted on all together. A modality whose embeddings are all alike has a panel that says so. One that
+    lies across the common principal components, as captions that are compared in dimensions of their own do, would be a point
+    in them: it is shown in its own, and its title says so.
     groups (stimulus,): by default the array `groups`, or no colours.
 
     Raises DataError for an unknown method, absent embeddings, groups that do not fit, and UMAP where it is not installed.
@@ -55,14 +57,17 @@ def embedding_map(
         raise DataError(f"embedding map: the {n} embeddings of {', '.join(present)} are all alike, so they have no map")
     scaled = [(p - p.mean(axis=0)) / (1.0 if same else size) for p, size, same in zip(parts, sizes, alike, strict=True)]
     flat, axis = reduce(np.concatenate(scaled), method=method, seed=seed)
+    shown = np.split(flat, len(present))
+    apart = [method == "pca" and not same and _apart(dots, part) for dots, part, same in zip(shown, scaled, alike)]
+    shown = [reduce(part, method=method, seed=seed)[0] if off else dots for dots, part, off in zip(shown, scaled, apart)]
     figure, axes = style.canvas(3.4 * len(present) + 0.4, 3.9, ncols=len(present), sharex=True, sharey=True)
     names = sorted({str(g) for g in groups}) if groups is not None else []
     for i, (ax, modality) in enumerate(zip(axes[0], present, strict=True)):
-        _scatter(ax, flat[i * n : (i + 1) * n], groups, names, MARKERS.get(modality, "o"))
+        _scatter(ax, shown[i], groups, names, MARKERS.get(modality, "o"))
         if alike[i]:
             ax.text(0.5, 0.6, "all alike", transform=ax.transAxes, ha="center", fontsize=9, color=style.FAINT)
         ax.xaxis.set_major_locator(MaxNLocator(4))  # more of them touch in a narrow panel
-        style.label(ax, title=modality, x=f"{axis} 1", y=f"{axis} 2" if i == 0 else "")
+        style.label(ax, title=f"{modality}, its own" if apart[i] else modality, x=f"{axis} 1", y=f"{axis} 2" if i == 0 else "")
     if 0 < len(names) <= MAX_LEGEND:
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(
@@ -70,6 +75,12 @@ def embedding_map(
             fontsize=8.5, frameon=False, markerscale=1.6,
         )  # fmt: skip
     return style.head(figure, f"{_NAMES[method]} of the aligned embeddings, n = {n:,} stimuli", result)
+
+
+def _apart(flat: np.ndarray, part: np.ndarray) -> bool:
+    """Whether rows (n, d) that are (n, 2) in common components vary there by less than a tenth of what they do in their own."""
+    own = np.linalg.norm(part, 2) / np.sqrt(len(part))
+    return bool(flat.std(axis=0).max() < 0.1 * own)
 
 
 def similarity_matrices(

@@ -68,6 +68,15 @@ def region_profiles(
     return style.head(figure, f"Layers by region, {int(sizes[kept].sum()):,} voxels{note}", result)
 
 
+def hierarchy_is_known(result: Result, least: int = 5) -> bool:
+    """Whether two regions of the config's `hierarchy` hold `least` units or more each: regions with other names have no order."""
+    order = result.config.get("hierarchy")
+    if not order or result.units is None or "roi" not in result.units.columns:
+        return False
+    roi = hierarchy_regions(result.units["roi"].astype(str).to_numpy())
+    return sum(int(np.count_nonzero(roi == str(name)) >= least) for name in order) > 1
+
+
 def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str | np.ndarray = "layer", least: int = 5) -> Figure:
     """Expected layer of every voxel against its region's place in the visual hierarchy, with the fitted line.
 
@@ -116,7 +125,9 @@ def hierarchy(result: Result, *, order: Sequence[str] | None = None, layer: str 
     ax.set_yticks(range(0, len(names), step), [style.printable(v) for v in names[::step]], fontsize=8.5)
     style.label(ax, x="region, early to late", y="expected layer")
     ax.legend(fontsize=8.5, frameon=False)
-    said = _slope(result) or f"{slope:+.2f} layers a region (least squares)"
+    depth = slope * (len(order) - 1) / max(1, len(names) - 1)
+    ends_ = f"{style.printable(order[0])} to {style.printable(order[-1])}"
+    said = _slope(result) or f"{depth:+.2f} of the network's depth from {ends_} (least squares)"
     return style.head(figure, f"Hierarchy: {said}, n = {len(found):,} voxels", result)
 
 

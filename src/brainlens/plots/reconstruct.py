@@ -56,7 +56,7 @@ def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
     for ax, text in zip(axes[0], heads, strict=True):
         ax.set_title(text, fontsize=8.5, color=style.INK)
     mean = float(np.mean(score))
-    title = f"Reconstructions: two-way identification {mean:.1%}, chance 50 %, n = {len(seen):,}; the chosen ones framed"
+    title = f"Reconstructions: two-way identification {100 * mean:.1f} %, chance 50 %, n = {len(seen):,}; the chosen ones framed"
     return style.head(figure, title, result)
 
 

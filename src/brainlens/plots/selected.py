@@ -40,13 +40,18 @@ def space_slices(result: Result, *, space: str = "space", scale: str = "scale", 
     return style.head(figure, f"{title}  ·  {known}", result)
 
 
-def label_map(result: Result, values: str, *, names: Sequence[str], title: str = "") -> Figure:
+def label_map(result: Result, values: str, *, names: Sequence[str], title: str = "", predicted: bool = False) -> Figure:
     """A label of every unit (an array of numbers from 0; NaN: none) in its own colour, by the nearest voxel; with a legend.
+
+    predicted: units that are not predicted are left out (`cortex.predicted_units`).
 
     Raises DataError for labels beyond the names.
     """
     numbers, _ = cortex.values_of(result, values)
     known = np.isfinite(numbers)
+    said = f"n = {int(known.sum()):,} {cortex.noun(result)}"
+    if predicted:
+        known, said = cortex.predicted_units(result, known)
     labels = np.where(known, numbers, 0).astype(int)
     if labels.min() < 0 or labels.max() >= len(names):
         raise DataError(f"label map {values!r}: labels 0 to {labels.max()} but {len(names)} names")
@@ -55,7 +60,7 @@ def label_map(result: Result, values: str, *, names: Sequence[str], title: str =
     counts = np.bincount(labels[known], minlength=len(names))
     handles = [Patch(color=colours[k], label=f"{style.printable(str(name))} ({counts[k]:,})") for k, name in enumerate(names)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 7), fontsize=8.5, frameon=False)
-    return style.head(figure, f"{title or values}  ·  n = {int(known.sum()):,} {cortex.noun(result)}", result)
+    return style.head(figure, f"{title or values}  ·  {said}", result)
 
 
 def layer_rows(
@@ -70,7 +75,9 @@ def layer_rows(
         _, _, layer_names, rgb = cortex.layer_colours(result, np.asarray(one), np.asarray(sure), None)
         shown, said = cortex.predicted_units(result, np.isfinite(one))
         cortex.paint_colours(axes[row], ROW, result, rgb, shown.astype(float), titled=row == 0)
-        axes[row, 0].text(-0.04, 0.5, title, transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
+        axes[row, 0].text(
+            -0.04, 0.5, style.printable(title), transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9
+        )
     cortex.layer_legend(figure, axes, layer_names)
     return style.head(figure, f"Selected layer in {len(numbers)} fits  ·  {said}", result)
 
@@ -80,17 +87,19 @@ def weight_rows(result: Result, *, names: Sequence[str], weights: str = "layer_w
     table = np.asarray(style.need(result, weights)[0], dtype=float)
     if table.ndim != 2 or table.shape[1] != len(names):
         raise DataError(f"layer weights {table.shape} do not fit {len(names)} names of layers")
-    known = np.isfinite(table).all(axis=1)
+    known, said = cortex.predicted_units(result, np.isfinite(table).all(axis=1))
     top = max(float(np.quantile(table[known], 0.995)), 1e-9) if known.any() else 1.0
     tone = matplotlib.colormaps[style.SEQUENTIAL] if isinstance(style.SEQUENTIAL, str) else style.SEQUENTIAL
     figure, axes = style.canvas(2.7 * len(ROW) + 1.2, 1.9 * len(names) + 1.2, nrows=len(names), ncols=len(ROW))
     for number, (line, name) in enumerate(zip(np.asarray(axes).reshape(len(names), len(ROW)), names, strict=True)):
         share = np.where(known, table[:, number], 0.0) / top
         cortex.paint_colours(line, ROW, result, tone(share.clip(0, 1))[:, :3], known.astype(float), titled=number == 0)
-        line[0].text(-0.04, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", fontsize=9)
+        line[0].text(
+            -0.04, 0.5, style.printable(str(name)), transform=line[0].transAxes, rotation=90, va="center", ha="right", fontsize=9
+        )
     scale = ScalarMappable(Normalize(0, top), tone)
     figure.colorbar(scale, ax=list(np.ravel(axes)), location="bottom", shrink=0.34, label="weight of the layer")
-    return style.head(figure, f"Weight of each layer  ·  n = {int(known.sum()):,} {cortex.noun(result)}", result)
+    return style.head(figure, f"Weight of each layer  ·  {said}", result)
 
 
 def label_colours(count: int) -> np.ndarray:

@@ -49,7 +49,7 @@ def mosaic(result: Result, values: str | np.ndarray, *, title: str = "", unit: s
         ax.imshow(shown, cmap=palette, norm=scale, interpolation="nearest", origin="lower", aspect=up / across)
         _name(ax, axis, int(k), affine)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=list(axes.ravel()), shrink=0.8)
-    bar.set_label(style.printable(unit or name), fontsize=9, parse_math=False)
+    bar.set_label(style.printable(unit or name, 72), fontsize=9, parse_math=False)
     n, hidden = int(np.isfinite(array).sum()), int((counts > 0).sum()) - len(chosen)
     rest = f", {hidden} more slices not shown" if hidden else ""
     return style.head(figure, f"{title or name}  ·  n = {n:,} voxels, own grid{rest}", result)

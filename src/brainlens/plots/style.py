@@ -88,17 +88,17 @@ def dress(ax: Axes) -> None:
 def label(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     """Title and axis labels; text is drawn as it stands, never as mathematics."""
     if title:
-        ax.set_title(printable(title), fontsize=10, color=INK, loc="left", parse_math=False)
+        ax.set_title(printable(title, 72), fontsize=10, color=INK, loc="left", parse_math=False)
     if x:
-        ax.set_xlabel(printable(x), fontsize=9.5, color=INK, parse_math=False)
+        ax.set_xlabel(printable(x, 72), fontsize=9.5, color=INK, parse_math=False)
     if y:
-        ax.set_ylabel(printable(y), fontsize=9.5, color=INK, parse_math=False)
+        ax.set_ylabel(printable(y, 72), fontsize=9.5, color=INK, parse_math=False)
 
 
 def head(figure: Figure, title: str, result: Result | None = None) -> Figure:
     """The figure with its title, and with the word "simulation" in it where the data are simulated."""
     mark = f"  ·  {SIMULATION}" if result is not None and is_simulation(result) else ""
-    text = textwrap.fill(printable(title) + mark, max(24, int(figure.get_figwidth() * 10.5)))
+    text = textwrap.fill(printable(title, None) + mark, max(24, int(figure.get_figwidth() * 10.5)))
     figure.suptitle(text, fontsize=11.5, color=INK, fontweight="bold", parse_math=False)
     return figure
 
@@ -127,10 +127,16 @@ def hue_map() -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("layers", oklch(lightness, chroma, np.deg2rad(angle)), N=256)
 
 
-def printable(text: str) -> str:
-    """Text that the figures' font can draw: control characters become spaces, missing glyphs an empty box."""
+def printable(text: str, most: int | None = 40) -> str:
+    """Text that the figures' font can draw: control characters become spaces, missing glyphs an empty box.
+
+    most: characters, beyond which the middle is left out, since one long name would leave a figure no room; None: all of it.
+    """
     known = _glyphs()
-    return "".join(c if ord(c) in known else (" " if c.isspace() or not c.isprintable() else "\u25a1") for c in str(text))
+    drawn = "".join(c if ord(c) in known else (" " if c.isspace() or not c.isprintable() else "\u25a1") for c in str(text))
+    if most is None or len(drawn) <= most:
+        return drawn
+    return f"{drawn[: most // 2]}…{drawn[len(drawn) - (most - 1 - most // 2) :]}"
 
 
 def png(figure: Figure, *, dpi: int = 130) -> bytes:

@@ -123,6 +123,36 @@ def word_histograms(result: Result, *, most: int = 12) -> Figure:
     return style.head(figure, "Labels of each region", result)
 
 
+def category_ranking(result: Result, *, most: int = 12) -> Figure:
+    """Names of what was shown by the mean response of each region, the largest regions first: z over categories (`word_ranking`).
+
+    The panel's title has the ceiling, how well the order repeats in the other half. Raises DataError without the table `words`.
+    """
+    table = result.tables.get("words", pd.DataFrame())
+    if not {"roi", "label", "score", "ceiling", "voxels"} <= set(table.columns):
+        raise DataError(f"category ranking: needs a table 'words' with roi, label, score, ceiling; got {list(table.columns)}")
+    sizes = table.groupby("roi")["voxels"].first().sort_values(ascending=False, kind="stable")
+    regions = list(sizes.index[:most])
+    columns = min(3, len(regions))
+    lines = int(table["rank"].max())
+    rows, height = -(-len(regions) // columns), 0.2 * lines + 1.1
+    figure, axes = style.canvas(max(4.8, 3.1 * columns), height * rows + 0.4, nrows=rows, ncols=columns)
+    for ax, region in zip(axes.ravel(), regions):
+        part = table[table["roi"] == region].sort_values("rank", ascending=False)
+        ax.barh(np.arange(len(part)), part["score"], color=style.BLUE, height=0.7)
+        ax.axvline(0, color=style.GREY, lw=1)
+        ax.set_yticks(np.arange(len(part)), [style.printable(str(name)) for name in part["label"]], fontsize=8)
+        ceiling = float(part["ceiling"].iloc[0])
+        repeats = f", order repeats at {ceiling:.2f}" if np.isfinite(ceiling) else ""
+        name = "all voxels" if region in ("all", "") and len(sizes) == 1 else style.printable(str(region)) or "no region"
+        style.label(ax, title=f"{name}, n = {int(sizes[region]):,}{repeats}", x="mean response (z over categories)")
+        ax.title.set_fontsize(9)
+    for ax in axes.ravel()[len(regions) :]:
+        ax.set_axis_off()
+    left = f", {len(sizes) - len(regions)} smaller regions left out" if len(sizes) > len(regions) else ""
+    return style.head(figure, f"What each region responds to{left}", result)
+
+
 def voxel_cards(result: Result, *, most: int = MOST_CARDS) -> Figure:
     """Cards of voxels, one a row: region, labels with their weights, the test of the first, and the strongest pictures with the
     boxes of the crops that the voxel asks for, where there are crops.

@@ -153,6 +153,7 @@ def embedding_section(result: Result, dpi: int | None) -> Section:
     method = "umap" if find_spec("umap") is not None and n >= embeddings.LEAST_UMAP else "pca"
     coloured = "coloured by category" if groups is not None else "without categories"
     caption = f"The embeddings of {n:,} test stimuli in two common {KINDS[method]}, {coloured}; each is centred and scaled."
+    caption += " One that varies along none of them is shown in its own, as its title says." if method == "pca" else ""
     flat = partial(embeddings.embedding_map, result, method=method, groups=groups, modalities=same)
     section.draw(flat, caption, "Scatter plots, one a modality.")
     order = "sorted by category" if groups is not None else "sorted so that like images stand together (average linkage)"
@@ -165,7 +166,7 @@ def training_section(result: Result, dpi: int | None) -> Section:
     """Loss and validation scores by step, and the weights of the losses where they move."""
     section = Section("Training", dpi)
     log = result.tables.get("log")
-    if log is None or "step" not in log.columns or not len(log):
+    if log is None or "step" not in log.columns or log["step"].nunique() < 2:  # one point is no course
         return section
     caption = (
         "Loss on training batches and scores on validation pictures by step; stars mark the best validation score of each line."

@@ -15,8 +15,9 @@ from brainlens.types import Result, Surface, Volume
 
 def attribution_section(result: Result, dpi: int | None) -> Section:
     """The found map beside truth and control, on cortex and slices; deletion, insertion and sensitivity."""
-    section = Section("Attribution on the brain", dpi)
     arrays = result.arrays
+    section = Section("Attribution on the brain" if "map/brain_mean" in arrays else "Deletion and insertion", dpi)
+    what = {"words": "words", "pixels": "patches of the picture"}.get(str(result.config.get("of")), "units")
     if "map/brain_mean" in arrays and isinstance(result.space, (Volume, Surface)):
         truth = next((t for t in ("truth/informative", "truth/brain", "truth") if t in arrays), "truth")
         if in_standard_space(result) and (truth in arrays or "map/random_mean" in arrays):
@@ -34,17 +35,18 @@ def attribution_section(result: Result, dpi: int | None) -> Section:
         found = {k.split("/", 1)[1]: np.asarray(v) for k, v in arrays.items() if k.startswith(f"{kind}/")}
         if found:
             verb = "deleted" if kind == "deletion" else "inserted"
-            caption = f"Score while units are {verb} in the order of each map; bands are 95 % intervals of the mean."
+            caption = f"Score while {what} are {verb} in the order of each map; bands are 95 % intervals of the mean."
             at, unit = arrays.get("degradation/shares"), result.config.get("degradation_score", "cosine to the target")
-            make = partial(curves.degradation, found, kind=kind, at=at, unit=str(unit), result=result)
+            make = partial(curves.degradation, found, kind=kind, at=at, unit=str(unit), what=what, result=result)
             section.draw(make, caption, f"{capital(kind)} curves.")
     table = result.tables.get("sensitivity")
     if table is not None and {"parameter", "value"} <= set(table.columns):
         scored = [str(c) for c in table.columns if c not in ("parameter", "value") and not str(c).endswith((".low", ".high"))]
         shown = [c for c in ("image_drop", "image_matched_drop", "map_area", "truth_auroc") if c in scored] or scored[:1]
         for metric in shown:
-            caption = f"How {metric.replace('_', ' ')} moves with each setting, the others held."
-            section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{metric} against each setting.")
+            said = curves.SETTINGS.get(metric, metric.replace("_", " "))
+            caption = f"{capital(said)} under each setting, the others held."
+            section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{capital(said)} by setting.")
         if "sensitivity/maps" in arrays and isinstance(result.space, Volume):
             caption = "The mean map under each setting, seen from above: the largest value along z, each map on its own scale."
             section.draw(partial(attribution.sensitivity_maps, result), caption, "Brain maps of the settings.")
@@ -87,11 +89,10 @@ def words_and_pixels_section(result: Result, dpi: int | None) -> Section:
 
 def encoding_section(result: Result, dpi: int | None) -> Section:
     """Layer maps, layers by region, the hierarchy, scores on the brain and against the ceiling."""
-    section = Section("Encoding and layer maps", dpi)
     arrays, units = result.arrays, result.units
+    section = Section("Encoding and layer maps" if {"layer", "layer_weights"} & set(arrays) else "Encoding", dpi)
     if {"layer", "confidence"} <= set(arrays) and in_standard_space(result):
-        n = int(np.isfinite(np.asarray(arrays["layer"], dtype=float)).sum())
-        caption = f"The layer that each unit reads: hue is the layer (blue first, yellow last), brightness confidence. n = {n:,}."
+        caption = "The layer that each unit reads: hue is the layer (blue first, yellow last), brightness confidence."
         section.draw(partial(cortex.layer_map, result), caption, "Layer map on inflated and flat cortex.")
         if isinstance(result.space, Volume):
             section.draw(
@@ -101,7 +102,7 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
     if "layer_weights" in arrays and units is not None and "roi" in units.columns:
         caption = "Mean selector weight of each layer in each region, regions sorted by their expected layer (white dots)."
         section.draw(partial(layers.region_profiles, result), caption, "Heat map of layer by region.")
-    if "layer" in arrays and result.config.get("hierarchy") and units is not None and "roi" in units.columns:
+    if "layer" in arrays and layers.hierarchy_is_known(result):
         caption = (
             "Expected layer of each voxel by region, early to late. Black: region means with 95 % intervals; line: least squares."
         )

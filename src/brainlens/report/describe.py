@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from brainlens.plots import agreement, cortex, words
-from brainlens.report.parts import Section, in_standard_space
+from brainlens.report.parts import Picture, Section, in_standard_space
 from brainlens.types import Result
 
 CONCEPTS = 4
@@ -17,11 +17,24 @@ COLOURS = {"pca": "principal components", "umap": "dimensions by UMAP"}
 def words_section(result: Result, dpi: int | None) -> Section:
     """Labels of voxels; nothing for other tasks."""
     section = Section("Words of voxels", dpi)
+    if result.config.get("method") == "words" and "words" in result.tables:
+        caption = (
+            "Names of what was shown, by the mean response of a region: z over categories, mean over voxels and two halves of "
+        )
+        caption += "the recording. No p is given: voxels of a region are correlated, and categories are few."
+        section.title = "Categories of regions"
+        section.draw(partial(words.category_ranking, result), caption, "Bars of categories by region.")
+        return section
     if "label" not in result.arrays or "nouns" not in result.tables:
         return section
     level = float(result.config.get("design", {}).get("level", 0.05))
     counted = int(np.asarray(result.arrays["significant"]).sum())
     total = len(result.arrays["label"])
+    if not counted:
+        note = f"None of {total:,} voxels has a word that raises its measured response to test pictures "
+        note += f"(permutation, false discovery rate {level:g})."
+        section.pictures.append(Picture("", note=note))
+        return section
     if in_standard_space(result):
         caption = (
             f"The best word of the {counted:,} of {total:,} voxels whose word raises the measured response to test pictures "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -96,7 +97,7 @@ def beside_section(result: Result, dpi: int | None) -> Section:
         count = int(np.nanmax(result.arrays["cluster"])) + 1
         caption = f"Units clustered by their channel weights (k-means, then Ward's merging to {count}); numbers are by size."
         names = [str(k) for k in range(count)]
-        make = partial(selected.label_map, result, "cluster", names=names, title="Channel clusters")
+        make = partial(selected.label_map, result, "cluster", names=names, title="Channel clusters", predicted=True)
         section.draw(make, caption, "Map of channel clusters.")
     if "channels/images" in result.arrays:
         caption = "Test pictures, evenly spaced and not chosen, and what the three main channels of each region respond to "
@@ -125,10 +126,16 @@ def selector_maps(section: Section, result: Result) -> None:
             section.draw(
                 partial(selected.space_slices, result), "The same on slices of the MNI152 template.", "Places on slices."
             )
-        make = partial(cortex.cortex_map, result, "scale", title="Scale", unit="0 = one place, 1 = whole picture", limits=(0, 1))
-        section.draw(make, "How far each unit reads the whole picture instead of one place.", "Scale map.")
+        if "scale" in result.arrays:
+            scale = np.asarray(result.arrays["scale"], dtype=float)
+            shown, _ = cortex.predicted_units(result, np.isfinite(scale))
+            kept = replace(result, arrays={**result.arrays, "scale": np.where(shown, scale, np.nan)})
+            title, unit = "Scale of predicted units", "0 = one place, 1 = whole picture"
+            make = partial(cortex.cortex_map, kept, "scale", title=title, unit=unit, limits=(0, 1))
+            section.draw(make, "How far each unit reads the whole picture instead of one place.", "Scale map.")
     if result.units is not None and "roi" in result.units.columns:
-        caption = "Receptive-field centres by region; the fainter, the more a unit reads the whole picture."
+        caption = "Receptive-field centres by region; the fainter, the more a unit reads the whole picture. The search "
+        caption += "for centres begins at the network's tokens, so that they lie near their rows and columns."
         section.draw(partial(layers.receptive_fields, result), caption, "Scatter of receptive-field centres by region.")
 
 

@@ -11,9 +11,21 @@ import numpy as np
 from brainlens.types.scores import SHARE, SIDES, chance, digits, is_difference, is_score, join
 
 SILENT = (  # groups that the heading names already
-    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe", "decode"),
+    *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe", "decode", "methods"),
 )
+PICTURES = {  # which pictures a score of `reconstruct` is of, where the metric names them; without a name the chosen ones
+    "first": "first candidate",
+    "mean": "mean over candidates",
+    "best": "best candidate",
+    "retrieval": "nearest training picture",
+    "evidence_retrieval": "training picture by evidence",
+    "low_level": "low level alone",
+    "shuffled": "beside another image",
+}
 NAMES = {
+    "truth/auroc": "area under the ROC curve against the truth",
+    "subject_correlation": "correlation of a subject's map with the others' mean",
+    "two_way": "two-way identification",
     "truth_auroc": "area under the ROC curve against the truth",
     "r2_mean": "mean R²",
     "r2_max": "largest R²",
@@ -37,6 +49,10 @@ NAMES = {
     "scale_auroc": "global against local units, AUROC",
     "hierarchy_slope": "hierarchy slope (share of the network's depth from V1 to EBA)",
     "mrr": "mean reciprocal rank",
+    "roi": "region",
+    "snr": "signal-to-noise ratio",
+    "r2": "R²",
+    "r2_of_ceiling_undefined": "units without a ceiling",
     "mean_rank": "mean rank (0 = best)",
     "median_rank": "median rank (0 = best)",
     "two_way_clip": "two-way identification",
@@ -56,7 +72,10 @@ NAMES = {
     "pictures_cut": "pictures that were cut",
     "strongest_share_crops": "share of crops among the strongest pictures",
     "map_correlation": "words' predicted and measured maps, correlation over voxels",
-    "ceiling_mean": "ceiling of the words' order, mean over regions",
+    "ceiling_mean": "mean noise ceiling",
+    "words/ceiling_mean": "how well the order of categories repeats, mean over regions",
+    "words/categories": "categories that were shown",
+    "words/regions": "regions",
     "two_way_max": "two-way accuracy at the best time",
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
@@ -75,17 +94,27 @@ NAMES = {
     "increase": "cases whose cosine rises when only the map's part stays (%)",
     "deletion_auc": "area under the deletion curve (less is better)",
     "insertion_auc": "area under the insertion curve (more is better)",
+    "image_drop": "confidence drop, image",
+    "image_increase": "confidence increase, image (%)",
+    "image_matched_drop": "confidence drop at a matched area, image",
+    "image_matched_increase": "confidence increase at a matched area, image (%)",
+    "text_drop": "confidence drop, text",
+    "text_increase": "confidence increase, text (%)",
+    "text_matched_drop": "confidence drop at a matched area, text",
+    "text_matched_increase": "confidence increase at a matched area, text (%)",
+    "map_area": "area of the map",
     "baseline_ratio": "field power, peak / baseline",
 }
 KEY = re.compile(  # what a reader looks for first
     r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|[xy]_spearman|rf_error_median"
     r"|r2_weighted|units_significant|same_layer_share|nearest_share"
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
-    r"|map_area|peak_auc|peak_p|peak_time|onset|auc_mean|significant_share|split_half_share|same_word_share"
+    r"|map_area|peak_auc|peak_time|onset|auc_mean|significant_share|split_half_share|same_word_share"
     r"|region_overlap_share)$"
 )
 CHANGED = re.compile(r"(matched/(drop_absolute|increase)|deletion_auc|insertion_auc)$")
 LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|left_out|duplicate)")
+NO_CEILING_OF_PATTERNS = "R² has no noise ceiling: the dissimilarities of sessions do not tell how their patterns would repeat"
 NO_CEILING = "no noise ceiling: no stimulus was shown twice, so scores stand without one"
 
 
@@ -144,12 +173,13 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
         row = Row(
             key=key,
             label=label(key) + (f" ({headline.replace('_', ' ')})" if headline and key.startswith("retrieval/") else ""),
-            value=number(value, name, difference=is_difference(key)),
+            value="none" if name == "onset" and value != value else number(value, name, difference=is_difference(key)),
             interval=interval(key, metrics),
             chance="" if level is None else "0 (no difference)" if is_difference(key) else _chance(level, name),
             ceiling=_ceiling(key, metrics, ideal or {}),
             n=_counted(group, name, n, metrics),
-            main=bool(KEY.match(name)) and not (baselines and re.match(r"align/[^-/]+/retrieval/", key)),
+            main=(bool(KEY.match(name)) or key == "describe/words/ceiling_mean")
+            and not (baselines and re.match(r"align/[^-/]+/(subject/[^/]+/)?retrieval/", key)),
         )
         out.append(row)
     return out
@@ -158,8 +188,10 @@ def rows(metrics: Mapping[str, float], *, ideal: Mapping[str, float] | None = No
 def _counted(group: str, name: str, n: float | None, metrics: Mapping[str, float]) -> str:
     """The n of a score; for a mean over chosen units their number and that of all."""
     chosen, every = metrics.get(join(group, "units_scored")), metrics.get(join(group, "units"))
-    if chosen is not None and every is not None and re.match(r"(r2|r|ceiling)_(mean|of_ceiling)$", name):
-        return f"{chosen:,.0f} of {every:,.0f} units"
+    if every is not None and re.match(r"(r2|r|ceiling)_(mean|median|of_ceiling)$", name):
+        return f"{every:,.0f} units" if chosen is None else f"{chosen:,.0f} of {every:,.0f} units"
+    if every is not None and name in ("r2_max", "r2_share_positive", "units_significant"):  # over all units, always
+        return f"{every:,.0f} units"
     return "" if n is None else f"{n:,.0f}"
 
 
@@ -194,7 +226,7 @@ def label(key: str) -> str:
         last = "difference of "
     else:
         last = ""
-    name = parts[-1]
+    name = "/".join(parts[-2:]) if "/".join(parts[-2:]) in NAMES else parts[-1]  # what stands before may change what it is
     top, ways = re.fullmatch(r"top(\d+)", name), re.fullmatch(r"nway(\d+)", name)
     if top:
         text = f"top-{top[1]}"
@@ -202,7 +234,11 @@ def label(key: str) -> str:
         text = f"{ways[1]}-way"
     else:
         text = NAMES.get(name, name.replace("_", " "))
-    before = [p.replace("->", " → ").replace("_", " ") for p in parts[:-1] if p not in SILENT]
+    before = [PICTURES.get(p, p) if parts[0] == "reconstruct" else p for p in parts[: -1 - name.count("/")]]
+    before = [p.replace("->", " → ").replace("_", " ") for p in before if p not in SILENT]
+    if "subject" in before[:-1]:  # subject/1: one thing, not two
+        at = before.index("subject")
+        before[at : at + 2] = [f"subject {before[at + 1]}"]
     return f"{', '.join(before)}: {last}{text}" if before else last + text
 
 
@@ -215,7 +251,7 @@ def losses(metrics: Mapping[str, float]) -> list[str]:
             share = f"{100 * value:.1f} %" if "share" in name else f"{value:,.0f}"
             out.append(f"{label(key)}: {share}")
     if any(key.endswith("ceiling_undefined") and value > 0 for key, value in metrics.items()):
-        out.append(NO_CEILING)
+        out.append(NO_CEILING_OF_PATTERNS if "encoding/r2_weighted" in metrics else NO_CEILING)
     return out
 
 
@@ -224,10 +260,10 @@ def interval(key: str, metrics: Mapping[str, float]) -> str:
     name = key.rpartition("/")[2]
     low, high, p = (metrics.get(key + side) for side in (".low", ".high", ".p"))
     kind = is_difference(key)
-    parts = (
-        [] if low is None or high is None else [f"[{number(low, name, difference=kind)}, {number(high, name, difference=kind)}]"]
-    )
-    return " ".join(parts + ([] if p is None else [f"p = {p:.2g}"]))
+    ends = [] if low is None or high is None else [number(low, name, difference=kind), number(high, name, difference=kind)]
+    unit = " points" if ends and all(end.endswith(" points") for end in ends) else ""
+    parts = [f"[{', '.join(end.removesuffix(unit) for end in ends)}]{unit}"] if ends else []
+    return " ".join(parts + ([] if p is None else [f"p\u00a0=\u00a0{p:.2g}"]))
 
 
 def _ceiling(key: str, metrics: Mapping[str, float], ideal: Mapping[str, float]) -> str:

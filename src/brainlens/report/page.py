@@ -50,6 +50,7 @@ class ShownRun:
     anchor: str
     name: str
     title: str
+    how: str
     sentence: str
     simulation: bool
     rows: list[numbers.Row]
@@ -163,6 +164,7 @@ def _shown(number: int, name: str, result: Result, dpi: int) -> ShownRun:
         anchor=f"run-{number}",
         name=name,
         title=wording.title(result),
+        how=wording.how(result),
         sentence=wording.sentence(result),
         simulation=is_simulation(result),
         rows=numbers.rows(result.metrics, ideal=ideal, headline=wording.headline(result)),
@@ -230,7 +232,8 @@ def _cell(value: object, column: str) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, float, np.integer, np.floating)):
         return "" if value != value else numbers.number(float(value), column.rpartition("/")[2])
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    return text.replace("_", " ") if column in ("method", "encoder") else text
 
 
 def thumbnail(image: np.ndarray) -> str:

@@ -45,11 +45,16 @@ def decoding_section(result: Result, dpi: int | None) -> Section:
     course = result.tables.get("timecourse")
     if result.task == "decode" and course is not None:
         names = [str(name) for name in result.config.get("categories", ())]
-        caption = (
-            f"{', '.join(names)} told apart by a linear discriminant at each time, on trials that were left out of its fit "
-            f"({result.config.get('left_out', 'folds')}). Squares: times that stand after correction for all of them; "
-            "the bar: runs of times that stand as a whole."
+        what = ", ".join(names) if names else "Categories"
+        kind = {"stratified": "stratified folds", "run": "runs", "subject": "subjects"}.get(
+            str(result.config.get("left_out", "folds")), str(result.config.get("left_out", "folds"))
         )
+        caption = (
+            f"{what}: area under the ROC curve of a linear discriminant at each time, on trials left out of its fit ({kind})."
+        )
+        significant = {"p_fwe": "Squares: times with p < .05, corrected for all times", "p_cluster": "bar: clusters with p < .05"}
+        marks = [text for name, text in significant.items() if name in course.columns and (course[name] < 0.05).any()]
+        caption += f" {capital('; '.join(marks))}." if marks else " No time is significant after correction for all of them."
         people = result.tables.get("subjects")
         each = None if people is None else result.arrays.get("auc")
         over = str(result.config.get("interval_over", "trials"))

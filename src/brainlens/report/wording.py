@@ -27,8 +27,10 @@ TITLES = {
     "captions": "Captions: do pictures and sentences find each other?",
 }
 BY_METHOD = {  # a title that says what was asked where the method asks another question than the task
-    "ridge_onehot": "Encode: how well do the categories shown predict each voxel?",
-    "ridge_patterns": "Encode: which layer of the network predicts the patterns of images?",
+    ("encode", "ridge_onehot"): "Encode: how well do the categories shown predict each voxel?",
+    ("encode", "ridge_patterns"): "Encode: which layer of the network predicts the patterns of images?",
+    ("describe", "words"): "Describe: which categories does each region respond to?",
+    ("describe", "agreement"): "Describe: do the words of several recordings agree?",
 }
 ENCODERS = {  # what stands behind the name of an encoder
     "ridge": "ridge regression from the responses to the embeddings",
@@ -58,9 +60,22 @@ ENCODERS = {  # what stands behind the name of an encoder
 
 def title(result: Result) -> str:
     """The question that a task answers."""
-    if result.task == "encode" and str(result.config.get("method")) in BY_METHOD:
-        return BY_METHOD[str(result.config["method"])]
+    if result.task == "attribute":
+        kind = "channels and times" if isinstance(result.space, Sensors) else "voxels"
+        what = {"pixels": "pixels", "words": "words", "stimuli": "pixels and words"}.get(str(result.config.get("of")), kind)
+        return f"Attribute: which {what} carried the match?"
+    known = BY_METHOD.get((result.task, str(result.config.get("method"))))
+    if known is not None:
+        return known
     return TITLES.get(result.task, result.task.replace("_", " ").capitalize())
+
+
+def how(result: Result) -> str:
+    """The method or encoder that the key numbers are of, which tells the cards of two runs of one task apart."""
+    config = result.config
+    if config.get("method") == "all":
+        return "all methods"
+    return (headline(result) or ", ".join(_listed(config.get("method") or config.get("encoder")))).replace("_", " ")
 
 
 def sentence(result: Result) -> str:
@@ -82,8 +97,11 @@ def _did(result: Result) -> str:
         who = _encoders(config, encoders)
         return f"{who} learned to turn brain responses into embeddings{of_target}, and looked the test images up."
     if result.task == "attribute":
-        how = f"The method {', '.join(method)}" if method else "An attribution method"
-        return f"{how} scored which parts of the brain response (or picture, or caption) carried the match."
+        named = f"The method {', '.join(method)}" if method else "An attribution method"
+        how = "Every method of attribution" if method == ["all"] else named
+        parts = {"pixels": "the picture", "words": "the caption", "stimuli": "picture and caption"}
+        of = parts.get(str(config.get("of")), "the brain response")
+        return f"{how} scored which parts of {of} carried the match."
     if result.task == "captions":
         sources = _listed(config.get("sources"))
         return f"Pictures and captions ({', '.join(sources)}) were embedded by {_named(config.get('clip'))} and looked up."
@@ -116,7 +134,7 @@ def _did(result: Result) -> str:
         how = ", ".join(method) or "An adapter"
         return (
             f"{how} drew the pictures of test responses, {config.get('candidates', 1)} candidates each, with a diffusion model "
-            f"that reads one token a parcel{of_target and f'; pictures are compared by embeddings{of_target}'}."
+            f"that reads tokens made of the parcels{of_target and f'; pictures are compared by embeddings{of_target}'}."
         )
     if result.task == "epochs":
         return f"The recording was cut into epochs around the onset of each picture and averaged; values are in {_unit(config)}."
@@ -197,7 +215,7 @@ def warnings(result: Result) -> list[str]:
         out += [str(w) for w in ([listed] if isinstance(listed, str) else listed)]
     if "warnings" in result.tables and "message" in result.tables["warnings"].columns:
         out += [str(m) for m in result.tables["warnings"]["message"]]
-    undefined = [k for k, v in result.metrics.items() if v != v]
+    undefined = [k for k, v in result.metrics.items() if v != v and not k.endswith("/onset")]  # without one there is none
     if undefined:
         out.append(f"{len(undefined)} undefined scores (not enough data to compute them), first: {numbers.label(undefined[0])}")
     return list(dict.fromkeys(out))
@@ -216,6 +234,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("threads", "threads", str),
         ("wall_s", "wall time", _duration),
         ("wall_time_s", "wall time", _duration),
+        ("fit_s", "time of the fit", _duration),
         ("peak_mb", "peak memory", lambda v: f"{float(v):,.0f} MB"),
         ("device_peak_mb", "peak accelerator memory", lambda v: f"{float(v):,.0f} MB"),
         ("platform", "platform", str),

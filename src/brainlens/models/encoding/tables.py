@@ -16,7 +16,7 @@ from torch import Tensor
 from brainlens.metrics.encoding import noise_ceiling, pearson
 from brainlens.metrics.statistics import fdr
 from brainlens.nn.factortopy import resize_tokens
-from brainlens.subjects import held_out
+from brainlens.subjects import check_parts, held_out
 from brainlens.types import DataError, Features, Responses, as_ids, positions
 from brainlens.types.arrays import varies
 
@@ -311,6 +311,7 @@ def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
     if "split" not in trials.columns:
         raise DataError("encode: trials have no column 'split'; add one with values train, test and, if you like, validation")
     part = np.array(trials["split"].astype(str), dtype=object)  # a copy: what is held back must not be written into the trials
+    check_parts(part)
     stimulus = as_ids(trials["stimulus"], "trials.stimulus")
     owner = pd.DataFrame({"stimulus": stimulus, "part": part}).drop_duplicates().groupby("stimulus")["part"].nunique()
     if (owner > 1).any():

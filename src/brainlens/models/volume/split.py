@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from brainlens.subjects import held_out
+from brainlens.subjects import check_parts, held_out
 from brainlens.types import DataError, Features, Responses, as_ids, positions
 
 
@@ -113,6 +113,7 @@ def split_tables(
     if "split" not in trials.columns:
         raise DataError("align: trials have no column 'split'; add one with the values train, test and, if you like, validation")
     part = trials["split"].to_numpy(dtype=object).copy()
+    check_parts(part)
     stimulus = as_ids(trials["stimulus"])
     subject = trials["subject"].astype(str).to_numpy(dtype=np.str_) if "subject" in trials.columns else None
     if not (part == "validation").any():
