@@ -130,13 +130,14 @@ def inside(folder: str | Path, names: Iterable[str | Path], what: str) -> list[P
     folder = Path(folder)
     listed = list(names)
     paths = [folder / name for name in listed]
+    for word in map(str, listed):
+        if "\0" in word or len(word) > 1024 or any(len(os.fsencode(part)) > 255 for part in word.split("/")):
+            raise DataError(f"{what} names the file {word[:60]!r}, which is no file name")
     if outside_allowed():
         return paths
     root = folder.resolve()
     parents: dict[Path, Path] = {}  # many files, few folders
     for name, path in zip(listed, paths, strict=True):
-        if "\0" in str(name):
-            raise DataError(f"{what} names the file {str(name)!r}, which is no file name")
         parent = parents.setdefault(path.parent, path.parent.resolve())
         end = parent / path.name if path.name != ".." and not path.is_symlink() else path.resolve()
         if Path(name).is_absolute() or ".." in Path(name).parts or not end.is_relative_to(root):
