@@ -306,7 +306,7 @@ import numpy as np
 from brainlens.store import arrays
 folder, when = sys.argv[1:]
 if when == "before manifest":
-    arrays.record = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+    arrays._list = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 if when == "within rows":
     with arrays.ArrayWriter(folder, "x", (100, 50), "f4") as w:
         w.write(0, np.ones((30, 50))); w.sync(); w.write(30, np.ones((30, 50)))

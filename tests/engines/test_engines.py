@@ -77,7 +77,7 @@ def test_a_scheduler_that_goes_away_is_one_line_and_finished_pieces_are_kept(pie
             ended = engine("dask")(pieces_module.slow, list(range(5)), workers=1, options=options)
             assert next(ended)[1]["value"] in (0, 1, 4, 9, 16)
             scheduler.kill()
-            with pytest.raises(DataError, match="not there or went away; finished pieces are kept"):
+            with pytest.raises(DataError, match="cannot be reached or went away; finished pieces are kept"):
                 list(ended)
         finally:
             scheduler.kill(), worker.kill()
