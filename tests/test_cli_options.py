@@ -128,7 +128,8 @@ REFUSED = [
     (("reconstruct", "--dataset", "nsd", "--data", "empty", "--train", "9"), "--train"),
     # describe
     *[(("describe", "--words", "--dataset", "haxby2001", "--data", "empty", *option), option[0]) for option in (
-        ("--model", "miniature"), ("--layer", "image"), ("--captions", "own"), ("--preset", "paper"), ("--top", "9"), ("--pictures", "9"),
+        ("--model", "miniature"), ("--layer", "image"), ("--captions", "own"), ("--preset", "paper"), ("--top", "9"),
+        ("--pictures", "9"),
         ("--tagger", "spacy"), ("--concreteness", "x"), ("--bank", "diffusion"), ("--crops",), ("--captioner", "x"),
         ("--sentences", "x"), ("--permutations", "9"),
     )],
