@@ -22,10 +22,10 @@ from types import ModuleType
 from typing import Any
 
 from brainlens import store
+from trust_page import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT, PAGE = ROOT / "docs" / "fuzz.json", ROOT / "docs" / "trust.md"
-BEGIN, END = "<!-- fuzz: written by tools/fuzz.py -->", "<!-- end of fuzz -->"
+KEPT = ROOT / "docs" / "fuzz.json"
 KINDS = ("typed", "same", "different", "untyped", "slow", "large")
 PIECE = 50  # mutations between two savings
 
@@ -97,13 +97,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_page(rows: list[dict[str, Any]]) -> None:
-    """The table between its two marks in docs/trust.md."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    store.save_text(PAGE, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
-
-
 def main() -> int:
     """Prints a line a fault and a reader; 0 where there is none and every reader of the table was tried."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -125,7 +118,7 @@ def main() -> int:
         print(name, {kind: row[kind] for kind in ("mutations", *KINDS) if row[kind]}, flush=True)
     done = [rows[name] for name in readers.TABLE if name in rows and rows[name]["mutations"]]
     if done:
-        write_page(done)
+        write_table("fuzz", table(done))
     short = [name for name in readers.TABLE if name not in rows or rows[name]["mutations"] < asked.count]
     print(f"{sum(len(row['wrong']) for row in done)} faults; fewer than {asked.count} mutations: {', '.join(short) or 'none'}")
     return int(bool(short) or any(row["wrong"] for row in done))

@@ -30,12 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from brainlens import store
+from trust_page import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOM = "src/brainlens"
 TIMEOUT = 1200  # s a mutant; one that hangs is caught
-KEPT, PAGE = ROOT / "docs" / "mutants.json", ROOT / "docs" / "trust.md"
-BEGIN, END = "<!-- mutants: written by tools/mutants.py -->", "<!-- end of mutants -->"
+KEPT = ROOT / "docs" / "mutants.json"
 
 
 @dataclass(frozen=True)
@@ -186,13 +186,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([said, "", *lines, *(["", "Not caught:", "", *left] if left else [])])
 
 
-def write_page(rows: list[dict[str, Any]]) -> None:
-    """The table between its two marks in docs/trust.md."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    store.save_text(PAGE, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
-
-
 def main() -> int:
     """Prints a line a mutant and the share caught; 0 where all of the list were."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -227,7 +220,7 @@ def main() -> int:
         confirm(rows, scratch)
     if rows:
         store.save_json(KEPT, rows)
-        write_page(rows)
+        write_table("mutants", table(rows))
     caught = sum(row["outcome"] == "caught" for row in rows)
     print(f"{caught} of {len(rows)} mistakes caught, {len(MUTANTS) - len(rows)} not tried yet")
     return 0 if caught == len(MUTANTS) else 1

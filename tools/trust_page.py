@@ -1,0 +1,17 @@
+"""Tables in docs/trust.md, each between two marks that name the program that writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from brainlens import store
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
+
+
+def write_table(program: str, text: str) -> None:
+    """Puts the text between the marks of tools/PROGRAM.py; what stands around them stays."""
+    begin, end = f"<!-- {program}: written by tools/{program}.py -->", f"<!-- end of {program} -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    store.save_text(PAGE, f"{before}{begin}\n{text}\n{end}{after}")
