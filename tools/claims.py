@@ -289,12 +289,22 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR), np.float32).ravel()
 
 
-def eeg_group(scale: str, minutes: float = 60.0) -> dict[str, float]:
+def eeg_group(scale: str, minutes: float = 60.0, parts: tuple[str, ...] = ()) -> dict[str, float]:
     """NeuroAlign, its baselines and its ablations, two at a time; each fit is kept, so that a second run goes on.
 
-    minutes: no fit is begun after them; the ten subjects take some three hours in all.
+    minutes: no fit is begun after them; the ten subjects take some three hours in all. parts: only these, "control" or
+    "unfiltered" on three subjects in one process, and every other figure stays as it was measured.
     """
-    from brainlens.claims.sensors import SensorStudy, sensor_claims
+    from brainlens.claims.sensors import SensorStudy, control_claims, sensor_claims, unfiltered_claims
+
+    if parts:
+        study = SensorStudy(minutes=minutes, subjects=(1, 2, 3))
+        metrics = earlier("eeg")
+        for part in parts:
+            claims = {"control": control_claims, "unfiltered": unfiltered_claims}[part]
+            metrics |= claims(study, WORK / f"eeg-{scale}", tell)
+            store.save_json(CLAIMS / "eeg.json", record(metrics, f"{scale}, not finished"))
+        return metrics
 
     half = {"train": 4000, "subjects": (1, 2), "across": (1,), "across_train": 4000}
     sizes = {"full": {}, "half": half, "small": {"train": 1000, "subjects": (1,), "across": (), "epochs": 10}}
@@ -344,13 +354,14 @@ def volume_paper_group(scale: str, asked: tuple[str, ...] = (), epochs: int | No
     from brainlens.claims.volume_paper import REMEDIES, volume_paper_claims
 
     _, recording = opened(scale, layers=False)
+    before = earlier("volume_paper") if asked else {}  # remedies that are asked for singly join the others
 
     def done(metrics: dict[str, float]) -> None:
-        store.save_json(CLAIMS / "volume_paper.json", record(metrics, f"{scale}, not finished"))
+        store.save_json(CLAIMS / "volume_paper.json", record(before | metrics, f"{scale}, not finished"))
 
     remedies = asked or (tuple(REMEDIES) if scale != "small" else ("",))
     place, training = WORK / f"volume-paper-{scale}", None if epochs is None else {"epochs": epochs}
-    return volume_paper_claims(recording, place, remedies=remedies, training=training, tell=tell, done=done)
+    return before | volume_paper_claims(recording, place, remedies=remedies, training=training, tell=tell, done=done)
 
 
 def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS) -> dict[str, float]:
@@ -417,13 +428,16 @@ def main() -> None:
     parser.add_argument("--remedies", nargs="+", default=None, help="volume_paper: only these, such as remedied")
     parser.add_argument("--epochs", type=int, default=None, help="volume_paper: in place of the preset's")
     parser.add_argument("--minutes", type=float, default=60.0, help="eeg: no fit is begun after so long")
-    parser.add_argument("--parts", nargs="+", default=None, help="reconstruct: main, no_dropout, ...; attribute: ib_ba_paper")
+    parser.add_argument(
+        "--parts", nargs="+", default=None, help="reconstruct: main, ...; attribute: ib_ba_paper; eeg: control, ..."
+    )
     chosen = parser.parse_args()
-    if chosen.parts == ["ib_ba_paper"]:
+    parts = tuple(chosen.parts or ())
+    if parts == ("ib_ba_paper",):
         GROUPS["attribute"] = published_attribution
-    elif chosen.parts:
-        GROUPS["reconstruct"] = partial(reconstruct_group, parts=tuple(chosen.parts))
-    GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
+    elif parts:
+        GROUPS["reconstruct"] = partial(reconstruct_group, parts=parts)
+    GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes, parts=parts if chosen.only == "eeg" else ())
     GROUPS["volume_paper"] = partial(volume_paper_group, asked=tuple(chosen.remedies or ()), epochs=chosen.epochs)
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))

@@ -322,6 +322,21 @@ def control_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, fl
     return {key.replace("eeg/no_saliency/", "eeg/unfiltered/").replace("eeg/", "eeg/control/", 1): v for key, v in found.items()}
 
 
+def unfiltered_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, float]:
+    """`eeg/unfiltered/...`: NeuroAlign without saliency (`full`) and the same without guidance or adjustment, within subjects."""
+    some = replace(
+        study, methods=("no_saliency",), ablations=UNFILTERED, ablated=(len(study.subjects), 0), across=(), reseeded=()
+    )  # fmt: skip
+    found = by_base(summarise(run_fits(some, sensor_tables(some, folder, tell), folder, tell)))
+    for method in UNFILTERED:
+        part = method.removeprefix("no_saliency_")
+        old, new = f"eeg/no_saliency/difference/{method}/", f"eeg/unfiltered/difference/no_{part}/"
+        found |= {key.replace(old, new): value for key, value in found.items() if key.startswith(old)}
+    base = "eeg/no_saliency/within/"
+    found |= {key.replace(base, "eeg/unfiltered/full/within/"): value for key, value in found.items() if key.startswith(base)}
+    return {key: value for key, value in found.items() if key.startswith("eeg/unfiltered/")}
+
+
 def sensor_claims(study: SensorStudy, folder: Path, *, tell: Tell, extra: bool = True, workers: int = 1) -> dict[str, float]:
     """All `eeg/...` claims of a study, from the fits in `folder` and those that are still to be run.
 
