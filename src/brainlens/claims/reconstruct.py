@@ -21,7 +21,7 @@ from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.sampling import Sampling
 from brainlens.reconstruct.asked import Asked, preset
 from brainlens.reconstruct.material import Material, material
-from brainlens.reconstruct.run import reconstruct_opened
+from brainlens.reconstruct.run import Reconstruction, reconstruct_opened
 from brainlens.types import DataError, Result
 
 JUDGED = ("color", "place", "kind_detector", "pick50")
@@ -61,7 +61,8 @@ class ReconstructStudy:
     """One recording of the phantom, what is asked of the main run, and a folder with a file for every part that is finished.
 
     A second study on the same folder reads what is there and goes on. short: training steps of the ablations that train
-    (None: those of their preset).
+    (None: those of their preset). scenes: whose maps are compared with fields; lesioned: scenes of a domain whose regions are
+    lesioned.
     """
 
     recording: Opened
@@ -70,6 +71,7 @@ class ReconstructStudy:
     asked: Asked
     short: int | None = None
     scenes: int = 48
+    lesioned: int = 150
     seed: int = 0
     device: str = "cpu"
     tell: Tell = silent
@@ -208,7 +210,13 @@ class ReconstructStudy:
         self.tell("maps of retinotopic parcels", None)
         metrics = field_claims(model, given.test.data[: self.scenes], given.parcels, units, **sampling)
         self.tell("lesions of faces and places", None)
-        return metrics | lesion_claims(model, given, self._detector(), scenes=self.scenes, **sampling)
+        lesioned: dict[str, Any] = {"scenes": self.lesioned, **sampling}
+        metrics |= lesion_claims(model, given, self._detector(), **lesioned)
+        self.tell("the same decoded anew without them", None)
+        diffusion = open_pipeline(self.asked.place, self.device)
+        place = self.folder / "refits"
+        again = Reconstruction(given, self.asked, self.source, diffusion, place, self.seed, self.device, self.tell)
+        return metrics | lesion_claims(model, given, self._detector(), refit=again.model, **lesioned)
 
     def _detector(self) -> Any:
         from brainlens.claims.detector import Detector
