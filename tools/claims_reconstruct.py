@@ -24,7 +24,8 @@ from brainlens.types import DataError
 
 PARTS = ("main", "truth", "true_embedding", "contributions", "shuffled_training", *ABLATIONS)
 FIRST = (
-    *("main", "truth", "true_embedding", "contributions", "shuffled_training", "at_prediction", "ridge_chooser", "low_level"),
+    *("main", "truth", "true_embedding", "contributions", "shuffled_training", "at_prediction", "four_candidates"),
+    *("ridge_chooser", "low_level"),
     *("trained", "reference", "no_dropout", "no_min_snr", "no_distillation", "start_ridge", "paper", "parcels/50", "parcels/200"),
 )
 SIZES = {  # training scenes, test scenes, what is asked of the main run, training steps of an ablation

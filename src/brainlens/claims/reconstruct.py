@@ -30,6 +30,7 @@ ROWS = {
     "random_picture": "random_picture", "low_level": "low_level_alone", "shuffled": "shuffled",
 }  # fmt: skip
 PARCELS = (25, 50, 100, 200, 400)
+FEW = 4  # candidates of an ablation
 RANKED = 200  # parcels of the run whose contributions are ranked
 TRAINED: dict[str, dict[str, Any]] = {  # what is changed of a training on the recording, of so many steps as all of these have
     "reference": {"width": 0.0},  # nothing but that it trains, and is drawn at the prediction: the others are compared with it
@@ -44,6 +45,7 @@ TRAINED: dict[str, dict[str, Any]] = {  # what is changed of a training on the r
     "start_predicted": {"start": "predicted"},
 }
 ABLATIONS = TRAINED | {  # of the others what is changed of the main run
+    "four_candidates": {},  # what the others are compared with: all of them draw so many
     "at_prediction": {"width": 0.0, "steps": 0},
     "ridge_chooser": {"chooser": "ridge"},
     "no_reliability": {"changes": {"reliability": False}},
@@ -122,7 +124,8 @@ class ReconstructStudy:
         """`reconstruct/<name>/...` with one thing changed, see ABLATIONS. Raises DataError for other names."""
         if name not in ABLATIONS:
             raise DataError(f"reconstruct: ablation {name!r} is not one of {', '.join(ABLATIONS)}")
-        changed = replace(self.asked, **joined(self.asked.changes, ABLATIONS[name]))
+        few = {"candidates": min(self.asked.candidates, FEW)}  # the first of the main run's; a preset's own number stands
+        changed = replace(self.asked, **few | joined(self.asked.changes, ABLATIONS[name]))
         if name in TRAINED and self.short is not None:
             changed = replace(changed, steps=self.short)
         if changed.preset == "paper" and changed.steps is None:
