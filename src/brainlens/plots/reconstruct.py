@@ -92,7 +92,8 @@ def contribution_curves(result: Result, *, kind: str = "value_contribution") -> 
     for number, name in enumerate(best):
         line, tone = mean[name], style.PALETTE[number % len(style.PALETTE)]
         spread = 1.96 * line.std(axis=0, ddof=1) / np.sqrt(trials) if trials > 1 else 0
-        ax.plot(x, line.mean(axis=0), color=tone, lw=1.8, label=f"{style.printable(name)}, {len(groups[name])} parcels")
+        many = f", {len(groups[name])} parcels" if len(groups[name]) > 1 else ""
+        ax.plot(x, line.mean(axis=0), color=tone, lw=1.8, label=style.printable(name) + many)
         ax.fill_between(x, line.mean(axis=0) - spread, line.mean(axis=0) + spread, color=tone, alpha=0.15, lw=0)
     ax.axhline(1.0, label="an even share", **style.CHANCE)
     ax.set_xlim(1, max(steps, 2))

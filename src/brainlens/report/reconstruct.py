@@ -21,7 +21,7 @@ def reconstruction_section(result: Result, dpi: int | None) -> Section:
         "candidate. The framed one was chosen without knowing the seen picture. Nearest training picture: a ridge "
         "decodes the embedding and looks it up. "
         + ("By evidence: the same in the metric of the ridge's errors. " if evidence else "")
-        + "Latents by ridge: what the voxels give without a model of pictures."
+        + "Latents by ridge: what the responses give without a model of pictures."
     )
     section.draw(partial(reconstruct.candidate_grid, result), caption, "Rows of pictures: seen, candidates, baselines.")
     return section
