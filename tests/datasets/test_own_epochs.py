@@ -19,7 +19,7 @@ from brainlens.encode.run_decode import first_target, one_row_an_image, run_deco
 from brainlens.encode.time_decoding import OverTime
 from brainlens.plots.decoding import over_time
 from brainlens.report import build
-from brainlens.types import DataError, Responses
+from brainlens.types import DataError, Responses, Sensors
 
 NAMES = ["O1", "Oz", "O2", "Cz"]
 RATE = 100.0
@@ -147,6 +147,19 @@ def test_channels_get_other_names_and_pictures_a_split(tmp_path: Path) -> None:
     assert list(found.responses.units["channel"]) == ["PO7", "Oz", "O2", "CPz"]
     assert len(found.responses.times) == 26
     assert set(found.responses.trials["split"]) == {"train", "test"}
+
+
+def test_channels_of_an_array_lie_where_their_table_says(tmp_path: Path) -> None:
+    as_array(tmp_path)
+    places = np.array([[-30.0, -90, 30], [0, -95, 30], [30, -90, 30], [0, 0, 100]])
+    table_ = pd.DataFrame({"Channel": NAMES, **dict(zip("XYZ", places.T, strict=True))})
+    table_.to_csv(tmp_path / "channels.csv", index=False)
+    space = datasets.load("epochs", tmp_path).responses.space
+    assert isinstance(space, Sensors)
+    assert space.names.tolist() == NAMES
+    np.testing.assert_allclose(space.positions, places / 1000)
+    table_.assign(X=["", *places[1:, 0]]).to_csv(tmp_path / "channels.csv", index=False)
+    assert datasets.load("epochs", tmp_path).responses.space is None
 
 
 def test_a_recording_of_bids_with_its_events_and_bad_channels(tmp_path: Path, expected: np.ndarray) -> None:

@@ -21,7 +21,7 @@ from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.stored_arrays import find_array, read_array
 from brainlens.datasets.text_tables import read_table
 from brainlens.signals.epochs import make_epochs
-from brainlens.types import DataError, Recording, Responses, check_gzip, check_mat
+from brainlens.types import DataError, Recording, Responses, Sensors, check_gzip, check_mat
 from brainlens.types.sensor_units import check_size, measure_of, typical_size
 
 CONTINUOUS = (".fif", ".fif.gz", ".vhdr", ".edf", ".bdf", ".gdf", ".set", ".cnt", ".mff", ".nxe", ".sqd", ".con")
@@ -311,7 +311,9 @@ def _from_array(folder: Path, path: Path, unit: str, rename: Sequence[str]) -> R
         units[name] = pd.to_numeric(units[name], errors="coerce")
     scaled = data if factor == 1.0 else np.asarray(data, np.float64) * factor
     check_size(typical_size(scaled), measure, "say what its numbers are by --option unit=V, mV, uV, T, fT, T/m, fT/cm or z")
-    return Responses(np.asarray(scaled, np.float32), trials, units, None, axis, measure)
+    places = units[[*"xyz"]].to_numpy(dtype=float) / 1000 if {*"xyz"} <= set(units.columns) else np.full((len(units), 3), np.nan)
+    space = Sensors(units["channel"].to_numpy(dtype=str), places) if np.isfinite(places).all() else None
+    return Responses(np.asarray(scaled, np.float32), trials, units, space, axis, measure)
 
 
 def _repeats(trials: pd.DataFrame) -> pd.DataFrame:
