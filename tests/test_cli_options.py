@@ -61,7 +61,7 @@ REFUSED = [
         ("--one-each",),
     )],
     ((*EEG, "--from", "empty"), "--from empty keeps no model"),
-    ((*EEG, "--subject", "1", "--subject", "2"), "--subject 2"),
+    ((*EEG, "--subject", "1", "--subject", "sub-01"), "two or more different ones"),
     ((*EEG, "--preset", "nonsense"), "'nonsense'"),
     ((*EEG, "--from", "empty"), "empty"),
     ((*FMRI, "--from", "empty"), "empty"),

@@ -165,6 +165,14 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, object], str]] = [
     ("no events", lambda f: (f / f"{stem('02')}_events.tsv").unlink(), {}, "ses-02_task-view_run-1_events.tsv are not in"),
     ("another column", lambda f: (f / f"{stem('01')}_events.tsv").write_text("onset\timage\n1\ta\n"), {},
      "has no column 'stim_file'"),
+    ("a column that is not there", lambda f: None, {"stimulus": "image"}, "no column 'image'; .*--option stimulus=COLUMN"),
+    ("two pictures of one name", lambda f: Image.new("RGB", (4, 4)).save(f / "stimuli/set/00.jpg") or on_events(
+        f, SESSIONS[:1], lambda t: t.replace("set/00.png", "set/00.jpg")), {}, "'set/00' is of set/00.jpg and of set/00.png"),
+    ("two files of a run", lambda f: shutil.copytree(f / "derivatives/glm", f / "derivatives/other"), {},
+     "derivatives/glm/.*_betas.nii.gz and derivatives/other/.* are of one run; choose by --option file=PART"),
+    ("a part of no path", lambda f: None, {"file": "glmsingle/"}, "no path of 2 files holds file='glmsingle/'"),
+    ("EEG", lambda f: shutil.rmtree(f / "derivatives") or (f / "sub-01/eeg").mkdir() or (f / "sub-01/eeg/sub-01_eeg.edf").touch(),
+     {}, "has EEG or MEG, which is read by --dataset epochs --data .*sub-01/eeg"),
     ("no picture named", lambda f: pd.DataFrame({"onset": [1], "stim_file": ["n/a"]}).to_csv(
         f / f"{stem('01')}_events.tsv", sep="\t"), {}, "no line names a stim_file"),
     ("fewer events", lambda f: pd.read_csv(f / f"{stem('01')}_events.tsv", sep="\t").head(9).to_csv(
@@ -185,6 +193,55 @@ def test_mistakes_are_one_line(own: Path, spoil: Callable[[Path], object], optio
     with pytest.raises(DataError, match=match) as caught:
         datasets.load("bids", own, **options)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def on_events(root: Path, sessions: tuple[str, ...], change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    for session in sessions:
+        path = root / f"{stem(session)}_events.tsv"
+        change(pd.read_csv(path, sep="\t", keep_default_na=False)).to_csv(path, sep="\t", index=False)
+
+
+def test_pictures_are_found_by_what_people_write_of_them(own: Path) -> None:
+    usual = datasets.load("bids", own)
+    for how in (lambda name: f"stimuli/{name}", lambda name: f"stimuli\\{name}".replace("/", "\\")):
+        root = Path(shutil.copytree(own, own.parent / f"own{len(how(''))}{how('')[-1] == '/'}"))
+        files = {f"{name}.png": how(f"{name}.png") for name in IDS}
+        on_events(root, SESSIONS, lambda table, files=files: table.replace(files).rename(columns={"stim_file": "image"}))
+        found = datasets.load("bids", root, stimulus="image")
+        assert found.responses.trials["stimulus"].tolist() == [f"stimuli/{name}" for name in usual.responses.trials["stimulus"]]
+        np.testing.assert_array_equal(found.responses.data, usual.responses.data)
+        for one, other in zip(found.stimuli.images, usual.stimuli.images, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_of_several_files_of_a_run_one_is_chosen_by_its_path(own: Path) -> None:
+    shutil.copytree(own / "derivatives/glm", own / "derivatives/other")
+    for path in (own / "derivatives/other").rglob("*_betas.nii.gz"):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(2 * image.get_fdata(), image.affine), path)
+    one, other = (datasets.load("bids", own, file=part).responses.data for part in ("glm/", "other/"))
+    np.testing.assert_allclose(other, 2 * one, rtol=1e-6)
+
+
+def test_events_beside_the_betas_go_before_those_of_the_raw_runs(own: Path) -> None:
+    """A GLM leaves trials out, whose events stand with its betas."""
+    raw = own / f"{stem('01')}_events.tsv"
+    table = pd.read_csv(raw, sep="\t", keep_default_na=False)
+    shutil.copy(raw, own / "derivatives/glm" / f"{stem('01')}_events.tsv")
+    pd.concat([table.head(3), table]).to_csv(raw, sep="\t", index=False)
+    assert len(datasets.load("bids", own).responses) == 20
+
+
+def test_the_mask_is_the_brain_on_the_grid_of_the_images(own: Path) -> None:
+    """fMRIPrep writes a mask of the anatomy in finer voxels, and masks of tissue."""
+    (path,) = own.rglob("*_mask.nii.gz")
+    betas = datasets.load("bids", own).responses.data
+    shutil.copy(path, own / "derivatives/glm" / f"{stem('01')}_space-T1w_desc-brain_mask.nii.gz")
+    tissue = np.zeros((3, 3, 2), np.uint8)
+    tissue[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(tissue, AFFINE), path.with_name("sub-01_space-T1w_desc-a_mask.nii.gz"))
+    nib.save(nib.Nifti1Image(np.ones((9, 9, 6), np.uint8), AFFINE / 3), path)
+    np.testing.assert_array_equal(datasets.load("bids", own).responses.data, betas)
 
 
 def test_no_mask_is_said(own: Path) -> None:

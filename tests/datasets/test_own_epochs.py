@@ -19,7 +19,7 @@ from brainlens.encode.run_decode import first_target, one_row_an_image, run_deco
 from brainlens.encode.time_decoding import OverTime
 from brainlens.plots.decoding import over_time
 from brainlens.report import build
-from brainlens.types import DataError, Responses
+from brainlens.types import DataError, Responses, Sensors
 
 NAMES = ["O1", "Oz", "O2", "Cz"]
 RATE = 100.0
@@ -149,6 +149,33 @@ def test_channels_get_other_names_and_pictures_a_split(tmp_path: Path) -> None:
     assert set(found.responses.trials["split"]) == {"train", "test"}
 
 
+def test_channels_of_an_array_lie_where_their_table_says(tmp_path: Path) -> None:
+    as_array(tmp_path)
+    places = np.array([[-30.0, -90, 30], [0, -95, 30], [30, -90, 30], [0, 0, 100]])
+    table_ = pd.DataFrame({"Channel": NAMES, **dict(zip("XYZ", places.T, strict=True))})
+    table_.to_csv(tmp_path / "channels.csv", index=False)
+    space = datasets.load("epochs", tmp_path).responses.space
+    assert isinstance(space, Sensors)
+    assert space.names.tolist() == NAMES
+    np.testing.assert_allclose(space.positions, places / 1000)
+    table_.assign(X=["", *places[1:, 0]]).to_csv(tmp_path / "channels.csv", index=False)
+    assert datasets.load("epochs", tmp_path).responses.space is None
+
+
+def test_a_recording_of_bids_with_its_events_and_bad_channels(tmp_path: Path, expected: np.ndarray) -> None:
+    as_fif(tmp_path)
+    (tmp_path / "events.csv").unlink()
+    shown = table().rename(columns={"stimulus": "stim_file", "condition": "trial_type"}).assign(duration=0.1)
+    shown.loc[3, "stim_file"] = "n/a"
+    shown.to_csv(tmp_path / "sub-01_task-view_events.tsv", sep="\t", index=False)
+    status = pd.DataFrame({"name": NAMES, "status": ["good", "good", "bad", "good"]})
+    status.to_csv(tmp_path / "sub-01_task-view_channels.tsv", sep="\t", index=False)
+    with pytest.warns(UserWarning, match="1 of 40 events name no stim_file"), pytest.warns(UserWarning, match="left out: O2"):
+        responses = datasets.load("epochs", tmp_path, stimulus="stim_file").responses
+    np.testing.assert_allclose(responses.data, np.delete(np.delete(expected, 3, axis=0), 2, axis=1), atol=2e-3)
+    assert responses.trials["trial_type"].tolist() == table()["condition"].drop(3).tolist()
+
+
 def test_the_names_of_events_are_what_was_seen_without_a_table(tmp_path: Path) -> None:
     raw = recording().set_annotations(mne.Annotations([*ONSETS, 20.6], 0.0, [*table()["condition"], "BAD_x"]))
     raw.save(tmp_path / "rec_raw.fif", verbose="error")
@@ -167,6 +194,10 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, object], str]] = [
     ("no events", lambda f: (f / "events.csv").unlink(), {}, "events.csv is missing, and the recording holds no events"),
     ("another column", events(lambda t: t.rename(columns={"stimulus": "image"})), {}, "it needs 'stimulus' and either onset"),
     ("no onset", events(lambda t: t.drop(columns="onset")), {}, "either onset .* or event"),
+    ("onsets in ms", events(lambda t: t.assign(onset=1000 * t["onset"])), {}, "40 events lie at 1000 to 59500 s, are onsets"),
+    ("no stimulus named", events(lambda t: t.assign(stimulus="n/a")), {}, "no line names a stimulus; .*--option stimulus=COLUMN"),
+    ("two tables of events", lambda f: (f / "events.csv").unlink() or [(f / f"{n}_events.tsv").touch() for n in "ab"], {},
+     "holds a_events.tsv and b_events.tsv"),
     ("onset in words", events(lambda t: t.assign(onset=["soon", *t["onset"][1:]])), {}, "onset 'soon' in line 2"),
     ("an event that is not there", events(lambda t: t.drop(columns="onset").assign(event="S1").head(1)), {}, "does not occur"),
     ("an event twice", events(lambda t: t.drop(columns="onset").assign(event="S1")), {}, "'S1' comes twice"),

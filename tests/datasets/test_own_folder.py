@@ -194,6 +194,14 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, object], str]] = [
     ("a damaged .mat", lambda f: (f / "responses.npy").rename(f / "responses.mat"), {}, "damaged or not a MATLAB file"),
     ("words in a .csv", lambda f: (f / "responses.npy").unlink() or (f / "responses.csv").write_text("1,2\n3,x\n"), {},
      "'x' of trial 2, column 2, is not a number"),
+    ("a reliability in words", lambda f: (f / "units.csv").write_text("roi,NCSNR\n" + "V1,high\n" * 5), {},
+     "ncsnr of unit 0 is 'high', a number is"),
+    ("decimals with a comma", lambda f: (f / "responses.npy").unlink()
+     or pd.DataFrame(np.full((24, 5), 0.5)).to_csv(f / "responses.csv", sep=";", decimal=",", index=False), {},
+     "write decimals with a point"),
+    ("a listed file without a name", lambda f: (f / "stimuli.csv").write_text(
+        "stimulus,file\n" + "".join(f"{name},{'' if name == '000' else f'images/{name}.png'}\n" for name in IDS)), {},
+     "1 of 12 stimuli have no file, first '000': its cell in the table is empty"),
     ("an image without a mask", lambda f: as_nifti(f, np.load(f / "responses.npy")) or (f / "responses.npy").unlink()
      or (f / "mask.nii.gz").unlink() or (f / "units.csv").unlink(), {}, "mask.nii.gz must say which voxels"),
 ]  # fmt: skip

@@ -348,6 +348,10 @@ def test_simulation_is_recognised(config: dict[str, object], expected: bool) -> 
     assert style.is_simulation(Result("align", {}, config=config)) is expected
 
 
+RING = np.array([[0.08, 0, 0.04], [0, 0.08, 0.04], [-0.08, 0, 0.04], [0, -0.08, 0.04]])  # m
+LINE = np.array([[0, y, 0.04] for y in (-0.07, -0.02, 0.02, 0.07)])
+
+
 def bad_calls(made: ModuleType) -> dict[str, tuple[object, str]]:
     r, e = made.attribute(), made.eeg()
     return {
@@ -370,6 +374,9 @@ def bad_calls(made: ModuleType) -> dict[str, tuple[object, str]]:
         "stimuli": (lambda: attribution.stimulus_rows(np.ones((1, 4, 4, 3)), np.ones((1, 2, 2)), [["a"]], []), "one of each"),
         "pixels": (lambda: attribution.pixel_maps(np.ones((2, 4, 4, 3)), np.ones((3, 2, 2))), "must be"),
         "channels": (lambda: sensors.topomaps(e.space, np.ones(7)), "40 channels"),
+        "one channel": (lambda: sensors.topomaps(Sensors(e.space.names[:1], e.space.positions[:1]), np.ones(1)), "one channel"),
+        "a ring": (lambda: sensors.topomaps(Sensors(e.space.names[:4], RING), np.ones(4)), "on one line or ring"),
+        "a line": (lambda: sensors.topomaps(Sensors(e.space.names[:4], LINE), np.ones(4)), "on one line or ring"),
         "windows": (lambda: sensors.time_windows(pd.DataFrame({"kind": ["a"]})), "'start'"),
     }  # fmt: skip
 

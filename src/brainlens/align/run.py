@@ -8,22 +8,18 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from brainlens import datasets, store
 from brainlens.align import Alignment, align
 from brainlens.align.headline import bearable, headlined, suited
+from brainlens.align.over_subjects import mean_result
 from brainlens.datasets.pictures import gallery_table, thumbnails
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Opened, Source, Tell, check_device, open_recording, prepared, standardised
-from brainlens.metrics.retrieval import summary_over_subjects
 from brainlens.models.processes import first_only, is_first, joined
 from brainlens.models.volume.aligners import ENCODERS
 from brainlens.models.volume.model import CHEAP, Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.stored import run_aligner, save_models
-from brainlens.subjects import FEW_SUBJECTS
 from brainlens.types import DataError, Result
 
 SHOWN = ("top1", "top5", "chance1")
@@ -114,7 +110,7 @@ def run_align_each(
             results.append(store.load_result(folder))
             rows += [{"subject": name, **row} for row in found]
     if results:
-        mean = _mean_result(results, source.subjects, seed=seed)
+        mean = mean_result(results, source.subjects, seed=seed)
         folders.append(keep(mean, runs, source))
         rows += [{"subject": "mean", **row} for row in table(mean, "retrieval/", ending=SHOWN)]
     return folders, rows
@@ -171,40 +167,6 @@ def _keep(found: Alignment, recording: Opened, source: Source, runs: str | Path)
     folder = keep(result, runs, source, arrays=arrays)
     save_models(folder, found.models)
     return folder
-
-
-def _mean_result(results: list[Result], subjects: Sequence[str], *, seed: int) -> Result:
-    """Scores of the main encoder of each subject's run, and their mean over subjects with an interval over subjects and stimuli.
-
-    Two subjects say nothing of others: then the interval is over stimuli alone. config: `interval_over`; table `subjects`.
-    """
-    people = len(subjects) >= FEW_SUBJECTS
-    metrics: dict[str, float] = {}  # the mean first, as it is what a page leads with
-    ids = [np.asarray(result.arrays["ids"]) for result in results]
-    for key in [key for key in results[0].arrays if key.startswith("ranks/")]:
-        found = summary_over_subjects(
-            [np.asarray(r.arrays[key]) for r in results], ids, [len(i) for i in ids], seed=seed, people=people
-        )
-        metrics |= {f"retrieval/{key.removeprefix('ranks/')}/{score}": value for score, value in found.items()}
-    for name, result in zip(subjects, results, strict=True):
-        metrics |= {f"subject/{name}/{key}": value for key, value in result.metrics.items() if key.startswith("retrieval/")}
-    config = {**results[0].config, "subjects": list(subjects), "one_each": True}
-    config["interval_over"] = "subjects and stimuli" if people else "stimuli"
-    data = [entry for result in results for entry in result.provenance.get("data", [])]
-    table_ = _subject_table(metrics, subjects)
-    return Result(
-        "align", metrics, tables={"subjects": table_}, config=config, provenance={**results[0].provenance, "data": data}
-    )
-
-
-def _subject_table(metrics: dict[str, float], subjects: Sequence[str]) -> pd.DataFrame:
-    """One row a subject and one for their mean: retrieval of the image, with interval, chance and the number of images."""
-    scores = ("top1", "top1.low", "top1.high", "chance1", "top5", "top5.low", "top5.high", "n")
-    rows = []
-    for name, prefix in [*((one, f"subject/{one}/") for one in subjects), ("mean", "")]:
-        found = {score: metrics.get(f"{prefix}retrieval/brain->image/{score}", np.nan) for score in scores}
-        rows.append({"subject": name, **found})
-    return pd.DataFrame(rows)
 
 
 def _rows(result: Result) -> Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from brainlens import datasets, store
+from brainlens.align.over_subjects import mean_result
 from brainlens.align.sensor_analyses import analyses, cases, saliency_note, scored
 from brainlens.align.sensor_options import DEFAULT, QUICK, TRI, SensorOptions, blurs, filters, preset, suited
 from brainlens.align.sensors import score_sensors, validation_score
@@ -50,15 +52,20 @@ PARTS = ("saliency", "guidance", "adjustment")
 
 def align_sensor_command(
     source: Source, runs: str | Path, chosen: dict[str, Any], *, seed: int = 0, device: str = "cpu", tell: Tell
-) -> tuple[Path, Rows]:
-    """`run_align_sensors` from what the command line was given: SensorOptions as plain values, None where nothing was said."""
-    given = {key: value for key, value in chosen.items() if value is not None and key != "protocol"}
+) -> tuple[Path | list[Path], Rows]:
+    """`run_align_sensors` from what the command line was given: SensorOptions as plain values, None where nothing was said.
+
+    Several `subjects` are a run each, and their mean (`run_align_sensors_each`).
+    """
+    given = {key: value for key, value in chosen.items() if value is not None and key not in ("protocol", "subjects")}
     for key in ("encoders", "leave_out"):
         if key in given:
             given[key] = tuple(given[key])
     given |= {"start": str(given["start"])} if "start" in given else {}
     given |= {"saliency": FilterSettings(**given["saliency"])} if "saliency" in given else {}
     options = SensorOptions(protocol=Protocol(*chosen["protocol"]), **given)
+    if chosen.get("subjects"):
+        return run_align_sensors_each(source, runs, options, chosen["subjects"], seed=seed, device=device, tell=tell)
     return run_align_sensors(source, runs, options, seed=seed, device=device, tell=tell)
 
 
@@ -103,6 +110,38 @@ def run_align_sensors(
     if not any(unfinished.parent.iterdir()):
         unfinished.parent.rmdir()
     return folder, rows
+
+
+def run_align_sensors_each(
+    source: Source,
+    runs: str | Path,
+    options: SensorOptions,
+    subjects: Sequence[str],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Tell,
+) -> tuple[list[Path], Rows]:
+    """A run for each subject by `run_align_sensors`, by the protocol of the options, and the mean over subjects as a further run.
+
+    The encoder that counts is that of each run: the last that was named, else each subject's best on validation images.
+    Raises DataError for fewer than 2 subjects, and one that comes twice.
+    """
+    names = [str(number_of(name, range(1000))) for name in subjects]
+    if len(set(names)) < max(2, len(names)):
+        raise DataError(f"align: subjects {list(subjects)} are not two or more different ones; give --subject once for each")
+    folders: list[Path] = []
+    rows: Rows = []
+    for name in names:
+        chosen = replace(options, protocol=replace(options.protocol, subject=name))
+        folder, found = run_align_sensors(source, runs, chosen, seed=seed, device=device, tell=tell)
+        folders.append(folder)
+        rows += [{"subject": name, **row} for row in found]
+    mean = mean_result([store.load_result(folder) for folder in folders], names, seed=seed)
+    mean = replace(mean, config={**mean.config, "protocol": {**mean.config["protocol"], "subject": None}})
+    folders.append(keep(mean, runs, source))
+    shown = table(mean, "retrieval/brain->image", ending=("top1", "top5", "chance1", "chance5"))
+    return folders, rows + [{"subject": "mean", **row} for row in shown]
 
 
 def _start(options: SensorOptions) -> SensorAligner | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from brainlens import store
+from brainlens.attribute.group import group_of_channels
 from brainlens.datasets.runs import Rows, check_same_recording, keep, source_of, table
 from brainlens.datasets.sensors import SENSOR_DATASETS, open_sensors
-from brainlens.datasets.source import Tell
+from brainlens.datasets.source import Source, Tell
 from brainlens.models.sensors.contributions import METHODS, scalp, sensor_contributions
 from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.split import split_subjects
@@ -30,13 +32,32 @@ def is_sensor_run(run: str | Path) -> bool:
 
 
 def run_attribute_sensors(
-    run: str | Path, runs: str | Path, *, method: str = "gradient_x_input", device: str = "cpu", tell: Tell
+    run: str | Path | Sequence[str | Path],
+    runs: str | Path,
+    *,
+    method: str = "gradient_x_input",
+    device: str = "cpu",
+    tell: Tell,
 ) -> tuple[Path, Rows]:
     """Contributions of channels over time to the similarity with the seen image, of the main encoder of an align run.
 
     method: gradient_x_input, integrated_gradients (32 steps from the channel means) or deeplift (rescale). All test images count.
+    Several runs, one a subject, also give the group's scalp map (`group_of_channels`), whose run folder is returned.
     Raises DataError for a run without weights, an unknown method, or a recording that is not where it was.
     """
+    folders = [run] if isinstance(run, (str, Path)) else list(run)
+    results = []
+    for one in folders:
+        result, source = _attributed(one, method, device, tell)
+        place = keep(result, runs, source)
+        results.append(result)
+    if len(results) > 1:
+        result = group_of_channels(results)
+        place = keep(result, runs, source)
+    return place, table(result, "topography/") + table(result, "attribution/")
+
+
+def _attributed(run: str | Path, method: str, device: str, tell: Tell) -> tuple[Result, Source]:
     started = time.time()
     if method not in METHODS:
         raise DataError(f"attribute: method {method!r} is not one of {list(METHODS)}, the methods for EEG and MEG")
@@ -76,4 +97,4 @@ def run_attribute_sensors(
         store.provenance(0, device, data, started),
         test.space,
     )
-    return keep(result, runs, source), table(result, "topography/")
+    return result, source

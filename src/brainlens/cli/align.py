@@ -119,7 +119,10 @@ def align(
     captions: Captions = None,
     subject: Annotated[
         list[str] | None,
-        typer.Option(help="Subject; repeat for several in one model (EEG, MEG: the one tested).", rich_help_panel=DATA),
+        typer.Option(
+            help="Subject; repeat for several in one model (EEG, MEG: the one tested; several are a run each, and their mean).",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     one_each: Annotated[
         bool, typer.Option("--one-each", help="fMRI: a model for each subject instead of one for all.", rich_help_panel=DATA)
@@ -255,10 +258,6 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     encoder, subject = given_["encoder"], given_["subject"] or []
     dataset = sensor_dataset(given_["dataset"])
     only(context, (*BOTH, *SENSOR), f"EEG and MEG ({dataset})")
-    if len(subject) > 1:
-        raise DataError(
-            f"--subject {subject[-1]}: EEG and MEG are tested on one subject at a time; --protocol across trains on others"
-        )
     names = encoder or []
     if names and all(name in SOLVED for name in names):
         without(context, TRAINED, f"{', '.join(names)} is solved, not trained")
@@ -278,7 +277,8 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     wanted["saliency"] = {name.removeprefix("saliency_"): given_[name] for name in FILTER}
     begun = given_["from_"]
     wanted["start"] = None if begun is None else str(begun)
-    wanted["protocol"] = (given_["protocol"], subject[0] if subject else None, given_["gallery"])
+    wanted["protocol"] = (given_["protocol"], subject[0] if len(subject) == 1 else None, given_["gallery"])
+    wanted |= {"subjects": list(subject)} if len(subject) > 1 else {}
 
     def anew() -> Any:
         with steps(shorter="--encoder ridge, or --epochs N") as tell:

@@ -82,8 +82,9 @@ def attribute(
     method = method or ("gradient_x_input" if sensors else "bottleneck")
     if sensors:
         only(context, SENSOR, f"a run of EEG or MEG ({run[0]})")
-        if len(run) > 1:
-            raise DataError(f"attribute: {len(run)} runs of EEG or MEG are given; give one at a time")
+        fmri = [str(one) for one in run if not is_sensor_run(one)]
+        if fmri:
+            raise DataError(f"attribute: {fmri[0]} is no run of EEG or MEG, as {run[0]} is; a group is of one kind")
         asked: dict[str, Any] = {"method": method, "device": device}
     else:
         _check(context, of, method)
@@ -98,7 +99,7 @@ def attribute(
 
     def work(tell: Any) -> Any:
         if sensors:
-            return run_attribute_sensors(run[0], runs, method=method, device=device, tell=tell)
+            return run_attribute_sensors(run, runs, method=method, device=device, tell=tell)
         return run_attribute(run, runs, ask=ask, options=options, tell=tell)
 
     asked["runs"] = [note_of(one) for one in run]

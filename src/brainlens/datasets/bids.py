@@ -21,7 +21,7 @@ from brainlens import store
 from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.surface_files import read_cifti, read_mgh
 from brainlens.datasets.text_tables import read_table
-from brainlens.datasets.volumes import coordinates_table, read_frames, read_header, read_mask, read_masked
+from brainlens.datasets.volumes import Header, coordinates_table, read_frames, read_header, read_mask, read_masked
 from brainlens.types import DataError, Recording, Responses, Space, Surface, Volume, reading
 from brainlens.types.spaces import MESHES
 
@@ -62,32 +62,37 @@ def load(
     subject: str | None = None,
     task: str | None = None,
     space: str | None = None,
+    file: str | None = None,
+    stimulus: str = "stim_file",
     delay: tuple[float, float] = (4.0, 8.0),
     test: float = 0.2,
     draw: int = 0,
 ) -> Recording:
     """Responses (trial, unit) of one subject and the pictures seen, ids as `stim_file` has them without the ending.
 
-    subject, task, space: labels of the files' names; the first subject, every task, and the only space unless given. Betas are
+    subject, task, space: labels of the files' names; the first subject, every task, and the only space unless given. file: a part
+    of the path of the files that count, where a run has several (glmsingle/, desc-preproc). stimulus: the column of the events
+    that names the picture, a path in stimuli/. Betas are
     taken where there are some, one a trial in the order of the events. Without betas the response to a trial is the mean of the
     preprocessed volumes `delay` s after its onset, each run detrended and z-scored before: an estimate that overlaps between
     trials less than some 10 s apart. test, draw: share of the images, and seed, of the test where events have no column
     split.
-    Raises DataError for a folder without derivatives or events, counts that differ, and pictures without a file.
+    Raises DataError for a folder without derivatives or events, several files of a run, counts that differ, and pictures without
+    a file.
     """
     root = Path(folder)
     if not (root / "dataset_description.json").is_file():
         raise DataError(f"{root / 'dataset_description.json'} is missing; a BIDS folder has it at its top")
     store.read_json(root / "dataset_description.json")
     label = _subject(root, None if subject is None else str(subject))
-    runs, are_betas = _runs(root, label, task, space)
+    runs, are_betas = _runs(root, label, {"task": task, "space": space}, file, stimulus)
     place, mask = _space(runs, root, label)
     blocks = [_betas(run, place, mask) if are_betas else _peaks(run, place, mask, delay) for run in runs]
     trials = pd.concat([_trials(run, len(block), label) for run, block in zip(runs, blocks, strict=True)], ignore_index=True)
     trials = with_split(trials, test=test, seed=draw, where=root)
     trials["repeat"] = trials.groupby("stimulus").cumcount() + 1
     units = pd.DataFrame(_places(place))
-    files = {name: f"stimuli/{file}" for name, file in zip(trials["stimulus"], trials["stim_file"], strict=True)}
+    files = _pictures(root, trials)
     stimuli = shown_stimuli(root, trials["stimulus"], files=files if (root / "stimuli").is_dir() else None, images="stimuli")
     return Recording(Responses(np.concatenate(blocks), trials, units, place), stimuli)
 
@@ -110,16 +115,32 @@ def _subject(root: Path, subject: str | None) -> str:
     return same[0]
 
 
-def _runs(root: Path, label: str, task: str | None, space: str | None) -> tuple[list[_Run], bool]:
+def _pictures(root: Path, trials: pd.DataFrame) -> dict[str, str]:
+    """Stimulus -> path in the root. Raises DataError where two pictures differ in their endings alone."""
+    found: dict[str, str] = {}
+    for name, file in zip(trials["stimulus"], trials["stim_file"], strict=True):
+        if (other := found.setdefault(name, file)) != file:
+            raise DataError(f"{root}: stimulus {name!r} is of {other} and of {file}; give the pictures names that differ")
+    whole = "stimuli/"  # some write the path from the root, and not from its folder stimuli
+    return {name: file if file.startswith(whole) and (root / file).is_file() else whole + file for name, file in found.items()}
+
+
+def _runs(root: Path, label: str, wanted: dict[str, str | None], part: str | None, column: str) -> tuple[list[_Run], bool]:
     """The runs of a subject in the order of sessions and runs, and whether their files are betas."""
     files = sorted(path for path in root.rglob(f"sub-{label}_*") if path.is_file())
-    wanted = {"task": task, "space": space}
     files = [path for path in files if all(entities(path).get(k, v) == v for k, v in wanted.items() if v is not None)]
     betas = [path for path in files if BETAS.search(path.name)]
     bold = [path for path in files if BOLD.search(path.name) and "derivatives" in path.relative_to(root).parts]
+    there = [*betas, *bold]
+    betas, bold = ([path for path in each if part is None or part in path.relative_to(root).as_posix()] for each in (betas, bold))
     chosen = betas or bold
+    if there and not chosen:
+        raise DataError(f"{root}: no path of {len(there)} files holds file={part!r}; the first is {there[0].relative_to(root)}")
     if not chosen:
         raw = any(BOLD.search(path.name) for path in files)
+        sensors = next((path.parent for path in files if path.parent.name in ("eeg", "meg")), None)
+        if sensors is not None:
+            raise DataError(f"{root}: subject {label} has EEG or MEG, which is read by --dataset epochs --data {sensors}")
         place = root / "derivatives"
         have = ", ".join(sorted(path.name for path in place.iterdir())[:10]) if place.is_dir() else "nothing, it is not there"
         way = (
@@ -134,21 +155,47 @@ def _runs(root: Path, label: str, task: str | None, space: str | None) -> tuple[
     spaces = sorted({entities(path).get("space", "none") for path in chosen})
     if len(spaces) > 1:
         raise DataError(f"{root}: files are in the spaces {', '.join(spaces)}; choose one by --option space=NAME")
-    events = {_key(path): path for path in files if path.name.endswith("_events.tsv")}
+    tables = [path for path in files if path.name.endswith("_events.tsv")]
     groups: dict[tuple[str, ...], list[Path]] = {}
     for path in chosen:
         groups.setdefault(_key(path), []).append(path)
     runs = []
     for key, several in groups.items():
-        if key not in events:
+        _check_one_each(root, several)
+        beside = several[0].parent  # events of a derivative may be fewer than those that were shown
+        events = sorted((path for path in tables if _key(path) == key), key=lambda path: path.parent != beside)
+        if not events:
             name = "_".join(f"{n}-{v}" for n, v in zip(SAME, key, strict=True) if v)
             raise DataError(f"{several[0]}: its events {name}_events.tsv are not in {root}; they name the picture of each trial")
-        table = read_table(events[key], ("onset", "stim_file"))
-        shown = table[~table["stim_file"].isin(EMPTY)].reset_index(drop=True)
-        if not len(shown):
-            raise DataError(f"{events[key]}: no line names a stim_file; the column holds the path of the picture in stimuli/")
+        shown = _shown(events[0], column)
         runs.append(_Run(tuple(several), entities(several[0]), shown))
     return runs, bool(betas)
+
+
+def _check_one_each(root: Path, files: list[Path]) -> None:
+    """Raises DataError for several files of one run and hemisphere, of which a choice would be a guess."""
+    sides: dict[str, Path] = {}
+    for path in files:
+        other = sides.setdefault(entities(path).get("hemi", ""), path)
+        if other != path:
+            one, two = (each.relative_to(root) for each in (other, path))
+            raise DataError(f"{root}: {one} and {two} are of one run; choose by --option file=PART, a part of the path")
+
+
+def _shown(path: Path, column: str) -> pd.DataFrame:
+    """The lines of an events file that name a picture, which stands in the column stim_file."""
+    table = read_table(path, ("onset",), ("split", column))
+    if column not in table.columns:
+        raise DataError(
+            f"{path} has no column {column!r}; it has {', '.join(table.columns)}: name that of the pictures by "
+            "--option stimulus=COLUMN"
+        )
+    if column != "stim_file":
+        table = table.drop(columns="stim_file", errors="ignore").rename(columns={column: "stim_file"})
+    shown = table[~table["stim_file"].isin(EMPTY)].reset_index(drop=True)
+    if not len(shown):
+        raise DataError(f"{path}: no line names a {column}; the column holds the path of the picture in stimuli/")
+    return shown.assign(stim_file=shown["stim_file"].str.replace("\\", "/"))
 
 
 def _key(path: Path) -> tuple[str, ...]:
@@ -160,11 +207,11 @@ def _space(runs: list[_Run], root: Path, label: str) -> tuple[Space | None, Volu
     """(space of the units, mask of volumes) of the first run; the others are held against it when they are read."""
     first = runs[0].files[0]
     if first.name.endswith((".nii", ".nii.gz")) and not first.name.endswith(".dscalar.nii"):
-        masks = sorted(path for path in root.rglob(f"sub-{label}_*_mask.nii*") if _fits(path, first))
+        header = read_header(first)
+        masks = [path for path in root.rglob(f"sub-{label}_*_mask.nii*") if _fits(path, first)]
         if masks:
-            mask = read_mask(masks[0])
+            mask = read_mask(min(masks, key=lambda path: _distance(path, header)))
         else:
-            header = read_header(first)
             seen = np.zeros(header.shape[:3], bool)
             for frame in read_frames(header):
                 seen |= np.isfinite(frame) & (frame != 0)
@@ -178,6 +225,12 @@ def _fits(mask: Path, image: Path) -> bool:
     """Whether a mask is of the space of an image, and of its session where it says one."""
     a, b = entities(mask), entities(image)
     return a.get("space") == b.get("space") and all(a.get(k, b.get(k)) == b.get(k) for k in ("ses", "task", "run"))
+
+
+def _distance(mask: Path, header: Header) -> tuple[bool, bool, bool, str]:
+    """What goes first among masks of one space: the grid of the image, the brain (and no tissue), the same folder."""
+    other = read_header(mask).shape[:3] != header.shape[:3]  # fMRIPrep writes one of the anatomy too, in finer voxels
+    return other, entities(mask).get("desc") != "brain", mask.parent != header.path.parent, str(mask)
 
 
 def _surface(run: _Run) -> tuple[np.ndarray, Surface]:

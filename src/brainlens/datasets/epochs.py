@@ -16,18 +16,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens.datasets.folder import check_rows, read_trials
+from brainlens.datasets.folder import OF_TRIALS, check_rows, read_trials
 from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.stored_arrays import find_array, read_array
 from brainlens.datasets.text_tables import read_table
 from brainlens.signals.epochs import make_epochs
-from brainlens.types import DataError, Recording, Responses, check_gzip, check_mat
+from brainlens.types import DataError, Recording, Responses, Sensors, check_gzip, check_mat
 from brainlens.types.sensor_units import check_size, measure_of, typical_size
 
 CONTINUOUS = (".fif", ".fif.gz", ".vhdr", ".edf", ".bdf", ".gdf", ".set", ".cnt", ".mff", ".nxe", ".sqd", ".con")
 SAVED = re.compile(r".*[-_]epo\.fif(\.gz)?$")
 SPLIT_PART = re.compile(r".*-\d+\.fif$")  # further files of a recording that is split, which MNE finds by itself
 OWN_CSV = "recording.csv"
+EMPTY = ("", "n/a")  # cells of events at which nothing was seen
 ARRAYS = (".npy", ".mat", ".h5", ".hdf5")
 
 FACTS = {
@@ -76,7 +77,7 @@ def load(
         responses = _from_saved(path, stimulus, rename)
     else:
         raw = _read_csv(path, unit or "uV") if kind == "csv" else _read_raw(path)
-        raw = _renamed(raw, rename)
+        raw = _renamed(_without_marked(raw, folder), rename)
         responses = _cut(raw, folder, stimulus, window=window, band=band, rate=rate)
     trials = _named_subjects(responses.trials.assign(session=responses.trials.get("session", "1")))
     pictures = (folder / "images").is_dir() or (folder / "stimuli.csv").is_file()
@@ -196,8 +197,8 @@ def _cut(
     raw: Any, folder: Path, stimulus: str, *, window: tuple[float, float], band: tuple[float, float] | None, rate: float | None
 ) -> Responses:
     """Epochs of a continuous recording around the events of `events.csv`, or around its own without that table."""
-    path = find_array(folder, "events", (".csv", ".tsv"))
-    table = None if path is None else read_table(path)
+    path = find_array(folder, "events", (".csv", ".tsv")) or _of_bids(folder)
+    table = None if path is None else read_table(path, (), ("onset", "event", stimulus, *OF_TRIALS))
     more: dict[str, Any] = {"window": window, "band": band, "rate": rate, "baseline": (None, 0.0) if window[0] < 0 else None}
     if table is None:
         own = [str(text) for text in dict.fromkeys(raw.annotations.description)]
@@ -210,8 +211,10 @@ def _cut(
     if stimulus not in table.columns or not {"onset", "event"} & set(table.columns):
         raise DataError(
             f"{path} has the columns {', '.join(table.columns)}; it needs {stimulus!r} and either onset (s after the first "
-            "sample) or event (the name of the event in the recording)"
+            "sample) or event (the name of the event in the recording); another column of what was seen: --option stimulus=COLUMN"
         )
+    assert path is not None
+    table = _named(table, stimulus, path)
     if "onset" in table.columns:
         onsets = pd.to_numeric(table["onset"], errors="coerce")
         if onsets.isna().any():
@@ -228,6 +231,34 @@ def _cut(
         rows = table.set_index("event").loc[found.trials["stimulus"]].reset_index()
     trials = rows.drop(columns=["onset", stimulus], errors="ignore").assign(stimulus=rows[stimulus])
     return Responses(found.data, _repeats(trials), found.units, found.space, found.times, found.measure)
+
+
+def _of_bids(folder: Path) -> Path | None:
+    """The events of a recording as BIDS names them, `..._events.tsv`. Raises DataError where there are several."""
+    found = sorted(folder.glob("*_events.tsv"))
+    if len(found) > 1:
+        raise DataError(f"{folder} holds {found[0].name} and {found[1].name}; give each recording a folder of its own")
+    return found[0] if found else None
+
+
+def _without_marked(raw: Any, folder: Path) -> Any:
+    """The recording with the channels marked bad that BIDS's `..._channels.tsv` beside it calls so."""
+    for path in sorted(folder.glob("*_channels.tsv")):
+        table = read_table(path, ("name",), ("status",))
+        if "status" in table.columns:
+            bad = table["name"][table["status"] == "bad"]
+            raw.info["bads"] = sorted({*raw.info["bads"], *(name for name in bad if name in raw.ch_names)})
+    return raw
+
+
+def _named(table: pd.DataFrame, stimulus: str, path: Path) -> pd.DataFrame:
+    """The events that name what was seen; those without (empty, n/a) are counted in a warning. DataError where none does."""
+    there = ~table[stimulus].isin(EMPTY)
+    if not there.any():
+        raise DataError(f"{path}: no line names a {stimulus}; name another column by --option stimulus=COLUMN")
+    if not there.all():
+        warnings.warn(f"{path}: {int((~there).sum())} of {len(there)} events name no {stimulus} and are left out", stacklevel=5)
+    return table[there].reset_index(drop=True)
 
 
 def _from_saved(path: Path, stimulus: str, rename: Sequence[str]) -> Responses:
@@ -260,7 +291,7 @@ def _from_saved(path: Path, stimulus: str, rename: Sequence[str]) -> Responses:
 
 def _from_array(folder: Path, path: Path, unit: str, rename: Sequence[str]) -> Responses:
     """An array (trial, channel, time) with trials.csv, channels.csv (channel; x, y, z in mm) and times.csv (time in s)."""
-    trials, channels, times = read_trials(folder), read_table(folder / "channels.csv", ("channel",)), read_table(
+    trials, channels, times = read_trials(folder), read_table(folder / "channels.csv", ("channel",), ("x", "y", "z")), read_table(
         folder / "times.csv", ("time",)
     )  # fmt: skip
     data = read_array(path, "epochs")
@@ -280,7 +311,9 @@ def _from_array(folder: Path, path: Path, unit: str, rename: Sequence[str]) -> R
         units[name] = pd.to_numeric(units[name], errors="coerce")
     scaled = data if factor == 1.0 else np.asarray(data, np.float64) * factor
     check_size(typical_size(scaled), measure, "say what its numbers are by --option unit=V, mV, uV, T, fT, T/m, fT/cm or z")
-    return Responses(np.asarray(scaled, np.float32), trials, units, None, axis, measure)
+    places = units[[*"xyz"]].to_numpy(dtype=float) / 1000 if {*"xyz"} <= set(units.columns) else np.full((len(units), 3), np.nan)
+    space = Sensors(units["channel"].to_numpy(dtype=str), places) if np.isfinite(places).all() else None
+    return Responses(np.asarray(scaled, np.float32), trials, units, space, axis, measure)
 
 
 def _repeats(trials: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,9 @@ from brainlens.types.spaces import MESHES
 
 IMAGES = (".nii.gz", ".nii")
 NUMBERS = ("x", "y", "z", "ncsnr", "vertex")  # columns of units that are numbers
+NOTHING = ("", "nan", "na", "n/a")  # cells that say that there is no number
+OF_TRIALS = ("split", "subject", "session", "run", "repeat")
+OF_UNITS = (*NUMBERS, "roi", "hemisphere")
 
 FACTS = {
     "name": "folder",
@@ -75,7 +78,8 @@ def read_trials(folder: Path) -> pd.DataFrame:
     path = find_array(folder, "trials", (".csv", ".tsv"))
     if path is None:
         raise DataError(f"{folder / 'trials.csv'} is missing; it has a line for each trial with its stimulus")
-    trials = read_table(path, ("stimulus",))
+    trials = read_table(path, ("stimulus",), OF_TRIALS)
+    trials = trials[: int((trials != "").any(axis=1).to_numpy().nonzero()[0].max(initial=-1)) + 1]  # empty lines of a spreadsheet
     empty = np.flatnonzero(trials["stimulus"] == "")
     if not len(trials) or len(empty):
         raise DataError(f"{path}: {f'line {empty[0] + 2} names no stimulus' if len(trials) else 'it holds no trial'}")
@@ -89,13 +93,15 @@ def read_units(folder: Path, mesh: str) -> tuple[Space | None, pd.DataFrame | No
     """(space, units) from `mask.nii.gz` and `units.csv`, each None where nothing tells. Raises DataError where they disagree."""
     mask, path = find_array(folder, "mask", IMAGES), find_array(folder, "units", (".csv", ".tsv"))
     space: Space | None = None if mask is None else read_mask(mask)
-    units = None if path is None else read_table(path)
+    units = None if path is None else read_table(path, (), OF_UNITS)
     if units is not None:
         for name in [name for name in NUMBERS if name in units.columns]:
-            numbers = pd.to_numeric(units[name], errors="coerce")
-            if name in "xyz" and numbers.isna().any():
-                at = int(numbers.isna().to_numpy().argmax())
-                raise DataError(f"{path}: {name} of unit {at} is {units[name].iloc[at]!r}, a number in mm is expected")
+            numbers, place = pd.to_numeric(units[name], errors="coerce"), name in "xyz"
+            wrong = (numbers.isna() & (place | ~units[name].str.lower().isin(NOTHING))).to_numpy()
+            if wrong.any():
+                at = int(wrong.argmax())
+                what = "a number in mm" if place else "a number"
+                raise DataError(f"{path}: {name} of unit {at} is {units[name].iloc[at]!r}, {what} is expected")
             units[name] = numbers
     if isinstance(space, Volume):
         if units is not None and len(units) != len(space):

@@ -67,7 +67,7 @@ def load(
     trials["repeat"] = trials.groupby("stimulus").cumcount() + 1
     table = root / "stimuli.csv"
     if table.is_file():
-        rows = read_table(table, ("stimulus",)).drop_duplicates("stimulus").set_index("stimulus")
+        rows = read_table(table, ("stimulus",), ("split",)).drop_duplicates("stimulus").set_index("stimulus")
         missing = [one for one in ids if one not in rows.index]
         if missing:
             raise DataError(f"{table} lacks {len(set(missing))} stimuli of {path.name}, first {missing[0]!r}; add them")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ def shown_stimuli(
     """The stimuli `shown` (ids, in order of first appearance) with what a folder holds of them.
 
     Pictures: `stimuli.csv` (columns stimulus and file, others are kept) where it is there, else the file in `images/` or a
-    folder in it that is named by the id, with or without its ending. Captions: `captions.json` or `captions.csv`.
+    folder in it that is named by the id, with or without its ending and the folder. Captions: `captions.json` or `captions.csv`.
+    Names are the same whether their umlauts are written as one sign or as two, and with / or \\ between folders.
     files: id -> path in the folder, where a recording says it itself.
     Raises DataError for stimuli without a file, two files for one id, files outside the folder, and captions of other ids.
     """
@@ -35,7 +38,7 @@ def shown_stimuli(
     table = pd.DataFrame(index=range(len(ids)))
     listed = folder / "stimuli.csv"
     if files is None and listed.is_file():
-        rows = read_table(listed, ("stimulus",)).drop_duplicates("stimulus").set_index("stimulus")
+        rows = read_table(listed, ("stimulus",), ("file", "category")).drop_duplicates("stimulus").set_index("stimulus")
         missing = [name for name in ids if name not in rows.index]
         if missing:
             raise DataError(f"{listed} lacks {len(missing)} of {len(ids)} stimuli, first {str(missing[0])!r}; add them")
@@ -51,7 +54,11 @@ def shown_stimuli(
 
 
 def _listed_files(folder: Path, ids: np.ndarray, files: Mapping[str, str]) -> list[Path]:
-    paths = inside(folder, [files[name] for name in ids], "the table of stimuli")
+    empty = [str(name) for name in ids if not files[name]]
+    if empty:
+        raise DataError(f"{len(empty)} of {len(ids)} stimuli have no file, first {empty[0]!r}: its cell in the table is empty")
+    inside(folder, [files[name] for name in ids], "the table of stimuli")
+    paths = inside(folder, [_as_stored(folder, files[name]) for name in ids], "the table of stimuli")
     missing = [name for name, path in zip(ids, paths, strict=True) if not path.is_file()]
     if missing:
         raise DataError(
@@ -68,29 +75,42 @@ def _found_files(folder: Path, ids: np.ndarray) -> list[Path] | None:
     by_name: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in PICTURES and path.is_file():
-            for name in (path.name, path.stem, path.relative_to(folder).as_posix()):
-                if path not in by_name.setdefault(name, []):
-                    by_name[name].append(path)
-    missing = [str(name) for name in ids if str(name) not in by_name]
+            within = path.relative_to(folder)
+            for name in (path.name, path.stem, str(within), str(within.with_suffix("")), f"{folder.name}/{within}"):
+                if path not in by_name.setdefault(spelled(name), []):
+                    by_name[spelled(name)].append(path)
+    missing = [str(name) for name in ids if spelled(name) not in by_name]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(ids)} stimuli have no file in {folder}, first {missing[0]!r}; name each picture by its id, "
             "or list the files in stimuli.csv (columns stimulus, file)"
         )
-    twice = [str(name) for name in ids if len(by_name[str(name)]) > 1]
+    twice = [str(name) for name in ids if len(by_name[spelled(name)]) > 1]
     if twice:
-        several = " and ".join(path.relative_to(folder).as_posix() for path in by_name[twice[0]][:2])
+        several = " and ".join(path.relative_to(folder).as_posix() for path in by_name[spelled(twice[0])][:2])
         raise DataError(f"{folder}: stimulus {twice[0]!r} has the files {several}; keep one, or write ids with their endings")
-    found = [by_name[str(name)][0] for name in ids]
+    found = [by_name[spelled(name)][0] for name in ids]
     inside(folder.parent, [path.relative_to(folder.parent) for path in found], f"the folder {folder.name!r}")
     return found
+
+
+def spelled(name: object) -> str:
+    """One spelling of a name: Unicode NFC (some systems store an umlaut as two signs), and / between folders."""
+    return unicodedata.normalize("NFC", str(name)).replace("\\", "/")
+
+
+def _as_stored(folder: Path, name: str) -> str:
+    """The name as the disk has it, where it has it in another spelling."""
+    usual = spelled(name)
+    ways = (name, usual, unicodedata.normalize("NFD", usual))
+    return next((way for way in ways if (folder / way).is_file()), name)
 
 
 def read_captions(folder: Path, ids: np.ndarray) -> list[list[str]]:
     """The captions of each id of ids (n,) from `captions.json` ({id: text or texts}) or `captions.csv` (stimulus, caption).
 
-    A file of `brainlens captions` is read as well; an id may be the name of the picture's file. Raises DataError where no id of
-    the file is one of the stimuli.
+    A file of `brainlens captions` is read as well. An id may be the name of the picture's file, with its ending and folder or
+    without them, where that tells pictures apart. Raises DataError where no id of the file is one of the stimuli.
     """
     path = find_array(folder, "captions", (".json", ".csv", ".tsv"))
     if path is None:
@@ -102,15 +122,39 @@ def read_captions(folder: Path, ids: np.ndarray) -> list[list[str]]:
         if not isinstance(content, dict):
             raise DataError(f"{path} should hold {{id: caption or list of captions}}, it holds a {type(content).__name__}")
         for name, given in content.items():
-            found.setdefault(str(name), []).extend(as_captions(given, f"{name!r} in {path}"))
+            found.setdefault(spelled(name), []).extend(as_captions(given, f"{name!r} in {path}"))
     else:
-        found = listed_captions(path).captions
-    by_stem = {Path(name).stem: several for name, several in found.items() if Path(name).suffix.lower() in PICTURES}
-    captions = [found.get(str(name), by_stem.get(str(name), [])) for name in ids]
+        for name, several in listed_captions(path).captions.items():
+            found.setdefault(spelled(name), []).extend(several)
+    captions = [found.get(key, []) if key is not None else [] for key in _keys(list(found), [str(name) for name in ids])]
     if not any(captions) and len(ids):
         first = next(iter(found), "none")
         raise DataError(f"{path}: none of its ids is a stimulus of the trials; it has {first!r}, the trials {str(ids[0])!r}")
     return captions
+
+
+def _keys(keys: list[str], ids: list[str]) -> list[str | None]:
+    """For each id (n,) the key that means it: the same name, else the one whose last part, without an ending, is its alone."""
+    by_last, last_of_ids = Counter(map(_last, keys)), Counter(_last(name) for name in ids)
+    alone = {_last(key): key for key in keys if by_last[_last(key)] == 1}
+    there = set(keys)
+    out: list[str | None] = []
+    for name in ids:
+        key, last = spelled(name), _last(name)
+        other = alone.get(last) if last_of_ids[last] == 1 else None
+        out.append(key if key in there else other if other is not None and _one_place(key, other) else None)
+    return out
+
+
+def _last(name: str) -> str:
+    last = spelled(name).rsplit("/", 1)[-1]
+    return Path(last).stem if Path(last).suffix.lower() in PICTURES else last
+
+
+def _one_place(a: str, b: str) -> bool:
+    """Whether the folders of one name end as those of the other do: cats/1 is 1.png, and not dogs/1.png."""
+    one, two = ([*reversed(name.split("/")[:-1])] for name in (a, b))
+    return all(x == y for x, y in zip(one, two, strict=False))
 
 
 def listed_captions(path: Path) -> CaptionSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from brainlens.types import DataError, check_mat, read_lines, reading
 ENDINGS = (".npy", ".csv", ".tsv", ".mat", ".h5", ".hdf5")
 BUDGET = 16e9  # bytes that a file may claim, where it is read whole
 SIGNATURE = b"\x89HDF"
+ROW_NAMES = ("", "Unnamed: 0")  # over a column that numbers the lines, as pandas and R write it
 MATLAB_CLASS = "MATLAB_class"  # the attribute that MATLAB 7.3 gives every variable
 
 
@@ -53,9 +55,12 @@ def read_array(path: Path, name: str, *, variable: str | None = None) -> np.ndar
 def _csv(path: Path) -> np.ndarray:
     lines = read_lines(path)
     mark = "\t" if path.suffix.lower() == ".tsv" else ";" if lines and ";" in lines[0] else ","
-    rows = [[cell.strip() for cell in line.split(mark)] for line in lines]
-    if rows and not all(_is_number(cell) for cell in rows[0]):
-        rows = rows[1:]  # names of the units
+    rows = [[cell.strip().strip('"') for cell in line.split(mark)] for line in lines]
+    if rows and _are_names(rows[0]):
+        head, rows = rows[0], rows[1:]
+        if head[0] in ROW_NAMES and len({len(row) for row in (head, *rows)}) == 1 and _counts([row[0] for row in rows]):
+            warnings.warn(f"{path}: its first column has no name and counts the lines; it is left out", stacklevel=4)
+            rows = [row[1:] for row in rows]
     lengths = {len(row) for row in rows}
     if len(lengths) != 1:
         raise DataError(f"{path}: its lines hold {sorted(lengths)[:3] or 'no'} numbers; every trial has one number a unit")
@@ -63,8 +68,20 @@ def _csv(path: Path) -> np.ndarray:
     wrong = [(i, j) for i, j in np.argwhere(np.isnan(table)) if rows[i][j].lower() not in ("", "nan", "na")]
     if wrong:
         line, column = wrong[0]
-        raise DataError(f"{path}: {rows[line][column]!r} of trial {line + 1}, column {column + 1}, is not a number")
+        hint = "; write decimals with a point" if "," in rows[line][column] else ""
+        raise DataError(f"{path}: {rows[line][column]!r} of trial {line + 1}, column {column + 1}, is not a number{hint}")
     return table
+
+
+def _are_names(cells: list[str]) -> bool:
+    """Whether a first line names the columns: a cell that is no number, or 0, 1, 2, ... as tables without names are written."""
+    own = cells[1:] if cells[0] in ROW_NAMES else cells
+    return not all(_is_number(cell) for cell in cells) or (len(own) > 2 and own == [str(k) for k in range(len(own))])
+
+
+def _counts(cells: list[str]) -> bool:
+    """Whether cells count lines from 0 or 1 on."""
+    return any(cells == [str(k + first) for k in range(len(cells))] for first in (0, 1))
 
 
 def _is_number(cell: str) -> bool:

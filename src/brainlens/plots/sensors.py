@@ -34,12 +34,16 @@ def topomaps(
 
     Colours end at the outline of the head: channels below its rim lie outside of it and colour only the edge.
 
-    Raises DataError for maps that do not fit the sensors or hold missing values.
+    Raises DataError for maps that do not fit the sensors or hold missing values, one channel alone, and channels on one line or
+    ring.
     """
     maps = np.atleast_2d(np.asarray(maps, dtype=np.float64))
     if maps.ndim != 2 or maps.shape[1] != len(space) or not np.isfinite(maps).all():
         raise DataError(f"scalp maps are finite (map, channel) with {len(space)} channels, got shape {maps.shape}")
+    if len(space) < 2:
+        raise DataError("one channel makes no scalp map")
     import mne
+    from scipy.spatial import QhullError
 
     columns = len(maps) if len(maps) <= 4 else 4 if len(maps) <= 8 else 5
     rows = -(-len(maps) // columns)
@@ -54,10 +58,13 @@ def topomaps(
     for ax in axes.ravel():
         ax.set_axis_off()
     for i, (ax, values) in enumerate(zip(axes.ravel(), maps, strict=False)):
-        image, _ = mne.viz.plot_topomap(
-            values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else "YlOrRd", sphere=sphere,
-            vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="head", border="mean",
-        )  # fmt: skip
+        try:
+            image, _ = mne.viz.plot_topomap(
+                values, info, axes=ax, show=False, cmap=style.DIVERGING if signed else "YlOrRd", sphere=sphere,
+                vlim=(-reach if signed else 0.0, reach), contours=levels, sensors=True, extrapolate="head", border="mean",
+            )  # fmt: skip
+        except QhullError:  # one ring, or one line
+            raise DataError(f"the {len(space)} channels lie on one line or ring, between which no map can be drawn") from None
         _inside_the_head(ax, sphere)
         for line in ax.lines:
             if line.get_linestyle() == "None" and len(space) > MANY:

@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from brainlens.plots import cortex, layers, slabs
+from brainlens.plots import cortex, layers, sensors, slabs
 from brainlens.report.parts import Section, in_standard_space
-from brainlens.types import Result, Volume
+from brainlens.types import Result, Sensors, Volume
 
 LEVEL = 0.05  # false discovery rate
 
@@ -24,7 +24,7 @@ def group_section(result: Result, dpi: int | None) -> Section:
     n = len(maps)
     q = result.arrays.get("map/q")
     if q is not None:
-        mean = np.asarray(result.arrays["map/brain_mean"], dtype=np.float64)
+        mean = maps.mean(axis=0)
         shown = np.where(np.asarray(q) <= LEVEL, mean, 0.0)
         count = int((np.asarray(q) <= LEVEL).sum())
         caption = (
@@ -38,6 +38,18 @@ def group_section(result: Result, dpi: int | None) -> Section:
             section.draw(partial(cortex.cortex_map, result, shown, title=title, unit=unit), caption, "Group map on the cortex.")
         elif isinstance(result.space, Volume):
             section.draw(partial(slabs.mosaic, result, shown, title=title, unit=unit), caption, "Group map on slices.")
+        elif isinstance(result.space, Sensors):
+            make = partial(sensors.topomaps, result.space, shown, titles=[], unit=unit, title=title, result=result)
+            section.draw(make, caption, "Group map on the scalp.")
+    regions = result.tables.get("regions_of_group")
+    if regions is not None:
+        caption = f"Mean map of each region over {n} subjects, in times of a subject's mean over all units. Whiskers: 95 % "
+        caption += f"intervals over {result.config.get('interval_over', 'stimuli')}."
+        draw = partial(
+            layers.model_bars, regions, "map", name="roi", title="Regions over subjects, 95 % intervals",
+            axis="times the subject's mean", chance=0.0 if (maps < 0).any() else 1.0, result=result,
+        )  # fmt: skip
+        section.draw(draw, caption, "Bars of the mean map of each region over subjects.")
     rows = pd.DataFrame({"subject": _names(result, n), "r": likeness(maps)})
     caption = (
         f"Correlation over units of each subject's map with the mean of the other {n - 1}. It has no interval: neighbouring "

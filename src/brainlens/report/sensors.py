@@ -177,7 +177,7 @@ def _scalp(section: Section, result: Result) -> None:
         titles = list(table.loc[table["map"] == short, "title"]) if table is not None and "map" in table.columns else []
         measure = str(result.config.get("measure", "uV")).replace("uV", "µV")
         unit = {"truth": f"root mean square ({measure})", "evoked": f"mean response ({measure})"}.get(
-            short.split("_")[0], "contribution (cosine)"
+            short.split("_")[0], "times the mean size of a channel" if result.config.get("group") else "contribution (cosine)"
         )
         title = TITLES.get(short, capital(short.replace("_", " ")))
         caption = f"{title}; the head from above, nose up. Dots: the {len(space)} channels, those below its rim outside; "

@@ -70,7 +70,11 @@ def make_epochs(
             reject_by_annotation=True, event_repeated="drop", verbose=False,
         )  # fmt: skip
     if not len(epochs):
-        raise DataError(f"no event leaves a whole epoch of {window} s in a recording of {raw.times[-1]:.1f} s")
+        first, last = ((np.array([samples.min(), samples.max()]) - raw.first_samp) / raw.info["sfreq"]).tolist()
+        raise DataError(
+            f"no event leaves a whole epoch of {window} s in a recording of {raw.times[-1]:.1f} s; the {len(samples)} events lie "
+            f"at {first:g} to {last:g} s, are onsets in seconds?"
+        )
     _tell_dropped(epochs.drop_log)
     if rate is not None and rate != epochs.info["sfreq"]:
         epochs.resample(rate, verbose=False)
