@@ -172,7 +172,7 @@ def _placed(raw: Any) -> Any:
 
 
 def _renamed(data: Any, rename: Sequence[str]) -> Any:
-    """Channels of an mne object by other names. Raises DataError for what is not OLD=NEW and names that are not there."""
+    """Channels of an mne object by other names. Raises DataError for what is not OLD=NEW and names that are not found."""
     names = _new_names(list(data.ch_names), rename)
     return data.rename_channels(dict(zip(data.ch_names, names, strict=True)), verbose="error") if rename else data
 

@@ -107,7 +107,7 @@ def open_recording(
 ) -> Opened:
     """Loads a recording and extracts what was asked of the network.
 
-    Raises DataError for an unknown dataset, a device that is not there, a recording without a folder, without images where
+    Raises DataError for an unknown dataset, a device that is not available, a recording without a folder, without images where
     layers or embeddings are asked, and for a test image that is also in the training set, by id or by pixels.
     """
     datasets.module(source.dataset)  # the name first, so that a typo is reported as a typo

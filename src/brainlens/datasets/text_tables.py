@@ -14,7 +14,7 @@ from brainlens.types import DataError, read_text
 def read_table(path: str | Path, needed: Sequence[str] = ()) -> pd.DataFrame:
     """A table of texts from .csv (commas, or semicolons where the first line has no comma) or .tsv (tabs), blanks cut off.
 
-    Raises DataError for a missing or empty file, rows of another length, a column twice, and a needed column that is not there.
+    Raises DataError for a missing or empty file, rows of another length, a column twice, and a needed column that is missing.
     """
     path = Path(path)
     text = read_text(path)

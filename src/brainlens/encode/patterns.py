@@ -94,7 +94,7 @@ def encode_patterns(
     ceiling. Intervals: bootstrap over images, the fitted models held. p and `.chance`: the whole procedure, choices
     included, with images shuffled. A noise ceiling of R2 needs repeats of the patterns and is undefined.
     tables: layers, each with the penalty chosen inside; arrays: rdm/predicted, rdm/measured, null/....
-    Raises DataError for layers and images that are not there, several rows an image, and too few images.
+    Raises DataError for layers and images that are not found, several rows an image, and too few images.
     """
     started = time.time()
     gram, ids = _gram(responses)

@@ -232,7 +232,7 @@ def ceiling_scatter(result: Result, *, score: str = "r2", ceiling: str = "ceilin
 
 
 def regions_of(result: Result, n: int) -> pd.Series:
-    """The column `roi` of the unit table; DataError if it is not there or not of n rows."""
+    """The column `roi` of the unit table; DataError if it is missing or not of n rows."""
     if result.units is None or "roi" not in result.units.columns or len(result.units) != n:
         have = "no unit table" if result.units is None else f"{len(result.units)} rows, columns {list(result.units.columns)}"
         raise DataError(

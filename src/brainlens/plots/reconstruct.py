@@ -52,7 +52,9 @@ def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
         for ax, image in zip(line, [seen[row], *drawn[row], *(found[row] for found in others.values())], strict=True):
             _picture(ax, image)
         _frame(line[1 + int(at[row])])
-        line[0].set_ylabel(f"two-way\n{score[row]:.0%}", rotation=0, ha="right", va="center", fontsize=8.5, color=style.INK)
+        line[0].set_ylabel(
+            f"two-way\n{style.percent(score[row], 0)}", rotation=0, ha="right", va="center", fontsize=8.5, color=style.INK
+        )
     for ax, text in zip(axes[0], heads, strict=True):
         ax.set_title(text, fontsize=8.5, color=style.INK)
     mean = float(np.mean(score))

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.ticker import PercentFormatter
 
 from brainlens import datasets
 from brainlens.types import DataError, Result
@@ -137,6 +138,16 @@ def printable(text: str, most: int | None = 40) -> str:
     if most is None or len(drawn) <= most:
         return drawn
     return f"{drawn[: most // 2]}…{drawn[len(drawn) - (most - 1 - most // 2) :]}"
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share as text with a blank before its sign, as in the tables of the page: 0.125 is "12.5 %"."""
+    return f"{100 * share:.{decimals}f} %"
+
+
+def percent_ticks() -> PercentFormatter:
+    """Ticks of an axis of shares, written like `percent`."""
+    return PercentFormatter(1.0, symbol=" %")
 
 
 def png(figure: Figure, *, dpi: int = 130) -> bytes:

@@ -23,7 +23,7 @@ WAYS = {"TOO_SHORT": ENDS, "NO_DATA": ENDS, "DROP DUPLICATE": "stand at the samp
 
 
 def read_eeglab(path: str | Path) -> Any:
-    """A continuous EEGLAB recording (.set with its .fdt) as an mne Raw, in memory. Raises DataError if it is not there."""
+    """A continuous EEGLAB recording (.set with its .fdt) as an mne Raw, in memory. Raises DataError if it is not found."""
     import mne
 
     path = Path(path)

@@ -120,7 +120,7 @@ def open_image(given: Any, what: str) -> Any:
     if not isinstance(given, (str, Path)):
         raise DataError(f"{what} should be a nibabel image or the path of one, got {type(given).__name__}")
     if not Path(given).is_file():
-        raise DataError(f"{what}: {given} does not exist; give the path of a NIfTI file")
+        raise DataError(f"{what}: {given} is not found; give the path of a NIfTI file")
     import gzip
     import zlib
 

@@ -164,7 +164,7 @@ class Responses:
         if by is not None and by not in self.trials.columns:
             have = sorted(map(str, self.trials.columns))
             way_out = "give by=None for all trials together"
-            raise DataError(f"zscore(by={by!r}): trials have no such column; they have {have}; {way_out}")
+            raise DataError(f"zscore(by={by!r}): trials have no column {by!r}; they have {have}; {way_out}")
         group, first = _groups(self.trials, keys) if keys else (np.zeros(len(self), int), np.array([0]))
         fit = np.ones(len(self), bool) if fit_on is None else choose(self.trials, {"split": fit_on}, "trials")
         out = np.empty(self.data.shape, dtype=np.float32)
