@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mne
@@ -14,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from brainlens import store
 from brainlens.types import DataError, Responses, Result
 
 ROOT = Path(__file__).parents[1]
@@ -131,6 +133,16 @@ def test_attribution_on_a_torch_model() -> None:
 
     found = run("attribute", network=Network(), pictures=torch.rand(6, 3, 16, 16))
     assert found["maps"].shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize(("verb", "name"), [("describe", "word_histograms"), ("reconstruct", "candidate_grid")])
+def test_runs_of_commands_on_a_folder(tmp_path: Path, made_verbs: ModuleType, verb: str, name: str) -> None:
+    store.save_result(getattr(made_verbs, verb)(), tmp_path / "run")
+    snippet = SNIPPETS["words"]
+    assert f"{name}()" in snippet
+    given: dict[str, Any] = {"run": tmp_path / "run"}
+    exec(compile(snippet.replace("word_histograms", name), "snippet words", "exec"), given)
+    assert isinstance(given["figure"], Figure)
 
 
 def test_a_word_of_another_function_is_answered_with_those_of_this_one() -> None:

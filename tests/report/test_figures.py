@@ -210,3 +210,7 @@ def test_counts_of_units_say_of_how_many() -> None:
     scores = {"encoding/units_significant": 4.0, "encoding/r2_max": 0.5, "encoding/units": 20.0, "encoding/units_scored": 12.0}
     counted = {row.key.rpartition("/")[2]: row.n for row in numbers.rows(scores)}
     assert counted["units_significant"] == counted["r2_max"] == "20 units"
+
+
+def test_a_time_course_says_of_how_many_trials_and_subjects(made_verbs: ModuleType) -> None:
+    assert made_verbs.decode().plot.over_time().get_suptitle() == "Decoding over time, n = 240 trials of 3 subjects"

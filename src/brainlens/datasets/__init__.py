@@ -44,7 +44,7 @@ DATASETS = (
 SIMULATED = ("phantom", "phantom_eeg")  # these need no folder
 DEFAULT = "phantom"  # what a command opens where no recording is named
 DEFAULT_SENSORS = "phantom_eeg"  # the same for EEG and MEG
-DEFAULT_EPOCHS = "eeglab_visual"  # and for a recording to be cut into epochs
+DEFAULT_EPOCHS = "epochs"  # and for a recording to be cut into epochs: the layout of one's own
 KINDS = ("fMRI", "EEG", "MEG")
 READ_BY = {
     "fMRI": "encode, align, attribute, reconstruct, describe",

@@ -93,7 +93,8 @@ def no_folder(source: Source) -> str:
     place = source.folder
     if place is not None and place.is_file():
         return f"{place} is a file; give the folder that it lies in with --data {place.parent}"
-    return f"dataset {source.dataset!r} needs its folder, got {str(place)!r}; give it with --data"
+    got = "" if place is None else f", got {str(place)!r}"
+    return f"dataset {source.dataset!r} needs its folder{got}: give it with --data; see `brainlens datasets {source.dataset}`"
 
 
 def network_folder(source: Source) -> str:

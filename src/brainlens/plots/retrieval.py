@@ -117,6 +117,7 @@ def rank_curve(result: Result, *, directions: Sequence[str] = DIRECTIONS) -> Fig
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
     ax.set_ylim(0, 1.02)
+    ax.yaxis.set_major_formatter(style.percent_ticks())
     ax.legend(fontsize=8.5, frameon=False)
     style.label(ax, x="k (first k of the gallery)", y="share found")
     return style.head(figure, f"Found among the first k, n = {n:,}", result)

@@ -22,6 +22,7 @@ WINDOWS = {  # what a window is, and where on the time axis it is drawn
     "sliding": ("100 ms around t", lambda part: (part["start"] + part["end"]) / 2),
 }
 STAGES = {"exogenous": "exogenous, together", "antagonism": "centre-surround", "image": "picture x attention"}
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 TARGETS = {"image": "target: the picture", "saliency": "target: the picture after saliency extraction"}
 
 
@@ -45,7 +46,7 @@ def topomaps(
     figure, axes = style.canvas(max(2.0 * columns, 4.2), 2.15 * rows + 1.3, nrows=rows, ncols=columns)
     info, sphere = _info(space)
     power = _power(maps)
-    maps, unit = maps / 10.0**power, f"{unit}{f' × $10^{{{power}}}$' if power else ''}"
+    maps, unit = maps / 10.0**power, unit + (f" × 10{str(power).translate(RAISED)}" if power else "")
     reach = float(np.abs(maps).max()) or 1.0
     signed = bool((maps < 0).any())
     levels = [share * reach for share in ((-0.75, -0.5, -0.25, 0.25, 0.5, 0.75) if signed else (0.25, 0.5, 0.75))]  # in all maps

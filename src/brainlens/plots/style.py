@@ -19,7 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
-from matplotlib.ticker import PercentFormatter
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, PercentFormatter
 
 from brainlens import datasets
 from brainlens.types import DataError, Result
@@ -97,11 +98,22 @@ def label(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def head(figure: Figure, title: str, result: Result | None = None) -> Figure:
-    """The figure with its title, and with the word "simulation" in it where the data are simulated."""
+    """The figure with its title, and with the word "simulation" in it where the data are simulated. Called last."""
     mark = f"  ·  {SIMULATION}" if result is not None and is_simulation(result) else ""
     text = textwrap.fill(printable(title, None) + mark, max(24, int(figure.get_figwidth() * 10.5)))
     figure.suptitle(text, fontsize=11.5, color=INK, fontweight="bold", parse_math=False)
+    _as_written(figure)
     return figure
+
+
+def _as_written(figure: Figure) -> None:
+    """Names with two dollar signs are no mathematics: all text stands as it is but the ticks of logarithmic axes."""
+    powers = []
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatter) or isinstance(axis.get_minor_formatter(), LogFormatter):
+            powers += axis.get_ticklabels(which="both")
+    for text in set(figure.findobj(Text)) - set(powers):
+        text.set_parse_math(False)
 
 
 def is_simulation(result: Result) -> bool:

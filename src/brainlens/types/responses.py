@@ -111,6 +111,13 @@ class Responses:
         """
         return cls(**arrays.responses_from_epochs(epochs, stimulus, trials))
 
+    def to_epochs(self) -> Any:
+        """The trials as mne.EpochsArray in volts, tesla or T/m, with their table as metadata, for MNE's figures and files.
+
+        Events are named by the stimulus. Raises DataError for responses without times, and for numbers in no unit (z).
+        """
+        return arrays.epochs_of(self)
+
     def __len__(self) -> int:
         return len(self.trials)
 
