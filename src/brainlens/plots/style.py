@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -108,12 +109,13 @@ def head(figure: Figure, title: str, result: Result | None = None) -> Figure:
 
 def _as_written(figure: Figure) -> None:
     """Names with two dollar signs are no mathematics: all text stands as it is but the ticks of logarithmic axes."""
-    powers = []
+    powers: set[Artist] = set()
     for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
         if isinstance(axis.get_major_formatter(), LogFormatter) or isinstance(axis.get_minor_formatter(), LogFormatter):
-            powers += axis.get_ticklabels(which="both")
-    for text in set(figure.findobj(Text)) - set(powers):
-        text.set_parse_math(False)
+            powers |= set(axis.get_ticklabels(which="both"))
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in powers:
+            text.set_parse_math(False)
 
 
 def is_simulation(result: Result) -> bool:
