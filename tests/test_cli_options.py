@@ -118,6 +118,8 @@ REFUSED = [
     (("reconstruct", "--regions", "0"), "regions 0"),
     (("reconstruct", "--low-level", "2"), "low-level 2"),
     (("reconstruct", "--explain", "0", "--lesion", "FFA"), "--lesion"),
+    (("reconstruct", "--lesion-by", "refit"), "no --lesion names regions"),
+    (("reconstruct", "--lesion", "FFA", "--lesion-by", "hammer"), "lesion_by 'hammer' is not one of removal, refit"),
     (("reconstruct", "--parcels", "empty"), "patches, regions, blocks"),
     (("reconstruct", "--atlas-table", "empty"), "--atlas-table"),
     (("reconstruct", "--parcels", "regions", "--edge", "2"), "--edge"),

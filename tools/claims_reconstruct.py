@@ -24,11 +24,12 @@ from brainlens.types import DataError
 
 PARTS = ("main", "truth", "true_embedding", "contributions", "shuffled_training", *ABLATIONS)
 FIRST = (
-    *("main", "truth", "true_embedding", "contributions", "shuffled_training", "at_prediction", "ridge_chooser", "low_level"),
+    *("main", "truth", "true_embedding", "contributions", "shuffled_training", "at_prediction", "four_candidates"),
+    *("ridge_chooser", "low_level"),
     *("trained", "reference", "no_dropout", "no_min_snr", "no_distillation", "start_ridge", "paper", "parcels/50", "parcels/200"),
 )
 SIZES = {  # training scenes, test scenes, what is asked of the main run, training steps of an ablation
-    "full": (9000, 1000, Asked(trials=200, explain=16), 250),
+    "full": (9000, 1000, Asked(trials=200, explain=16, candidates=8), 250),
     "half": (3000, 300, Asked(trials=100, explain=16), 400),
     "small": (300, 60, Asked(pretrain=200, pretrain_steps=8, steps=8, trials=12, explain=4, candidates=2, sampling_steps=4), 4),
 }
@@ -47,6 +48,8 @@ TARGETS = {
     "reconstruct/contribution_auroc": ">= .85",
     "reconstruct/lesion/faces_drop": "> 0",
     "reconstruct/lesion/places_drop": "> 0",
+    "reconstruct/lesion_refit/faces_drop": "> 0",
+    "reconstruct/lesion_refit/places_drop": "> 0",
     "reconstruct/field_correlation": "above the shuffled",
     "digits69/reconstruct/two_way": ">= .91",
     "digits69/reconstruct/two_way_within": ">= .85",
@@ -79,7 +82,7 @@ def reconstruct_group(
     half = replace(recording.responses, data=recording.responses.data.astype(np.float16))
     study = ReconstructStudy(
         replace(recording, responses=half), source, work / f"reconstruct-{scale}", asked, short=short, tell=tell,
-        scenes={"full": 48, "half": 24, "small": 4}[scale],
+        scenes={"full": 48, "half": 24, "small": 4}[scale], lesioned={"full": 150, "half": 48, "small": 4}[scale],
     )  # fmt: skip
     made = {
         "main": study.main,

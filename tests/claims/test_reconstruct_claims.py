@@ -142,7 +142,7 @@ def study(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Reconstru
         trials=24, changes={"training": {"batch": 8, "draws": 8}},
     )  # fmt: skip
     recording = open_recording(source, layers=True)
-    return ReconstructStudy(recording, source, tmp_path_factory.mktemp("study"), asked, scenes=3)
+    return ReconstructStudy(recording, source, tmp_path_factory.mktemp("study"), asked, scenes=3, lesioned=3)
 
 
 def test_a_study_names_its_claims_and_keeps_them(study: ReconstructStudy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,10 @@ def test_a_study_names_its_claims_and_keeps_them(study: ReconstructStudy, monkey
         assert f"reconstruct/{row}two_way_clip.low" in metrics
     assert metrics["reconstruct/kind_top1"] == metrics["reconstruct/kind_detector"]
     assert metrics["reconstruct/real/kind_detector"] > 0.9
-    assert metrics["reconstruct/lesion/places/parcels"] >= 1
+    for kind in ("lesion", "lesion_refit"):
+        assert metrics[f"reconstruct/{kind}/places/parcels"] >= 1
+        assert np.isfinite(metrics[f"reconstruct/{kind}/early/pixcorr_drop"])
+    assert metrics["reconstruct/lesion/early/pixcorr_drop"] != metrics["reconstruct/lesion_refit/early/pixcorr_drop"]
     ranked = study.contributions()
     assert ranked["reconstruct/parcels_informative"] + ranked["reconstruct/parcels_noise"] == 200
     assert min(ranked["reconstruct/parcels_informative"], ranked["reconstruct/parcels_noise"]) > 10
@@ -163,7 +166,7 @@ def test_a_study_names_its_claims_and_keeps_them(study: ReconstructStudy, monkey
     assert {key.split("/")[1] for key in one} == {"no_dropout"}
     assert "reconstruct/no_dropout/two_way_clip" in one
     monkeypatch.setattr(claims, "reconstruct_opened", None)  # what is kept is not made again
-    again = ReconstructStudy(study.recording, study.source, study.folder, study.asked, scenes=3)
+    again = ReconstructStudy(study.recording, study.source, study.folder, study.asked, scenes=3, lesioned=3)
     assert again.main() | again.truth() | again.ablation("no_dropout") == metrics | one
 
 

@@ -294,3 +294,24 @@ def test_places_of_clip_lie_in_the_space_of_its_embedding() -> None:
         own = network.model.visual_projection(network.model.vision_model.post_layernorm(states))
     np.testing.assert_allclose(found.tokens["image"], own[:, 1:].numpy(), atol=1e-5)
     np.testing.assert_allclose(found.data["image"], own[:, 0].numpy(), atol=1e-5)
+
+
+@pytest.mark.realdata
+def test_the_phantom_of_photographs_is_described_through_networks_without_a_clip(test_data: Path, photographs, tmp_path) -> None:
+    """The brain reads DINOv2, the encoding model MobileNetV2, words are compared by MiniLM, captions are people's.
+
+    Every part runs and counts. 36 training photographs hold too little for a word to be sure of, and none is called so.
+    """
+    options = {"pictures": (str(test_data / "coco_captions"),), "brain_network": str(test_data / "dinov2_vits14_11blocks")}
+    source = Source(n_train=40, n_test=11, model=str(test_data / "mobilenet_v2_1.0_224"), options=options, regions=("FFA", "PPA"))
+    folders, _ = run_describe(source, tmp_path, Asked(QUICK, sentences=str(test_data / "minilm_l6")), tell=tell)
+    result = store.load_result(folders[0])
+    captions = {name: " ".join(own).lower() for name, own in zip(photographs.ids, photographs.captions, strict=True)}
+    for noun in result.tables["nouns"]["noun"]:
+        assert sum(str(noun) in text for text in captions.values()) >= QUICK.least
+    assert result.metrics["describe/labelled"] + result.metrics["describe/unlabelled"] == len(result.units)
+    assert {"baseline/clip_msm", "noun_embedding"} <= set(result.arrays)
+    assert result.arrays["noun_embedding"].shape[0] == len(result.tables["nouns"])
+    assert result.metrics["describe/significant"] <= 0.05 * len(result.units)
+    with pytest.raises(DataError, match="not CLIP"):
+        open_recording(source, tell=tell)  # embeddings of captions need a network that reads them

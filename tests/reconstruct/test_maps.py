@@ -133,6 +133,9 @@ def test_lesions_are_drawn_at_the_same_noise(models, planted, name):
     other = y.copy()
     other[:, :8] += 50  # FFA
     assert np.array_equal(model.reconstruct(other, seed=5, without=["FFA"], **SAMPLING), found.without["faces"])
+    models_left = {("FFA",): models["mask" if name == "joint" else "joint"]}  # any other model stands for one fitted without
+    refitted = lesions(model, y, {"faces": ["FFA"]}, refit=lambda left: models_left[tuple(left)], seed=5, **SAMPLING)
+    assert np.array_equal(refitted.without["faces"], models_left["FFA",].reconstruct(y, seed=5, **SAMPLING))
     nothing = found.without["all"]  # the brain does not enter: all trials are alike
     assert np.array_equal(nothing, np.broadcast_to(nothing[:1], nothing.shape))
 

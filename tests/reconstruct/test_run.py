@@ -91,6 +91,32 @@ def test_a_run_holds_pictures_scores_baselines_and_what_explains_them(run: Path,
     assert not seen & set(recording.responses.where(split="train").trials["stimulus"])
 
 
+def test_a_lesion_by_refit_is_a_fit_that_never_saw_the_regions(
+    run: Path, recording: Opened, pipeline: Path, tmp_path: Path
+) -> None:
+    """The model of a refit is the same whatever the voxels of the regions say; the whole brain's picture is that of removal."""
+    asked = Asked(pipeline=str(pipeline), lesions=("V1+V2V3",), lesion_by="refit", low_level=0.8, **QUICK)
+    found, removed = store.load_result(drawn(recording, asked, tmp_path)), store.load_result(run)
+    assert np.array_equal(found.arrays["lesion/whole"], removed.arrays["lesion/whole"])
+    assert not np.array_equal(found.arrays["lesion/V1+V2V3"], removed.arrays["lesion/V1+V2V3"])
+
+    diffusion = load_diffusion(asked.place)
+    given = material(recording, asked.parcels, 20, True, trials=None, size=16)
+    early = [name for name in given.parcels.names if name.split(" ")[0] in ("V1", "V2V3")]
+    data = given.train.data.copy()
+    data[:, np.isin(given.parcels.label, given.parcels.find(early))] = 1e3
+    other = replace(given, train=replace(given.train, data=data))
+    models = []
+    for name, each in (("a", given), ("b", other)):
+        made = Reconstruction(each, asked, SMALL, diffusion, tmp_path / name, 0, "cpu", silent)
+        models.append(made.model(early))
+    assert set(models[0].parcels_.names) == set(given.parcels.names) - set(early)
+    for name, value in models[0].adapter_.items():
+        assert torch.equal(value, models[1].adapter_[name]), name
+    with pytest.raises(DataError, match="leaves nothing to fit"):
+        made.model(given.parcels.names)
+
+
 def test_regions_write_tokens_together_by_default_and_one_each_when_asked(
     run: Path, recording: Opened, pipeline: Path, tmp_path: Path
 ) -> None:

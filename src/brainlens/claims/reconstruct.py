@@ -21,7 +21,7 @@ from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.sampling import Sampling
 from brainlens.reconstruct.asked import Asked, preset
 from brainlens.reconstruct.material import Material, material
-from brainlens.reconstruct.run import reconstruct_opened
+from brainlens.reconstruct.run import Reconstruction, reconstruct_opened
 from brainlens.types import DataError, Result
 
 JUDGED = ("color", "place", "kind_detector", "pick50")
@@ -30,6 +30,7 @@ ROWS = {
     "random_picture": "random_picture", "low_level": "low_level_alone", "shuffled": "shuffled",
 }  # fmt: skip
 PARCELS = (25, 50, 100, 200, 400)
+FEW = 4  # candidates of an ablation
 RANKED = 200  # parcels of the run whose contributions are ranked
 TRAINED: dict[str, dict[str, Any]] = {  # what is changed of a training on the recording, of so many steps as all of these have
     "reference": {"width": 0.0},  # nothing but that it trains, and is drawn at the prediction: the others are compared with it
@@ -44,6 +45,7 @@ TRAINED: dict[str, dict[str, Any]] = {  # what is changed of a training on the r
     "start_predicted": {"start": "predicted"},
 }
 ABLATIONS = TRAINED | {  # of the others what is changed of the main run
+    "four_candidates": {},  # what the others are compared with: all of them draw so many
     "at_prediction": {"width": 0.0, "steps": 0},
     "ridge_chooser": {"chooser": "ridge"},
     "no_reliability": {"changes": {"reliability": False}},
@@ -61,7 +63,8 @@ class ReconstructStudy:
     """One recording of the phantom, what is asked of the main run, and a folder with a file for every part that is finished.
 
     A second study on the same folder reads what is there and goes on. short: training steps of the ablations that train
-    (None: those of their preset).
+    (None: those of their preset). scenes: whose maps are compared with fields; lesioned: scenes of a domain whose regions are
+    lesioned.
     """
 
     recording: Opened
@@ -70,6 +73,7 @@ class ReconstructStudy:
     asked: Asked
     short: int | None = None
     scenes: int = 48
+    lesioned: int = 150
     seed: int = 0
     device: str = "cpu"
     tell: Tell = silent
@@ -120,7 +124,8 @@ class ReconstructStudy:
         """`reconstruct/<name>/...` with one thing changed, see ABLATIONS. Raises DataError for other names."""
         if name not in ABLATIONS:
             raise DataError(f"reconstruct: ablation {name!r} is not one of {', '.join(ABLATIONS)}")
-        changed = replace(self.asked, **joined(self.asked.changes, ABLATIONS[name]))
+        few = {"candidates": min(self.asked.candidates, FEW)}  # the first of the main run's; a preset's own number stands
+        changed = replace(self.asked, **few | joined(self.asked.changes, ABLATIONS[name]))
         if name in TRAINED and self.short is not None:
             changed = replace(changed, steps=self.short)
         if changed.preset == "paper" and changed.steps is None:
@@ -208,7 +213,13 @@ class ReconstructStudy:
         self.tell("maps of retinotopic parcels", None)
         metrics = field_claims(model, given.test.data[: self.scenes], given.parcels, units, **sampling)
         self.tell("lesions of faces and places", None)
-        return metrics | lesion_claims(model, given, self._detector(), scenes=self.scenes, **sampling)
+        lesioned: dict[str, Any] = {"scenes": self.lesioned, **sampling}
+        metrics |= lesion_claims(model, given, self._detector(), **lesioned)
+        self.tell("the same decoded anew without them", None)
+        diffusion = open_pipeline(self.asked.place, self.device)
+        place = self.folder / "refits"
+        again = Reconstruction(given, self.asked, self.source, diffusion, place, self.seed, self.device, self.tell)
+        return metrics | lesion_claims(model, given, self._detector(), refit=again.model, **lesioned)
 
     def _detector(self) -> Any:
         from brainlens.claims.detector import Detector

@@ -3,6 +3,7 @@ fields, lesions against what their region knows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,39 +86,50 @@ def field_claims(
 
 
 def lesion_claims(
-    model: NeuroAdapter, given: Material, detector: Detector, *, scenes: int, seed: int = 0, **sampling: Any
+    model: NeuroAdapter,
+    given: Material,
+    detector: Detector,
+    *,
+    refit: Callable[[Sequence[str]], NeuroAdapter] | None = None,
+    scenes: int,
+    seed: int = 0,
+    **sampling: Any,
 ) -> dict[str, float]:
     """`reconstruct/lesion/faces_drop` and `places_drop`: how far the concept's probability falls at the main object's place when
     its own regions are removed, less the fall when the other concept's are; in scenes whose main object is of that domain.
 
-    `lesion/DOMAIN/own`, `/other`: the two falls. `lesion/early/pixcorr_drop`, `/kind_drop`: without V1 to V3. Regions of which no
-    parcel was kept are left out.
+    `lesion/DOMAIN/own`, `/other`: the two falls, `/whole` the probability with all regions, `/n` scenes.
+    `lesion/early/pixcorr_drop`, `/kind_drop`: without V1 to V3. Regions of which no parcel was kept are left out.
+    refit: gives a model that was fitted without regions; the same then stands under `reconstruct/lesion_refit/`.
     """
+    head = "reconstruct/lesion" if refit is None else "reconstruct/lesion_refit"
+    sampling = sampling | {"refit": refit, "seed": seed, "candidates": 1}
     sets = {name: _of_regions(given.parcels, regions) for name, regions in (*CONCEPTS.items(), ("early", EARLY))}
     sets = {name: members for name, members in sets.items() if members}
     table = given.test_stimuli.table.reset_index(drop=True)
-    out: dict[str, float] = {f"reconstruct/lesion/{name}/parcels": float(len(members)) for name, members in sets.items()}
+    out: dict[str, float] = {f"{head}/{name}/parcels": float(len(members)) for name, members in sets.items()}
     both = {name: sets[name] for name in CONCEPTS if name in sets}
     for domain in both if len(both) == 2 else ():
         rows = np.flatnonzero(table["domain"].to_numpy(dtype=str) == domain)[:scenes]
         if len(rows) < 2:
             continue
-        found = lesions(model, given.test.data[rows], both, seed=seed, candidates=1, **sampling)
+        found = lesions(model, given.test.data[rows], both, **sampling)
         part = table.iloc[rows].reset_index(drop=True)
         whole = detector.domain(found.whole[:, 0], part, domain)
         falls = {name: whole - detector.domain(pictures[:, 0], part, domain) for name, pictures in found.without.items()}
         other = next(name for name in both if name != domain)
         for key, values in (("own", falls[domain]), ("other", falls[other])):
-            out |= _mean(f"reconstruct/lesion/{domain}/{key}", values, seed)
-        out |= _mean(f"reconstruct/lesion/{domain}_drop", falls[domain] - falls[other], seed)
+            out |= _mean(f"{head}/{domain}/{key}", values, seed)
+        out |= {f"{head}/{domain}/whole": float(whole.mean()), f"{head}/{domain}/n": float(len(rows))}
+        out |= _mean(f"{head}/{domain}_drop", falls[domain] - falls[other], seed)
     if "early" in sets:
         n = min(scenes, len(given.seen))
-        found = lesions(model, given.test.data[:n], {"early": sets["early"]}, seed=seed, candidates=1, **sampling)
+        found = lesions(model, given.test.data[:n], {"early": sets["early"]}, **sampling)
         pairs = found.whole[:, 0], found.without["early"][:, 0]
         r = [pixel_correlation(given.seen[:n], pictures) for pictures in pairs]
         kind = [detector.right(pictures, table.iloc[:n]).astype(float) for pictures in pairs]
-        out |= _mean("reconstruct/lesion/early/pixcorr_drop", r[0] - r[1], seed)
-        out |= _mean("reconstruct/lesion/early/kind_drop", kind[0] - kind[1], seed)
+        out |= _mean(f"{head}/early/pixcorr_drop", r[0] - r[1], seed)
+        out |= _mean(f"{head}/early/kind_drop", kind[0] - kind[1], seed)
     return out
 
 

@@ -33,7 +33,7 @@ from brainlens.datasets import DEFAULT
 
 DRAWING, PARCELS = "Drawing", "Parcels"
 SHORTER = "--steps N, --trials N, --candidates N or --start ridge"
-EXPLAINED = ("lesion",)
+EXPLAINED = ("lesion", "lesion_by")
 
 
 def reconstruct(
@@ -112,10 +112,17 @@ def reconstruct(
     lesion: Annotated[
         list[str] | None, typer.Option(help="Regions removed in a lesion, FFA or V1+V2V3; repeat.", rich_help_panel=DRAWING)
     ] = None,
+    lesion_by: Annotated[
+        str,
+        typer.Option(
+            help="removal: what the model made of the regions; refit: fitted without them, what they alone know.",
+            rich_help_panel=DRAWING,
+        ),
+    ] = "removal",
     parcels: Annotated[
         str,
         typer.Option(
-            help="patches, regions, blocks, schaefer, or the file of an atlas. Default: by the recording.",
+            help="patches, regions, blocks, schaefer, windows (EEG, MEG), or the file of an atlas. Default: by the recording.",
             rich_help_panel=PARCELS,
         ),
     ] = "auto",
@@ -123,7 +130,10 @@ def reconstruct(
         Path | None, typer.Option(help="Names of an atlas's labels: lines of 'value name'.", rich_help_panel=PARCELS)
     ] = None,
     edge: Annotated[
-        int | None, typer.Option(help="Edge of patches in voxels (3), or units of a block (30).", rich_help_panel=PARCELS)
+        int | None,
+        typer.Option(
+            help="Edge of patches in voxels (3), units of a block (30), or ms of a time window (100).", rich_help_panel=PARCELS
+        ),
     ] = None,
     regions: Annotated[
         int | None,
@@ -167,11 +177,14 @@ def reconstruct(
         without(context, ("chooser",), "there is one candidate to choose from")
     if explain == 0:
         without(context, EXPLAINED, "lesions are drawn of the images that are explained, and --explain is 0")
+    if not lesion:
+        without(context, ("lesion_by",), "no --lesion names regions")
     table = None if atlas_table is None else str(atlas_table)
     how = Partition(parcels, table, edge)
     asked = Asked(
         pipeline=pipeline, parcels=how, regions=regions, pretrain=pretrain, pretrain_steps=pretrain_steps, steps=training_steps,
-        low_level=low_level, guidance=guidance, trials=trials, explain=explain, lesions=tuple(lesion or ()), **chosen,
+        low_level=low_level, guidance=guidance, trials=trials, explain=explain, lesions=tuple(lesion or ()),
+        lesion_by=lesion_by, **chosen,
     )  # fmt: skip
     source = Source(
         dataset, data, model, train, test, seed, subjects=() if subject is None else (subject,), regions=tuple(region or ()),

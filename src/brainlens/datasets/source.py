@@ -115,7 +115,7 @@ def open_recording(
     check_device(device)
     say: Tell = tell if tell is not None else _silent
     if source.dataset == "phantom":
-        return _phantom(source, device, say)
+        return _phantom(source, device, say, embeddings=embeddings)
     if source.folder is None:
         raise DataError(
             f"dataset {source.dataset!r} needs its folder: give it with --data; `brainlens datasets` says where to get it"
@@ -197,7 +197,8 @@ def _silent(text: str, share: float | None = None) -> None:
     """No progress is shown."""
 
 
-def _phantom(source: Source, device: str, say: Tell) -> Opened:
+def _phantom(source: Source, device: str, say: Tell, *, embeddings: bool) -> Opened:
+    """The phantom; its layers are there anyhow. Without embeddings the network may be one that reads no text."""
     from brainlens.datasets import phantom
 
     first, chosen = phantom.options_of(datasets.check_options(source.dataset, source.options))
@@ -209,9 +210,14 @@ def _phantom(source: Source, device: str, say: Tell) -> Opened:
         network = phantom.features(stimuli, cache=cache)
     else:
         network = vision.extract(vision.load(network_folder(source), device=device), stimuli)
-    model = clip.load_clip(network_folder(source), device=device)
-    images = Features({"image": np.asarray(network["image"], np.float32)}, network.ids, network.model)
-    stimuli, texts, counts = _texts(model, stimuli, source)
+    images = texts = None
+    counts: dict[str, int] = {}
+    if embeddings:
+        model = clip.load_clip(network_folder(source), device=device)
+        images = Features({"image": np.asarray(network["image"], np.float32)}, network.ids, network.model)
+        stimuli, texts, counts = _texts(model, stimuli, source)
+    elif source.captions is not None:
+        stimuli = chosen_captions(stimuli, source.captions)
     if first["brain_network"] is not None:
         say("layers of the brain's own network", None)
     brain = phantom.brain_features(first["brain_network"], stimuli, cache=cache, device=device)

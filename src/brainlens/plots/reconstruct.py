@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -93,7 +94,8 @@ def contribution_curves(result: Result, *, kind: str = "value_contribution") -> 
     for number, name in enumerate(best):
         line, tone = mean[name], style.PALETTE[number % len(style.PALETTE)]
         spread = 1.96 * line.std(axis=0, ddof=1) / np.sqrt(trials) if trials > 1 else 0
-        ax.plot(x, line.mean(axis=0), color=tone, lw=1.8, label=f"{style.printable(name)}, {len(groups[name])} parcels")
+        many = f", {len(groups[name])} parcels" if len(groups[name]) > 1 else ""
+        ax.plot(x, line.mean(axis=0), color=tone, lw=1.8, label=style.printable(name) + many)
         ax.fill_between(x, line.mean(axis=0) - spread, line.mean(axis=0) + spread, color=tone, alpha=0.15, lw=0)
     ax.axhline(1.0, label="an even share", **style.CHANCE)
     ax.set_xlim(1, max(steps, 2))
@@ -101,6 +103,34 @@ def contribution_curves(result: Result, *, kind: str = "value_contribution") -> 
     style.label(ax, x="step of denoising, from noise to picture", y="contribution of a parcel / even share")
     more = f", {len(order) - len(best)} regions not shown" if len(order) > len(best) else ""
     return style.head(figure, f"Contributions by {KINDS.get(kind, kind)}, n = {trials} images{more}", result)
+
+
+def time_windows(result: Result) -> np.ndarray:
+    """Start and end in ms (window, 2) of parcels that are time windows; empty where they are not."""
+    found = [re.fullmatch(r"(-?\d+) to (-?\d+) ms", name) for name in _names(result)]
+    return np.array([[int(one[1]), int(one[2])] for one in found if one]) if all(found) else np.zeros((0, 2))
+
+
+def contribution_windows(result: Result, *, kind: str = "value_contribution") -> Figure:
+    """Contribution of each time window of EEG or MEG, in units of an even share, mean over denoising; bars: 95 % over trials.
+
+    Raises DataError for parcels that are no time windows.
+    """
+    values, windows = style.need(result, f"{kind}/parcels")[0], time_windows(result)
+    if not len(windows):
+        raise DataError("contributions over time are of time windows; the parcels of this result are others")
+    each = values.mean(axis=1) * values.shape[2]
+    mean, spread = each.mean(axis=0), 1.96 * each.std(axis=0, ddof=1) / np.sqrt(len(each))
+    figure, axes = style.canvas(7.6, 3.4)
+    ax = axes[0, 0]
+    widths = windows[:, 1] - windows[:, 0]
+    ax.bar(windows[:, 0], mean, 0.92 * widths, align="edge", color=style.PALETTE[0])
+    ax.errorbar(windows[:, 0] + 0.46 * widths, mean, spread, fmt="none", ecolor=style.INK, lw=1)
+    ax.axhline(1.0, label="an even share", **style.CHANCE)
+    ax.set_ylim(0, None)
+    ax.legend(fontsize=8.5, frameon=False)
+    style.label(ax, x="time after the picture (ms)", y="contribution of a window / even share")
+    return style.head(figure, f"When the brain drew: {KINDS.get(kind, kind)}, n = {len(each)} images", result)
 
 
 def contribution_strip(result: Result, *, kind: str = "value_contribution") -> Figure:
@@ -178,7 +208,8 @@ def lesion_grid(result: Result, *, most: int = 6) -> Figure:
         for ax, image in zip(axes[:, k], pictures, strict=False):
             _picture(ax, image)
         axes[0, k].set_title("\n".join(style.printable(line, 16) for line in text.split("\n")), fontsize=8.5, color=style.INK)
-    return style.head(figure, f"Lesions: regions removed from the attention, the same noise, {len(whole)} images", result)
+    how = "fitted without the regions" if result.config.get("lesion_by") == "refit" else "regions removed from the attention"
+    return style.head(figure, f"Lesions: {how}, the same noise, {len(whole)} images", result)
 
 
 def _names(result: Result) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from brainlens.choices import CHOOSERS, RECONSTRUCT_PRESETS, STARTS, TOKENS
+from brainlens.choices import CHOOSERS, LESIONS, RECONSTRUCT_PRESETS, STARTS, TOKENS
 from brainlens.models.generation.adapter_tables import SHIPPED
 from brainlens.models.generation.sampling import Sampling
 from brainlens.reconstruct.regions import Partition
@@ -28,7 +28,8 @@ class Asked:
     "evidence" (joint tokens alone), or an encoding model, "ridge" or "predictor" (None: evidence with joint tokens, else ridge).
     width: candidates of joint tokens are drawn near the training pictures that fit best (None: .4; 0: at the prediction itself).
     trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are drawn;
-    lesions: sets of regions that are removed. changes: of the estimator's parameters, beyond the preset.
+    lesions: sets of regions that are removed, lesion_by "removal" from the model or by a "refit" without them. changes: of the
+    estimator's parameters, beyond the preset.
     """
 
     preset: str = "default"
@@ -49,10 +50,13 @@ class Asked:
     width: float | None = None
     explain: int = 8
     lesions: tuple[str, ...] = ()
+    lesion_by: str = "removal"
     changes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (("preset", PRESETS), ("start", STARTS), ("chooser", (None, *CHOOSERS))):
+        for name, known in (
+            ("preset", PRESETS), ("start", STARTS), ("chooser", (None, *CHOOSERS)), ("lesion_by", LESIONS),
+        ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise DataError(f"reconstruct: {name} {getattr(self, name)!r} is not one of {', '.join(n for n in known if n)}")
         if self.tokens not in (None, *TOKENS):

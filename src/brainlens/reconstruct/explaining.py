@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,19 @@ KINDS = ("contribution", "value_contribution", "gradient", "shuffled_contributio
 
 
 def explained(
-    given: Material, model: NeuroAdapter, asked: Asked, *, seed: int, tell: Tell
+    given: Material,
+    model: NeuroAdapter,
+    asked: Asked,
+    *,
+    refit: Callable[[Sequence[str]], NeuroAdapter] | None = None,
+    seed: int,
+    tell: Tell,
 ) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, pd.DataFrame]]:
     """(metrics, arrays, tables) of the first `asked.explain` test images.
 
     Arrays `KIND/parcels` (trial, step, parcel) of every kind of contribution, `map/KIND` (unit,) their means at the units,
     `maps/SET` and `other_maps/SET` (trial, bin, side, side) of sets of parcels and of the brain of another trial; `lesion/whole`,
-    `lesion/SET` (trial, h, w, 3). Table `parcels`: what each has. All empty below two images.
+    `lesion/SET` (trial, h, w, 3). Table `parcels`: what each has. All empty below two images. refit: see `lesions`.
     """
     count = min(asked.explain, len(given.seen))
     if count < 2:
@@ -55,7 +62,7 @@ def explained(
     metrics: dict[str, float] = {}
     if asked.lesions:
         tell("lesions", None)
-        removed = lesions(model, y, named_sets(given.parcels, asked.lesions), seed=seed, candidates=1, **sampling)
+        removed = lesions(model, y, named_sets(given.parcels, asked.lesions), refit=refit, seed=seed, candidates=1, **sampling)
         arrays["lesion/whole"] = removed.whole[:, 0]
         for name, pictures in removed.without.items():
             arrays[f"lesion/{name}"] = pictures[:, 0]

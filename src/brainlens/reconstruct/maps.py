@@ -6,7 +6,7 @@ them follow the picture: it stands beside that of another trial's brain.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,16 +104,33 @@ def region_maps(
     )
 
 
-def lesions(model: NeuroAdapter, Y: Any, sets: Mapping[str, Sequence[str]], *, seed: int = 0, **sampling: Any) -> Lesions:
+def lesions(
+    model: NeuroAdapter,
+    Y: Any,
+    sets: Mapping[str, Sequence[str]],
+    *,
+    refit: Callable[[Sequence[str]], NeuroAdapter] | None = None,
+    seed: int = 0,
+    **sampling: Any,
+) -> Lesions:
     """Pictures of responses Y (trial, unit) with the whole brain and without each set of regions, at the same noise.
 
-    sampling: candidates, guidance, steps of `NeuroAdapter.reconstruct`. Raises DataError for no set, and regions that the model
-    does not have.
+    refit: None, and the regions are removed from the model, which says what it made of them; or a function that gives a model
+    that was fitted without them, which says what they alone know: what the others know too is still drawn. sampling: candidates,
+    guidance, steps of `NeuroAdapter.reconstruct`. Raises DataError for no set, and regions that the model does not have.
     """
     if not sets:
         raise DataError("no set of regions to lesion; give {name: [regions]}")
+    for regions in sets.values():
+        model.parcels_.find(list(regions))
+
+    def drawn(regions: Sequence[str]) -> np.ndarray:
+        if refit is None:
+            return model.reconstruct(Y, seed=seed, without=list(regions), **sampling)
+        return refit(regions).reconstruct(Y, seed=seed, **sampling)
+
     whole = model.reconstruct(Y, seed=seed, **sampling)
-    without = {name: model.reconstruct(Y, seed=seed, without=list(regions), **sampling) for name, regions in sets.items()}
+    without = {name: drawn(regions) for name, regions in sets.items()}
     change = {
         name: np.abs(pictures.astype(np.int16) - whole.astype(np.int16)).mean(axis=(1, 2, 3, 4))
         for name, pictures in without.items()

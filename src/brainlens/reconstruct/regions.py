@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from brainlens.parcels import (
     cubic_patches,
     region_parcels,
     schaefer_parcels,
+    window_parcels,
 )
 from brainlens.types import DataError, Responses, Volume
 
-KINDS = ("auto", "patches", "regions", "blocks", "schaefer")
+KINDS = ("auto", "patches", "regions", "blocks", "schaefer", "windows")
 EDGE = 3  # voxels of a cubic patch: 12 mm at 4 mm, about the volume of a parcel of Schaefer's 1,000
+WINDOW = 100  # ms of a time window
 BLOCK = 30  # units of a block where nothing is known of their places
 LEAST = 4  # voxels that a piece of a patch needs to be a parcel
 COLUMNS = 4000  # units whose repeats are compared at a time
@@ -28,7 +31,7 @@ COLUMNS = 4000  # units whose repeats are compared at a time
 @dataclass(frozen=True)
 class Partition:
     """How units become parcels: kind is one of KINDS or the file of an atlas with its lookup `table`; edge: of a patch in voxels,
-    or units of a block (None: 3 and 30)."""
+    units of a block, or ms of a time window (None: 3, 30, 100)."""
 
     kind: str = "auto"
     table: str | None = None
@@ -46,15 +49,20 @@ class Partition:
 
 
 def partition(responses: Responses, how: Partition) -> Parcels:
-    """The parcels of a recording; "auto": cubic patches in a volume, else named regions, else blocks of neighbouring units.
+    """The parcels of a recording; "auto": time windows of sensors, cubic patches in a volume, else named regions, else blocks of
+    neighbouring units.
 
     Patches do not cross the borders of named regions (column `roi`), pieces below 4 voxels are in none.
     Raises DataError where the recording does not know what is needed.
     """
     space, kind = responses.space, how.kind
     named = "roi" in responses.units.columns
+    if kind == "auto" and "time" in responses.units.columns:
+        kind = "windows"
     if kind == "auto":
         kind = "patches" if isinstance(space, Volume) else "regions" if named else "blocks"
+    if kind == "windows":
+        return time_windows(responses, WINDOW if how.edge is None else how.edge)
     if kind == "blocks":
         return block_parcels(len(responses.units), BLOCK if how.edge is None else how.edge)
     if kind == "regions":
@@ -87,6 +95,21 @@ def block_parcels(units: int, size: int) -> Parcels:
     number = np.minimum(np.arange(units) // size, max(0, units // size - 1))
     names = tuple(f"units {np.flatnonzero(number == k)[0]} to {np.flatnonzero(number == k)[-1]}" for k in range(number[-1] + 1))
     return Parcels(names, number, f"blocks of {size} units")
+
+
+def time_windows(responses: Responses, width: int) -> Parcels:
+    """Windows of `width` ms over all channels, "100 to 200 ms", of units (unit,) that have a `time` in s, the start of each.
+
+    Raises DataError where none has.
+    """
+    if "time" not in responses.units.columns:
+        raise DataError("reconstruct: time windows are of EEG and MEG; leave --parcels out, or ask for regions or blocks")
+    times, place = np.unique(responses.units["time"].to_numpy(dtype=float), return_inverse=True)
+    found = window_parcels(1, times, width / 1000)
+    starts = [1000 * times[members[0]] for members in found.members]
+    starts.append(1000 * (2 * times[-1] - times[-2]))
+    names = tuple(f"{round(a)} to {round(b)} ms" for a, b in pairwise(starts))
+    return Parcels(names, found.label[place], found.source)
 
 
 def repeat_snr(responses: Responses, standard: bool) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -31,6 +31,7 @@ from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import named_sets
 from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
+from brainlens.reconstruct.sensor_windows import is_sensors, open_windows
 from brainlens.reconstruct.starting import (
     first_captions,
     fit_predicted,
@@ -60,7 +61,11 @@ def run_reconstruct(
     with joined(device) as here:
         diffusion = open_pipeline(asked.place, here)  # what is missing is said before anything is simulated
         layers = (asked.candidates > 1 and asked.choosing != "evidence") or asked.start == "predicted"
-        recording = open_recording(source, layers=layers, device=here, tell=first_only(tell))
+        if is_sensors(source.dataset):
+            cache = Path(runs) / "prepared"
+            recording = open_windows(source, layers=layers, cache=cache, device=here, tell=first_only(tell))
+        else:
+            recording = open_recording(source, layers=layers, device=here, tell=first_only(tell))
         folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=here, tell=tell)
         if not is_first():
             return folder, []
@@ -136,7 +141,8 @@ class Reconstruction:
         arrays |= {"chosen": choice.chosen, "choice/correlation": choice.correlation, "ids": self.given.test_ids}
         arrays |= {f"pictures/{name}": found for name, found in others.items() if name != "shuffled"}
         arrays |= {f"each/{row}/{name}": v for row, scores in rows.items() for name, v in scores.items()} | rows_of
-        found, more, tables = explained(self.given, model, self.asked, seed=self.seed, tell=self.tell)
+        refit = self.model if self.asked.lesion_by == "refit" else None
+        found, more, tables = explained(self.given, model, self.asked, refit=refit, seed=self.seed, tell=self.tell)
         tables |= {"comparison": comparison(metrics), "gallery": gallery_table(self.given.test_stimuli)}
         tables["log"] = _log(model)
         result = Result(
@@ -158,20 +164,27 @@ class Reconstruction:
         settings: dict[str, Any] = {"start": start, "reliability": self.given.repeated} | common
         return NeuroAdapter(None, **settings)
 
-    def model(self) -> NeuroAdapter:
-        """The fitted adapter, read where it was finished before."""
-        kept = self.place / "model"
+    def model(self, without: Sequence[str] = ()) -> NeuroAdapter:
+        """The fitted adapter, read where it was finished before; without: parcels that it does not get to see.
+
+        Raises DataError where no parcel is left.
+        """
+        given, mark = self.given, "-" + store.ids_hash(sorted(without))[:12] if without else ""
+        kept = self.place / f"model{mark}"
         if from_first(kept.is_dir()):
             return NeuroAdapter.load(kept)
-        model, given = self.new_model(), self.given
+        left = np.setdiff1d(np.arange(len(given.parcels)), given.parcels.find(list(without)))
+        if not len(left):
+            raise DataError("reconstruct: a lesion of all kept parcels leaves nothing to fit; name fewer regions")
+        parcels, model = given.parcels.keep(left), self.new_model()
         prompts = self.axes(self.embedded) if model.start == "ridge" else None
         before = self.before(model)
         if self.asked.joint:
             model.set_params(joint=len(before[TOKEN_MAP[0]]))
         self.tell("latents of the training images", None)
         model.fit(
-            given.train.data, given.train_stimuli, given.parcels, pipeline=self.asked.place, ids=given.train_names,
-            prompts=prompts, captions=first_captions(given.train_stimuli), before=before, folder=self.place / "fit",
+            given.train.data, given.train_stimuli, parcels, pipeline=self.asked.place, ids=given.train_names,
+            prompts=prompts, captions=first_captions(given.train_stimuli), before=before, folder=self.place / f"fit{mark}",
             progress=self.share("training the adapter"),
         )  # fmt: skip
         if is_first():
@@ -303,12 +316,8 @@ class Reconstruction:
 
 def _check(source: Source) -> None:
     """What can be known before anything is read."""
-    facts = datasets.facts(source.dataset)
-    if facts["kind"] != "fMRI":
-        raise DataError(
-            f"reconstruct: {source.dataset} is {facts['kind']}; the command is for fMRI, in Python NeuroAdapter takes "
-            "parcels.window_parcels of epochs"
-        )
+    if is_sensors(source.dataset) and source.regions:
+        raise DataError(f"reconstruct: {source.dataset} has channels and no regions; leave --region out")
     if not datasets.offers(source.dataset, "pictures"):
         raise DataError(f"reconstruct: {source.dataset} comes without its pictures, so there is nothing to train on")
     if source.model is not None and is_diffusion(source.model):

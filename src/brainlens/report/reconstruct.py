@@ -21,7 +21,7 @@ def reconstruction_section(result: Result, dpi: int | None) -> Section:
         "candidate. The framed one was chosen without knowing the seen picture. Nearest training picture: a ridge "
         "decodes the embedding and looks it up. "
         + ("By evidence: the same in the metric of the ridge's errors. " if evidence else "")
-        + "Latents by ridge: what the voxels give without a model of pictures."
+        + "Latents by ridge: what the responses give without a model of pictures."
     )
     section.draw(partial(reconstruct.candidate_grid, result), caption, "Rows of pictures: seen, candidates, baselines.")
     return section
@@ -38,6 +38,9 @@ def regions_section(result: Result, dpi: int | None) -> Section:
         f"{trials} images. 1 is an even share. Attention says what is read, not what causes the picture: see the lesions."
     )
     section.draw(partial(reconstruct.contribution_curves, result), caption, "Lines of contributions by denoising step.")
+    if len(reconstruct.time_windows(result)):
+        caption = "The same by the time after the picture, mean over denoising. A window with 1 contributes an even share."
+        section.draw(partial(reconstruct.contribution_windows, result), caption, "Bars of contributions by time window.")
     if in_standard_space(result):
         caption = "The same on the cortex, from noise (above) to picture (below). Grey: no parcel was kept there."
         section.draw(partial(reconstruct.contribution_strip, result), caption, "Contributions on the cortex, a row a stretch.")
@@ -52,5 +55,7 @@ def regions_section(result: Result, dpi: int | None) -> Section:
         section.draw(partial(reconstruct.region_map_grid, result), caption, "Heat maps of regions over pictures.")
     if "lesion/whole" in result.arrays:
         caption = "The same noise, with regions taken out of the attention. What changes is what they caused."
+        if result.config.get("lesion_by") == "refit":
+            caption = "The same noise, the model fitted without the regions. What changes is what no other region knows."
         section.draw(partial(reconstruct.lesion_grid, result), caption, "Pictures with and without regions.")
     return section
