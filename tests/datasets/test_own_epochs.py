@@ -185,6 +185,16 @@ def test_options_of_another_way_of_storing_are_refused(
         datasets.load("epochs", tmp_path, **options)
 
 
+def test_saved_epochs_are_read_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    as_saved(tmp_path)
+    epochs = mne.read_epochs(tmp_path / "rec-epo.fif", verbose="error")
+    epochs.metadata = epochs.metadata.assign(number=np.arange(len(epochs)))  # a column of numbers is made text
+    epochs.save(tmp_path / "rec-epo.fif", overwrite=True, verbose="error")
+    capfd.readouterr()
+    assert datasets.load("epochs", tmp_path).responses.trials["number"].tolist()[:2] == ["0", "1"]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_epochs_go_back_to_mne_as_they_came(tmp_path: Path, expected: np.ndarray) -> None:
     as_fif(tmp_path)
     responses = datasets.load("epochs", tmp_path).responses

@@ -260,7 +260,8 @@ def _from_saved(path: Path, stimulus: str, rename: Sequence[str], clean: dict[st
         )
     if table is not None:
         whole = table.select_dtypes("integer").columns  # numbers of images are names here as everywhere
-        epochs.metadata = table.assign(**{name: table[name].astype(str) for name in {*whole, stimulus}})
+        with mne.utils.use_log_level("error"):  # which says on the terminal that metadata are replaced
+            epochs.metadata = table.assign(**{name: table[name].astype(str) for name in {*whole, stimulus}})
     found = Responses.from_epochs(epochs, stimulus=None if table is None else stimulus)
     trials = found.trials
     if epochs.metadata is not None:

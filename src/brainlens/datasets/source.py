@@ -131,6 +131,9 @@ def open_recording(
     found = vision.extract(network, stimuli) if layers else None
     if not embeddings:
         return Opened(responses, stimuli, layers=found)
+    read = chosen_captions(stimuli, "none") if source.captions == "none" else stimuli
+    if network.model.config.model_type != "clip" and not any(read.captions):  # nothing that it cannot embed
+        return Opened(responses, read, layers=found, images=clip.embed_images(network, read))
     model = clip.load_clip(network_folder(source), device=device)
     stimuli, texts, counts = _texts(model, stimuli, source)
     return Opened(responses, stimuli, layers=found, images=clip.embed_images(model, stimuli), texts=texts, counts=counts)
