@@ -29,7 +29,9 @@ def main(out: Path) -> Path:
         axes[1, column].imshow(drawn[row], cmap="gray", vmin=0, vmax=1)
     for ax in axes.ravel():
         ax.set_axis_off()
-    figure.suptitle(f"Seen (above) and reconstructed: two-way identification {each.mean():.1%}, chance 50 %, n = {len(seen)}")
+    figure.suptitle(
+        f"Seen (above) and reconstructed: two-way identification {100 * each.mean():.1f} %, chance 50 %, n = {len(seen)}"
+    )
     path = out / "digits_reconstruction.png"
     figure.savefig(path, dpi=110)
     return path

@@ -18,7 +18,7 @@ def main(out: Path) -> Path:
     result = haxby2001_encode(recording.responses)
 
     share = told.metrics["decode/accuracy"]
-    title = f"R² of the category shown; 8-way decoding {share:.0%} correct, chance 12.5 %"
+    title = f"R² of the category shown; 8-way decoding {100 * share:.0f} % correct, chance 12.5 %"
     figure = slabs.mosaic(result, "r2", title=title, unit="R², runs left out")
     path = out / "haxby.png"
     figure.savefig(path, dpi=110)

@@ -42,6 +42,12 @@ def made() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def made_verbs() -> ModuleType:
+    """Synthetic results of the verbs that draw pictures, words and time courses, and of a group."""
+    return module("plots/made_verbs.py")
+
+
+@pytest.fixture(scope="session")
 def chromium() -> ModuleType:
     """A real browser for the pages."""
     return module("report/browser.py")

@@ -41,6 +41,15 @@ def test_the_gallery_shows_every_example() -> None:
     assert sorted(shown) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 
 
+@pytest.mark.parametrize("picture", sorted(path.name for path in (DOCS / "gallery").glob("*")))
+def test_every_picture_is_made_by_a_program_and_shown_on_a_page(picture: str) -> None:
+    """One that nothing draws any more shows what the library looked like once."""
+    programs = [*(ROOT / "examples").glob("*.py"), *(ROOT / "tools").glob("*.py")]
+    assert [path.name for path in programs if picture in path.read_text(encoding="utf-8")]
+    pages = [*(DOCS / name for name in PAGES), ROOT / "README.md"]
+    assert [page.name for page in pages if f"gallery/{picture})" in page.read_text(encoding="utf-8")]
+
+
 @pytest.mark.parametrize("page", [*(f"docs/{name}" for name in PAGES), "README.md", "CONTRIBUTING.md"])
 def test_listings_begin_in_a_way_that_the_site_reads(page: str) -> None:
     """A further word behind the language is no listing to mkdocs: the page shows the backticks and swallows headings."""

@@ -1,9 +1,10 @@
-"""The snippets of docs/guide/to_a_figure.md run as they stand, on made data, and end in a figure of it."""
+"""The snippets of docs/guide/to_a_figure.md, and that of the README, run as they stand, on made data, to a figure."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mne
@@ -14,17 +15,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from brainlens import store
 from brainlens.types import DataError, Responses, Result
 
-PAGE = Path(__file__).parents[1] / "docs" / "guide" / "to_a_figure.md"
-SNIPPETS = dict(re.findall(r'```python title="(\w+)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.S))
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "docs" / "guide" / "to_a_figure.md", ROOT / "README.md")
+WRITTEN = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+SNIPPETS = dict(re.findall(r'```python title="(\w+)"\n(.*?)```', WRITTEN, re.S))
 N = 100
 IDS = [f"p{i:03d}" for i in range(N)]
 SPLIT = ["train"] * 80 + ["test"] * 20
 
 
 def run(name: str, **given: Any) -> dict[str, Any]:
-    exec(compile(SNIPPETS[name], f"to_a_figure.md, {name}", "exec"), given)
+    exec(compile(SNIPPETS[name], f"snippet {name}", "exec"), given)
     assert isinstance(given["figure"], Figure)
     given["figure"].canvas.draw()
     return given
@@ -50,12 +54,26 @@ def test_ridge_on_own_arrays() -> None:
     assert sum(bar.get_height() for bar in bars) == 30
 
 
+def test_the_snippet_of_the_readme() -> None:
+    """Trials in any order, every test picture twice, and pictures named once: what the README says of its arrays."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N, 10))
+    shown = rng.permutation([*range(N), *range(80, N)])
+    Y = X[shown] @ rng.normal(size=(10, 30)) + rng.normal(size=(len(shown), 30))
+    given = {"ids": [IDS[k] for k in shown], "split": [SPLIT[k] for k in shown]}
+    found = run("readme", X=X, names=IDS, Y=Y, **given)["result"]
+    scores = found.scores()
+    assert {"value", "low", "high", "chance", "ceiling", "n"} <= set(scores.columns)
+    assert found.metrics["encoding/r2_mean"] > 0.5
+    assert np.isfinite(found.arrays["ceiling"]).all()
+
+
 def test_a_result_is_kept_and_sent_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = Result("encode", {"encoding/r2_mean": 0.25, "encoding/r2_mean.low": 0.2}, {"r2": np.linspace(-0.1, 0.4, 30)})
-    exec(compile(SNIPPETS["keep"], "to_a_figure.md, keep", "exec"), {"result": result})
+    exec(compile(SNIPPETS["keep"], "snippet keep", "exec"), {"result": result})
     assert "My responses" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "encoding/r2_mean" in capsys.readouterr().out
 
@@ -115,6 +133,16 @@ def test_attribution_on_a_torch_model() -> None:
 
     found = run("attribute", network=Network(), pictures=torch.rand(6, 3, 16, 16))
     assert found["maps"].shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize(("verb", "name"), [("describe", "word_histograms"), ("reconstruct", "candidate_grid")])
+def test_runs_of_commands_on_a_folder(tmp_path: Path, made_verbs: ModuleType, verb: str, name: str) -> None:
+    store.save_result(getattr(made_verbs, verb)(), tmp_path / "run")
+    snippet = SNIPPETS["words"]
+    assert f"{name}()" in snippet
+    given: dict[str, Any] = {"run": tmp_path / "run"}
+    exec(compile(snippet.replace("word_histograms", name), "snippet words", "exec"), given)
+    assert isinstance(given["figure"], Figure)
 
 
 def test_a_word_of_another_function_is_answered_with_those_of_this_one() -> None:

@@ -52,7 +52,7 @@ def test_an_archive_gives_the_run_back(run, tmp_path):
     assert back == tmp_path / "back" / "encode-0123"
     assert files(back) == files(run)
     assert save_archive(back, tmp_path / "b.zip").read_bytes() == archive.read_bytes()
-    with pytest.raises(DataError, match="is there and not empty"):
+    with pytest.raises(DataError, match="exists and is not empty"):
         open_archive(archive, tmp_path / "back")
 
 

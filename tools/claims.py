@@ -401,8 +401,8 @@ def earlier(name: str) -> dict[str, float]:
 def record(metrics: dict[str, float], scale: str) -> dict[str, object]:
     """What is kept of a group."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    facts = {"date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "device": "cpu, 2 cores", "scale": scale}
-    return {**facts, "metrics": metrics}
+    today, where = datetime.date.today().isoformat(), claims_page.where()
+    return {"date": today, "commit": commit.stdout.strip(), "device": where, "scale": scale, "metrics": metrics}
 
 
 def merge() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,6 +205,14 @@ def page(groups: Mapping[str, Mapping[str, object]], before: Metrics, targets: M
             chance = metrics.get(f"{key}.chance", metrics.get(f"{key.rpartition('/')[0]}/chance"))
             lines.append(f"| {said} | {number(metrics[key])} | {interval(metrics, key)} | {number(chance)} |")
     return "\n".join(lines) + "\n"
+
+
+def where() -> str:
+    """Cores and vector instructions of this machine and threads of torch: what time and last digits of a figure hang on."""
+    import torch
+
+    instructions, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    return f"cpu, {os.cpu_count()} cores, {instructions}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def facts(groups: Mapping[str, Mapping[str, object]], name: str) -> str:

@@ -111,7 +111,7 @@ class Parcels:
         return self.keep(np.argsort(-np.where(np.isfinite(mean), mean, -np.inf), kind="stable")[:p])
 
     def find(self, names: Sequence[str]) -> np.ndarray:
-        """Numbers of the parcels with these names. Raises DataError for a name that is not there."""
+        """Numbers of the parcels with these names. Raises DataError for a name that is not found."""
         place = {name: i for i, name in enumerate(self.names)}
         unknown = [name for name in names if name not in place]
         if unknown:

@@ -253,10 +253,10 @@ def test_named_inputs_and_outputs_of_other_kinds(vit) -> None:
 
 
 BAD = [
-    ({"layer": "encoder.layer.0"}, "does not exist in Tokens; close to it: .*encoder.layers.0"),
+    ({"layer": "encoder.layer.0"}, "is not found in Tokens; close to it: .*encoder.layers.0"),
     ({"layer": nn.Linear(2, 2)}, "this Linear is no part of the model"),
     ({"layer": "head"}, r"layer 'head' gives \(3, 5\) for 3 samples"),
-    ({"target": 5}, "class 5 does not exist; the model gives 5, 0 to 4"),
+    ({"target": 5}, "class 5 is not found; the model gives 5, 0 to 4"),
     ({"target": [0, 1]}, r"classes \(2,\) are not one index, or one for each of 3 samples"),
     ({"target": torch.ones(4)}, r"an embedding \(4,\) is not \(5,\)"),
     ({"target": torch.zeros(5)}, "target 0 is zero or not finite"),

@@ -42,7 +42,9 @@ def test_a_hub_model_that_is_not_there_names_the_folder_to_provide(monkeypatch: 
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setattr(socket, "create_connection", no_network)
     start = time.monotonic()
-    with pytest.raises(DataError, match=r"'nobody/no-such-model' is not here and the hub cannot be reached; put its files"):
+    with pytest.raises(
+        DataError, match=r"'nobody/no-such-model' is not found locally and the hub cannot be reached; put its files"
+    ):
         vision.load("nobody/no-such-model")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="the hub is switched off; put its files"):

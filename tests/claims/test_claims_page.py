@@ -47,3 +47,15 @@ def test_a_row_has_value_interval_and_what_it_was():
     older = claims_page.page({"align": group({KEY: 0.9}, "2026-11-26"), "judges": group({})}, {}, {}, lambda _: ["JUDGES"])
     assert "before their rebuild." in older
     assert "JUDGES" in older
+
+
+def test_where_figures_were_measured_is_asked_of_the_machine():
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        for threads, said in ((1, "1 thread"), (2, "2 threads")):
+            torch.set_num_threads(threads)
+            assert claims_page.where().endswith(f", {torch.backends.cpu.get_cpu_capability()}, {said}")
+    finally:
+        torch.set_num_threads(before)

@@ -38,7 +38,7 @@ def test_an_empty_folder_says_what_is_missing(tmp_path, name):
         datasets.load(name, tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert str(tmp_path) in str(caught.value)
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="is not found"):
         datasets.load(name, tmp_path / "nowhere")
     with pytest.raises(DataError, match="no option 'colour'"):
         datasets.load(name, tmp_path, colour="red")

@@ -57,7 +57,7 @@ def test_photographs_are_split_and_read(folder) -> None:
     assert list(open_stimuli(source).ids) == list(found.stimuli.ids)
     with pytest.raises(DataError, match="60 photographs leave fewer than 20"):
         open_recording(Source(n_train=10, n_test=50, options={"pictures": (str(folder),)}))
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="is not found"):
         open_recording(Source(**SMALL, options={"pictures": (str(folder / "no"),)}))
 
 

@@ -161,7 +161,7 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, object], str]] = [
     ("another subject", lambda f: None, {"subject": "7"}, "subject '7' is not found; .* has 01"),
     ("no derivatives", lambda f: shutil.rmtree(f / "derivatives"), {}, r"no betas .* and no preprocessed runs"),
     ("raw runs alone", lambda f: shutil.rmtree(f / "derivatives") or (f / f"{stem('01')}_bold.nii.gz").touch(), {},
-     "raw runs are there: preprocess them first"),
+     "raw runs are found: preprocess them first"),
     ("no events", lambda f: (f / f"{stem('02')}_events.tsv").unlink(), {}, "ses-02_task-view_run-1_events.tsv are not in"),
     ("another column", lambda f: (f / f"{stem('01')}_events.tsv").write_text("onset\timage\n1\ta\n"), {},
      "has no column 'stim_file'"),

@@ -176,6 +176,73 @@ def test_a_recording_of_bids_with_its_events_and_bad_channels(tmp_path: Path, ex
     assert responses.trials["trial_type"].tolist() == table()["condition"].drop(3).tolist()
 
 
+@pytest.mark.parametrize("way", [as_fif, as_saved])
+def test_eeg_gets_another_reference_and_loses_epochs_of_large_range(
+    tmp_path: Path, way: Callable[[Path], None], expected: np.ndarray
+) -> None:
+    way(tmp_path)
+    mean = datasets.load("epochs", tmp_path, reference=("average",)).responses
+    np.testing.assert_allclose(mean.data, expected - expected.mean(axis=1, keepdims=True), atol=2e-3)
+    against = datasets.load("epochs", tmp_path, reference=("Cz",)).responses
+    assert list(against.units["channel"]) == NAMES[:-1]
+    np.testing.assert_allclose(against.data, expected[:, :-1] - expected[:, -1:], atol=2e-3)
+    size = np.ptp(expected, axis=2).max(axis=1)
+    limit = float(np.median(size))
+    kept = size <= limit
+    with pytest.warns(UserWarning, match=rf"{(~kept).sum()} of 40 epochs exceed {limit:g} uV"):
+        clean = datasets.load("epochs", tmp_path, reject=limit).responses
+    np.testing.assert_allclose(clean.data, expected[kept], atol=2e-3)
+    assert clean.trials["stimulus"].tolist() == table()["stimulus"][kept].tolist()
+
+
+@pytest.mark.parametrize(
+    ("way", "options", "match"),
+    [
+        (as_saved, {"window": (0.0, 0.5)}, "option window: rec-epo.fif holds epochs that are cut already"),
+        (as_saved, {"rate": 50.0}, "option rate: rec-epo.fif"),
+        (as_array, {"band": (1.0, 30.0)}, "option band: epochs.npy"),
+        (as_array, {"reject": 100.0}, "option reject: epochs.npy is an array as it is"),
+    ],
+)
+def test_options_of_another_way_of_storing_are_refused(
+    tmp_path: Path, way: Callable[[Path], None], options: dict[str, object], match: str
+) -> None:
+    way(tmp_path)
+    with pytest.raises(DataError, match=match):
+        datasets.load("epochs", tmp_path, **options)
+
+
+def test_saved_epochs_are_read_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    as_saved(tmp_path)
+    epochs = mne.read_epochs(tmp_path / "rec-epo.fif", verbose="error")
+    epochs.metadata = epochs.metadata.assign(number=np.arange(len(epochs)))  # a column of numbers is made text
+    epochs.save(tmp_path / "rec-epo.fif", overwrite=True, verbose="error")
+    capfd.readouterr()
+    assert datasets.load("epochs", tmp_path).responses.trials["number"].tolist()[:2] == ["0", "1"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_epochs_go_back_to_mne_as_they_came(tmp_path: Path, expected: np.ndarray) -> None:
+    as_fif(tmp_path)
+    responses = datasets.load("epochs", tmp_path).responses
+    epochs = responses.to_epochs()
+    assert isinstance(epochs, mne.EpochsArray)
+    np.testing.assert_allclose(epochs.get_data(copy=False) * 1e6, expected, atol=2e-3)
+    again = Responses.from_epochs(epochs)
+    np.testing.assert_array_equal(again.data, responses.data)
+    np.testing.assert_allclose(again.times, responses.times)
+    assert again.trials["stimulus"].tolist() == responses.trials["stimulus"].tolist()
+    assert epochs.metadata["condition"].tolist() == responses.trials["condition"].tolist()
+    if responses.space is not None:
+        np.testing.assert_allclose(again.space.positions, responses.space.positions)
+    for wrong, said in (
+        (Responses(responses.data, responses.trials, responses.units, None, responses.times, "z"), "numbers are in 'z'"),
+        (Responses.from_arrays(np.ones((2, 3)), ["a", "b"]), "no times and channels"),
+    ):
+        with pytest.raises(DataError, match=said):
+            wrong.to_epochs()
+
+
 def test_the_names_of_events_are_what_was_seen_without_a_table(tmp_path: Path) -> None:
     raw = recording().set_annotations(mne.Annotations([*ONSETS, 20.6], 0.0, [*table()["condition"], "BAD_x"]))
     raw.save(tmp_path / "rec_raw.fif", verbose="error")
@@ -205,6 +272,8 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, object], str]] = [
     ("rename without =", lambda f: None, {"rename": ("O1",)}, "'O1' is not OLD=NEW"),
     ("rename of nothing", lambda f: None, {"rename": ("X9=O1",)}, "there is no channel 'X9'; the recording has O1, Oz"),
     ("rename to one that is there", lambda f: None, {"rename": ("O1=Oz",)}, "gives two channels the name 'Oz'"),
+    ("a reference that is absent", lambda f: None, {"reference": ("M1",)}, "'M1' is not found; give average, or any of O1, Oz"),
+    ("a range that no epoch keeps", lambda f: None, {"reject": 0.001}, "all 40 epochs exceed 0.001 uV"),
     ("unit of a fif", lambda f: None, {"unit": "uV"}, "holds volts or tesla by its format"),
     ("cut short", lambda f: (f / "rec_raw.fif").write_bytes((f / "rec_raw.fif").read_bytes()[:3000]), {}, "cannot be read"),
     ("subjects by name", events(lambda t: t.assign(subject="Anna")), {}, "subject 'Anna' is not a number"),

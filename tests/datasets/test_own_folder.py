@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,11 +16,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
+import torch
+import transformers
 from PIL import Image
 
 from brainlens import datasets
+from brainlens.backbones import vision
 from brainlens.datasets.audit import _values, audit
 from brainlens.datasets.shown_stimuli import shown_stimuli
+from brainlens.datasets.source import Source, open_recording
 from brainlens.report.audit_page import write_page
 from brainlens.types import DataError, Responses, Surface, Volume
 
@@ -320,3 +326,23 @@ def test_check_on_the_command_line(own: Path) -> None:
     assert found.returncode == 2  # captions are missing for most images
     assert "order of trials" in found.stdout
     assert (own.parent / "own-check.html").is_file()
+
+
+def test_pictures_alone_are_embedded_by_any_network(own: Path, tmp_path: Path) -> None:
+    """Captions that nobody asked for need no CLIP: the class token of a plain vision transformer is an embedding, too."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    network = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=8, patch_size=4), add_pooling_layer=False)
+    network.save_pretrained(tmp_path / "vit")
+    square = {"size": {"height": 8, "width": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(square))
+    source = Source("folder", own, model=str(tmp_path / "vit"))
+
+    opened = open_recording(replace(source, captions="none"))
+    assert opened.texts is None
+    assert opened.images is not None
+    pixels = vision.load(tmp_path / "vit").preprocess.batch([np.asarray(opened.stimuli.images[3])])
+    with torch.inference_mode():
+        token = network.eval()(torch.from_numpy(pixels)).last_hidden_state[0, 0].numpy()
+    np.testing.assert_allclose(opened.images["image"][3], token / np.linalg.norm(token), atol=1e-5)
+    with pytest.raises(DataError, match=r"a vit model, not CLIP, and cannot embed captions; give a CLIP, or .*--captions none"):
+        open_recording(source)

@@ -19,9 +19,9 @@ VOXELS, PICTURES, TRAINED = 15_724, 10_000, 9_000  # of nsdgeneral; images that 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, str]:
-    """First cell -> line of the table from the README to NSD."""
+    """First cell -> line of the table of NSD's sizes and times."""
     text = (ROOT / "docs" / "recordings.md").read_text()
-    part = text[text.index("From the README to NSD") : text.index("### THINGS-fMRI, BOLD5000")]
+    part = text[text.index("NSD from download to a run") : text.index("### THINGS-fMRI, BOLD5000")]
     return {line.split("|")[1].strip(): line for line in part.splitlines() if line.startswith("| ")}
 
 

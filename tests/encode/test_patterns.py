@@ -96,7 +96,7 @@ def test_scores_are_those_of_a_plain_loop():
     measured = 1 - (y @ y.T)[upper]
     expected = spearmanr(result.arrays["rdm/predicted"], measured).statistic
     assert found["encoding/rdm/match_correlation"] == pytest.approx(expected, abs=1e-6)
-    assert (result.tables["layers"]["chosen"] == [0, 1]).all()
+    assert (result.tables["layers"]["chosen_share"] == [0, 1]).all()
 
 
 def test_a_rotation_of_the_patterns_changes_nothing():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
-from brainlens.encode.run import side_by_side_maps
+from brainlens.encode.run import side_by_side, side_by_side_maps
 from brainlens.types import Result
 
 
@@ -31,3 +32,9 @@ def test_layer_maps_stand_side_by_side_where_the_layers_are_the_same() -> None:
     found = maps(before, after)
     np.testing.assert_array_equal(found["models/layer"], [[0, 1], [1, 0.5]])
     assert "models/layer" not in maps(before, made([0.1, 0.2], [1.0, 0.5], ["a", "c"]))
+
+
+def test_counts_of_units_are_whole_numbers_on_the_terminal() -> None:
+    frame = pd.DataFrame({"subject": ["p1"], "r2_mean": [0.07944], "r2_mean.low": [0.0235], "r2_mean.high": [0.117]})
+    (row,) = side_by_side(frame.assign(units_scored=1556.0, units=1820.0))
+    assert row == {"subject": "p1", "r2_mean": "0.0794 (0.0235 to 0.117)", "units_scored": "1,556", "units": "1,820"}

@@ -23,7 +23,7 @@ from brainlens.types import DataError, Result, Stimuli
 
 TIMES = int(os.environ.get("BRAINLENS_RACES", "2"))  # 100 by hand
 KINDS = ("result", "checkpoint", "model", "features", "array", "archive", "imported", "hub", "log", "text")
-REFUSED = ("being written by", "is there and not empty")  # what the second of two is told
+REFUSED = ("being written by", "exists and is not empty")  # what the second of two is told
 WRITE = """
 import sys, time
 from pathlib import Path
@@ -202,10 +202,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (stage / "b").write_text("y")
         assert not (tmp_path / "out").exists()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b"]
-    with pytest.raises(DataError, match="out is there and not empty"), appearing(tmp_path / "out"):
+    with pytest.raises(DataError, match="out exists and is not empty"), appearing(tmp_path / "out"):
         pass
     late = tmp_path / "late" / "other"
-    with pytest.raises(DataError, match="late is there and not empty"), appearing(late.parent):
+    with pytest.raises(DataError, match="late exists and is not empty"), appearing(late.parent):
         store.save_text(late, "z")
     with pytest.raises(ValueError, match="no"), appearing(tmp_path / "none"):
         raise ValueError("no")

@@ -163,7 +163,7 @@ def test_a_download_cut_off_leaves_no_half_file_and_goes_on(
         return system
 
     monkeypatch.setattr(remote, "system_of", failing)
-    words = "999 bytes came where 1000" if fault == "short" else "Connection reset by peer; is the server there"
+    words = "999 bytes came where 1000" if fault == "short" else "Connection reset by peer; does the server answer"
     refused(lambda: remote.here(bucket.url), words)
     assert [path.name for path in remote.cache_folder().rglob("*responses.npy*")] == []
     before = {Path(key).name for key in calls} - {"responses.npy"}
@@ -244,7 +244,7 @@ def test_rows_that_were_altered_here_or_there_are_not_believed(
         bucket.client.put_object(Bucket=bucket.name, Key="prepared/epochs.npy", Body=content)
         refused(lambda: store.open_rows(url, "epochs"), words)
     bucket.client.delete_object(Bucket=bucket.name, Key="prepared/epochs.npy")
-    refused(lambda: store.open_rows(url, "epochs"), "epochs.npy: there is no such")
+    refused(lambda: store.open_rows(url, "epochs"), "epochs.npy: the bucket or folder is not found")
     refused(lambda: store.open_rows(url, "nope"), "holds no 'nope'")
     refused(lambda: store.open_rows(url, "epochs", ids=["a"]), "belongs to other rows")
 
@@ -312,8 +312,8 @@ def test_a_cache_disk_that_fills_is_one_line_and_leaves_no_half_file(bucket: Buc
 
 BAD = {
     "no bucket": ("s3://", "names no bucket"),
-    "another bucket": ("s3://no-such-bucket-here/study", "no such bucket or folder"),
-    "an empty folder": ("s3://{bucket}/lab/nothing", "no such folder, or it holds no file"),
+    "another bucket": ("s3://no-such-bucket-here/study", "the bucket or folder is not found"),
+    "an empty folder": ("s3://{bucket}/lab/nothing", "the folder is not found, or it holds no file"),
 }
 
 

@@ -11,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from brainlens import report, store
+from brainlens import choices, report, store
+from brainlens.attribution import channels
 from brainlens.cli import app
 from brainlens.report import cite, numbers, wording
 from brainlens.types import DataError, Result, Volume
@@ -93,8 +94,24 @@ def test_what_is_cited_is_what_ran() -> None:
         assert absent not in said
     said = " ".join(cite.citations([Result("encode", {}, config={"method": "factortopy"})]))
     assert "FactorTopy" in said
+    patterns = Result("encode", {}, config={"method": "ridge_patterns"})
+    listed = cite.citations([patterns, haxby()])
+    assert len([line for line in listed if "Naselaris" in line]) == 1
+    assert [line for line in listed if "Kriegeskorte" in line and "Naselaris" not in line]
     assert "categories" in wording.title(haxby())
     assert "network" not in wording.sentence(haxby())
+
+
+def test_every_encoder_and_method_has_its_words_and_its_paper() -> None:
+    """By the names that the command takes: a name that only the page knows describes nothing."""
+    names = set(choices.ENCODERS) - {"sensors"}  # which is neuroalign by another name
+    assert names <= set(wording.ENCODERS)
+    assert set(wording.ENCODERS) - names == {"ideal"}
+    plain = {*choices.VOLUME_CONTROLS, "ridge", "ridge_whitened", "linear", "mlp", "cnn", "canonical"}
+    assert set(cite.METHODS["align"]) == names - plain
+    assert set(choices.ENCODE_METHODS) <= set(cite.METHODS["encode"])
+    assert set(choices.ATTRIBUTE_METHODS) - {"random"} <= set(cite.METHODS["attribute"])
+    assert {*channels.METHODS, "deeplift"} <= set(cite.METHODS["attribute"])
 
 
 def test_scores_say_whose_they_are(made: ModuleType) -> None:
@@ -193,3 +210,7 @@ def test_counts_of_units_say_of_how_many() -> None:
     scores = {"encoding/units_significant": 4.0, "encoding/r2_max": 0.5, "encoding/units": 20.0, "encoding/units_scored": 12.0}
     counted = {row.key.rpartition("/")[2]: row.n for row in numbers.rows(scores)}
     assert counted["units_significant"] == counted["r2_max"] == "20 units"
+
+
+def test_a_time_course_says_of_how_many_trials_and_subjects(made_verbs: ModuleType) -> None:
+    assert made_verbs.decode().plot.over_time().get_suptitle() == "Decoding over time, n = 240 trials of 3 subjects"

@@ -55,3 +55,24 @@ def test_a_model_for_each_subject_shows_the_table_of_subjects() -> None:
     text = report.render([("align-1", Result("align", {"retrieval/brain->image/top1": 0.3}, tables={"subjects": table}))])
     assert "Table: subjects" in text
     assert "[10.0 %, 30.0 %]" in text
+
+
+def test_subjects_are_not_drawn_as_models_that_compete() -> None:
+    """The maps of the best model and of the distance to it are of models on one brain; the bars stand in the subjects' order."""
+    n = 40
+    table = pd.DataFrame({"model": ["net, subject a", "net, subject b"], "r2_mean": [0.1, 0.3], "R2 V1": [0.1, 0.3]})
+    people = pd.DataFrame({"subject": ["a", "b", "mean"], "r2_mean": [0.1, 0.3, 0.2]})
+    arrays = {"best_model": np.arange(n) % 2.0, "to_best": np.zeros((2, n))}
+    config = {"models": list(table["model"]), "template": "MNI152"}
+    space = Volume(np.ones((5, 4, 2), dtype=bool), np.eye(4))
+    models = Result("compare", {}, arrays, None, {"comparison": table}, config, space=space)
+    group_run = Result("compare", {}, arrays, None, {"comparison": table, "subjects": people}, config, space=space)
+    assert {"label_map_best_model", "region_heatmaps"} <= set(models.plot)
+    assert list(group_run.plot) == ["model_bars_r2_mean"]
+    text = report.render([("compare-1", group_run)])
+    assert "how well is the brain of each subject predicted?" in text
+    assert "A model was fitted to each of 2 subjects" in text
+    assert "Subjects side by side" in text
+    assert "Table: comparison" not in text
+    (ax,) = group_run.plot.model_bars_r2_mean().axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["mean", "b", "a"]  # from below

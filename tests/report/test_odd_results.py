@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -15,8 +16,12 @@ from brainlens.report import page as page_module
 from brainlens.types import Result, Volume
 
 KINDS = ("align", "attribute", "encode", "eeg")
+VERBS = ("describe", "reconstruct", "decode", "group")
 UNITS = 60
+SPELT = ("long names", "other scripts", "HTML", "dollars")
+NAMED = ("encoder", "layer", "roi", "caption", "word", "domain", "noun", "label", "parcel", "subject", "stimulus")
 LONG, ARABIC, JAPANESE, HTML = "region " * 60, "القشرة البصرية", "視覚野 V1", "<b onclick='x()'>V1</b> & $\\alpha_1"
+DOLLARS = "$\\frac{V$ 1"  # which is no mathematics
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +56,16 @@ def named(result: Result, names: list[str]) -> Result:
     layers = result.arrays["layer_weights"].shape[1] if "layer_weights" in result.arrays else len(names)
     tables = {}
     for key, table in result.tables.items():
-        words = {c: np.resize(names, len(table)) for c in ("encoder", "layer", "roi", "caption", "word", "domain") if c in table}
+        words = {c: np.resize(names, len(table)) for c in NAMED if c in table}
         tables[key] = table.assign(**words)
     config = {**result.config, "layers": [str(name) for name in np.resize(names, layers)], "hierarchy": names, "model": names[0]}
-    return replace(result, units=units, tables=tables, config=config)
+    config |= {"categories": names, "run": names}
+    arrays = dict(result.arrays)
+    for kind in ("maps", "other_maps", "lesion"):  # sets of regions are named by their arrays
+        for number, old in enumerate(("V1", "FFA")):
+            if f"{kind}/{old}" in arrays:
+                arrays[f"{kind}/{names[number]}"] = arrays.pop(f"{kind}/{old}")
+    return replace(result, units=units, tables=tables, config=config, arrays=arrays)
 
 
 CHANGES: dict[str, Callable[[Result], Result]] = {
@@ -75,20 +86,36 @@ CHANGES: dict[str, Callable[[Result], Result]] = {
     "empty names": lambda r: named(r, ["", " ", "a", "b"]),
     "other scripts": lambda r: named(r, [ARABIC, JAPANESE, "Ω≈ç√∫", "🧠"]),
     "HTML": lambda r: named(r, [HTML, "<script>alert(1)</script>", "</table>", "a"]),
+    "dollars": lambda r: named(r, [DOLLARS, DOLLARS + " left", "$x_1$", "a"]),
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.fixture(scope="module")
+def plain(made: ModuleType, made_verbs: ModuleType) -> Callable[[str], tuple[Result, int]]:
+    """A result of a kind as it should be, and the number of figures on its page."""
+
+    @cache
+    def found(kind: str) -> tuple[Result, int]:
+        result = of(made, kind) if kind in KINDS else getattr(made_verbs, kind)()
+        return result, page(result).count("<figure>")
+
+    return found
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *VERBS])
 @pytest.mark.parametrize("change", CHANGES)
-def test_each_has_a_page(made: ModuleType, kind: str, change: str) -> None:
-    text = page(CHANGES[change](of(made, kind)))
+def test_each_has_a_page(plain: Callable[[str], tuple[Result, int]], kind: str, change: str) -> None:
+    result, figures = plain(kind)
+    text = page(CHANGES[change](result))
     assert "<script>alert" not in text
     assert "<b onclick" not in text
+    if change in SPELT:
+        assert text.count("<figure>") == figures, "a name costs no figure"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_misses_any_one_array_or_table_has_a_page(made: ModuleType, kind: str) -> None:
-    whole = of(made, kind)
+@pytest.mark.parametrize("kind", [*KINDS, *VERBS])
+def test_a_run_that_misses_any_one_array_or_table_has_a_page(made: ModuleType, made_verbs: ModuleType, kind: str) -> None:
+    whole = of(made, kind) if kind in KINDS else getattr(made_verbs, kind)()
     for name in whole.arrays:
         kept = {key: array for key, array in whole.arrays.items() if key != name}
         for plot in (result := replace(whole, arrays=kept)).plot:  # every section is made, its figures are not drawn

@@ -227,7 +227,7 @@ def test_joined_subjects_are_read_from_where_they_lie(things: Path, tmp_path: Pa
     "arguments, thing, way",
     [
         (("--dataset", "nsd"), "'nsd'", "eeglab_visual, things_eeg2, things_meg"),
-        ((), "'eeglab_visual'", "--data"),
+        ((), "'epochs' needs its folder: give it", "--data"),
         (("--data", "empty"), "--data is the folder", "--dataset NAME"),
         (("--dataset", "eeglab_visual", "--data", "empty"), "empty", "eeglab_data.set"),
         (("--dataset", "things_eeg2", "--data", "empty"), "empty", "sub-01"),

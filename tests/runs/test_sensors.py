@@ -281,7 +281,10 @@ def test_a_real_recording_has_a_p3_over_the_parietal_lobe(test_data: Path, tmp_p
     assert 300 < result.metrics["epochs/square/peak_ms"] < 500
     assert result.arrays["topomap/evoked_by_time"].shape == (8, 30)
     assert "Not drawn" not in report.render([("run", result)])
-    assert {row["metric"] for row in rows} >= {"epochs/square/peak"}
+    shown = {row["metric"]: row for row in rows}
+    (channel,) = result.tables["peaks"]["channel"]
+    assert (shown["epochs/square/peak"]["unit"], shown["epochs/square/peak"]["channel"]) == ("uV", channel)
+    assert (shown["epochs/square/peak_ms"]["unit"], shown["epochs/square/baseline_ratio"]["unit"]) == ("ms", "")
 
 
 @pytest.mark.realdata

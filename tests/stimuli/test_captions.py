@@ -57,8 +57,8 @@ def test_what_is_dropped_is_counted():
     "call, words",
     [
         (lambda: with_source(stimuli(), CaptionSource("x", {"a": ["1"]})), "2 of 3 images have none, first 'b'; .* such as 'a'"),
-        (lambda: with_source(with_source(stimuli(), BLIP), BLIP), "'blip' is there already"),
-        (lambda: with_source(stimuli(), CaptionSource("own", {})), "'own' is there already"),
+        (lambda: with_source(with_source(stimuli(), BLIP), BLIP), "'blip' exists already"),
+        (lambda: with_source(stimuli(), CaptionSource("own", {})), "'own' exists already"),
         (lambda: choose_source(stimuli(), "llava"), "'llava' is not available; available: own"),
         (lambda: clean_captions([["x"], [" "]], ["a", "b"]), "1 of 2 images have none that is not empty, first 'b'"),
         (lambda: clean_captions([[3]], ["a"]), "stimulus 'a': a text or a list of texts is expected, got 3"),

@@ -85,7 +85,7 @@ BAD_ARRAYS = [
     ({"mask_img": nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), AFFINE)}, "the mask is empty"),
     ({"mask_img": nib.Nifti1Image(np.ones((2, 2, 2, 3), np.uint8), AFFINE)}, "three axes"),
     ({"mask_img": np.ones((2, 2, 2))}, "should be a nibabel image or the path of one, got ndarray"),
-    ({"mask_img": "nowhere.nii"}, "nowhere.nii does not exist"),
+    ({"mask_img": "nowhere.nii"}, "nowhere.nii is not found"),
     ({"mask_img": nib.Nifti1Image(np.ones((3, 1, 1), np.uint8), AFFINE), "xyz": np.ones((3, 3))}, "give one of them"),
 ]
 
@@ -215,7 +215,7 @@ def test_wrong_epochs_are_one_line() -> None:
     holes._data[0, 1, 2] = np.nan
     for epochs, more, match in [
         (made_epochs(["eeg", "mag", "eeg"], 1e-5)[0], {}, r"types eeg, mag .* pick one, e.g. epochs.copy\(\).pick\('eeg'\)"),
-        (made_epochs("misc", 1.0)[0], {}, "no good channel of EEG or MEG is there; the types are misc"),
+        (made_epochs("misc", 1.0)[0], {}, "no good channel of EEG or MEG is found; the types are misc"),
         (made_epochs("eeg", 10.0)[0], {}, "MNE keeps volts and tesla: scale them"),
         (made_epochs("mag", 1.0)[0], {}, r"Responses.from_arrays\(epochs.get_data\(\)"),
         (made_epochs("eeg", 1e-9)[0], {}, "uV, which looks like volts or tesla, and no recording in uV"),

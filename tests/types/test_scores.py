@@ -46,3 +46,12 @@ def test_units_by_name() -> None:
 
 def test_nothing_gives_an_empty_table() -> None:
     assert tuple(Result("x", {}).scores().columns) == COLUMNS
+
+
+def test_the_largest_of_many_scores_has_no_chance_by_definition() -> None:
+    rows = (
+        Result("encode", {"encoding/r2_max": 0.6, "encoding/r2_mean": 0.1, "encoding/two_way": 0.7}).scores().set_index("metric")
+    )
+    assert np.isnan(rows.loc["encoding/r2_max", "chance"])
+    assert rows.loc["encoding/r2_mean", "chance"] == 0
+    assert rows.loc["encoding/two_way", ["chance", "unit"]].tolist() == [0.5, "share"]

@@ -95,7 +95,7 @@ BAD = {
     "unknown unit column": (lambda: responses().pick(area="V1"), r"'area'; it has \['ncsnr', 'roi'\]"),
     "unknown split": (lambda: responses().where(split="held"), r"'held'; it has \['test', 'train'\]"),
     "unknown trial column": (lambda: responses().where(run="1"), "no column 'run'.*session"),
-    "zscore by unknown column": (lambda: responses().zscore(by="run"), "no such column.*session"),
+    "zscore by unknown column": (lambda: responses().zscore(by="run"), "no column 'run'.*session"),
     "zscore on too few": (lambda: responses(4).zscore(), "it needs 2"),
     "split without column": (
         lambda: Responses(np.ones((1, 1)), pd.DataFrame({"stimulus": ["a"]}), pd.DataFrame(index=range(1))).split(),

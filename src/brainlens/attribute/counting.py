@@ -19,7 +19,7 @@ def blocks_run(layer: str | None, depth: int) -> int | str | None:
         return 0
     if not layer.isdecimal() or int(layer) >= depth:
         raise DataError(
-            f"attribute: layer {layer!r} does not exist: layer k is the output of block k, and this encoder has the blocks 0 to "
+            f"attribute: layer {layer!r} is not found: layer k is the output of block k, and this encoder has the blocks 0 to "
             f"{depth - 1}; or {INPUT!r}, what enters the first one"
         )
     return int(layer) + 1

@@ -131,7 +131,7 @@ def sensitivity(
 ) -> list[dict[str, Any]]:
     """One parameter at a time around the given ones (the paper's Table 6): rows of `parameter`, `value` and run(layer, settings).
 
-    Repeated settings are run once. Raises DataError for a parameter that does not exist.
+    Repeated settings are run once. Raises DataError for a parameter that is not found.
     """
     base = Bottleneck(variance=VARIANCE) if settings is None else settings
     grid = TABLE_6 if grid is None else grid

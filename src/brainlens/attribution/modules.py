@@ -53,7 +53,7 @@ def bottleneck(
     reference: inputs (n, ...) over which the layer's mean and deviation are taken, or their `Statistics`; None takes mean 0 and
     variance 1. read: from the model's output to (B, d), where that is not a tensor.
     Returns (B, T) for tokens; for maps (B, H, W), enlarged to the size of the inputs where these are pictures (B, C, H, W).
-    Raises DataError for a layer that does not exist, targets that do not fit, and features that are not finite.
+    Raises DataError for a layer that is not found, targets that do not fit, and features that are not finite.
     """
     with _ready(model, inputs, target, read) as ready:
         cut = Cut(model, layer, ready.read)
@@ -168,7 +168,7 @@ def _flat(outputs: Tail, shape: torch.Size, chosen: Tensor | None) -> Tail:
 class Cut:
     """A model cut at a layer: `features` of inputs there, and `tail`, the rest of the model behind features put in their place.
 
-    Raises DataError for a layer that does not exist (close names are listed) or is no part of the model.
+    Raises DataError for a layer that is not found (close names are listed) or is no part of the model.
     """
 
     def __init__(self, model: nn.Module, layer: str | nn.Module, read: Read | None = None) -> None:
@@ -253,7 +253,7 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[nn.Module, str
         return layer, name
     if layer not in names:
         close = difflib.get_close_matches(str(layer), names, 5, 0.4) or list(names)[:8]
-        raise DataError(f"layer {layer!r} does not exist in {type(model).__name__}; close to it: {', '.join(close)}")
+        raise DataError(f"layer {layer!r} is not found in {type(model).__name__}; close to it: {', '.join(close)}")
     return names[layer], layer
 
 
@@ -326,7 +326,7 @@ def _targets(target: Any, n: int, output: Tensor) -> tuple[Tensor, bool]:
             raise DataError(f"target: classes {tuple(values.shape)} are not one index, or one for each of {n} samples")
         wrong = values[(values < 0) | (values >= width)]
         if wrong.numel():
-            raise DataError(f"target: class {int(wrong.flatten()[0])} does not exist; the model gives {width}, 0 to {width - 1}")
+            raise DataError(f"target: class {int(wrong.flatten()[0])} is not found; the model gives {width}, 0 to {width - 1}")
         return F.one_hot(values.long().expand(n), width).to(output), True
     rows = values.expand(n, -1) if values.ndim == 1 else values
     if rows.ndim not in (2, 3) or len(rows) != n or rows.shape[-1] != width:

@@ -39,19 +39,31 @@ def load_clip(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = t
     place = model_folder(folder)
     backbone = vision.load(place, device=device, dtype=dtype)
     if backbone.model.config.model_type != "clip":  # others pad and pool their text in other ways
-        raise DataError(f"{str(folder)!r} holds a {backbone.model.config.model_type} model, not CLIP; it cannot embed captions")
+        raise DataError(
+            f"{str(folder)!r} holds a {backbone.model.config.model_type} model, not CLIP, and cannot embed captions; "
+            "give a CLIP, or read images alone (--captions none)"
+        )
     with reading(folder, "its configuration and its tokenizer do not fit: copy its files again"):
         text = backbone.model.config.text_config
         return Clip(backbone, load_tokenizer(place, vocabulary=int(text.vocab_size)), int(text.max_position_embeddings))
 
 
 def embed_images(
-    clip: Clip, stimuli: Stimuli, *, batch: int = 32, normalise: bool = True, cache: str | Path | None = None
+    clip: Clip | vision.Backbone,
+    stimuli: Stimuli,
+    *,
+    batch: int = 32,
+    normalise: bool = True,
+    cache: str | Path | None = None,
 ) -> Features:
-    """The image embeddings, layer "image" (stimulus, dimension) float32, of length 1 unless normalise is False."""
-    found = vision.extract(clip.backbone, stimuli, ["image"], batch=batch, dtype=np.float32, cache=cache)
+    """The image embeddings, layer "image" (stimulus, dimension) float32, of length 1 unless normalise is False.
+
+    clip: or another network of pictures, whose embedding is its class token, else the mean over places.
+    """
+    backbone = clip.backbone if isinstance(clip, Clip) else clip
+    found = vision.extract(backbone, stimuli, ["image"], batch=batch, dtype=np.float32, cache=cache)
     rows = np.array(found["image"], dtype=np.float32)
-    return Features({"image": _unit(rows) if normalise else rows}, found.ids, clip.backbone.name)
+    return Features({"image": _unit(rows) if normalise else rows}, found.ids, backbone.name)
 
 
 def embed_texts(

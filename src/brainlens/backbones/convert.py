@@ -88,7 +88,7 @@ def convert_checkpoint(
     The file is read with weights_only, so nothing in it can run. Sizes come from the shapes of the weights; heads, which no
     shape tells, are 12 for MoCo v3 (its base_encoder) and else one for every 64 channels. Pictures are prepared as for
     ImageNet: shortest side 256/224 of the network's, centre crop; bilinear for MoCo v3 as in its own evaluation, else bicubic.
-    Raises DataError for a file that is not there, holds other objects than weights, or is no plain vision transformer.
+    Raises DataError for a file that is not found, holds other objects than weights, or is no plain vision transformer.
     """
     store.check_writable(folder)
     state = _read_state(Path(checkpoint))

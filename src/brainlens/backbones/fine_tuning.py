@@ -62,7 +62,7 @@ def read_labels(path: str | Path, stimuli: Stimuli) -> np.ndarray:
     """The label of every picture, from a CSV with the columns file and label (or image, stimulus, id; class, category).
 
     Returns (picture,) strings in the order of the stimuli.
-    Raises DataError for other columns, pictures without a label, labels of pictures that are not there, and a single class.
+    Raises DataError for other columns, pictures without a label, labels of pictures that are not found, and a single class.
     """
     with reading(path, "save it as CSV text again"):
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))

@@ -28,7 +28,7 @@ def model_folder(name: str | Path, *, holding: str = "config.json") -> Path:
     name: a local folder, or a hub name such as "openai/clip-vit-large-patch14", looked up among the files fetched
     before and then fetched.
 
-    Raises DataError naming the folder to provide where the model is not here and cannot be fetched.
+    Raises DataError naming the folder to provide where the model is not found locally and cannot be fetched.
     """
     if is_folder(name, (holding,)):
         return Path(name).expanduser()
@@ -43,7 +43,7 @@ def _fetched(name: str, holding: str) -> Path | None:
 
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
-    except Exception:  # every reason for "not here" leads to the same next step, and their types change by version
+    except Exception:  # every reason for "not found" leads to the same next step, and their types change by version
         return None
     return folder if (folder / holding).is_file() and any(folder.rglob("*.safetensors")) else None
 

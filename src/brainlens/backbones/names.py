@@ -13,7 +13,7 @@ from brainlens.types import DataError
 PIXELS = "pixels"  # a control that every network must beat
 UNTRAINED = "untrained:"  # the other: the miniature's architecture with weights drawn from the seed that follows
 MARKS = ("config.json", "model_index.json")  # a folder of a network holds one of them
-REACH_S = 5.0  # seconds to wait for the hub before saying that it is not there
+REACH_S = 5.0  # seconds to wait for the hub before saying that it is not reached
 
 
 def check_network(name: str | None) -> None:
@@ -53,13 +53,13 @@ def check_reachable(name: str) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise DataError(f"model {name!r} is not here and the hub is switched off; {way_out(name)}")
+        raise DataError(f"model {name!r} is not found locally and the hub is switched off; {way_out(name)}")
     address = urlsplit(constants.ENDPOINT)
     if not any(os.environ.get(key) for key in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
         try:
             socket.create_connection((address.hostname or "", address.port or 443), timeout=REACH_S).close()
         except OSError:
-            raise DataError(f"model {name!r} is not here and the hub cannot be reached; {way_out(name)}") from None
+            raise DataError(f"model {name!r} is not found locally and the hub cannot be reached; {way_out(name)}") from None
 
 
 def _fetched_before(name: str) -> Path:

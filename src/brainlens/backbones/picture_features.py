@@ -63,7 +63,7 @@ def alexnet(weights: str | Path | Mapping[str, Tensor], *, device: str = "cpu") 
     own = {name: value for name, value in state.items() if name.startswith("features.")}
     for name, value in model.state_dict().items():
         if name not in own or own[name].shape != value.shape:
-            have = tuple(own[name].shape) if name in own else f"no such entry but {sorted(state)[:4]}"
+            have = tuple(own[name].shape) if name in own else f"no entry of that name but {sorted(state)[:4]}"
             raise DataError(
                 f"AlexNet: weight {name!r} must have shape {tuple(value.shape)}, got {have}; give torchvision's alexnet"
             )
@@ -106,7 +106,7 @@ def module_features(
     """The output of a layer of any torch network, flattened: pictures (n, side, side, 3) in [0, 1] -> (n, feature).
 
     layer: a name of `network.named_modules()`; the input is (x - mean) / std for each colour, and the network is put into
-    evaluation mode. Raises DataError for a layer that is not there, does not run, or gives no tensor with a row a picture.
+    evaluation mode. Raises DataError for a layer that is not found, does not run, or gives no tensor with a row a picture.
     """
     names = [name for name, _ in network.named_modules() if name]
     if layer not in names:

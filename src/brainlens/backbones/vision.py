@@ -53,7 +53,7 @@ def load(
 
     preprocess: in place of what the folder's preprocessor_config.json says.
 
-    Raises DataError if the model is not there, cannot be loaded, or is of a kind that has no layers to read.
+    Raises DataError if the model is not found, cannot be loaded, or is of a kind that has no layers to read.
     """
     transformers = library()
     folder = model_folder(name_or_folder)

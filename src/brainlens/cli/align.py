@@ -263,7 +263,7 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
         without(context, TRAINED, f"{', '.join(names)} is solved, not trained")
     if names and not set(TRI) & set(names):
         parts = ("without_", "ablation", "prompts")
-        without(context, parts, f"it is of neuroalign, and {', '.join(names)} has no such parts")
+        without(context, parts, f"it is of neuroalign, and {', '.join(names)} has none of these parts")
     if names and not {"neuroalign", "sensors"} & set(names) and not given_["ablation"]:
         without(context, FILTER, f"it filters pictures for neuroalign, and {', '.join(names)} finds them as they are")
     if "saliency" in (given_["without_"] or []):

@@ -35,7 +35,7 @@ def a_device(value: str) -> str:
 
 
 def a_network(value: Any) -> Any:
-    """The name of a network, or several, as typed: a folder that is none, or a name of a hub that is not there, is an error."""
+    """The name of a network, or several, as typed: a folder that is none, or a name that no hub has, is an error."""
     from brainlens.backbones.names import check_network
 
     for name in value if isinstance(value, list) else [value]:
@@ -99,7 +99,7 @@ BrainNetwork = Annotated[
 Nonlinearity = Annotated[
     float, typer.Option(help="Exponent of what a voxel reads, rectified; 1 is linear.", rich_help_panel=PHANTOM)
 ]
-Haemodynamics = Annotated[float, typer.Option(help="Spread over voxels, in s, of how late they answer.", rich_help_panel=PHANTOM)]
+Haemodynamics = Annotated[float, typer.Option(help="SD over voxels, in s, of how late they answer.", rich_help_panel=PHANTOM)]
 Warp = Annotated[float, typer.Option(help="mm by which the brain is warped against the atlas.", rich_help_panel=PHANTOM)]
 Motion = Annotated[float, typer.Option(help="mm by which the head lies elsewhere in each run.", rich_help_panel=PHANTOM)]
 MISMATCH = ("pictures", "brain_network", "nonlinearity", "haemodynamics", "warp", "motion")
@@ -189,11 +189,11 @@ def check_named(context: typer.Context) -> None:
     folder = context.params.get("data")
     if folder is not None and not str(folder).startswith("s3:/") and not Path(folder).exists():
         name = context.params.get("dataset")
-        raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
+        raise DataError(f"dataset {name!r}: the folder {str(folder)!r} is not found; name the one that holds the recording")
 
 
 def check_runs(*runs: Path) -> None:
-    """Raises DataError for a run that is not there, before anything heavy is loaded."""
+    """Raises DataError for a run that is not found, before anything heavy is loaded."""
     from brainlens.types import DataError
 
     for run in runs:
@@ -202,7 +202,7 @@ def check_runs(*runs: Path) -> None:
 
 
 def check_folder(*runs: Path) -> None:
-    """Raises DataError for a folder of runs that is not there, before anything that draws is loaded."""
+    """Raises DataError for a folder of runs that is not found, before anything that draws is loaded."""
     from brainlens.types import DataError
 
     for run in runs:

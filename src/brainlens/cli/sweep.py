@@ -84,7 +84,7 @@ def run_sweep(
     verb: str, lines: Sequence[list[str]], names: Sequence[Mapping[str, Any]], runs: Path,
     *, work: Any, workers: int, options: Mapping[str, str], again: bool, tell: Any,
 ) -> tuple[Path, list[dict[str, Any]]]:  # fmt: skip
-    """Works on the runs that are not there, notes each as it ends, and writes the result: (its folder, one row a run)."""
+    """Works on the runs that are missing, notes each as it ends, and writes the result: (its folder, one row a run)."""
     from brainlens import store
 
     began = time.time()

@@ -44,7 +44,7 @@ DATASETS = (
 SIMULATED = ("phantom", "phantom_eeg")  # these need no folder
 DEFAULT = "phantom"  # what a command opens where no recording is named
 DEFAULT_SENSORS = "phantom_eeg"  # the same for EEG and MEG
-DEFAULT_EPOCHS = "eeglab_visual"  # and for a recording to be cut into epochs
+DEFAULT_EPOCHS = "epochs"  # and for a recording to be cut into epochs: the layout of one's own
 KINDS = ("fMRI", "EEG", "MEG")
 READ_BY = {
     "fMRI": "encode, align, attribute, reconstruct, describe",
@@ -153,7 +153,7 @@ def options(name: str) -> dict[str, Option]:
 def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
     """Options of a dataset from texts such as "sessions=imagenet01,imagenet02", "mask=vt" or "cache=none".
 
-    Raises DataError for texts without =, options that are not there or given twice, and values of another type.
+    Raises DataError for texts without =, options that are not known or given twice, and values of another type.
     """
     from brainlens.datasets.loader_options import parse_texts
 
@@ -176,7 +176,7 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
 
     folder: may be an address on S3, s3://bucket/folder; it is fetched into the cache, see `store.here`.
 
-    Raises DataError for unknown names and options, and for a folder that does not exist or is not needed.
+    Raises DataError for unknown names and options, and for a folder that is not found or not needed.
     """
     from brainlens import store
     from brainlens.datasets.sealed import check_sealed
@@ -185,7 +185,7 @@ def load(name: str, folder: str | Path | None = None, **given: Any) -> Recording
     chosen = module(name).load
     folder = None if folder is None else store.here(folder)
     if not (name in SIMULATED and folder is None) and (folder is None or not Path(folder).exists()):
-        raise DataError(f"dataset {name!r}: the folder {str(folder)!r} does not exist; name the one that holds the recording")
+        raise DataError(f"dataset {name!r}: the folder {str(folder)!r} is not found; name the one that holds the recording")
     check_options(name, given)
     if name == "phantom":
         if folder is not None:

@@ -166,7 +166,7 @@ def _join(sides: list[np.ndarray], columns: list[np.ndarray], ids: np.ndarray, p
     try:
         return open_array(place, "fmri", ids=ids)
     except DataError:
-        pass  # not there yet, or of other images: written now
+        pass  # not written yet, or of other images: written now
     with ArrayWriter(place, "fmri", shape, "float16", ids=ids) as writer:
         for start in range(writer.done, len(ids), block):
             writer.write(start, np.concatenate([s[start : start + block][:, c] for s, c in zip(sides, columns)], axis=1))

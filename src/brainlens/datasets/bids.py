@@ -142,9 +142,9 @@ def _runs(root: Path, label: str, wanted: dict[str, str | None], part: str | Non
         if sensors is not None:
             raise DataError(f"{root}: subject {label} has EEG or MEG, which is read by --dataset epochs --data {sensors}")
         place = root / "derivatives"
-        have = ", ".join(sorted(path.name for path in place.iterdir())[:10]) if place.is_dir() else "nothing, it is not there"
+        have = ", ".join(sorted(path.name for path in place.iterdir())[:10]) if place.is_dir() else "nothing: it is missing"
         way = (
-            "raw runs are there: preprocess them first, e.g. with fMRIPrep"
+            "raw runs are found: preprocess them first, e.g. with fMRIPrep"
             if raw
             else "copy those of fMRIPrep or GLMsingle there"
         )
@@ -240,7 +240,7 @@ def _surface(run: _Run) -> tuple[np.ndarray, Surface]:
         return read_cifti(run.files[0])
     sides = {entities(path).get("hemi", path.name[:2]).upper()[:1]: path for path in run.files}
     if set(sides) != {"L", "R"}:
-        raise DataError(f"{run.files[0]}: surface files come in pairs, hemi-L and hemi-R; {sorted(sides)} are there")
+        raise DataError(f"{run.files[0]}: surface files come in pairs, hemi-L and hemi-R; {sorted(sides)} are found")
     parts, hemisphere, vertex = [], [], []
     for side, name in (("L", "left"), ("R", "right")):
         path = sides[side]

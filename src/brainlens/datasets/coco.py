@@ -23,7 +23,7 @@ def annotation_files(given: str | Path | None, default: Path, kind: str) -> list
         return [place]
     found = sorted((place.parent if place.is_file() else place).glob(f"{kind}_*.json"))
     if not found and kind == "captions":
-        raise DataError(f"captions={given}: no file captions_train2017.json or captions_val2017.json of COCO is there")
+        raise DataError(f"captions={given}: no file captions_train2017.json or captions_val2017.json of COCO is found")
     return found
 
 

@@ -44,7 +44,18 @@ def run_epochs(source: Source, runs: str | Path, *, subject: str | None = None, 
     result = replace(result, provenance=provenance, config={**result.config, **config})
     arrays = {"epochs": responses.data} if isinstance(responses.data, np.ndarray) and responses.data.nbytes < 1 << 28 else {}
     folder = keep(result, runs, source, arrays=arrays)
-    return folder, table(result, "epochs/")
+    return folder, shown(result)
+
+
+def shown(result: Result) -> Rows:
+    """The scores as rows for the terminal, each with its unit, and the peak with its channel."""
+    peak = {str(row["condition"]): str(row["channel"]) for row in result.tables["peaks"].to_dict("records")}
+    units = {"peak": str(result.config["measure"]), "peak_ms": "ms"}
+    rows = table(result, "epochs/")
+    for row in rows:
+        condition, _, name = str(row["metric"]).removeprefix("epochs/").rpartition("/")
+        row |= {"unit": units.get(name, ""), "channel": peak.get(condition, "") if name in units else ""}
+    return rows
 
 
 def evoked_result(responses: Responses, *, seed: int = 0) -> Result:

@@ -20,7 +20,7 @@ from brainlens.datasets.folder import OF_TRIALS, check_rows, read_trials
 from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.stored_arrays import find_array, read_array
 from brainlens.datasets.text_tables import read_table
-from brainlens.signals.epochs import make_epochs
+from brainlens.signals.epochs import cleaned, make_epochs
 from brainlens.types import DataError, Recording, Responses, Sensors, check_gzip, check_mat
 from brainlens.types.sensor_units import check_size, measure_of, typical_size
 
@@ -29,6 +29,7 @@ SAVED = re.compile(r".*[-_]epo\.fif(\.gz)?$")
 SPLIT_PART = re.compile(r".*-\d+\.fif$")  # further files of a recording that is split, which MNE finds by itself
 OWN_CSV = "recording.csv"
 EMPTY = ("", "n/a")  # cells of events at which nothing was seen
+WINDOW = (-0.2, 0.8)  # s
 ARRAYS = (".npy", ".mat", ".h5", ".hdf5")
 
 FACTS = {
@@ -49,11 +50,13 @@ FACTS = {
 def load(
     folder: str | Path,
     *,
-    window: tuple[float, float] = (-0.2, 0.8),
+    window: tuple[float, float] = WINDOW,
     band: tuple[float, float] | None = None,
     rate: float | None = None,
     rename: tuple[str, ...] | None = None,
     unit: str | None = None,
+    reference: tuple[str, ...] | None = None,
+    reject: float | None = None,
     stimulus: str = "stimulus",
     test: float = 0.2,
     draw: int = 0,
@@ -62,8 +65,10 @@ def load(
 
     window: s around the event, cut of a continuous recording, whose baseline is what lies before 0; band: filter edges in Hz;
     rate: new rate in Hz. rename: channels as OLD=NEW. unit: of numbers in recording.csv or an array (V, uV, T, fT, T/m,
-    fT/cm, z; uV unless given); MNE's files are volts and tesla. stimulus: the column of the events, or of the metadata, that
-    names what was seen. test, draw: share of the images, and seed, of the test where there are pictures and no column split.
+    fT/cm, z; uV unless given); MNE's files are volts and tesla. reference: "average" or channels, whose mean EEG is then against;
+    reject: epochs whose range exceeds so many uV, fT or fT/cm in any channel are left out (`signals.epochs.cleaned`).
+    stimulus: the column of the events, or of the metadata, that names what was seen. test, draw: share of the images, and
+    seed, of the test where there are pictures and no column split.
     Raises DataError for missing files and columns, events that do not occur, and magnitudes that the unit does not have.
     """
     folder = Path(folder)
@@ -71,14 +76,21 @@ def load(
     rename = rename or ()
     if kind != "array" and kind != "csv" and unit is not None:
         raise DataError(f"option unit={unit!r}: {path.name} holds volts or tesla by its format; leave it out")
+    cut = [name for name, given in (("window", window != WINDOW), ("band", band), ("rate", rate)) if given]
+    if kind in ("array", "saved") and cut:
+        raise DataError(f"option {cut[0]}: {path.name} holds epochs that are cut already; leave it out, or give the recording")
+    if kind == "array" and (reference is not None or reject is not None):
+        name = "reference" if reference is not None else "reject"
+        raise DataError(f"option {name}: {path.name} is an array as it is; clean it before, or give a recording or NAME-epo.fif")
+    clean: dict[str, Any] = {"reference": reference, "reject": reject}
     if kind == "array":
         responses = _from_array(folder, path, unit or "uV", rename)
     elif kind == "saved":
-        responses = _from_saved(path, stimulus, rename)
+        responses = _from_saved(path, stimulus, rename, clean)
     else:
         raw = _read_csv(path, unit or "uV") if kind == "csv" else _read_raw(path)
         raw = _renamed(_without_marked(raw, folder), rename)
-        responses = _cut(raw, folder, stimulus, window=window, band=band, rate=rate)
+        responses = _cut(raw, folder, stimulus, {"window": window, "band": band, "rate": rate, **clean})
     trials = _named_subjects(responses.trials.assign(session=responses.trials.get("session", "1")))
     pictures = (folder / "images").is_dir() or (folder / "stimuli.csv").is_file()
     if pictures or "split" in trials.columns:
@@ -173,7 +185,7 @@ def _placed(raw: Any) -> Any:
 
 
 def _renamed(data: Any, rename: Sequence[str]) -> Any:
-    """Channels of an mne object by other names. Raises DataError for what is not OLD=NEW and names that are not there."""
+    """Channels of an mne object by other names. Raises DataError for what is not OLD=NEW and names that are not found."""
     names = _new_names(list(data.ch_names), rename)
     return data.rename_channels(dict(zip(data.ch_names, names, strict=True)), verbose="error") if rename else data
 
@@ -193,13 +205,12 @@ def _new_names(names: list[str], rename: Sequence[str]) -> list[str]:
     return list(new.values())
 
 
-def _cut(
-    raw: Any, folder: Path, stimulus: str, *, window: tuple[float, float], band: tuple[float, float] | None, rate: float | None
-) -> Responses:
-    """Epochs of a continuous recording around the events of `events.csv`, or around its own without that table."""
+def _cut(raw: Any, folder: Path, stimulus: str, options: dict[str, Any]) -> Responses:
+    """Epochs of a continuous recording around the events of `events.csv`, or around its own without that table; options: of
+    `make_epochs`."""
     path = find_array(folder, "events", (".csv", ".tsv")) or _of_bids(folder)
     table = None if path is None else read_table(path, (), ("onset", "event", stimulus, *OF_TRIALS))
-    more: dict[str, Any] = {"window": window, "band": band, "rate": rate, "baseline": (None, 0.0) if window[0] < 0 else None}
+    more: dict[str, Any] = {**options, "baseline": (None, 0.0) if options["window"][0] < 0 else None}
     if table is None:
         own = [str(text) for text in dict.fromkeys(raw.annotations.description)]
         own = [text for text in own if not text.lower().startswith(("bad", "boundary", "new segment"))]
@@ -261,13 +272,13 @@ def _named(table: pd.DataFrame, stimulus: str, path: Path) -> pd.DataFrame:
     return table[there].reset_index(drop=True)
 
 
-def _from_saved(path: Path, stimulus: str, rename: Sequence[str]) -> Responses:
+def _from_saved(path: Path, stimulus: str, rename: Sequence[str], clean: dict[str, Any]) -> Responses:
     """Saved mne.Epochs; what was seen is a column of their metadata, or the name of the event without one."""
     import mne
 
     _check_packed(path)
     try:
-        epochs = _renamed(mne.read_epochs(path, preload=True, verbose="error"), rename)
+        epochs = cleaned(_renamed(mne.read_epochs(path, preload=True, verbose="error"), rename), **clean)
     except DataError:
         raise
     except Exception as error:  # the reader raises many kinds for damaged and for missing parts
@@ -280,7 +291,8 @@ def _from_saved(path: Path, stimulus: str, rename: Sequence[str]) -> Responses:
         )
     if table is not None:
         whole = table.select_dtypes("integer").columns  # numbers of images are names here as everywhere
-        epochs.metadata = table.assign(**{name: table[name].astype(str) for name in {*whole, stimulus}})
+        with mne.utils.use_log_level("error"):  # which says on the terminal that metadata are replaced
+            epochs.metadata = table.assign(**{name: table[name].astype(str) for name in {*whole, stimulus}})
     found = Responses.from_epochs(epochs, stimulus=None if table is None else stimulus)
     trials = found.trials
     if epochs.metadata is not None:

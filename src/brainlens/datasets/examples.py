@@ -24,7 +24,7 @@ def write_example(layout: str, out: str | Path, *, seed: int = 0) -> list[Path]:
         raise DataError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there and not empty; name a new folder")
+        raise DataError(f"{out} exists and is not empty; name a new folder")
     LAYOUTS[layout](out, seed)
     return sorted(path for path in out.rglob("*") if path.is_file())
 

@@ -14,7 +14,7 @@ from brainlens.types import DataError, check_expansion, reading
 def read_npz(folder: str | Path, file: str, keys: Iterable[str]) -> tuple[Path, dict[str, np.ndarray]]:
     """The path of `folder/file` (or of the file itself) and its entries `keys`, of any shape; nothing in it is run.
 
-    Raises DataError for a file that is missing, damaged or no plain `.npz`, and for an entry that is not there.
+    Raises DataError for a file that is missing, damaged or no plain `.npz`, and for an entry that is not found.
     """
     path = Path(folder) / file if Path(folder).is_dir() else Path(folder)
     wanted = list(keys)

@@ -338,7 +338,7 @@ def _gather(plan: _Plan, trials: pd.DataFrame, count: int, zscore: str, cache: s
         if kept.shape == shape:
             return kept
     except DataError:
-        pass  # not there yet, unfinished or of other units: written now
+        pass  # not written yet, unfinished or of other units: written now
     with ArrayWriter(folder, "betas", shape, "float16", ids=trials["stimulus"]) as writer:
         for i, block in enumerate(_sessions(plan, count)):
             if writer.done < (i + 1) * TRIALS:

@@ -130,7 +130,7 @@ def photographs(folders: tuple[str, ...]) -> Stimuli:
     parts = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise DataError(f"phantom: the folder of pictures {str(folder)!r} does not exist")
+            raise DataError(f"phantom: the folder of pictures {str(folder)!r} is not found")
         parts[folder.name] = (images92.load_stimuli if (folder / images92.FILE).exists() else picture_folder)(folder)
     if len(parts) < len(folders):
         raise DataError(f"phantom: two folders of pictures have the same name: {', '.join(folders)}")

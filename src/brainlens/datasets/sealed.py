@@ -51,7 +51,7 @@ def check_sealed(folder: str | Path) -> int:
                 )
     more = [name for name in _files(folder) if name not in files]
     if more:
-        warnings.warn(f"{folder}: {len(more)} files are there that its seal does not name, first {more[0]}", stacklevel=3)
+        warnings.warn(f"{folder}: {len(more)} files are not named in its seal, first {more[0]}", stacklevel=3)
     return len(files)
 
 

@@ -61,7 +61,7 @@ def open_sensors(
     are simulated for "across" on the phantom unless a higher one is tested. settings: of the filter through which the sources of
     the phantom see the pictures, with `--option reads=filtered`; the embeddings of filtered pictures are those of
     `with_saliency`.
-    Raises DataError for a recording without sensors, a subject that is not there, or fewer repetitions than asked.
+    Raises DataError for a recording without sensors, a subject that is not found, or fewer repetitions than asked.
     """
     if source.dataset not in SENSOR_DATASETS:
         raise DataError(f"dataset {source.dataset!r} has no EEG or MEG of images; choose one of {', '.join(SENSOR_DATASETS)}")
@@ -106,7 +106,7 @@ def read_subject(source: Source, subject: int, cache: Path) -> Recording:
         wrong = [name for name in chosen if name not in ("channels", "unit")]
         if wrong:
             raise DataError(
-                f"option {wrong[0]!r} is of released epochs; of subject {subject} only the continuous files are there"
+                f"option {wrong[0]!r} is of released epochs; of subject {subject} only the continuous files are found"
             )
         return things_eeg2.prepare_subject(source.folder, cache, subject=subject, **chosen)
     if source.dataset == "epochs":
@@ -126,12 +126,12 @@ def subjects_in(source: Source) -> list[int]:
     else:
         found, expected = things_meg.subjects(source.folder), "derivatives/preprocessed/preprocessed_P1-epo.fif"
     if not found:
-        raise DataError(f"{source.folder}: no subject of {source.dataset} is there; a file {expected} is expected")
+        raise DataError(f"{source.folder}: no subject of {source.dataset} is found; a file {expected} is expected")
     return found
 
 
 def number_of(subject: str | int, there: Sequence[int]) -> int:
-    """The number of a subject named as on disk (1, "01", "sub-01", "P1"). Raises DataError listing those that are there."""
+    """The number of a subject named as on disk (1, "01", "sub-01", "P1"). Raises DataError listing those that are found."""
     digits = re.sub(r"^(sub-|P)", "", str(subject))
     if not digits.isdecimal() or int(digits) not in there:
         known = ", ".join(map(str, there[:30])) + (", ..." if len(there) > 30 else "")

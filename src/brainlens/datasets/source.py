@@ -93,7 +93,8 @@ def no_folder(source: Source) -> str:
     place = source.folder
     if place is not None and place.is_file():
         return f"{place} is a file; give the folder that it lies in with --data {place.parent}"
-    return f"dataset {source.dataset!r} needs its folder, got {str(place)!r}; give it with --data"
+    got = "" if place is None else f", got {str(place)!r}"
+    return f"dataset {source.dataset!r} needs its folder{got}: give it with --data; see `brainlens datasets {source.dataset}`"
 
 
 def network_folder(source: Source) -> str:
@@ -107,7 +108,7 @@ def open_recording(
 ) -> Opened:
     """Loads a recording and extracts what was asked of the network.
 
-    Raises DataError for an unknown dataset, a device that is not there, a recording without a folder, without images where
+    Raises DataError for an unknown dataset, a device that is not available, a recording without a folder, without images where
     layers or embeddings are asked, and for a test image that is also in the training set, by id or by pixels.
     """
     datasets.module(source.dataset)  # the name first, so that a typo is reported as a typo
@@ -130,6 +131,9 @@ def open_recording(
     found = vision.extract(network, stimuli) if layers else None
     if not embeddings:
         return Opened(responses, stimuli, layers=found)
+    read = chosen_captions(stimuli, "none") if source.captions == "none" else stimuli
+    if network.model.config.model_type != "clip" and not any(read.captions):  # nothing that it cannot embed
+        return Opened(responses, read, layers=found, images=clip.embed_images(network, read))
     model = clip.load_clip(network_folder(source), device=device)
     stimuli, texts, counts = _texts(model, stimuli, source)
     return Opened(responses, stimuli, layers=found, images=clip.embed_images(model, stimuli), texts=texts, counts=counts)

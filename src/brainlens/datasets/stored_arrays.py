@@ -33,7 +33,7 @@ def read_array(path: Path, name: str, *, variable: str | None = None) -> np.ndar
 
     Any shape; the caller says what its axes are.
     A .npy stays on disk as a memory map, a .csv may have one line of names before its numbers, arrays of MATLAB 7.3 come with
-    their axes in MATLAB's order. Raises DataError for damaged files, a variable that is not there, what holds no numbers, and a
+    their axes in MATLAB's order. Raises DataError for damaged files, a variable that is not found, what holds no numbers, and a
     .mat of HDF5 that MATLAB did not write: its axes may be in either order.
     """
     kind = path.suffix.lower()

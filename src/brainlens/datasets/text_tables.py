@@ -17,7 +17,7 @@ def read_table(path: str | Path, needed: Sequence[str] = (), known: Sequence[str
 
     needed, known: columns that must be there, and those that mean something where they are; both are found in capitals too
     (`Split` is split), as they would be passed over without a word. Other columns keep their names.
-    Raises DataError for a missing or empty file, rows of another length, a column twice, and a needed column that is not there.
+    Raises DataError for a missing or empty file, rows of another length, a column twice, and a needed column that is missing.
     """
     path = Path(path)
     text = unicodedata.normalize("NFC", read_text(path))  # one spelling of a name is one id, whatever wrote it

@@ -199,7 +199,7 @@ def _convert(
         if kept.shape == shape:
             return kept
     except DataError:
-        pass  # not there yet, unfinished or of other images: written now
+        pass  # not written yet, unfinished or of other images: written now
     with ArrayWriter(place, "epochs", shape, dtype, ids=ids) as writer:
         for start, rows in _pieces(contents, names, writer.done):
             writer.write(start, rows)

@@ -177,7 +177,7 @@ def _values(epochs: Any, rows: np.ndarray, inside: np.ndarray, ids: pd.Series, d
         if kept.shape == shape and kept.dtype == np.dtype(dtype):
             return kept
     except DataError:
-        pass  # not there yet, unfinished or of other trials: written now
+        pass  # not written yet, unfinished or of other trials: written now
     with ArrayWriter(place, "epochs", shape, dtype, ids=ids) as writer:
         for start in range(writer.done, len(rows), BLOCK):
             writer.write(start, _block(epochs, rows[start : start + BLOCK], inside))

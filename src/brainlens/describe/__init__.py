@@ -142,7 +142,7 @@ def fit_describe(
     (unit, k); auroc (unit, noun); r2, r2_cv, p_r2, q_r2; label_r, label_p, label_q; significant; strongest (unit, 5) rows of the
     table `pool`, whole pictures; baseline/NAME (unit, k). A voxel whose cross-validated R2 is not above 0 has no label and is
     counted.
-    Raises DataError for images without captions, captions without nouns, layers that are not there, and split mistakes.
+    Raises DataError for images without captions, captions without nouns, layers that are not found, and split mistakes.
     """
     chosen, given, started, say = design or Describing(), beside or Beside(), time.time(), tell or _silent
     layers = chosen.layers or ("image",)

@@ -163,7 +163,7 @@ def _by_layer(coef: np.ndarray, x: np.ndarray, tokens: Features, layers: Sequenc
     start = 0
     for name in layers:
         if name not in tokens.tokens:
-            raise DataError(f"crops: layer {name!r} has no places; tokens are there of {list(tokens.tokens)}")
+            raise DataError(f"crops: layer {name!r} has no places; those with places are {list(tokens.tokens)}")
         width = tokens.tokens[name].shape[2]
         found[name] = coef[:, start : start + width]
         start += width

@@ -94,7 +94,7 @@ def encode_patterns(
     ceiling. Intervals: bootstrap over images, the fitted models held. p and `.chance`: the whole procedure, choices
     included, with images shuffled. A noise ceiling of R2 needs repeats of the patterns and is undefined.
     tables: layers, each with the penalty chosen inside; arrays: rdm/predicted, rdm/measured, null/....
-    Raises DataError for layers and images that are not there, several rows an image, and too few images.
+    Raises DataError for layers and images that are not found, several rows an image, and too few images.
     """
     started = time.time()
     gram, ids = _gram(responses)
@@ -122,7 +122,7 @@ def encode_patterns(
     metrics |= {"encoding/folds": float(len(folds)), "encoding/ceiling_undefined": 1.0}
     metrics |= {"encoding/layers_constant_left_out": float(len(names) - len(inputs))}
     share = np.bincount(chosen, minlength=len(inputs)) / len(folds)
-    table = _profile(folds, gram, list(inputs), counts).assign(chosen=share)
+    table = _profile(folds, gram, list(inputs), counts).assign(chosen_share=share)
     arrays = {"rdm/predicted": whole.rdm(), "rdm/measured": subjects.mean(axis=0), "ids": ids}
     arrays |= {f"null/{key.rpartition('/')[2]}": drawn for key, drawn in null.items()}
     config: dict[str, Any] = {"method": "ridge_patterns", "model": features.model, "layers": list(inputs), "blocks": blocks}

@@ -26,6 +26,7 @@ from brainlens.models.encoding.layered_models import CODE, PUBLISHED, RELEASED
 from brainlens.models.encoding.training import PAPER, EncodingTraining
 from brainlens.models.processes import first_only, from_first, is_first, joined, wait
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
+from brainlens.types.scores import digits
 
 FEW = 1000  # training images, below which ridge is the method of a recording unless one is named
 
@@ -356,7 +357,7 @@ def side_by_side(frame: pd.DataFrame, most: int = 5) -> Rows:
         row: dict[str, Any] = {}
         for column in shown:
             low, high = line.get(f"{column}.low", np.nan), line.get(f"{column}.high", np.nan)
-            value = f"{line[column]:.3g}" if isinstance(line[column], float) else str(line[column])
+            value = digits(float(line[column])) if isinstance(line[column], float) else str(line[column])
             row[column] = value if np.isnan(low) else f"{value} ({low:.3g} to {high:.3g})"
         rows.append(row)
     return rows

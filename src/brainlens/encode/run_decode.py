@@ -37,7 +37,7 @@ def run_decode(
     target: a column of the trials (None: the first of TARGETS with 2 categories or more and 4 trials in each). group: the
     column whose parts are left out in turn, where it has two; else stratified folds. subjects: none for the first, several for
     their mean, each told apart by a classifier of its own, on the channels that all have. Raises DataError for a recording that
-    cannot be cut, a column that is not there, fewer than two categories, and subjects of other times.
+    cannot be cut, a column that is missing, fewer than two categories, and subjects of other times.
     """
     responses, more_notes = _read(source, subjects, Path(runs) / "prepared", tell)
     chosen = target if target is not None else first_target(responses)

@@ -252,7 +252,7 @@ def _subjects(trials: pd.DataFrame) -> np.ndarray:
 
 
 def _folds(trials: pd.DataFrame, labels: np.ndarray, names: list[str], group: str | None, options: OverTime, seed: int) -> _Folds:
-    """Runs, stratified folds or subjects; `run` that is not there gives stratified folds, another column that is not an error."""
+    """Runs, stratified folds or subjects; a missing `run` gives stratified folds, another missing column is an error."""
     subjects = _subjects(trials)
     if options.subjects == "across":
         if subjects.max() < 1:

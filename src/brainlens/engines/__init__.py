@@ -2,7 +2,7 @@
 
 An engine takes a function and pieces and gives (index, outcome) as they end, in any order. The function must be found by its
 import path, since other processes import it. A piece that fails says so in its outcome; an engine raises DataError for what no
-piece can help: a package that is not installed, a scheduler that is not there.
+piece can help: a package that is not installed, a scheduler that is not found.
 """
 
 from __future__ import annotations

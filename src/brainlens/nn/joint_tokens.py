@@ -59,7 +59,7 @@ class JointTokens(ParcelReader):
         self.bias = nn.Parameter(torch.zeros(count, width))
 
     def codes(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """A_p x_p of each region: x (B, units) -> (B, P, d), 0 for a region that is not there; keep (B, P) bool."""
+        """A_p x_p of each region: x (B, units) -> (B, P, d), 0 for a region that is missing; keep (B, P) bool."""
         codes = torch.bmm(self.by_parcel(x), self.read / self.root).transpose(0, 1)
         return codes if keep is None else codes * keep[:, :, None].to(codes)
 

@@ -33,7 +33,7 @@ class VolumeDesign:
     tokens only). norm: "layer" or "none" before the head. zero_init: blocks start as the identity.
     patch_dropout: share of patch tokens left out in training (of those attended to; a sum keeps all). input_dropout: share of
     inputs set to zero in training, the others raised.
-    patch_start: spread of the projection's random start, in units of one over the root of a patch's voxels. At 1 a token is
+    patch_start: deviation of the projection's random start, in units of one over the root of a patch's voxels. At 1 a token is
     almost all noise of its voxels, which steps of a fixed size take long to outgrow; below, its position says more at first.
     """
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from brainlens.types import DataError
 
-# of the mean variance: principal components of less variance are hardly whitened. Features that differ by 1e-3 of their spread
+# of the mean variance: principal components of less variance are hardly whitened. Features that differ by 1e-3 of their deviation
 # move no voxel of the shipped miniature by more than .005 of its own with 0.3, .007 with 0.1 and .016 with 0.01
 RIDGE = 0.3
 

@@ -200,7 +200,7 @@ def _read(features: Features, name: str, is_global: bool, table: pd.DataFrame, w
         square += (block**2).sum(axis=(0, 1))
     mean = total / (n * tokens)
     spread = np.sqrt(np.maximum(square / (n * tokens) - mean**2, 0.0))
-    # a channel that hardly varies fades out: divided by its own spread alone it would be read at full strength, rounding and all
+    # a channel that hardly varies fades out: over its own deviation alone it would be read at full strength, rounding and all
     weight = weight[:, :channels] / np.sqrt(spread**2 + FAINT**2 * (spread**2).mean() + 1e-30)
     if is_global:
         pool = np.full((len(table), tokens), 1.0 / tokens)

@@ -164,10 +164,10 @@ def brain_beside_truth(
     """The found map, the truth and the random control in the same views, each with its area under the ROC curve.
 
     The three rows show ventral, lateral and medial cortex of both hemispheres; a map is scaled to its own 99.5 % quantile,
-    since methods differ in unit. Rows whose array does not exist are left out. truth: an array's name, or (unit,).
+    since methods differ in unit. Rows whose array is missing are left out. truth: an array's name, or (unit,).
     scores: {array name: AUROC}.
 
-    Raises DataError if the found map is not there or is not in space.
+    Raises DataError if the found map is missing or is not in space.
     """
     style.need(result, found)
     rows: list[tuple[str, np.ndarray]] = [("found", np.asarray(result.arrays[found]))]

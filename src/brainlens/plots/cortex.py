@@ -162,7 +162,7 @@ def predicted_units(result: Result, measured: np.ndarray) -> tuple[np.ndarray, s
 
 
 def values_of(result: Result, values: str | np.ndarray) -> tuple[np.ndarray, str]:
-    """A map (unit,) as float64 and its name; DataError if it is not there, not one value a unit, or nowhere finite."""
+    """A map (unit,) as float64 and its name; DataError if it is missing, not one value a unit, or nowhere finite."""
     name = values if isinstance(values, str) else "values"
     array = style.need(result, values)[0] if isinstance(values, str) else np.asarray(values)
     if array.ndim != 1:

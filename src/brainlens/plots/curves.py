@@ -134,7 +134,7 @@ def degradation(
         ticks = [v for v in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if v in np.round(at, 6)]
         ax.set_xticks(ticks)
         ax.minorticks_off()
-    ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    ax.xaxis.set_major_formatter(style.percent_ticks())
     ax.legend(fontsize=8.5, frameon=False)
     verb = "deleted" if kind == "deletion" else "inserted"
     style.label(ax, x=f"share of {what} {verb}, most important first", y=unit)

@@ -178,14 +178,16 @@ def model_bars(
     axis: str = "",
     result: Result | None = None,
 ) -> Figure:
-    """One bar a row of `table` with its interval (`metric`, `metric.low`, `metric.high`), best on top.
+    """One bar a row of `table` with its interval (`metric`, `metric.low`, `metric.high`), best on top; subjects in their order.
 
     Raises DataError for columns that do not exist.
     """
     for column in (name, metric):
         if column not in table.columns:
             raise DataError(f"comparison has no column {column!r}; it has {', '.join(map(str, table.columns))}")
-    table = table[table[metric].notna()].sort_values(metric, kind="stable").reset_index(drop=True)
+    table = table[table[metric].notna()]
+    table = table.iloc[::-1] if name == "subject" else table.sort_values(metric, kind="stable")
+    table = table.reset_index(drop=True)
     if table.empty:
         raise DataError(f"comparison: no row has a value of {metric!r}")
     figure, axes = style.canvas(6.2, 0.36 * len(table) + 1.5)
@@ -232,7 +234,7 @@ def ceiling_scatter(result: Result, *, score: str = "r2", ceiling: str = "ceilin
 
 
 def regions_of(result: Result, n: int) -> pd.Series:
-    """The column `roi` of the unit table; DataError if it is not there or not of n rows."""
+    """The column `roi` of the unit table; DataError if it is missing or not of n rows."""
     if result.units is None or "roi" not in result.units.columns or len(result.units) != n:
         have = "no unit table" if result.units is None else f"{len(result.units)} rows, columns {list(result.units.columns)}"
         raise DataError(

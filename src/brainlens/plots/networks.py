@@ -31,6 +31,7 @@ def pattern_profile(result: Result) -> Figure:
         ax.axhline(chance, label="chance", **style.CHANCE)
         layers.ticks(ax, names)
         style.label(ax, x="layer", y=text)
+    axes[0, 1].yaxis.set_major_formatter(style.percent_ticks())
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower right", fontsize=8.5, frameon=False, ncols=3)
     n = int(result.metrics.get("encoding/n", 0))
     return style.head(figure, f"Patterns of {n} images that the model was not fitted on, layer by layer", result)

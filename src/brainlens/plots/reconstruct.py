@@ -53,7 +53,9 @@ def candidate_grid(result: Result, *, rows: np.ndarray | None = None) -> Figure:
         for ax, image in zip(line, [seen[row], *drawn[row], *(found[row] for found in others.values())], strict=True):
             _picture(ax, image)
         _frame(line[1 + int(at[row])])
-        line[0].set_ylabel(f"two-way\n{score[row]:.0%}", rotation=0, ha="right", va="center", fontsize=8.5, color=style.INK)
+        line[0].set_ylabel(
+            f"two-way\n{style.percent(score[row], 0)}", rotation=0, ha="right", va="center", fontsize=8.5, color=style.INK
+        )
     for ax, text in zip(axes[0], heads, strict=True):
         ax.set_title(text, fontsize=8.5, color=style.INK)
     mean = float(np.mean(score))
@@ -187,7 +189,7 @@ def region_map_grid(result: Result, *, most: int = 4, sets: Sequence[str] | None
     for ax, heat in zip(axes[-1, 1:], np.clip(other - other.mean(axis=0), 0, None), strict=True):
         _picture(ax, overlay(blank, heat))
     for ax, text in zip(axes[0], ["drawn", *names], strict=True):
-        ax.set_title(style.printable(text), fontsize=8.5, color=style.INK, parse_math=False)
+        ax.set_title(style.printable(text, 18), fontsize=8.5, color=style.INK)
     return style.head(figure, "Where in the picture regions are looked up more than others, mean over denoising", result)
 
 
@@ -205,7 +207,7 @@ def lesion_grid(result: Result, *, most: int = 6) -> Figure:
     for k, (text, pictures) in enumerate(columns):
         for ax, image in zip(axes[:, k], pictures, strict=False):
             _picture(ax, image)
-        axes[0, k].set_title(style.printable(text) if "\n" not in text else text, fontsize=8.5, color=style.INK, parse_math=False)
+        axes[0, k].set_title("\n".join(style.printable(line, 16) for line in text.split("\n")), fontsize=8.5, color=style.INK)
     how = "fitted without the regions" if result.config.get("lesion_by") == "refit" else "regions removed from the attention"
     return style.head(figure, f"Lesions: {how}, the same noise, {len(whole)} images", result)
 

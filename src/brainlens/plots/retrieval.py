@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result
@@ -60,7 +59,7 @@ def gallery(result: Result, *, direction: str = "brain->image", rows: np.ndarray
         ax.set_title("seen" if k == 0 else f"{k}", fontsize=9.5, color=style.INK)
     query, found = direction.split("->")
     share = float(np.mean(ranks < 1))
-    title = f"{query} → {found}: top-1 {share:.1%}, chance {1 / n:.1%}, n = {n:,}"
+    title = f"{query} → {found}: top-1 {style.percent(share)}, chance {style.percent(1 / n)}, n = {n:,}"
     return style.head(figure, title, result)
 
 
@@ -88,7 +87,7 @@ def topk_bars(scores: Scores, *, k: int = 1, title: str = "", result: Result | N
         _line(ax, j, [scores.get("ideal", {}).get(f"retrieval/{direction}/top{k}")], "ideal observer", j == 0)
     ax.set_xticks(range(len(present)), [d.replace("->", " → ") for d in present], fontsize=9.5)
     ax.set_ylim(0, None)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.yaxis.set_major_formatter(style.percent_ticks())
     style.label(ax, y=f"top-{k} accuracy")
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=8.5, frameon=False)
@@ -118,6 +117,7 @@ def rank_curve(result: Result, *, directions: Sequence[str] = DIRECTIONS) -> Fig
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
     ax.set_ylim(0, 1.02)
+    ax.yaxis.set_major_formatter(style.percent_ticks())
     ax.legend(fontsize=8.5, frameon=False)
     style.label(ax, x="k (first k of the gallery)", y="share found")
     return style.head(figure, f"Found among the first k, n = {n:,}", result)
@@ -150,7 +150,7 @@ def caption_quality(table: pd.DataFrame, *, k: int = 1, result: Result | None = 
     ax.set_yticks(range(len(rows)), [style.printable(f"{a} → {b}") for a, b in names], fontsize=9)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(0, None)
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.xaxis.set_major_formatter(style.percent_ticks())
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     style.label(ax, x=f"top-{k} accuracy, query → gallery")
     return style.head(figure, f"Captions and images, n = {int(table['n'].iloc[0]):,}, 95 % intervals", result)

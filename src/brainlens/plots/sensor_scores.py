@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from brainlens.plots import embeddings, style
 from brainlens.types import DataError, Result
@@ -30,12 +29,12 @@ def repetitions(table: pd.DataFrame, *, chance: dict[str, float] | None = None, 
         if {f"{score}.low", f"{score}.high"} <= set(table.columns):
             ax.fill_between(at, table[f"{score}.low"], table[f"{score}.high"], color=tone, alpha=0.18, linewidth=0)
         if chance and score in chance:
-            ax.axhline(chance[score], color=tone, ls="--", lw=1.0, label=f"chance {chance[score]:.1%}")
+            ax.axhline(chance[score], color=tone, ls="--", lw=1.0, label=f"chance {style.percent(chance[score])}")
     ax.set_xscale("log", base=2)
     ax.set_xticks(at, [f"{v:g}" for v in at], fontsize=8.5)
     ax.minorticks_off()
     ax.set_ylim(0, None)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.yaxis.set_major_formatter(style.percent_ticks())
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
     style.label(ax, x="test repetitions averaged", y="accuracy")
     return style.head(figure, "Retrieval by averaged repetitions, 95 % intervals", result)
@@ -63,10 +62,10 @@ def variants(table: pd.DataFrame, *, title: str, result: Result | None = None) -
         name, said = f"chance{score.removeprefix('top')}", score.replace("top", "top-")
         if name in table.columns:
             ax.axhline(float(table[name].iloc[0]), **style.CHANCE)
-            said += f" (dashed: chance, {float(table[name].iloc[0]):.1%})"
+            said += f" (dashed: chance, {style.percent(float(table[name].iloc[0]))})"
         ax.set_xticks(x, [style.printable(str(v)).replace(" ", "\n") for v in table["variant"]], fontsize=8.5)
         ax.set_ylim(0, None)
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.yaxis.set_major_formatter(style.percent_ticks())
         style.label(ax, y=said)
     return style.head(figure, title, result)
 

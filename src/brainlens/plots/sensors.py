@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from matplotlib.ticker import PercentFormatter
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result, Sensors
@@ -23,6 +22,7 @@ WINDOWS = {  # what a window is, and where on the time axis it is drawn
     "sliding": ("100 ms around t", lambda part: (part["start"] + part["end"]) / 2),
 }
 STAGES = {"exogenous": "exogenous, together", "antagonism": "centre-surround", "image": "picture x attention"}
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 TARGETS = {"image": "target: the picture", "saliency": "target: the picture after saliency extraction"}
 
 
@@ -50,7 +50,7 @@ def topomaps(
     figure, axes = style.canvas(max(2.0 * columns, 4.2), 2.15 * rows + 1.3, nrows=rows, ncols=columns)
     info, sphere = _info(space)
     power = _power(maps)
-    maps, unit = maps / 10.0**power, f"{unit}{f' × $10^{{{power}}}$' if power else ''}"
+    maps, unit = maps / 10.0**power, unit + (f" × 10{str(power).translate(RAISED)}" if power else "")
     reach = float(np.abs(maps).max()) or 1.0
     signed = bool((maps < 0).any())
     levels = [share * reach for share in ((-0.75, -0.5, -0.25, 0.25, 0.5, 0.75) if signed else (0.25, 0.5, 0.75))]  # in all maps
@@ -113,13 +113,13 @@ def time_windows(
     for ax, target in zip(axes[0], targets):
         _windows(ax, table if target == "" else table[table["target"] == target], kinds, metric)
         if chance is not None:
-            ax.axhline(chance, label=f"chance {chance:.1%}", **style.CHANCE)
+            ax.axhline(chance, label=f"chance {style.percent(chance)}", **style.CHANCE)
         ax.axvline(0, color=style.GREY, lw=0.8)
         ax.set_ylim(0, None)
         style.label(
             ax, title=TARGETS.get(target, target), x="t after picture onset (ms)", y=f"{metric.replace('top', 'top-')} accuracy"
         )
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.yaxis.set_major_formatter(style.percent_ticks())
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
     return style.head(figure, "Accuracy by time window, linear decoders", result)
 
@@ -183,8 +183,8 @@ def generalisation(matrix: np.ndarray, times: np.ndarray, *, chance: float, resu
     )  # fmt: skip
     ax.plot(ms[[0, -1]], ms[[0, -1]], color=style.INK, lw=0.7)
     bar = figure.colorbar(image, ax=ax)
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    bar.set_label(f"accuracy (white: chance, {chance:.0%})", fontsize=9)
+    bar.ax.yaxis.set_major_formatter(style.percent_ticks())
+    bar.set_label(f"accuracy (white: chance, {style.percent(chance, 0)})", fontsize=9)
     style.label(ax, x="tested at (ms)", y="trained at (ms)")
     return style.head(figure, "Generalisation over time", result)
 

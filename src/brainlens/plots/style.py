@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, PercentFormatter
 
 from brainlens import datasets
 from brainlens.types import DataError, Result
@@ -96,11 +99,23 @@ def label(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def head(figure: Figure, title: str, result: Result | None = None) -> Figure:
-    """The figure with its title, and with the word "simulation" in it where the data are simulated."""
+    """The figure with its title, and with the word "simulation" in it where the data are simulated. Called last."""
     mark = f"  ·  {SIMULATION}" if result is not None and is_simulation(result) else ""
     text = textwrap.fill(printable(title, None) + mark, max(24, int(figure.get_figwidth() * 10.5)))
     figure.suptitle(text, fontsize=11.5, color=INK, fontweight="bold", parse_math=False)
+    _as_written(figure)
     return figure
+
+
+def _as_written(figure: Figure) -> None:
+    """Names with two dollar signs are no mathematics: all text stands as it is but the ticks of logarithmic axes."""
+    powers: set[Artist] = set()
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatter) or isinstance(axis.get_minor_formatter(), LogFormatter):
+            powers |= set(axis.get_ticklabels(which="both"))
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in powers:
+            text.set_parse_math(False)
 
 
 def is_simulation(result: Result) -> bool:
@@ -137,6 +152,16 @@ def printable(text: str, most: int | None = 40) -> str:
     if most is None or len(drawn) <= most:
         return drawn
     return f"{drawn[: most // 2]}…{drawn[len(drawn) - (most - 1 - most // 2) :]}"
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share as text with a blank before its sign, as in the tables of the page: 0.125 is "12.5 %"."""
+    return f"{100 * share:.{decimals}f} %"
+
+
+def percent_ticks() -> PercentFormatter:
+    """Ticks of an axis of shares, written like `percent`."""
+    return PercentFormatter(1.0, symbol=" %")
 
 
 def png(figure: Figure, *, dpi: int = 130) -> bytes:

@@ -22,7 +22,9 @@ def score_histogram(result: Result, *, score: str = "r2", name: str = "test R²"
     ax = axes[0, 0]
     ax.hist(np.maximum(known, np.quantile(known, 0.01)), bins=min(40, max(8, len(known) // 8)), color=style.BLUE)
     ax.axvline(0, **style.CHANCE, label="0: the mean response predicts as well")
-    ax.axvline(float(np.median(known)), color=style.VERMILION, lw=1.6, label=f"median {np.median(known):.3f}")
+    ax.axvline(
+        float(np.median(known)), color=style.VERMILION, lw=1.6, label=f"median {np.median(known):.3f}".replace("-", "\u2212")
+    )
     ax.legend(fontsize=8.5, edgecolor="none", framealpha=0.85)  # it may lie over bars
     style.label(ax, x=name, y="units")
     above = int((known > 0).sum())

@@ -68,7 +68,7 @@ def choose_by_evidence(
 class Chooser:
     """An encoding model of the kept units, fitted to training images: what it predicts for pictures, and on which scale.
 
-    mean, spread (unit,) of the training images' responses; used: numbers of the units that are compared.
+    mean, spread: mean and standard deviation (unit,) of training responses; used: numbers of the units that are compared.
     """
 
     model: LayerwiseRidge | ParcelPredictor

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 
-from brainlens.plots import curves, embeddings, layers, retrieval, sensors
+from brainlens.plots import curves, embeddings, layers, retrieval, sensors, style
 from brainlens.report import numbers
 from brainlens.report.parts import Case, Section, capital
 from brainlens.types import Result
@@ -102,7 +102,7 @@ def caption_section(result: Result, dpi: int | None) -> Section:
 
 
 def cases(result: Result, *, direction: str = "brain->image", good: int = 4, bad: int = 3) -> list[Case]:
-    """Cases for the page, chosen by rank alone (see plots.retrieval.cases); empty where the pictures are not there."""
+    """Cases for the page, chosen by rank alone (see plots.retrieval.cases); empty where the pictures are missing."""
     needed = ("gallery/images", f"neighbours/{direction}", f"ranks/{direction}")
     if not all(name in result.arrays for name in needed):
         return []
@@ -200,4 +200,8 @@ def _groups(result: Result, n: int) -> np.ndarray | None:
 def _said(scores: Scores, k: int) -> str:
     key = f"retrieval/brain->image/top{k}"
     found = {e: m[key] for e, m in scores.items() if key in m}
-    return "Brain to image: " + ", ".join(f"{e.replace('_', ' ')} {v:.1%}" for e, v in found.items()) + "." if found else ""
+    return (
+        "Brain to image: " + ", ".join(f"{e.replace('_', ' ')} {style.percent(v)}" for e, v in found.items()) + "."
+        if found
+        else ""
+    )

@@ -17,7 +17,7 @@ RIDGE = "Naselaris, T. et al. (2011). Encoding and decoding in fMRI. NeuroImage 
 RSA = "Kriegeskorte, N., Mur, M., Bandettini, P. (2008). Representational similarity analysis. Front Syst Neurosci 2, 4"
 SENSOR = "A Neuroscience-inspired Framework for Tri-modality Alignment of Brain Signals, Vision, and Language"
 NICE = "Song, Y. et al. (2024). Decoding Natural Images from EEG for Object Recognition. ICLR (NICE)"
-METHODS: dict[str, dict[str, str]] = {  # task -> method or encoder -> what it rests on
+METHODS: dict[str, dict[str, str]] = {  # task -> method or encoder -> what it rests on, a line each
     "encode": {
         "factortopy": FACTORTOPY,
         "class_token": f"{FACTORTOPY}, its baseline of class tokens",
@@ -25,15 +25,18 @@ METHODS: dict[str, dict[str, str]] = {  # task -> method or encoder -> what it r
         "gnet": "St-Yves, G. et al. (2023). Brain-optimized deep neural network models. Nat Commun 14, 3329 (GNet)",
         "ridge": RIDGE,
         "ridge_onehot": RIDGE,
-        "ridge_patterns": f"{RIDGE}; {RSA}",
+        "ridge_patterns": f"{RIDGE}\n{RSA}",
     },
     "align": {
         "volume": f"{BOTTLENECK} (whole-brain alignment)",
+        "mindeye_like": "Scotti, P. S. et al. (2023). Reconstructing the Mind's Eye: fMRI-to-Image. NeurIPS (MindEye)",
+        "mindeye2_like": "Scotti, P. S. et al. (2024). MindEye2: Shared-Subject Models. ICML (MindEye2)",
         "neuroalign": SENSOR,
         "unfiltered": f"{SENSOR}, without its saliency extraction",
         "nice": NICE,
-        "nice_sa": NICE,
-        "nice_ga": NICE,
+        "nice_sa_like": NICE,
+        "nice_ga_like": NICE,
+        "nice_llm_like": NICE,
         "ubp_like": "Wu, H. et al. (2025). Bridging the Vision-Brain Gap with an Uncertainty-Aware Blur Prior. CVPR (UBP)",
         "atm": "Li, D. et al. (2024). Visual Decoding and Reconstruction via EEG Embeddings with Guided Diffusion. NeurIPS (ATM)",
         "eegnet": "Lawhern, V. J. et al. (2018). EEGNet. J Neural Eng 15, 056013",
@@ -44,6 +47,7 @@ METHODS: dict[str, dict[str, str]] = {  # task -> method or encoder -> what it r
         "gradcam": "Selvaraju, R. R. et al. (2017). Grad-CAM. ICCV",
         "chefer": "Chefer, H., Gur, S., Wolf, L. (2021). Generic Attention-model Explainability. ICCV",
         "integrated_gradients": "Sundararajan, M., Taly, A., Yan, Q. (2017). Axiomatic Attribution for Deep Networks. ICML",
+        "gradient_x_input": "Shrikumar, A. et al. (2016). Not Just a Black Box. arXiv:1605.01713 (gradient times input)",
         "deeplift": "Shrikumar, A., Greenside, P., Kundaje, A. (2017). Learning Important Features. ICML (DeepLIFT)",
     },
     "decode": {
@@ -71,7 +75,7 @@ def citations(results: list[Result]) -> list[str]:
     out: list[str] = []
     for result in results:
         known = METHODS.get(result.task, {})
-        out += [known[name] for name in ("", *ran(result)) if name in known]
+        out += [line for name in ("", *ran(result)) if name in known for line in known[name].splitlines()]
         for table in (result.config, result.provenance):
             given = table.get("citation")
             out += [given] if isinstance(given, str) and given != "brainlens" else []

@@ -33,8 +33,8 @@ def patterns_section(result: Result, dpi: int | None) -> Section:
 
 def networks_section(result: Result, dpi: int | None) -> Section:
     """Networks, one before and after fine-tuning, or methods side by side: scores with intervals, regions, the best of a unit."""
-    section = Section(f"{'Methods' if 'methods' in result.config else 'Networks'} side by side", dpi)
-    table = result.tables.get("comparison")
+    what = "Subjects" if "subjects" in result.tables else "Methods" if "methods" in result.config else "Networks"
+    section, table = Section(f"{what} side by side", dpi), result.tables.get("comparison")
     if result.task != "compare" or table is None or "model" not in table.columns:
         return section
     people = result.tables.get("subjects")
@@ -58,11 +58,12 @@ def networks_section(result: Result, dpi: int | None) -> Section:
             chance = numbers.chance(f"encoding/{metric}", result.metrics)
             caption = f"{text} of {len(table)} models on the same units and test images. Whiskers: 95 % intervals over images."
             section.draw(partial(make, chance=chance), caption, f"Bars of {metric} by model.")
-    if any(str(c).startswith("R2 ") for c in table.columns):
+    if people is None and any(str(c).startswith("R2 ") for c in table.columns):
         caption = "Left: mean R² of a region's units. Right: root mean squared distance to the best model of each unit; 0 would "
         caption += "be a model that is best everywhere."
         section.draw(partial(networks.region_heatmaps, table, result=result), caption, "Two heat maps of model by region.")
-    if "best_model" in result.arrays and in_standard_space(result):
+    # subjects are no models: which brain is "best" at a unit, and how far another stays behind, would say nothing
+    if people is None and "best_model" in result.arrays and in_standard_space(result):
         names = [str(name) for name in result.config.get("models", [])]
         caption = "The model with the highest test R² at each unit, where any is above 0. A difference may be within noise."
         make = partial(selected.label_map, result, "best_model", names=names, title="Best model")

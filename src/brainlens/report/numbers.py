@@ -35,6 +35,7 @@ NAMES = {
     "r2_weighted": "R² over images and dimensions",
     "r_weighted": "correlation over images and dimensions",
     "two_way_patterns": "two-way identification of held-out images",
+    "chosen_share": "share of folds that chose it",
     "match_correlation": "dissimilarities, Spearman with single subjects",
     "layer_correlation": "agreement of layer maps, correlation",
     "same_layer_share": "units with the same layer",

@@ -181,7 +181,7 @@ def _tables(result: Result) -> list[tuple[str, list[str], list[list[str]], int]]
     scores = scores_by_encoder(result)
     out = [_encoders(result, scores, k) for k in (1, 5)] if len(scores) > 1 else []
     comparison = result.tables.get("comparison")
-    if comparison is not None and not scores:  # a single encoder's scores are the key numbers
+    if comparison is not None and not scores and "subjects" not in result.tables:  # a single encoder's scores are the key numbers
         out.append(_table("comparison", comparison))
     out += [_table(name, result.tables[name]) for name in TABLES if name in result.tables]
     return [table for table in out if table[2]]

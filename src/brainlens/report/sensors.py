@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from brainlens.plots import decoding, layers, sensor_scores, sensors
+from brainlens.plots import decoding, layers, sensor_scores, sensors, style
 from brainlens.report.numbers import interval, number
 from brainlens.report.parts import Section, capital
 from brainlens.types import Result, Sensors
@@ -142,7 +142,9 @@ def _time(section: Section, result: Result) -> None:
         caption = (
             "Two-way accuracy of linear decoders trained at one time and tested at every other (chance 50 %); the diagonal is "
         )
-        caption += f"time-resolved decoding, at most {best:.1%}, at {1000 * times[int(np.diag(matrix).argmax())]:.0f} ms."
+        caption += (
+            f"time-resolved decoding, at most {style.percent(best)}, at {1000 * times[int(np.diag(matrix).argmax())]:.0f} ms."
+        )
         section.draw(
             partial(sensors.generalisation, matrix, times, chance=0.5, result=result), caption, "Train time by test time."
         )

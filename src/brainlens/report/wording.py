@@ -50,8 +50,8 @@ ENCODERS = {  # what stands behind the name of an encoder
     "nice": "NICE: temporal and spatial convolutions",
     "nice_llm_like": "NICE with captions as a second target, in the manner of NICE-LLM",
     "ubp_like": "pictures at three levels of blur, each by how well it is found, in the manner of UBP",
-    "nice_sa": "NICE with self-attention over channels",
-    "nice_ga": "NICE with graph attention over channels",
+    "nice_sa_like": "NICE with self-attention over channels",
+    "nice_ga_like": "NICE with graph attention over channels",
     "atm": "a transformer over channels, in the manner of ATM",
     "eegnet": "EEGNet: depthwise separable convolutions",
     "ideal": "the ideal observer, which knows how the data were made",
@@ -64,6 +64,8 @@ def title(result: Result) -> str:
         kind = "channels and times" if isinstance(result.space, Sensors) else "voxels"
         what = {"pixels": "pixels", "words": "words", "stimuli": "pixels and words"}.get(str(result.config.get("of")), kind)
         return f"Attribute: which {what} carried the match?"
+    if result.task == "compare" and "subjects" in result.tables:
+        return "Encode: how well is the brain of each subject predicted?"
     known = BY_METHOD.get((result.task, str(result.config.get("method"))))
     if known is not None:
         return known
@@ -145,6 +147,10 @@ def _did(result: Result) -> str:
     if result.task == "sweep":
         count = int(result.metrics.get("sweep/runs", 0))
         return f"{count} runs of {config.get('verb')}, each with its first score; their folders are named in the table."
+    if result.task == "compare" and "subjects" in result.tables:
+        count = len(result.tables["subjects"]) - 1  # the last row is the mean
+        by = f" with {', '.join(method)}" if method else ""
+        return f"A model was fitted to each of {count} subjects{by}, and scored on its own units."
     if result.task == "compare":
         models = ", ".join(_listed(config.get("models")))
         return f"The same units were predicted from each of {models}{' with ' + ', '.join(method) if method else ''}."

@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 
 from brainlens.types import DataError, Responses, Sensors
-from brainlens.types.sensor_units import check_size, data_channels, measure_of, typical_size
+from brainlens.types.sensor_units import SI, check_size, data_channels, measure_of, typical_size
 
 ENDS = "reach over an end of the recording"
 WAYS = {"TOO_SHORT": ENDS, "NO_DATA": ENDS, "DROP DUPLICATE": "stand at the sample of another event"}  # in MNE's drop log
 
 
 def read_eeglab(path: str | Path) -> Any:
-    """A continuous EEGLAB recording (.set with its .fdt) as an mne Raw, in memory. Raises DataError if it is not there."""
+    """A continuous EEGLAB recording (.set with its .fdt) as an mne Raw, in memory. Raises DataError if it is not found."""
     import mne
 
     path = Path(path)
@@ -42,14 +42,17 @@ def make_epochs(
     baseline: tuple[float | None, float] | None = (None, 0.0),
     rate: float | None = 250.0,
     band: tuple[float | None, float | None] | None = None,
+    reference: tuple[str, ...] | None = None,
+    reject: float | None = None,
 ) -> Responses:
     """Epochs of a continuous mne Raw as Responses (trial, channel, time) in uV, fT or fT/cm.
 
     stimuli: annotation text -> stimulus id, or a list of (seconds after the first sample, stimulus id), the clock of raw.times.
     Annotations are found by MNE's own clock, which counts from the measurement date where there is one, so that a recording may
     be cropped. window in s; baseline: the mean of this part is taken off; rate: new sampling rate in Hz (None: as recorded);
-    band: filter edges in Hz. Overlapping epochs are kept; those that reach over an end of the recording or an annotation
-    starting with "bad", and events at the sample of another one, are left out and counted in a warning.
+    band: filter edges in Hz; reference, reject: see `cleaned`. Overlapping epochs are kept; those that reach over an end of the
+    recording or an annotation starting with "bad", and events at the sample of another one, are left out and counted in a
+    warning.
     Raises DataError for channels of several types, an event text that does not occur, no event at all, a window outside the
     recording, and magnitudes that volts or tesla do not have.
     """
@@ -76,6 +79,7 @@ def make_epochs(
             f"at {first:g} to {last:g} s, are onsets in seconds?"
         )
     _tell_dropped(epochs.drop_log)
+    epochs = cleaned(epochs, reference=reference, reject=reject)
     if rate is not None and rate != epochs.info["sfreq"]:
         epochs.resample(rate, verbose=False)
     measure, factor = measure_of(unit)
@@ -91,6 +95,40 @@ def make_epochs(
     data = (epochs.get_data(copy=False) * factor).astype(np.float32)
     check_size(typical_size(data), measure, "MNE keeps volts and tesla: scale the recording, e.g. raw.apply_function(...)")
     return Responses(data, trials, units, space, np.asarray(epochs.times), measure)
+
+
+def cleaned(epochs: Any, *, reference: tuple[str, ...] | None = None, reject: float | None = None) -> Any:
+    """mne.Epochs with EEG against another reference, and without epochs whose range is too large; changed in place.
+
+    reference: ("average",) for the mean over good channels, or names of channels, whose mean is taken off; a single one is
+    then flat and leaves. reject: uV, fT or fT/cm from the lowest to the highest value of any good channel, after the reference;
+    epochs above it are left out and counted in a warning.
+    Raises DataError for a reference of MEG, channels that are not found, and where no epoch is left.
+    """
+    kinds = sorted({kind for kind in epochs.get_channel_types() if kind in SI})
+    if len(kinds) != 1:
+        return epochs  # which is refused where the data are taken
+    measure, factor = measure_of(SI[kinds[0]])
+    if reference is not None:
+        if measure != "uV":
+            raise DataError(
+                f"reference={','.join(reference)}: EEG has a reference, channels of type {kinds[0]} have none; leave it out"
+            )
+        missing = [name for name in reference if name not in epochs.ch_names]
+        if missing and reference != ("average",):
+            raise DataError(f"reference {missing[0]!r} is not found; give average, or any of {', '.join(epochs.ch_names[:40])}")
+        epochs.set_eeg_reference(reference[0] if reference == ("average",) else list(reference), verbose="error")
+        if len(reference) == 1 and not missing:
+            epochs.drop_channels(list(reference))
+    if reject is not None:
+        before = len(epochs)
+        epochs.drop_bad({kinds[0]: reject / factor}, verbose="error")
+        said = f"{reject:g} {measure} from the lowest to the highest value of a channel"
+        if not len(epochs):
+            raise DataError(f"reject={reject:g}: all {before} epochs exceed {said}; give a larger value")
+        if len(epochs) < before:
+            warnings.warn(f"{before - len(epochs)} of {before} epochs exceed {said}, and are left out", stacklevel=2)
+    return epochs
 
 
 def _tell_dropped(log: Sequence[Sequence[str]]) -> None:

@@ -47,7 +47,7 @@ def captions_of(stimuli: Stimuli, name: str) -> list[list[str]]:
 def with_source(stimuli: Stimuli, source: CaptionSource) -> Stimuli:
     """The stimuli with one more source. Raises DataError where an image has no captions there, or the name is taken."""
     if source.name in (*source_names(stimuli), OWN):
-        raise DataError(f"caption source {source.name!r} is there already; give it another name")
+        raise DataError(f"caption source {source.name!r} exists already; give it another name")
     missing = [str(name) for name in stimuli.ids if name not in source.captions]
     if missing:
         some = next(iter(source.captions), "nothing")

@@ -90,7 +90,7 @@ def entry_of(folder: str | Path, name: str) -> dict[str, Any]:
     entries = manifest(folder)
     if name not in entries:
         unfinished = (Path(folder) / file_name(name, ".npy")).exists()
-        hint = "; its file is there but was never finished, write it again" if unfinished else ""
+        hint = "; its file was begun and never finished, write it again" if unfinished else ""
         raise DataError(f"{folder} holds no {name!r}; it holds {sorted(entries)[:30]}{hint}")
     if Path(entries[name]["file"]).name != entries[name]["file"]:
         raise DataError(f"{folder}: the manifest names a file outside its folder, {entries[name]['file']!r}; do not use it")

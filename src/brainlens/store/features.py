@@ -34,7 +34,7 @@ def cached_features(
     block: int = 256,
     dtype: str = "float16",
 ) -> Features:
-    """Features from the cache, computed and stored first where they are not there.
+    """Features from the cache, computed and stored first where they are missing.
 
     key: what the values depend on (hashes of model files, layers, preprocessing, hashes of images), never mere names.
     compute() returns all Features; with `ids`, compute(start, stop) returns those of ids[start:stop] and is called

@@ -82,7 +82,7 @@ def appearing(folder: str | Path) -> Iterator[Path]:
     Raises DataError where the folder is there and holds something, before the block and after it.
     """
     folder = Path(folder)
-    taken = DataError(f"{folder} is there and not empty; remove it, or name another folder")
+    taken = DataError(f"{folder} exists and is not empty; remove it, or name another folder")
     room = folder.parent / ".new"
     try:
         with lock(room, wait=PATIENCE):
@@ -156,7 +156,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> Path:
-    """The folder itself, made where it is not there; DataError where nothing can be written in it, before hours of work."""
+    """The folder itself, made where it is missing; DataError where nothing can be written in it, before hours of work."""
     folder = Path(folder)
     trial = folder / f".try-{os.getpid()}-{threading.get_ident()}"
     try:

@@ -52,9 +52,9 @@ def cached(url: str) -> Path:
 
 
 def here(place: str | Path, names: Collection[str] | None = None) -> Path:
-    """The local folder of a place: itself, or for an address its copy in the cache, fetched as far as it is not there.
+    """The local folder of a place: itself, or for an address its copy in the cache, fetched as far as it is missing.
 
-    names: files of the folder that are needed (None: all). Raises DataError for a bucket that is not there or gives no
+    names: files of the folder that are needed (None: all). Raises DataError for a bucket that is not found or gives no
     permission, an empty folder, a server that does not answer, and a cache without room for what is missing.
     """
     if not is_remote(place):
@@ -101,9 +101,9 @@ def said(url: str) -> Iterator[None]:
             f"{url}: no permission ({_short(error)}); check AWS_PROFILE or AWS_ACCESS_KEY_ID, and what they may read"
         ) from error
     except FileNotFoundError as error:
-        raise DataError(f"{url}: there is no such bucket or folder; `aws s3 ls {url}/` shows what is there") from error
+        raise DataError(f"{url}: the bucket or folder is not found; `aws s3 ls {url}/` lists what it holds") from error
     except OSError as error:
-        raise DataError(f"{url}: {_short(error)}; is the server there (AWS_ENDPOINT_URL)?") from error
+        raise DataError(f"{url}: {_short(error)}; does the server answer (AWS_ENDPOINT_URL)?") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec"):
             raise
@@ -132,7 +132,7 @@ def _listed(system: Any, url: str) -> dict[str, dict[str, Any]]:
             raise DataError(f"{url}: the name {name!r} leads out of the folder; rename it there")
         found[name] = {"bytes": int(entry["size"]), "etag": str(entry.get("ETag", "")).strip('"')}
     if not found:
-        raise DataError(f"{url}: there is no such folder, or it holds no file; `aws s3 ls {url}/` shows what is there")
+        raise DataError(f"{url}: the folder is not found, or it holds no file; `aws s3 ls {url}/` lists what it holds")
     return found
 
 

@@ -93,7 +93,7 @@ class RemoteArray:
         return joined[start - numbers[0] * SPAN : stop - numbers[0] * SPAN]
 
     def _kept(self, number: int) -> bytes | None:
-        """A piece of the cache; None where it is not there, or not what was written."""
+        """A piece of the cache; None where it is missing, or not what was written."""
         try:
             content = (self._place / str(number)).read_bytes()
         except FileNotFoundError:

@@ -120,7 +120,7 @@ def open_image(given: Any, what: str) -> Any:
     if not isinstance(given, (str, Path)):
         raise DataError(f"{what} should be a nibabel image or the path of one, got {type(given).__name__}")
     if not Path(given).is_file():
-        raise DataError(f"{what}: {given} does not exist; give the path of a NIfTI file")
+        raise DataError(f"{what}: {given} is not found; give the path of a NIfTI file")
     import gzip
     import zlib
 
@@ -178,6 +178,35 @@ def responses_from_epochs(epochs: Any, stimulus: str | None, trials: Mapping[str
     units = pd.DataFrame({"channel": names, **axes})
     space = Sensors(np.array(names), place) if known else None
     return {"data": data, "trials": table, "units": units, "space": space, "times": np.asarray(epochs.times), "measure": measure}
+
+
+def epochs_of(responses: Any) -> Any:
+    """mne.EpochsArray of recordings (trial, channel, time); see `Responses.to_epochs`."""
+    kinds = {"uV": ("eeg", "V"), "fT": ("mag", "T"), "fT/cm": ("grad", "T/m")}
+    if responses.times is None or "channel" not in responses.units.columns:
+        raise DataError("to_epochs: these responses have no times and channels; it is of EEG and MEG")
+    if responses.measure not in kinds:
+        raise DataError(
+            f"to_epochs: MNE keeps volts and tesla, and these numbers are in {responses.measure!r}, no unit of either"
+        )
+    steps = np.diff(responses.times)
+    if not len(steps) or np.ptp(steps) > 0.01 * steps.mean():
+        raise DataError("to_epochs: times should rise in even steps; resample first")
+    import mne
+
+    kind, unit = kinds[responses.measure]
+    info = mne.create_info([str(name) for name in responses.units["channel"]], 1 / float(steps.mean()), kind)
+    if isinstance(responses.space, Sensors):
+        for channel, place in zip(info["chs"], responses.space.positions, strict=True):
+            channel["loc"][:3] = place
+    seen = responses.trials["stimulus"].astype(str)
+    code = {name: k + 1 for k, name in enumerate(dict.fromkeys(seen))}
+    n, samples = len(responses), len(responses.times)
+    events = np.column_stack([samples * np.arange(n), np.zeros(n, int), seen.map(code)])
+    data = np.asarray(responses.data, dtype=np.float64) / measure_of(unit)[1]
+    return mne.EpochsArray(
+        data, info, events, float(responses.times[0]), code, metadata=responses.trials.reset_index(drop=True), verbose="error"
+    )
 
 
 def _seen(epochs: Any, stimulus: str | None) -> tuple[list[Any], dict[str, Any]]:

@@ -111,6 +111,13 @@ class Responses:
         """
         return cls(**arrays.responses_from_epochs(epochs, stimulus, trials))
 
+    def to_epochs(self) -> Any:
+        """The trials as mne.EpochsArray in volts, tesla or T/m, with their table as metadata, for MNE's figures and files.
+
+        Events are named by the stimulus. Raises DataError for responses without times, and for numbers in no unit (z).
+        """
+        return arrays.epochs_of(self)
+
     def __len__(self) -> int:
         return len(self.trials)
 
@@ -164,7 +171,7 @@ class Responses:
         if by is not None and by not in self.trials.columns:
             have = sorted(map(str, self.trials.columns))
             way_out = "give by=None for all trials together"
-            raise DataError(f"zscore(by={by!r}): trials have no such column; they have {have}; {way_out}")
+            raise DataError(f"zscore(by={by!r}): trials have no column {by!r}; they have {have}; {way_out}")
         group, first = _groups(self.trials, keys) if keys else (np.zeros(len(self), int), np.array([0]))
         fit = np.ones(len(self), bool) if fit_on is None else choose(self.trials, {"split": fit_on}, "trials")
         out = np.empty(self.data.shape, dtype=np.float32)

@@ -18,7 +18,7 @@ VERBS = ("align", "attribute", "encode", "reconstruct", "describe", "eeg")
 SIDES = (".low", ".high", ".p", ".chance", ".ceiling", ".n", ".sd")
 COUNTS = ("n", "gallery", "parameters", "multiply_adds", "seconds")
 SHARE = re.compile(
-    r"(top\d+|nway\d+|accuracy|share\w*|\w+_share\w*|pointing_game|two_way_\w+|kind_top\d|domain_top\d|\w*_area|noise_significant)$"
+    r"(top\d+|nway\d+|accuracy|share\w*|\w+_share\w*|pointing_game|two_way\w*|kind_top\d|domain_top\d|\w*_area|noise_significant)$"
 )
 COLUMNS = ("metric", "value", "low", "high", "chance", "ceiling", "n", "unit")
 
@@ -62,7 +62,10 @@ def is_difference(key: str) -> bool:
 
 
 def chance(key: str, metrics: Mapping[str, float]) -> float | None:
-    """Chance level of a metric: as stated by a neighbour, else by definition, else None."""
+    """Chance level of a metric: as stated by a neighbour, else by definition, else None.
+
+    The largest R2 of many units has none by definition: by chance it is above 0, the more so the more units there are.
+    """
     group, _, name = key.rpartition("/")
     if is_difference(key):
         return 0.0
@@ -77,7 +80,8 @@ def chance(key: str, metrics: Mapping[str, float]) -> float | None:
         return None if size is None else (size - 1) / 2
     if name.endswith("auroc") or name.startswith("two_way"):
         return 0.5
-    if (name.startswith("r2") and "share" not in name) or name.endswith(("spearman", "_correlation", "hierarchy_slope")):
+    score = name.startswith("r2") and "share" not in name and name != "r2_max"
+    if score or name.endswith(("spearman", "_correlation", "hierarchy_slope")):
         return 0.0
     return None
 

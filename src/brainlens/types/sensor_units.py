@@ -43,7 +43,7 @@ def data_channels(info: Mapping[str, Any], types: Sequence[str], *, pick: str = 
     kinds = sorted({types[i] for i in picks})
     if not picks:
         there = ", ".join(sorted(set(types)))
-        raise DataError(f"no good channel of EEG or MEG is there; the types are {there}, {len(bads)} are marked bad")
+        raise DataError(f"no good channel of EEG or MEG is found; the types are {there}, {len(bads)} are marked bad")
     if len(kinds) > 1:
         raise DataError(f"channels of the types {', '.join(kinds)} have no common unit; pick one, e.g. {pick}({kinds[0]!r})")
     if len(picks) < len(data):

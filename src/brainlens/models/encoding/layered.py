@@ -97,7 +97,7 @@ def responses_of(y: Any, images: int) -> np.ndarray:
 
 
 def rows_of(rows: Any, images: int) -> np.ndarray:
-    """Row numbers (n,) into so many images (None: all of them). Raises DataError for numbers that are not there."""
+    """Row numbers (n,) into so many images (None: all of them). Raises DataError for numbers that are not found."""
     found = np.arange(images) if rows is None else np.asarray(rows)
     if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found):
         raise DataError(f"rows are a list of row numbers, at least one, got {found.dtype} {found.shape}")

@@ -39,7 +39,7 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
     width: channels D; layers: names, None for all with spatial tokens, or "blocks" for these without what enters the first
     block; standardise: scale the channels of the tokens by their training statistics (the paper: no); training: changes to
     the recipe, by the fields of `EncodingTraining`, such as {"steps": 500}; refit: solve the channel weights by ridge at the
-    end; seed: of all that is drawn; device: "cpu", "cuda" or "cuda:N"; a model saved from a device that is not there is read
+    end; seed: of all that is drawn; device: "cpu", "cuda" or "cuda:N"; a model saved from a device that is missing here is read
     onto the CPU.
 
     layer_names_; channel_weights_ (unit, D); training_log_, one dict an epoch; network_, the torch module.

@@ -196,7 +196,7 @@ BLOCKS = "blocks"  # in place of names: the outputs of blocks, without what ente
 
 
 def usable_layers(features: Features, wanted: Sequence[str] | str | None) -> list[str]:
-    """Layers with spatial tokens, in network order, or those asked for. Raises DataError for names that are not there.
+    """Layers with spatial tokens, in network order, or those asked for. Raises DataError for names that are not found.
 
     BLOCKS leaves out layers whose global token is the same for every image, as the class token is that enters the first block
     of a transformer: a network of 12 blocks then has the 12 layers of the paper.

@@ -112,7 +112,7 @@ class SensorAligner(Model):
         return float((ranks(self._embed(self._rows(found)), gallery, truth) < 1).mean())
 
     def to(self, device: str) -> Self:
-        """The model itself, with its networks on another device. Raises DataError for one that is not there."""
+        """The model itself, with its networks on another device. Raises DataError for one that is not available."""
         self._check_fitted("decoder_")
         check_device(device)
         for part in PARTS:

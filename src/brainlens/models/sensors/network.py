@@ -93,7 +93,7 @@ class SensorNetwork(SensorAligner):
 
     @property
     def training(self) -> SensorTraining:
-        """All settings of the training. Raises DataError for an option that does not exist, and for values out of range."""
+        """All settings of the training. Raises DataError for an option that is not known, and for values out of range."""
         named = {name: getattr(self, name) for name in FIELDS if name in self._get_param_names()}
         options = dict(self.options or {})
         free = [name for name in FIELDS if name not in {*named, "epochs"}]

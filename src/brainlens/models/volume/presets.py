@@ -28,7 +28,7 @@ class Preset:
         """The preset with some fields of its training and its design replaced; None leaves a field as it is.
 
         Steps that are given replace epochs; steps, modality and pieces hold for the cheap encoders too. Raises DataError
-        for a field that is not there.
+        for a field that is not known.
         """
         both = {k: v for k, v in (training or {}).items() if k in ("steps", "modality", "accumulate")}
         return self.recipe(training=training, linear=both, design=design)

@@ -89,7 +89,7 @@ def mindeye_step(step: int, steps: int, rows: int, seed: int) -> MindEyeStep:
 
 
 def targets(part: AlignmentPart, items: Tensor, modality: str) -> tuple[Tensor | None, Tensor | None]:
-    """Image and text targets (n, d) of items (n,); a modality that is switched off, or not there, is None."""
+    """Image and text targets (n, d) of items (n,); a modality that is switched off, or missing, is None."""
     if modality not in MODALITIES:
         raise DataError(f"modality {modality!r} is not one of {', '.join(MODALITIES)}")
     if modality == "text" and part.text is None:
