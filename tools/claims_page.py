@@ -260,13 +260,16 @@ def target_table(metrics: Metrics, targets: Mapping[str, str]) -> list[str]:
     lines = ["| claim | value | 95 % interval | target | |", "|---|---|---|---|---|"]
     for key, target in targets.items():
         value = metrics.get(key)
-        said = "not run" if key not in metrics else verdict(value, target, metrics)
+        said = "not run" if key not in metrics else verdict(value, target, metrics, key)
         lines.append(f"| `{key}` | {number(value)} | {interval(metrics, key)} | {target} | {said} |")
     return lines
 
 
-def verdict(value: float | None, target: str, metrics: Metrics) -> str:
-    """ "met" or "missed" for a target that is a number; empty for one in words."""
+def verdict(value: float | None, target: str, metrics: Metrics, key: str = "") -> str:
+    """ "met" or "missed" for a target that is a number; empty for one in words.
+
+    A score that should differ from a number ("> 0") does not by its value alone: its interval must not hold the number.
+    """
     found = re.fullmatch(r"(>=|<=|>|<) ?(-?\.?\d[\d.]*)", target)
     near = re.fullmatch(r"(\.?\d[\d.]*) \+- (\.?\d[\d.]*)", target)
     if value is None:
@@ -274,6 +277,9 @@ def verdict(value: float | None, target: str, metrics: Metrics) -> str:
     if found:
         sign, limit = found[1], float(found[2])
         good = {">=": value >= limit, "<=": value <= limit, ">": value > limit, "<": value < limit}[sign]
+        low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
+        if good and sign in "<>" and low is not None and high is not None and low <= limit <= high:
+            return f"**not shown**: the interval holds {found[2]}"
         return "met" if good else "**missed**"
     if near:
         return "met" if abs(value - float(near[1])) <= float(near[2]) else "**missed**"

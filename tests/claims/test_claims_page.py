@@ -35,6 +35,19 @@ def test_a_number_meets_its_target_or_misses_it(value, target, said):
     assert claims_page.verdict(value, target, {}) == said
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "target", "said"),
+    [
+        (-0.1, 0.2, "> 0", "**not shown**: the interval holds 0"),
+        (0.01, 0.2, "> 0", "met"),
+        (-0.1, 0.2, ">= 0", "met"),
+        (-0.1, 0.2, "< .15", "**not shown**: the interval holds .15"),
+    ],
+)
+def test_a_difference_is_shown_by_its_interval(low: float, high: float, target: str, said: str) -> None:
+    assert claims_page.verdict(0.1, target, {"a": 0.1, "a.low": low, "a.high": high}, "a") == said
+
+
 def test_a_row_has_value_interval_and_what_it_was():
     groups = {"align": group({KEY: 0.9, f"{KEY}.low": 0.85, f"{KEY}.high": 0.95})}
     page = claims_page.page(groups, {KEY: 0.7}, {KEY: ">= .95", "encode/none": ">= .1"}, lambda _: ["JUDGES"])
