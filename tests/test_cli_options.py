@@ -125,7 +125,7 @@ REFUSED = [
     (("reconstruct", "--parcels", "regions", "--edge", "2"), "--edge"),
     (("reconstruct", "--edge", "0"), "patches of 0 voxels"),
     (("reconstruct", "--pipeline", "empty"), "empty"),
-    (("reconstruct", "--dataset", "phantom_eeg"), "window_parcels"),
+    (("reconstruct", "--dataset", "phantom_eeg", "--region", "V1"), "channels and no regions"),
     (("reconstruct", "--dataset", "haxby2001", "--data", "empty"), "without its pictures"),
     (("reconstruct", "--dataset", "nsd", "--data", "empty", "--train", "9"), "--train"),
     # describe
