@@ -49,7 +49,7 @@ def group(results: Sequence[Result], *, flips: int = 10000, seed: int = 0) -> Re
 
 
 def regions_over_subjects(results: Sequence[Result], size: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
-    """A row a region: roi, map, map.low, map.high, units; empty where regions or the maps of single trials are not there.
+    """A row a region: roi, map, map.low, map.high, units; empty where regions or maps of single trials are missing.
 
         map_r = mean_s mean_{t, u in r} m_stu / size_s
 

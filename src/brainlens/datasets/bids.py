@@ -20,7 +20,7 @@ import pandas as pd
 from brainlens import store
 from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.surface_files import read_cifti, read_mgh
-from brainlens.datasets.text_tables import read_table
+from brainlens.datasets.text_tables import EMPTY, read_table
 from brainlens.datasets.volumes import Header, coordinates_table, read_frames, read_header, read_mask, read_masked
 from brainlens.types import DataError, Recording, Responses, Space, Surface, Volume, reading
 from brainlens.types.spaces import MESHES
@@ -29,7 +29,6 @@ BETAS = re.compile(r"_(stat-|desc-)?betas?(_[a-z]+)?\.(nii|nii\.gz|func\.gii|gii
 BOLD = re.compile(r"_bold\.(nii|nii\.gz)$")
 ENTITY = re.compile(r"(sub|ses|task|run|space|hemi|desc)-([A-Za-z0-9]+)")
 SAME = ("sub", "ses", "task", "run")  # entities by which a file finds its events
-EMPTY = ("", "n/a")
 
 FACTS = {
     "name": "bids",
@@ -173,7 +172,7 @@ def _runs(root: Path, label: str, wanted: dict[str, str | None], part: str | Non
 
 
 def _check_one_each(root: Path, files: list[Path]) -> None:
-    """Raises DataError for several files of one run and hemisphere, of which a choice would be a guess."""
+    """Raises DataError for several files of one run and hemisphere: which is meant is not known."""
     sides: dict[str, Path] = {}
     for path in files:
         other = sides.setdefault(entities(path).get("hemi", ""), path)

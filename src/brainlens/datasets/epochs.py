@@ -19,7 +19,7 @@ import pandas as pd
 from brainlens.datasets.folder import OF_TRIALS, check_rows, read_trials
 from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.stored_arrays import find_array, read_array
-from brainlens.datasets.text_tables import read_table
+from brainlens.datasets.text_tables import EMPTY, read_table
 from brainlens.signals.epochs import cleaned, make_epochs
 from brainlens.types import DataError, Recording, Responses, Sensors, check_gzip, check_mat
 from brainlens.types.sensor_units import check_size, measure_of, typical_size
@@ -28,7 +28,6 @@ CONTINUOUS = (".fif", ".fif.gz", ".vhdr", ".edf", ".bdf", ".gdf", ".set", ".cnt"
 SAVED = re.compile(r".*[-_]epo\.fif(\.gz)?$")
 SPLIT_PART = re.compile(r".*-\d+\.fif$")  # further files of a recording that is split, which MNE finds by itself
 OWN_CSV = "recording.csv"
-EMPTY = ("", "n/a")  # cells of events at which nothing was seen
 WINDOW = (-0.2, 0.8)  # s
 ARRAYS = (".npy", ".mat", ".h5", ".hdf5")
 

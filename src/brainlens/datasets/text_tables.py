@@ -11,6 +11,8 @@ import pandas as pd
 
 from brainlens.types import DataError, read_text
 
+EMPTY = ("", "n/a")  # cells of events at which nothing was seen, as BIDS writes them
+
 
 def read_table(path: str | Path, needed: Sequence[str] = (), known: Sequence[str] = ()) -> pd.DataFrame:
     """A table of texts from .csv (commas, or semicolons where the first line has no comma) or .tsv (tabs), blanks cut off.

@@ -120,12 +120,12 @@ def contribution_windows(result: Result, *, kind: str = "value_contribution") ->
     if not len(windows):
         raise DataError("contributions over time are of time windows; the parcels of this result are others")
     each = values.mean(axis=1) * values.shape[2]
-    mean, spread = each.mean(axis=0), 1.96 * each.std(axis=0, ddof=1) / np.sqrt(len(each))
+    mean, half = each.mean(axis=0), 1.96 * each.std(axis=0, ddof=1) / np.sqrt(len(each))
     figure, axes = style.canvas(7.6, 3.4)
     ax = axes[0, 0]
     widths = windows[:, 1] - windows[:, 0]
     ax.bar(windows[:, 0], mean, 0.92 * widths, align="edge", color=style.PALETTE[0])
-    ax.errorbar(windows[:, 0] + 0.46 * widths, mean, spread, fmt="none", ecolor=style.INK, lw=1)
+    ax.errorbar(windows[:, 0] + 0.46 * widths, mean, half, fmt="none", ecolor=style.INK, lw=1)
     ax.axhline(1.0, label="an even share", **style.CHANCE)
     ax.set_ylim(0, None)
     ax.legend(fontsize=8.5, frameon=False)

@@ -18,6 +18,7 @@ from brainlens.backbones import clip, vision
 from brainlens.backbones.diffusion import Diffusion, decode, is_diffusion
 from brainlens.datasets.pictures import gallery_table
 from brainlens.datasets.runs import Rows, keep, table
+from brainlens.datasets.sensors import SENSOR_DATASETS
 from brainlens.datasets.source import Opened, Source, Tell, network_folder, open_recording
 from brainlens.models.generation.adapter_tables import open_pipeline
 from brainlens.models.generation.adapter_training import DEFAULT, PAPER
@@ -31,7 +32,7 @@ from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import named_sets
 from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
-from brainlens.reconstruct.sensor_windows import is_sensors, open_windows
+from brainlens.reconstruct.sensor_windows import open_windows
 from brainlens.reconstruct.starting import (
     first_captions,
     fit_predicted,
@@ -61,7 +62,7 @@ def run_reconstruct(
     with joined(device) as here:
         diffusion = open_pipeline(asked.place, here)  # what is missing is said before anything is simulated
         layers = (asked.candidates > 1 and asked.choosing != "evidence") or asked.start == "predicted"
-        if is_sensors(source.dataset):
+        if source.dataset in SENSOR_DATASETS:
             cache = Path(runs) / "prepared"
             recording = open_windows(source, layers=layers, cache=cache, device=here, tell=first_only(tell))
         else:
@@ -316,7 +317,7 @@ class Reconstruction:
 
 def _check(source: Source) -> None:
     """What can be known before anything is read."""
-    if is_sensors(source.dataset) and source.regions:
+    if source.dataset in SENSOR_DATASETS and source.regions:
         raise DataError(f"reconstruct: {source.dataset} has channels and no regions; leave --region out")
     if not datasets.offers(source.dataset, "pictures"):
         raise DataError(f"reconstruct: {source.dataset} comes without its pictures, so there is nothing to train on")

@@ -10,18 +10,13 @@ import pandas as pd
 
 from brainlens.backbones import vision
 from brainlens.datasets.pictures import NoImages
-from brainlens.datasets.sensors import SENSOR_DATASETS, open_sensors
+from brainlens.datasets.sensors import open_sensors
 from brainlens.datasets.source import Opened, Source, Tell, network_folder
 from brainlens.subjects import Protocol
 from brainlens.types import DataError, Responses, check_no_leak
 
 BIN = 0.02  # s: what a mean over samples keeps lies below 25 Hz, and a tenth of the numbers is left at 500 Hz
 ROWS = 256  # trials that are averaged over time together
-
-
-def is_sensors(dataset: str) -> bool:
-    """Whether a recording is one of EEG or MEG that comes with pictures or embeddings."""
-    return dataset in SENSOR_DATASETS
 
 
 def open_windows(source: Source, *, layers: bool = False, cache: Path, device: str = "cpu", tell: Tell) -> Opened:
