@@ -122,9 +122,11 @@ def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_line_stores_one_run_whatever_the_number_of_processes(tmp_path: Path) -> None:
-    """The penalty of a unit's closing ridge is one of a grid, and the last digit can decide; what is read is held to 5e-4.
+    """Half the numbers are held to 5e-4 and all to .05; units in another order, or left at a start, differ by far more.
 
-    With AVX-512 the largest difference was below 1e-4, with AVX2 1.1e-4 in two of 791 shares of layers.
+    Blocks of other widths and another number of threads round otherwise, and where a unit's error is flat along a
+    direction its field follows that rounding: over AVX-512, AVX2, one and two threads on two processors the median
+    difference was at most 6e-5 and the largest .011 (the place of a field in an image of -1 to 1), .0072 on a third.
     """
     words = ["encode", "--train", "40", "--test", "10", "--roi", "FFA", "--steps", "15", "--runs"]
     done = torchrun(*words, "two", folder=tmp_path)
@@ -137,7 +139,13 @@ def test_the_command_line_stores_one_run_whatever_the_number_of_processes(tmp_pa
     assert not any((tmp_path / "two" / "unfinished").iterdir())
     for name in ("layer_weights", "space", "scale"):
         a, b = (store.open_array(folder, name) for folder in (one, two))
-        np.testing.assert_allclose(a, b, atol=5e-4)
+        apart = np.abs(np.asarray(a, np.float64) - b)
+        assert a.shape == b.shape
+        assert np.median(apart) < 5e-4
+        assert apart.max() < 0.05
+        other_order = np.abs(np.roll(a, 1, axis=0) - b)
+        assert np.median(other_order) > 20 * np.median(apart)
+        assert other_order.max() > 0.05
 
 
 def test_a_command_that_processes_cannot_share_says_so(tmp_path: Path) -> None:
