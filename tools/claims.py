@@ -364,9 +364,11 @@ def volume_paper_group(scale: str, asked: tuple[str, ...] = (), epochs: int | No
     return before | volume_paper_claims(recording, place, remedies=remedies, training=training, tell=tell, done=done)
 
 
-def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS) -> dict[str, float]:
+def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS, parts: tuple[str, ...] = ()) -> dict[str, float]:
     """The same methods under brains that are linear and that are not; methods that are asked for singly join the others."""
     before = earlier("judges")
+    if parts:
+        return before | claims_judges.digits_judged(recordings(), scale, WORK, tell)
 
     def done(metrics: dict[str, float]) -> None:
         store.save_json(CLAIMS / "judges.json", record(before | metrics, f"{scale}, not finished"))
@@ -429,12 +431,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=None, help="volume_paper: in place of the preset's")
     parser.add_argument("--minutes", type=float, default=60.0, help="eeg: no fit is begun after so long")
     parser.add_argument(
-        "--parts", nargs="+", default=None, help="reconstruct: main, ...; attribute: ib_ba_paper; eeg: control, ..."
+        "--parts",
+        nargs="+",
+        default=None,
+        help="reconstruct: main, ...; attribute: ib_ba_paper; eeg: control, ...; judges: digits69",
     )
     chosen = parser.parse_args()
     parts = tuple(chosen.parts or ())
     if parts == ("ib_ba_paper",):
         GROUPS["attribute"] = published_attribution
+    elif parts == ("digits69",):
+        GROUPS["judges"] = partial(judges_group, parts=parts)
     elif parts:
         GROUPS["reconstruct"] = partial(reconstruct_group, parts=parts)
     GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes, parts=parts if chosen.only == "eeg" else ())

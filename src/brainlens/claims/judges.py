@@ -148,11 +148,11 @@ def renamed(metrics: Mapping[str, float], old: str, new: str) -> dict[str, float
 
 
 def order_table(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row a method with its score in every world: brain->image top-1 of aligners, mean R2 of encoders."""
+    """One row a method with its score in every world: brain->image top-1 of aligners, mean R2 of encoders, r on real voxels."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for key, value in metrics.items():
         parts = key.split("/")
-        if parts[0] != "judges" or parts[-1] not in ("top1", "r2_mean") or "-" in parts[3]:  # differences stand apart
+        if parts[0] != "judges" or parts[-1] not in ("top1", "r2_mean", "r_p95") or "-" in parts[3]:  # differences stand apart
             continue
         if parts[2] == "align" and parts[4] != "brain->image":
             continue
