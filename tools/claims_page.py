@@ -50,16 +50,26 @@ SENSORS = (
     ("ridge, canonical metric", "canonical"), ("NeuroAlign without saliency", "no_saliency"), ("ridge", "ridge"),
     ("NICE-style", "nice"), ("linear", "linear"), ("NeuroAlign without adjustment", "no_adjustment"),
     ("NeuroAlign without guidance", "no_guidance"), ("NeuroAlign", "neuroalign"), ("NeuroAlign, shuffled pairs", "shuffled"),
-    ("control, sources read the filtered picture: NeuroAlign", "control/neuroalign"),
-    ("control: the same without saliency", "control/unfiltered"),
+)  # fmt: skip
+CONTROLLED = (
+    ("sources read the filtered picture: NeuroAlign", "control/neuroalign"), ("the same without saliency", "control/unfiltered"),
+    ("sources read the picture: NeuroAlign without saliency", "unfiltered/full"),
+    ("that without guidance", "unfiltered/no_guidance"), ("that without adjustment", "unfiltered/no_adjustment"),
+    ("that without either", "unfiltered/no_guidance_adjustment"),
 )  # fmt: skip
 DRAWN = (
     ("chosen of the candidates", ""), ("first candidate", "first/"), ("best possible choice", "best/"),
     ("nearest training picture by ridge", "retrieval_baseline/"), ("the same by evidence", "evidence_retrieval/"),
-    ("drawn at the prediction", "at_prediction/"), ("chosen by an encoding model", "ridge_chooser/"),
-    ("a token a region", "region_tokens/"), ("the paper's form", "paper/"),
-    ("without token dropout", "no_dropout/"), ("without Min-SNR", "no_min_snr/"), ("low-level start", "low_level/"),
     ("shuffled brain", "shuffled/"),
+)  # fmt: skip
+CHANGED = (
+    ("nothing", "four_candidates/"), ("25 parcels of 100", "parcels/25/"), ("50 parcels", "parcels/50/"),
+    ("200 parcels", "parcels/200/"), ("400 parcels", "parcels/400/"), ("low-level start", "low_level/"),
+    ("drawn at the prediction", "at_prediction/"), ("chosen by an encoding model", "ridge_chooser/"),
+    ("trained on the recording", "trained/"), ("the same, drawn at the prediction", "reference/"),
+    ("that without token dropout", "no_dropout/"), ("that without Min-SNR", "no_min_snr/"),
+    ("that without distillation", "no_distillation/"), ("trained from a ridge start", "start_ridge/"),
+    ("a token a region", "region_tokens/"), ("the paper's form", "paper/"), ("pairs shuffled in training", "shuffled_training/"),
 )  # fmt: skip
 DESCRIBERS = (
     ("true noise-free voxel (ideal)", "ideal/"), ("our default", ""), ("its significant voxels", "significant/"),
@@ -135,11 +145,27 @@ TABLES = (
         "eeg/{row}/{column}",
     ),
     Table(
+        "Is it the target or the code? NeuroAlign where the sources read what it filters",
+        "eeg_control",
+        "Of 200 test images, chance .005 and .025, within each of three subjects; intervals over subjects and images.",
+        CONTROLLED,
+        [("top-1", "within/top1"), ("top-5", "within/top5")],
+        "eeg/{row}/{column}",
+    ),
+    Table(
         "What did the picture look like?",
         "reconstruct",
         "Two-way identification by the miniature CLIP (chance .5); kind of the main object by the "
         "detector; colour and place by the miniature CLIP.",
         DRAWN,
+        [("two-way", "two_way_clip"), ("kind", "kind_detector"), ("colour", "color"), ("place", "place")],
+        "reconstruct/{row}{column}",
+    ),
+    Table(
+        "What does each part of reconstruction bring?",
+        "reconstruct",
+        "One thing changed at a time, four candidates, the same scenes and scores as above; those that train take 250 steps.",
+        CHANGED,
         [("two-way", "two_way_clip"), ("kind", "kind_detector"), ("colour", "color"), ("place", "place")],
         "reconstruct/{row}{column}",
     ),
