@@ -374,12 +374,14 @@ def volume_paper_group(scale: str, asked: tuple[str, ...] = (), epochs: int | No
 def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS, parts: tuple[str, ...] = ()) -> dict[str, float]:
     """The same methods under brains that are linear and that are not; methods that are asked for singly join the others."""
     before = earlier("judges")
-    if parts:
-        return before | claims_judges.digits_judged(recordings(), scale, WORK, tell)
 
     def done(metrics: dict[str, float]) -> None:
         store.save_json(CLAIMS / "judges.json", record(before | metrics, f"{scale}, not finished"))
 
+    if parts == ("digits69",):
+        return before | claims_judges.digits_judged(recordings(), scale, WORK, tell)
+    if parts == ("taken_apart",):
+        return before | claims_judges.taken_apart(scale, WORK, tell, done)
     return before | claims_judges.judges_group(scale, WORK, tell, aligners=aligners, done=done)
 
 
@@ -442,13 +444,13 @@ def main() -> None:
         "--parts",
         nargs="+",
         default=None,
-        help="reconstruct: main, ...; attribute: ib_ba_paper; eeg_control: control, unfiltered; judges: digits69",
+        help="reconstruct: main, ...; attribute: ib_ba_paper; eeg_control: control, unfiltered; judges: digits69, taken_apart",
     )
     chosen = parser.parse_args()
     parts = tuple(chosen.parts or ())
     if parts == ("ib_ba_paper",):
         GROUPS["attribute"] = published_attribution
-    elif parts == ("digits69",):
+    elif parts in (("digits69",), ("taken_apart",)):
         GROUPS["judges"] = partial(judges_group, parts=parts)
     elif parts and chosen.only != "eeg_control":
         GROUPS["reconstruct"] = partial(reconstruct_group, parts=parts)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from brainlens.claims.encode import Plan
-from brainlens.claims.judges import ALIGNERS, ENCODERS, Judging, order_table, worlds
+from brainlens.claims.judges import ALIGNERS, ENCODERS, Judging, order_table, single_mismatches, worlds
 from brainlens.claims.real_encoding import digit_encoding, it_similarity, layers_of
 from brainlens.claims.real_judge import digit_judge, open_digits
 from brainlens.datasets import digits69
@@ -60,6 +60,20 @@ def judges_group(
     return metrics | (digits_judged(Path(data), scale, work, tell) if data else {})
 
 
+def taken_apart(scale: str, work: Path, tell: Tell, done: Callable[[dict[str, float]], None]) -> dict[str, float]:
+    """Which of the mismatches costs what: each alone, as strong as in all of them together."""
+    images, tests = SIZES[scale]
+    place, data = work / f"judges-{scale}", os.environ.get("BRAINLENS_TEST_DATA")
+    network = {"brain_network": str(Path(data) / DINO)} if data else {}
+    metrics: dict[str, float] = {}
+    for world in single_mismatches(images=images, tests=tests, cache=place / "layers", **network):
+        judging = Judging(world, place, TRAINING, LINEAR, plan=Plan(noise=0))
+        for judge in (judging.align, judging.encode):
+            judge(tell, metrics.update)
+            done(metrics)
+    return metrics
+
+
 def digits_judged(data: Path, scale: str, work: Path, tell: Tell) -> dict[str, float]:
     """Every aligner without a volume and every encoder on the real voxels that saw the digits, through DINOv2."""
     tell("layers of the digits", None)
@@ -85,12 +99,20 @@ def it_claims(data: Path, work: Path, tell: Tell) -> dict[str, float]:
 
 def order(metrics: dict[str, float]) -> list[str]:
     """Which ranking survives: one line a method, its score in every world with its interval."""
-    rows = order_table(metrics)
-    heads = list(dict.fromkeys(key for row in rows for key in row))
     lines = [
         "Decoding: brain->image, top-1 of 200. Encoding: mean test R2. Columns are brains; digits69 is real fMRI of V1 to V3,"
     ]
     lines += ["100 digits in ten folds, DINOv2: top-1 of 10, and the 95th percentile over voxels of r. Haxby has no pictures"]
     lines += ["and the 92 images no voxels: what they say stands below.", ""]
-    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    return [*lines, *(f"| {' | '.join(str(row.get(head, '')) for head in heads)} |" for row in rows), ""]
+    lines += table(order_table(metrics))
+    apart = order_table(metrics, "only_")
+    if apart:
+        lines += ["", "The mismatches one at a time, each as strong as in `mismatch`, whose brain has all of them:", ""]
+    return [*lines, *table(apart), ""]
+
+
+def table(rows: list[dict[str, object]]) -> list[str]:
+    """Markdown; the columns in the order in which they come."""
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    body = [f"| {' | '.join(str(row.get(head, '')) for head in heads)} |" for row in rows]
+    return [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *body] if rows else []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from brainlens.claims.encode import Plan
-from brainlens.claims.judges import STRENGTH, Judging, order_table, renamed, worlds
+from brainlens.claims.judges import STRENGTH, Judging, order_table, renamed, single_mismatches, worlds
 from brainlens.claims.real_judge import Digits, alignment_scores, digit_judge, encoding_scores
 from brainlens.models.encoding.training import EncodingTraining
 from brainlens.types import Features
@@ -24,6 +24,12 @@ def test_worlds_differ_in_the_brain_alone(tmp_path) -> None:
     three = worlds(photographs=("somewhere",), other="network", cache=tmp_path)
     assert three[2].aligners == ()
     assert three[2].methods_read == "network"
+    single = single_mismatches(images=60, tests=20)
+    together: dict[str, object] = {}
+    for world in single:
+        assert len(world.source.options) == 1
+        together |= world.source.options
+    assert together == dict(mismatch.source.options)
 
 
 def test_scores_are_renamed_with_their_intervals() -> None:
@@ -72,6 +78,9 @@ def test_real_voxels_stand_in_the_table_beside_the_phantoms() -> None:
     assert order_table(metrics) == [
         {"verb": "encode", "method": "ridge", "linear": "0.200", "digits69": "0.600 (0.500 to 0.700)"}
     ]
+    apart = metrics | {"judges/only_warp/encode/ridge/r2_mean": 0.15}
+    assert order_table(apart) == order_table(metrics)
+    assert order_table(apart, "only_") == [{"verb": "encode", "method": "ridge", "warp": "0.150"}]
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,19 @@ def worlds(
     return (*found, World("photographs", seen, (), ENCODERS, other))
 
 
+def single_mismatches(
+    *, images: int = 1200, tests: int = 200, brain_network: str = "untrained:1", cache: Path | None = None,
+    aligners: tuple[str, ...] = ("ridge", "ridge_projected", "mlp"), encoders: tuple[str, ...] = ("ridge",),
+) -> tuple[World, ...]:  # fmt: skip
+    """The mismatches one at a time, each on the linear phantom and as strong as in all of them together; see `worlds`."""
+    sizes: dict[str, Any] = {"n_train": images, "n_test": tests, "seed": SEED}
+    kept = {} if cache is None else {"cache": str(cache)}
+    changes: dict[str, dict[str, Any]] = {"network": {"brain_network": brain_network}, **{k: {k: v} for k, v in STRENGTH.items()}}
+    return tuple(
+        World(f"only_{name}", Source(**sizes, options={**kept, **change}), aligners, encoders) for name, change in changes.items()
+    )
+
+
 @dataclass
 class Judging:
     """One world with its methods, each kept in `folder` as soon as it is finished; a second call goes on from there."""
@@ -147,17 +160,22 @@ def renamed(metrics: Mapping[str, float], old: str, new: str) -> dict[str, float
     return found
 
 
-def order_table(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row a method with its score in every world: brain->image top-1 of aligners, mean R2 of encoders, r on real voxels."""
+def order_table(metrics: Mapping[str, float], prefix: str = "") -> list[dict[str, Any]]:
+    """One row a method with its score in every world: brain->image top-1 of aligners, mean R2 of encoders, r on real voxels.
+
+    prefix: of the worlds' names; without one those of single mismatches stay out.
+    """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for key, value in metrics.items():
         parts = key.split("/")
         if parts[0] != "judges" or parts[-1] not in ("top1", "r2_mean", "r_p95") or "-" in parts[3]:  # differences stand apart
+            continue
+        if not parts[1].startswith(prefix) or (not prefix and parts[1].startswith("only_")):
             continue
         if parts[2] == "align" and parts[4] != "brain->image":
             continue
         low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
         span = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
         row = rows.setdefault((parts[2], parts[3]), {"verb": parts[2], "method": parts[3]})
-        row[parts[1]] = f"{value:.3f}{span}"
+        row[parts[1].removeprefix(prefix)] = f"{value:.3f}{span}"
     return sorted(rows.values(), key=lambda row: str(row["verb"]))  # stable: methods stay as they came

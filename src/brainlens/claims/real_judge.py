@@ -31,6 +31,7 @@ from brainlens.types import Features
 NAME = "digits69"
 ALIGNERS = ("ridge", "ridge_whitened", "linear", "mlp")
 ENCODERS = ("ridge", "factortopy", "class_token", "patch_token", "gnet")
+SAMPLES = 3  # as in the other judges
 BASELINES = {"class_token": ClassToken, "patch_token": PatchToken, "gnet": GNet}
 
 
@@ -65,7 +66,7 @@ def encoder(name: str, training: EncodingTraining = QUICK) -> Any:
     if name == "ridge":
         return LayerwiseRidge()
     if name == "factortopy":
-        return FactorTopy(variant={"topological": False})
+        return FactorTopy(samples=SAMPLES, variant={"topological": False}, training={"steps": 0})  # its searched start, as there
     return BASELINES[name](training=asdict(training))
 
 
