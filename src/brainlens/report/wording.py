@@ -201,8 +201,9 @@ def _on(result: Result) -> str:
     if count:
         bits.append(f"{count:,} {units}")
     for name in ("train", "validation", "test"):
-        n = result.metrics.get(f"data/{name}_images")
-        if n is not None:
+        keys = (f"data/{name}_images", f"encoding/images_{name}", f"describe/images_{name}")
+        n = next((result.metrics[key] for key in keys if key in result.metrics), None)
+        if n:
             bits.append(f"{n:,.0f} {name} pictures")
     return ", ".join(bits) + "." if bits else ""
 
