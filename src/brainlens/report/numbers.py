@@ -77,7 +77,7 @@ NAMES = {
     "words/ceiling_mean": "how well the order of categories repeats, mean over regions",
     "words/categories": "categories that were shown",
     "words/regions": "regions",
-    "two_way_max": "two-way accuracy at the best time",
+    "two_way_max": "two-way accuracy at the best of all times (chance at one time: 50 %)",
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
     "nearest_share": "nearest other image is of the same category",
