@@ -242,12 +242,14 @@ def test_shares_of_voxels_say_of_how_many_and_what_chance_gives(run) -> None:
         assert scores.loc[f"describe/{name}", "n"] == len(labelled)
     for name in ("majority", "clip_msm"):
         row = scores.loc[f"describe/{name}/same_label_share"]
-        theirs, ours = (each[labelled, 0] for each in (result.arrays[f"baseline/{name}"], result.arrays["label"]))
-        assert row["n"] == labelled.sum()
+        both = labelled & (result.arrays[f"baseline/{name}"][:, 0] >= 0)
+        theirs, ours = (each[both, 0] for each in (result.arrays[f"baseline/{name}"], result.arrays["label"]))
+        assert row["n"] == both.sum()
         assert row["value"] == pytest.approx(np.mean(theirs == ours))
         assert row["chance"] == pytest.approx(np.mean(theirs[:, None] == ours))  # every pair of voxels
     text = report.render([("one", result)])
-    assert "200 train pictures, 60 test pictures" in text
+    for part in ("train", "validation", "test"):
+        assert f"{result.metrics[f'describe/images_{part}']:,.0f} {part} pictures" in text
     assert f"{len(labelled):,} voxels" in text
 
 

@@ -116,7 +116,8 @@ def _did(result: Result) -> str:
         )
     if result.task == "describe":
         pictures = "drawn pictures" if config.get("bank") == "diffusion" else "training pictures"
-        return f"Voxels got words from captions, ranked by predicted responses{of_target} to a bank of {pictures}."
+        ridge = f"a ridge from {target}" if target else "a ridge"
+        return f"Voxels got words from captions, ranked by the responses that {ridge} predicts to a bank of {pictures}."
     if config.get("method") == "ridge_onehot":
         return (
             "Each voxel's response was predicted from the category shown alone (ridge on one-hot categories), and scored on runs "
