@@ -20,13 +20,14 @@ import torch
 import transformers
 from PIL import Image
 
-from brainlens import datasets
+from brainlens import datasets, report, store
 from brainlens.backbones import vision
 from brainlens.datasets.audit import _values, audit
+from brainlens.datasets.runs import keep
 from brainlens.datasets.shown_stimuli import shown_stimuli
 from brainlens.datasets.source import Source, open_recording
 from brainlens.report.audit_page import write_page
-from brainlens.types import DataError, Responses, Surface, Volume
+from brainlens.types import DataError, Responses, Result, Surface, Volume
 
 IDS = [f"{i:03d}" for i in range(12)]
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
@@ -134,6 +135,22 @@ def test_a_split_is_drawn_by_image_and_said(own: Path) -> None:
     assert not one["split"].equals(other["split"])
     assert one.groupby("stimulus")["split"].nunique().max() == 1
     assert set(one["session"]) == {"1"}
+
+
+def test_a_result_says_that_its_test_was_drawn(own: Path, tmp_path: Path) -> None:
+    """The warning of the terminal is gone once the page is read by another."""
+    source = Source("folder", own, options={"test": 0.3})
+    given = store.load_result(keep(Result("encode", {}), tmp_path, source)).config.get("warnings", [])
+    assert not any("drawn for the test" in text for text in given)  # as the folder is: nothing is drawn
+    trials = pd.read_csv(own / "trials.csv", dtype=str)
+    trials.drop(columns=["split", "session"]).to_csv(own / "trials.csv", index=False)
+    with pytest.warns(UserWarning, match="4 of 12 images are drawn"):
+        open_recording(source, embeddings=False)
+    folder = keep(Result("encode", {}), tmp_path, replace(source, subjects=()))
+    result = store.load_result(folder)
+    assert sum("4 of 12 images are drawn for the test" in text for text in result.config["warnings"]) == 1
+    assert "4 of 12 images are drawn for the test" in report.render([("mine", result)])
+    assert folder == keep(Result("encode", {}), tmp_path, Source("folder", own, options={"test": 0.3}))  # older runs are found
 
 
 def test_surfaces_and_folders_without_places(own: Path) -> None:

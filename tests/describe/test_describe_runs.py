@@ -219,6 +219,40 @@ def test_ten_thousand_rows_are_virtual_and_quiet_in_a_browser(run, tmp_path: Pat
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+def test_heads_stand_over_their_columns_and_numbers_are_explained(run, tmp_path: Path, chromium: ModuleType) -> None:
+    page = tmp_path / "words.html"
+    page.write_text(render_words(run[1]))
+    with chromium.Tab(page, tmp_path / "profile") as tab:
+        tab.wait("document.querySelectorAll('#space .row').length > 5")
+        lefts = "[...document.querySelectorAll('%s > span')].map((e) => e.getBoundingClientRect().left)"
+        heads, cells = tab.value(lefts % "#head"), tab.value(lefts % "#space .row:first-child")
+        np.testing.assert_allclose(heads, cells, atol=1)
+        assert "chance 0.500" in tab.value("document.getElementById('regions').textContent")
+        assert ".5 as by chance" in tab.value("document.getElementById('said').textContent")
+        assert "weight among the candidates" in tab.value("document.body.textContent")
+        assert "-0." not in tab.value("document.getElementById('space').textContent")  # a minus, not a hyphen
+        assert tab.said == []
+
+
+def test_shares_of_voxels_say_of_how_many_and_what_chance_gives(run) -> None:
+    _, result = run
+    scores = result.scores().set_index("metric")
+    labelled = result.arrays["label"][:, 0] >= 0
+    for name in ("significant_share", "r2_share_significant"):
+        assert scores.loc[f"describe/{name}", "n"] == len(labelled)
+    for name in ("majority", "clip_msm"):
+        row = scores.loc[f"describe/{name}/same_label_share"]
+        both = labelled & (result.arrays[f"baseline/{name}"][:, 0] >= 0)
+        theirs, ours = (each[both, 0] for each in (result.arrays[f"baseline/{name}"], result.arrays["label"]))
+        assert row["n"] == both.sum()
+        assert row["value"] == pytest.approx(np.mean(theirs == ours))
+        assert row["chance"] == pytest.approx(np.mean(theirs[:, None] == ours))  # every pair of voxels
+    text = report.render([("one", result)])
+    for part in ("train", "validation", "test"):
+        assert f"{result.metrics[f'describe/images_{part}']:,.0f} {part} pictures" in text
+    assert f"{len(labelled):,} voxels" in text
+
+
 @pytest.mark.realdata
 def test_words_of_a_real_recording_by_name(test_data: Path, tmp_path: Path) -> None:
     source = Source("haxby2001", test_data / "haxby2001")

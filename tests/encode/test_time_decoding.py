@@ -306,5 +306,8 @@ def test_a_result_in_a_notebook_has_the_interval_of_its_peak() -> None:
     course = result.tables["timecourse"].set_index("time")
     peak = scores.loc["decode/peak_auc"]
     assert (peak["low"], peak["high"]) == tuple(course.loc[0.2, ["low", "high"]])
-    assert (peak["chance"], peak["n"]) == (0.5, 48)
+    assert peak["n"] == 48
+    assert peak["chance"] == pytest.approx(result.arrays["null_max"].mean())
+    assert peak["chance"] > 0.52  # the largest of four areas of noise is above .5
+    assert 1 / 21 <= result.metrics["decode/auc_mean.p"] <= 1
     assert scores.loc["decode/peak_p", "value"] == course.loc[0.2, "p_fwe"]

@@ -214,3 +214,23 @@ def test_counts_of_units_say_of_how_many() -> None:
 
 def test_a_time_course_says_of_how_many_trials_and_subjects(made_verbs: ModuleType) -> None:
     assert made_verbs.decode().plot.over_time().get_suptitle() == "Decoding over time, n = 240 trials of 3 subjects"
+
+
+def test_a_template_is_cited_only_where_a_map_is_drawn_on_it() -> None:
+    mask = np.zeros((46, 55, 46), dtype=bool)
+    mask[20, 20:24, 20] = True
+    there = {"space": Volume(mask, np.diag([4.0, 4.0, 4.0, 1.0])), "config": {"template": "MNI152", "encoders": ["ridge"]}}
+    retrieval = Result("align", {}, {"ranks/brain->image": np.arange(7)}, **there)
+    assert not {cite.SURFACE, cite.TEMPLATE} & set(cite.citations([retrieval]))
+    drawn = Result("encode", {}, {"r2": np.zeros(4)}, **there)
+    assert {cite.SURFACE, cite.TEMPLATE} <= set(cite.citations([retrieval, drawn]))
+
+
+def test_the_legend_of_a_histogram_lies_over_no_bar_and_what_is_cut_off_is_said() -> None:
+    result = Result("encode", {}, {"r2": np.r_[np.random.default_rng(0).normal(0, 0.1, 500), -40.0]})
+    figure = result.plot.score_histogram()
+    figure.canvas.draw()
+    (legend,), (ax,) = figure.legends, figure.axes
+    assert not legend.get_window_extent().overlaps(ax.get_window_extent())
+    assert ax.get_xlim()[0] > -1
+    assert "below the 1st percentile are counted at it" in report.render([("one", result)])

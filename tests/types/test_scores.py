@@ -50,8 +50,11 @@ def test_nothing_gives_an_empty_table() -> None:
 
 def test_the_largest_of_many_scores_has_no_chance_by_definition() -> None:
     rows = (
-        Result("encode", {"encoding/r2_max": 0.6, "encoding/r2_mean": 0.1, "encoding/two_way": 0.7}).scores().set_index("metric")
+        Result("encode", {"encoding/r2_max": 0.6, "encoding/r2_mean": 0.1, "encoding/two_way": 0.7, "time/two_way_max": 0.7})
+        .scores()
+        .set_index("metric")
     )
     assert np.isnan(rows.loc["encoding/r2_max", "chance"])
+    assert np.isnan(rows.loc["time/two_way_max", "chance"])  # the best of many times is above .5 by chance
     assert rows.loc["encoding/r2_mean", "chance"] == 0
     assert rows.loc["encoding/two_way", ["chance", "unit"]].tolist() == [0.5, "share"]

@@ -120,7 +120,7 @@ def one_result(fitted: dict[str, Decoder], split: Split, *, main: str = "volume"
         if name != main:
             difference, low, high, p = paired_bootstrap(found[main], found[name], seed=seed)
             key = f"align/{main}-{name}/retrieval/brain->image/top5"
-            metrics |= {key: difference, f"{key}.low": low, f"{key}.high": high, f"{key}.p": p}
+            metrics |= {key: difference, f"{key}.low": low, f"{key}.high": high, f"{key}.p": p, f"{key}.n": len(found[main])}
     metrics |= {f"data/{key}": float(value) for key, value in split.counts.items()}
     metrics |= {f"data/{name}_images": float(len(getattr(split, name).ids)) for name in ("train", "validation", "test")}
     tables = {"comparison": pd.DataFrame(rows), "log": pd.DataFrame(logs)}

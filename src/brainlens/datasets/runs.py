@@ -50,7 +50,9 @@ def keep(
     notes = datasets.split_note(source.dataset, source.options)
     config |= {"warnings": [*config.get("warnings", []), *notes]} if notes else {}
     folder = store.run_folder(runs, result.task, config, [str(d) for d in result.provenance.get("data", [])])
-    if _by_miniature(config, result.task, source):  # not a part of the folder's name: older runs of the same call are found
+    if not notes and source.notes:  # neither is a part of the folder's name: older runs of the same call are found
+        config |= {"warnings": [*config.get("warnings", []), *source.notes]}
+    if _by_miniature(config, result.task, source):
         config |= {"warnings": [*config.get("warnings", []), MINIATURE]}
     with store.lock(folder, wait=store.PATIENCE):  # the model and the result are of one writer
         if model is not None:

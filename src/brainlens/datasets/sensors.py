@@ -15,7 +15,7 @@ from brainlens import datasets
 from brainlens.backbones import clip
 from brainlens.datasets import epochs, phantom, phantom_eeg, things_eeg2, things_meg
 from brainlens.datasets.pictures import NoImages
-from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder, no_folder
+from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder, no_folder, noting
 from brainlens.datasets.things_tables import PICTURES, concept_centres, pictures_folder
 from brainlens.phantom.captions import naming, noun
 from brainlens.phantom.eeg import EEGTruth
@@ -110,7 +110,8 @@ def read_subject(source: Source, subject: int, cache: Path) -> Recording:
             )
         return things_eeg2.prepare_subject(source.folder, cache, subject=subject, **chosen)
     if source.dataset == "epochs":
-        found = datasets.load(source.dataset, source.folder, **source.options)
+        with noting(source):
+            found = datasets.load(source.dataset, source.folder, **source.options)
         return replace(found, responses=found.responses.where(subject=str(subject)))
     return datasets.load(source.dataset, source.folder, subject=subject, **{"cache": cache, **source.options})
 

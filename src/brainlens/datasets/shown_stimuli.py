@@ -165,6 +165,10 @@ def listed_captions(path: Path) -> CaptionSource:
     return CaptionSource(path.stem, found)
 
 
+class DrawnTest(UserWarning):
+    """The test part was drawn, since the recording names none: a result says so, too."""
+
+
 def with_split(
     trials: pd.DataFrame, *, test: float, seed: int, where: Path, why: str = "has no column split",
     way: str = "; add the column to choose them",
@@ -189,6 +193,7 @@ def with_split(
     drawn = np.random.default_rng([seed, 61]).permutation(ids)[:count]
     warnings.warn(
         f"{where} {why}: {count} of {len(ids)} images are drawn for the test (--option test=, draw=){way}",
+        DrawnTest,
         stacklevel=4,
     )
     return trials.assign(split=np.where(trials["stimulus"].isin(drawn), "test", "train"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from brainlens import datasets, miniatures, store
 from brainlens.backbones import clip, vision
 from brainlens.datasets.pictures import ImageFiles
-from brainlens.datasets.shown_stimuli import listed_captions
+from brainlens.datasets.shown_stimuli import DrawnTest, listed_captions
 from brainlens.phantom.fmri import make_trials, simulate
 from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
 from brainlens.subjects import join_stimuli, join_subjects, select_part, select_regions, select_subjects
@@ -39,7 +40,7 @@ class Source:
     part: "2/8" is the second of eight parts of those voxels, for brains that are fitted piece by piece.
     folder: may be an address on S3, s3://bucket/folder, which `address` then keeps; the folder is its copy in the cache.
     captions: the name of a caption source of the recording, or a JSON file of one. options: of the recording's own `load`, see
-    `datasets.options`, but for what stands above.
+    `datasets.options`, but for what stands above. notes: what was said of a test part that had to be drawn, see `noting`.
     """
 
     dataset: str = datasets.DEFAULT
@@ -55,6 +56,7 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
     part: str | None = None
     address: str | None = None
+    notes: list[str] = field(default_factory=list, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.folder is not None and store.is_remote(self.folder):
@@ -121,7 +123,8 @@ def open_recording(
             f"dataset {source.dataset!r} needs its folder: give it with --data; `brainlens datasets` says where to get it"
         )
     say(f"reading {source.dataset}", None)
-    loaded = _load(source)
+    with noting(source):
+        loaded = _load(source)
     responses, stimuli = select_part(select_regions(loaded.responses, source.regions), source.part), loaded.stimuli
     _refuse_leaks(responses, stimuli)
     if not (embeddings or layers):
@@ -137,6 +140,21 @@ def open_recording(
     model = clip.load_clip(network_folder(source), device=device)
     stimuli, texts, counts = _texts(model, stimuli, source)
     return Opened(responses, stimuli, layers=found, images=clip.embed_images(model, stimuli), texts=texts, counts=counts)
+
+
+@contextmanager
+def noting(source: Source) -> Iterator[None]:
+    """Writes into the notes of a source that its test part was drawn; every warning is given on as it came."""
+    heard: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            yield
+    finally:  # before an error, too
+        for one in heard:
+            if issubclass(one.category, DrawnTest) and str(one.message) not in source.notes:
+                source.notes.append(str(one.message))
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _load(source: Source) -> Recording:

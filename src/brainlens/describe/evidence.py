@@ -131,7 +131,9 @@ class Described:
             "describe/tested": int(np.isfinite(self.proof.arrays["label_p"]).sum()),
             "describe/significant": int(significant.sum()),
             "describe/significant_share": float(significant.mean()),
+            "describe/significant_share.n": len(self.label),
             "describe/r2_share_significant": float((q <= self.proof.level).mean()),
+            "describe/r2_share_significant.n": len(self.label),
             "describe/nouns": len(self.words.nouns),
             "describe/nouns_in_bank": len(np.unique(self.noun)),
             "describe/bank_pictures": len(self.noun),
@@ -148,7 +150,8 @@ class Described:
             metrics[key], metrics[f"{key}.low"], metrics[f"{key}.high"] = bootstrap_mean(maps, seed=0)
             metrics[f"{key}.n"] = len(maps)
         for name, number in self.others.items():
-            same = labelled & (number[:, 0] >= 0)
-            if same.any():
-                metrics[f"describe/{name}/same_label_share"] = float((number[same, 0] == self.label[same, 0]).mean())
+            same = split_half(number[:, 0], self.label[:, 0])
+            if same["n"]:
+                key = f"describe/{name}/same_label_share"
+                metrics |= {key: same["agreement"], f"{key}.chance": same["chance"], f"{key}.n": same["n"]}
         return metrics

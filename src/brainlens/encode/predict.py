@@ -32,10 +32,13 @@ def run_predict(
     file = Path(out) if out is not None else folder / "predictions" / f"{Path(images).resolve().name}.npy"
     if file.suffix != ".npy":
         raise DataError(f"predictions go into a .npy file, got {file}; use {file.with_suffix('.npy')}")
-    if result.task != "encode" or not (folder / MODEL).is_dir() or "network" not in result.config:
+    if result.task != "encode":
         raise DataError(
-            f"{folder} is a run of {result.task} that holds no fitted model; `brainlens encode` makes one from pictures"
+            f"{folder} is a run of {result.task}; predict takes a run of `brainlens encode` on the same recording, whose model "
+            "reads the layers of a network"
         )
+    if not (folder / MODEL).is_dir() or "network" not in result.config:
+        raise DataError(f"{folder} is a run of encode that holds no fitted model; `brainlens encode` makes one from pictures")
     model, stimuli = load(folder / MODEL), picture_folder(images)
     tell(f"layers of {network_label(result.config['network']['name'])}", None)
     predicted = model.set_params(device=device).predict(layers_as_in(result, stimuli, device=device))

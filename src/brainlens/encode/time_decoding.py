@@ -89,7 +89,7 @@ def decode_over_time(
     Result: table `timecourse` (time in s, auc, low, high, p, p_fwe, p_cluster, accuracy), for several subjects `subjects` (area
     over all times and at the peak of the mean, with their mean); arrays auc, accuracy (subject or
     fold, time), null_max (permutation,); metrics decode/auc_mean and accuracy_mean over all times, decode/peak_auc with
-    peak_time and p_fwe,
+    peak_time, p_fwe and the mean of null_max as its chance,
     decode/onset (s), the first time with p_fwe < .05, NaN where there is none. The peak is chosen over time: read it with p_fwe.
     Raises DataError for missing columns, fewer than two categories, groups or subjects, and folds without all categories.
     """
@@ -125,7 +125,7 @@ def decode_over_time(
     table["p_fwe"] = permutation_p(observed - 1e-12, np.repeat(null.max(axis=1)[:, None], len(times), axis=1))
     table["p_cluster"], clustered = cluster_p(each, seed=seed, permutations=chosen.permutations)
     table["accuracy"] = right.mean(axis=0)
-    metrics = _numbers(table, len(names))
+    metrics = _numbers(table, len(names), null)
     if draws is not None:
         mean = tables["subjects"].iloc[-1]
         metrics |= {f"decode/auc_mean{end}": float(mean[f"auc_mean{end}"]) for end in (".low", ".high")}
@@ -209,18 +209,20 @@ def _variance(spread: np.ndarray) -> np.ndarray:
     return np.asarray(spread.sum(axis=0) / len(spread) ** 2)
 
 
-def _numbers(table: pd.DataFrame, classes: int) -> dict[str, float]:
+def _numbers(table: pd.DataFrame, classes: int, null: np.ndarray) -> dict[str, float]:
+    """The scores of a course; null (permutation, time). The largest of many areas is above .5 by chance: as under permutation."""
     peak = table.loc[table["auc"].idxmax()]
     certain = table.loc[table["p_fwe"] < LEVEL, "time"]
     return {
         "decode/auc_mean": float(table["auc"].mean()),
         "decode/auc_mean.chance": 0.5,
+        "decode/auc_mean.p": float(permutation_p(table["auc"].mean() - 1e-12, null.mean(axis=1))),
         "decode/accuracy_mean": float(table["accuracy"].mean()),
         "decode/accuracy_mean.chance": 1 / classes,
         "decode/peak_auc": float(peak["auc"]),
         "decode/peak_auc.low": float(peak["low"]),
         "decode/peak_auc.high": float(peak["high"]),
-        "decode/peak_auc.chance": 0.5,
+        "decode/peak_auc.chance": float(null.max(axis=1).mean()),
         "decode/peak_auc.p": float(peak["p_fwe"]),
         "decode/peak_p": float(peak["p_fwe"]),
         "decode/peak_time": float(peak["time"]),

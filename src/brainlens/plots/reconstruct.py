@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from brainlens.plots import cortex, mesh, style
 from brainlens.plots.attribution import overlay
@@ -99,6 +100,7 @@ def contribution_curves(result: Result, *, kind: str = "value_contribution") -> 
         ax.fill_between(x, line.mean(axis=0) - spread, line.mean(axis=0) + spread, color=tone, alpha=0.15, lw=0)
     ax.axhline(1.0, label="an even share", **style.CHANCE)
     ax.set_xlim(1, max(steps, 2))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8.5, frameon=False)
     style.label(ax, x="step of denoising, from noise to picture", y="contribution of a parcel / even share")
     more = f", {len(order) - len(best)} regions not shown" if len(order) > len(best) else ""

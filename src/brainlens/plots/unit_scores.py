@@ -25,7 +25,9 @@ def score_histogram(result: Result, *, score: str = "r2", name: str = "test R²"
     ax.axvline(
         float(np.median(known)), color=style.VERMILION, lw=1.6, label=f"median {np.median(known):.3f}".replace("-", "\u2212")
     )
-    ax.legend(fontsize=8.5, edgecolor="none", framealpha=0.85)  # it may lie over bars
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False
+    )  # not over bars
     style.label(ax, x=name, y="units")
     above = int((known > 0).sum())
     left = f", {len(values) - len(known):,} without" if len(known) < len(values) else ""

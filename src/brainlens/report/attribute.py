@@ -112,7 +112,8 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
         caption += "units whose strongest layer it is."
         section.draw(partial(unit_scores.layer_shares, result), caption, "Bars of layers.")
     if "r2" in arrays:
-        caption = "Test R² of all units. Below 0 a unit is predicted worse than by its mean."
+        caption = "Test R² of all units. Below 0 a unit is predicted worse than by its mean. Scores below the 1st percentile are "
+        caption += "counted at it."
         section.draw(partial(unit_scores.score_histogram, result), caption, "Histogram of scores.")
         _maps(section, result, "r2", title="Test R²", unit="R²")
     if {"r2", "ceiling"} <= set(arrays) and np.isfinite(np.asarray(arrays["ceiling"], dtype=float)).any():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from brainlens import datasets
 from brainlens.plots.standard import in_standard_space
 from brainlens.types import Result, Sensors, Volume
@@ -83,10 +85,17 @@ def citations(results: list[Result]) -> list[str]:
         if name in datasets.DATASETS and name not in datasets.SIMULATED:
             facts = datasets.facts(name)
             out += [f"{facts['citation']}: {facts['title']}"] if facts["citation"] != OWN else []
-    drawn = [result for result in results if not isinstance(result.space, Sensors) and in_standard_space(result)]
+    drawn = [result for result in results if _has_maps(result) and in_standard_space(result)]
     out += [SURFACE] if drawn else []
     out += [TEMPLATE] if any(isinstance(result.space, Volume) for result in drawn) else []
     return list(dict.fromkeys(out))
+
+
+def _has_maps(result: Result) -> bool:
+    """Whether a result of voxels or vertices holds numbers of each of them, which maps are drawn of."""
+    if result.space is None or isinstance(result.space, Sensors):
+        return False
+    return any(np.shape(array)[:1] == (len(result.space),) for array in result.arrays.values())
 
 
 def ran(result: Result) -> list[str]:

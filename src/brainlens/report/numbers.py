@@ -60,7 +60,7 @@ NAMES = {
     "pixcorr": "pixel correlation",
     "ssim": "SSIM",
     "change": "mean change of the picture (grey levels)",
-    "significant_share": "share of voxels that are significant, q = .05",
+    "significant_share": "share of voxels that are significant at q < .05",
     "r2_share_significant": "share of voxels with significant R²",
     "split_half_share": "same first word from two halves of the images",
     "same_label_share": "same first word as ours",
@@ -77,7 +77,7 @@ NAMES = {
     "words/ceiling_mean": "how well the order of categories repeats, mean over regions",
     "words/categories": "categories that were shown",
     "words/regions": "regions",
-    "two_way_max": "two-way accuracy at the best time",
+    "two_way_max": "two-way accuracy at the best of all times (chance at one time: 50 %)",
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
     "nearest_share": "nearest other image is of the same category",
@@ -115,6 +115,13 @@ KEY = re.compile(  # what a reader looks for first
 )
 CHANGED = re.compile(r"(matched/(drop_absolute|increase)|deletion_auc|insertion_auc)$")
 LOST = re.compile(r"(masked|missing|constant|dropped|excluded|truncated|skipped|left_out|duplicate)")
+COUNTED = {  # what n counts where it is not images, of scores of `describe`
+    "significant_share": "voxels",
+    "r2_share_significant": "voxels",
+    "split_half_share": "voxels",
+    "same_label_share": "voxels",
+    "map_correlation": "words",
+}
 NO_CEILING_OF_PATTERNS = "R² has no noise ceiling: the dissimilarities of sessions do not tell how their patterns would repeat"
 NO_CEILING = "no noise ceiling: no stimulus was shown twice, so scores stand without one"
 
@@ -193,7 +200,8 @@ def _counted(group: str, name: str, n: float | None, metrics: Mapping[str, float
         return f"{every:,.0f} units" if chosen is None else f"{chosen:,.0f} of {every:,.0f} units"
     if every is not None and name in ("r2_max", "r2_share_positive", "units_significant"):  # over all units, always
         return f"{every:,.0f} units"
-    return "" if n is None else f"{n:,.0f}"
+    of = COUNTED.get(name, "") if group.startswith("describe") else ""
+    return "" if n is None else f"{n:,.0f} {of}".rstrip()
 
 
 def _chance(level: float, name: str) -> str:

@@ -116,7 +116,8 @@ def _did(result: Result) -> str:
         )
     if result.task == "describe":
         pictures = "drawn pictures" if config.get("bank") == "diffusion" else "training pictures"
-        return f"Voxels got words from captions, ranked by predicted responses{of_target} to a bank of {pictures}."
+        ridge = f"a ridge from {target}" if target else "a ridge"
+        return f"Voxels got words from captions, ranked by the responses that {ridge} predicts to a bank of {pictures}."
     if config.get("method") == "ridge_onehot":
         return (
             "Each voxel's response was predicted from the category shown alone (ridge on one-hot categories), and scored on runs "
@@ -201,8 +202,9 @@ def _on(result: Result) -> str:
     if count:
         bits.append(f"{count:,} {units}")
     for name in ("train", "validation", "test"):
-        n = result.metrics.get(f"data/{name}_images")
-        if n is not None:
+        keys = (f"data/{name}_images", f"encoding/images_{name}", f"describe/images_{name}")
+        n = next((result.metrics[key] for key in keys if key in result.metrics), None)
+        if n:
             bits.append(f"{n:,.0f} {name} pictures")
     return ", ".join(bits) + "." if bits else ""
 

@@ -4,7 +4,7 @@
   const n = d.label.length, H = 24, K = d.label.length ? d.label[0].length : 0;
   const $ = (id) => document.getElementById(id);
   const word = (k) => (k < 0 ? "" : d.nouns[k]);
-  const num = (v, digits) => (v === null ? "" : v.toFixed(digits));
+  const num = (v, digits) => (v === null ? "" : v.toFixed(digits).replace("-", "\u2212"));
   const columns = [["voxel", (i) => i], ["region", (i) => d.regions[d.region[i]]]];
   for (let k = 0; k < Math.min(K, 4); k++) columns.push(["word " + (k + 1), (i) => word(d.label[i][k])]);
   columns.push(["r", (i) => d.r[i]], ["q", (i) => d.q[i]], ["R²", (i) => d.r2[i]]);
@@ -83,7 +83,7 @@
     }
     const bytes = Uint8Array.from(atob(d.maps[name]), (c) => c.charCodeAt(0));
     const value = Array.from(bytes, (b) => b / 255 - 0.5);
-    $("said").textContent = d.xyz.length ? "red: its pictures rank high in the voxel's predicted response, blue: low" : "these voxels have no places";
+    $("said").textContent = d.xyz.length ? "rank of its pictures among all in the voxel's predicted response (area under the ROC curve): blue .15 or less, grey .5 as by chance, red .85 or more" : "these voxels have no places";
     if (d.xyz.length) {
       const low = [0, 1, 2].map((a) => d.xyz.reduce((m, p) => Math.min(m, p[a]), Infinity));
       const high = [0, 1, 2].map((a) => d.xyz.reduce((m, p) => Math.max(m, p[a]), -Infinity));
@@ -102,6 +102,11 @@
     const sum = d.regions.map(() => [0, 0]);
     value.forEach((v, i) => { sum[d.region[i]][0] += v; sum[d.region[i]][1]++; });
     const listed = d.regions.map((r, k) => [r, sum[k][0] / sum[k][1], sum[k][1]]).filter((r) => r[0]).sort((a, b) => b[1] - a[1]);
+    if (listed.length) {
+      const line = document.createElement("strong");
+      line.textContent = "mean of a region (voxels), chance 0.500";
+      $("regions").append(line);
+    }
     for (const [region, mean, count] of listed) {
       const line = document.createElement("div");
       line.textContent = region + "  " + (mean + 0.5).toFixed(3) + "  (" + count + ")";

@@ -64,7 +64,10 @@ _BODY = (
     '<section><h2>Voxels</h2><p><label>Find <input id="find" placeholder="word or region" autocomplete="off"></label> '
     '<label><input type="checkbox" id="proven"> significant only</label> <span id="count" role="status"></span></p>'
     '<div class="table"><div id="head" class="row head"></div>'
-    '<div id="view" tabindex="0"><div id="space"></div></div></div></section>'
+    '<div id="view" tabindex="0"><div id="space"></div></div></div>'
+    '<p class="said">Behind a word: its weight among the candidates of the voxel, which add to 1. r: correlation of the measured '
+    "response to test pictures with the first word; q: its false discovery rate over voxels. R²: of the encoding model on test "
+    "pictures. Grey rows: not significant. Empty: no word, or one in too few test pictures to be tested.</p></section>"
 )
 
 

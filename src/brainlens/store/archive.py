@@ -146,7 +146,7 @@ def save_hub_folder(run: str | Path, out: str | Path) -> Path:
     result = load_result(run)
     model = run / "model"
     if not (model / NOTE).is_file():
-        raise DataError(f"{run} holds no fitted model; runs of encode, align and reconstruct keep theirs in model/")
+        raise DataError(f"{run} holds no fitted model; runs of encode, align, reconstruct and describe keep theirs in model/")
     stored = load_model(model)
     network = result.config.get("model")
     config = {"library_name": "brainlens", "model_type": stored.model, "task": result.task, "version": stored.version}

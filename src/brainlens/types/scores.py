@@ -64,7 +64,8 @@ def is_difference(key: str) -> bool:
 def chance(key: str, metrics: Mapping[str, float]) -> float | None:
     """Chance level of a metric: as stated by a neighbour, else by definition, else None.
 
-    The largest R2 of many units has none by definition: by chance it is above 0, the more so the more units there are.
+    The largest R2 of many units has none by definition: by chance it is above 0, the more so the more units there are. So it is
+    with the two-way accuracy at the best of many times.
     """
     group, _, name = key.rpartition("/")
     if is_difference(key):
@@ -78,7 +79,7 @@ def chance(key: str, metrics: Mapping[str, float]) -> float | None:
     if name in ("mean_rank", "median_rank"):
         size = metrics.get(join(group, "gallery"))
         return None if size is None else (size - 1) / 2
-    if name.endswith("auroc") or name.startswith("two_way"):
+    if name.endswith("auroc") or (name.startswith("two_way") and not name.endswith("_max")):
         return 0.5
     score = name.startswith("r2") and "share" not in name and name != "r2_max"
     if score or name.endswith(("spearman", "_correlation", "hierarchy_slope")):
