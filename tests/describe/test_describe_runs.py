@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from PIL import Image
 from scipy.stats import rankdata
 
 from brainlens import miniatures, report, store
@@ -25,6 +26,7 @@ from brainlens.describe import Describing
 from brainlens.describe.bank import Bank, real_rows
 from brainlens.describe.labelling import label_voxels
 from brainlens.describe.run import Asked, _bank, run_describe
+from brainlens.encode.predict import run_predict
 from brainlens.metrics.retrieval import ranks
 from brainlens.models.encoding import RidgeCV
 from brainlens.models.generation.text_drawing import TextDrawer
@@ -61,6 +63,22 @@ def test_a_run_keeps_model_labels_and_cards(run) -> None:
     units = result.units
     assert units is not None
     assert (units["kind"] != "").all()
+
+
+def test_its_model_predicts_new_pictures(run, tmp_path) -> None:
+    """Pictures of the recording as files: the same as the stored weights on the layers of the pictures in memory."""
+    folder, _ = run
+    source = Source(n_train=200, n_test=60, options={"concepts": "kinds"}, regions=("FFA", "PPA"))
+    recording = open_recording(source, embeddings=False, device="cpu", tell=tell)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        Image.fromarray(recording.stimuli.images[i]).save(pictures / f"{i}.png")
+    out, rows = run_predict(folder, pictures, out=tmp_path / "guess.npy", tell=tell)
+    model = RidgeCV.load(folder / "model")
+    expected = recording.layers.data["image"][:3].astype(np.float32) @ model.coef_.T + model.intercept_
+    np.testing.assert_allclose(np.load(out), expected, atol=0.02 * expected.std())
+    assert {row["fact"] for row in rows} >= {"images", "units", "model", "network"}
 
 
 def test_cards_show_the_strongest_whole_pictures_and_what_is_cut_from_them(run) -> None:

@@ -134,11 +134,13 @@ def test_a_mistake_is_one_line(run, pictures, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     other = runs.keep(Result("align", {"x": 1.0}), tmp_path, SMALL)
+    drawn = runs.keep(Result("reconstruct", {"x": 1.0}), tmp_path, SMALL)
     words = runs.keep(Result("describe", {"x": 1.0}), tmp_path, SMALL)
     bare = runs.keep(replace(store.load_result(run), config={"method": "ridge"}), tmp_path, SMALL)
     for call, message in (
         (lambda: run_predict(other, pictures, tell=quiet), r"\(align\)|run of align"),
-        (lambda: run_predict(words, pictures, tell=quiet), "a run of describe; predict takes a run of `brainlens encode`"),
+        (lambda: run_predict(drawn, pictures, tell=quiet), "a run of reconstruct; predict takes a run of `brainlens encode` or"),
+        (lambda: run_predict(words, pictures, tell=quiet), "a run of describe that holds no fitted model"),
         (lambda: run_predict(bare, pictures, tell=quiet), "holds no"),
         (lambda: run_predict(tmp_path / "nothing", pictures, tell=quiet), "result.json"),
         (lambda: run_predict(run, empty, tell=quiet), "holds no pictures"),

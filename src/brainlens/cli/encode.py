@@ -185,7 +185,7 @@ def encode(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished encode run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished encode or describe run.")],
     images: Annotated[Path, typer.Option(help="Folder of new pictures.", rich_help_panel=DATA)],
     out: Annotated[
         Path | None,
@@ -193,7 +193,7 @@ def predict(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Responses of a fitted brain to new pictures: (image, unit), by the model and the network of a run of encode."""
+    """Responses of a fitted brain to new pictures: (image, unit), by the model and the network of a run."""
     check_runs(run)
     from brainlens.encode.predict import run_predict
 

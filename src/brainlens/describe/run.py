@@ -152,7 +152,8 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
     arrays = dict(result.arrays) | cards(result, stimuli, boxes=cut)
     if space is not None:
         arrays["noun_embedding"] = space.texts(nouns).astype(np.float32)
-    return replace(result, arrays=arrays), model
+    read = {"name": source.model or "miniature", "layers": list(layers), "steps": None, "grid": None}  # for `brainlens predict`
+    return replace(result, arrays=arrays, config={**result.config, "network": read}), model
 
 
 def _space(

@@ -1,4 +1,4 @@
-"""Responses to new pictures, by the model that a run of `encode` has kept and the network that it read."""
+"""Responses to new pictures, by the model that a run of `encode` or `describe` has kept and the network that it read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import csv
 import io
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from brainlens import store
 from brainlens.backbones.diffusion import Steps
@@ -21,9 +23,9 @@ def run_predict(
 ) -> tuple[Path, Rows]:
     """Writes predicted responses (image, unit), float32, as one `.npy`, and beside it the ids of its rows as `.csv`.
 
-    run: a folder of `encode` that holds a model; images: a folder of pictures; out: the file (default: in the run folder,
-    `predictions/`, named after the folder of pictures). Units are those of the run's table `units`, in its order, in the units of
-    the responses that the run was fitted on. Returns the file and what was done, in rows.
+    run: a folder of `encode` or `describe` that holds a model; images: a folder of pictures; out: the file (default: in the run
+    folder, `predictions/`, named after the folder of pictures). Units are those of the run's table `units`, in its order, in the
+    units of the responses that the run was fitted on. Returns the file and what was done, in rows.
     Raises DataError for a run without a model, a folder without pictures, and a file that does not end in .npy.
     """
     check_device(device)
@@ -32,16 +34,19 @@ def run_predict(
     file = Path(out) if out is not None else folder / "predictions" / f"{Path(images).resolve().name}.npy"
     if file.suffix != ".npy":
         raise DataError(f"predictions go into a .npy file, got {file}; use {file.with_suffix('.npy')}")
-    if result.task != "encode":
+    if result.task not in ("encode", "describe"):
         raise DataError(
-            f"{folder} is a run of {result.task}; predict takes a run of `brainlens encode` on the same recording, whose model "
-            "reads the layers of a network"
+            f"{folder} is a run of {result.task}; predict takes a run of `brainlens encode` or `brainlens describe` on the same "
+            "recording, whose model reads the layers of a network"
         )
     if not (folder / MODEL).is_dir() or "network" not in result.config:
-        raise DataError(f"{folder} is a run of encode that holds no fitted model; `brainlens encode` makes one from pictures")
+        raise DataError(
+            f"{folder} is a run of {result.task} that holds no fitted model; `brainlens {result.task}` makes one from pictures"
+        )
     model, stimuli = load(folder / MODEL), picture_folder(images)
     tell(f"layers of {network_label(result.config['network']['name'])}", None)
-    predicted = model.set_params(device=device).predict(layers_as_in(result, stimuli, device=device))
+    features = layers_as_in(result, stimuli, device=device)
+    predicted = model.set_params(device=device).predict(features if result.task == "encode" else global_tokens(result, features))
     listed = io.StringIO(newline="")
     csv.writer(listed, lineterminator="\n").writerows([("row", "stimulus"), *enumerate(map(str, stimuli.ids))])
     with store.lock(file.parent, wait=store.PATIENCE):  # rows and their names are of one writer
@@ -50,6 +55,12 @@ def run_predict(
     facts: dict[str, Any] = {"images": predicted.shape[0], "units": predicted.shape[1], "model": type(model).__name__}
     facts |= {"network": result.config["model"], "ids": str(path.with_suffix(".csv")), "units are": str(folder / "units.csv")}
     return path, [{"fact": name, "value": str(value)} for name, value in facts.items()]
+
+
+def global_tokens(result: Result, features: Features) -> np.ndarray:
+    """(image, feature) float32: the global tokens of the run's layers side by side, which a description's ridge reads."""
+    names = result.config["network"]["layers"]
+    return np.concatenate([np.asarray(features.data[name], dtype=np.float32) for name in names], axis=1)
 
 
 def layers_as_in(result: Result, stimuli: Stimuli, *, device: str = "cpu") -> Features:
