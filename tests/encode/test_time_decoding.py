@@ -199,6 +199,23 @@ def test_the_interval_covers_the_mean_of_new_recordings(signal, runs, over):
     assert inside.mean() > 0.87  # .91 to .97; 4 standard errors of 180 intervals are .06
 
 
+@pytest.mark.parametrize("share, signal, runs", [(1, 0.15, 2), (8, 0.15, 2), (8, 0.3, 4), (1, 0.15, 20)])
+def test_the_interval_of_the_mean_over_times_covers_it_whether_times_share_their_noise_or_not(share, signal, runs):
+    """share: samples of the running mean of the noise, so that 1 leaves 12 times and 8 about two."""
+    labels, groups = np.tile([0, 1], 20), np.repeat(np.arange(runs), 40 // runs)
+    found = []
+    for seed in range(60):
+        responses = make(labels, groups, signal=signal, times=12, onset=0, seed=seed, place=5)
+        kernel = np.ones(share) / np.sqrt(share)
+        data = np.apply_along_axis(lambda row: np.convolve(row, kernel, "same"), 2, responses.data)  # noqa: B023
+        metrics = decode(replace(responses, data=data.astype(np.float32)), over_time=OverTime(permutations=60), seed=seed).metrics
+        found.append([metrics[f"decode/auc_mean{end}"] for end in ("", ".low", ".high")])
+    mean, low, high = np.transpose(found)
+    inside = (low <= mean.mean()) & (mean.mean() <= high)
+    assert inside.mean() > 0.8  # .90 to .98; 4 standard errors of 60 intervals are .11
+    assert 0.7 < np.mean(high - low) / 2 / 1.96 / mean.std() < 1.5  # .87 to 1.24
+
+
 def test_windows_average_their_samples():
     labels, runs = np.tile([0, 1], 20), np.repeat([0, 1], 20)
     responses = make(labels, runs, times=21)

@@ -113,8 +113,9 @@ def decode_over_time(
     course = each.mean(axis=0)
     observed, null = course[0], course[1:]
     tables: dict[str, pd.DataFrame] = {}
+    of_mean = np.full(2, np.nan)
     if draws is None:
-        low, high, over = _interval(area, spread)
+        low, high, over, of_mean = _interval(area, spread)
     else:
         people = [str(clean.trials["subject"].iloc[np.flatnonzero(subjects == s)[0]]) for s in range(len(each))]
         own = np.stack([_variance(spread[of_fold == s]) for s in range(len(each))])
@@ -127,8 +128,8 @@ def decode_over_time(
     table["accuracy"] = right.mean(axis=0)
     metrics = _numbers(table, len(names), null)
     if draws is not None:
-        mean = tables["subjects"].iloc[-1]
-        metrics |= {f"decode/auc_mean{end}": float(mean[f"auc_mean{end}"]) for end in (".low", ".high")}
+        of_mean = tables["subjects"].iloc[-1][["auc_mean.low", "auc_mean.high"]].to_numpy(dtype=float)
+    metrics |= {f"decode/auc_mean{end}": float(value) for end, value in zip((".low", ".high"), of_mean, strict=True)}
     metrics |= {"decode/subjects": float(len(each)), "decode/folds": float(len(area))}
     metrics |= {"decode/trials": float(len(labels)), "decode/channels": float(data.shape[1])}
     n = float(len(labels) if len(each) == 1 else len(each))  # what the interval is over: trials of one subject, or subjects
@@ -183,10 +184,11 @@ def _ledoit_wolf(x: np.ndarray) -> float:
     return max(0.01, float(ledoit_wolf_shrinkage(x, assume_centered=True))) if x.any() else 1.0
 
 
-def _interval(parts: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
-    """95 % of one subject's mean area at every time (low, high), and over what: trials or folds. NaN where nothing repeats.
+def _interval(parts: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray, str, np.ndarray]:
+    """95 % of one subject's mean area at every time (low, high), over what (trials or folds), and 95 % of its mean over times.
 
-    parts: areas (fold, labelling, time); spread: variances of the parts' areas for a fixed classifier.
+    parts: areas (fold, labelling, time); spread: variances of the parts' areas for a fixed classifier. NaN where nothing repeats.
+    Times share trials: how far their mean varies beside one of them is read from the permuted labellings, which share them too.
     """
     fine = np.isfinite(parts).all(axis=(1, 2))  # the others test one category alone
     over = "trials" if np.isfinite(spread[fine]).all() else "folds"
@@ -197,11 +199,15 @@ def _interval(parts: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.nda
     elif n > 1:
         variance, factor = rows.var(axis=0, ddof=1) / n, student.ppf(1 - LEVEL / 2, n - 1)
     else:
-        return np.full(mean.shape[1], np.nan), np.full(mean.shape[1], np.nan), over
-    own = variance[1:].mean()
-    shared = max(1.0, float(mean[1:].var(axis=0).mean() / own)) if own > 0 else 1.0
+        return np.full(mean.shape[1], np.nan), np.full(mean.shape[1], np.nan), over, np.full(2, np.nan)
+    own, permuted = variance[1:].mean(), mean[1:].var(axis=0).mean()
+    shared = max(1.0, float(permuted / own)) if own > 0 else 1.0
     reach = factor * np.sqrt(variance[0] * shared)
-    return np.maximum(mean[0] - reach, 0.0), np.minimum(mean[0] + reach, 1.0), over
+    together = (
+        float(mean[1:].mean(axis=1).var() / permuted) if permuted > 0 else 1.0
+    )  # 1: all times are one, 1 / times: none shares
+    course = mean[0].mean() + factor * np.sqrt(variance[0].mean() * shared * together) * np.array([-1.0, 1.0])
+    return np.maximum(mean[0] - reach, 0.0), np.minimum(mean[0] + reach, 1.0), over, course.clip(0, 1)
 
 
 def _variance(spread: np.ndarray) -> np.ndarray:
