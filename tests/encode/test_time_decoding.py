@@ -19,6 +19,7 @@ from brainlens.encode.discriminant import area_variances, areas
 from brainlens.encode.run_decode import one_part
 from brainlens.encode.time_decoding import _folds, _permuted
 from brainlens.metrics.statistics import auroc_interval
+from brainlens.plots.decoding import over_time as plots_over_time
 from brainlens.types import DataError, Responses
 
 ONSET = 10
@@ -328,3 +329,11 @@ def test_a_result_in_a_notebook_has_the_interval_of_its_peak() -> None:
     assert peak["chance"] > 0.52  # the largest of four areas of noise is above .5
     assert 1 / 21 <= result.metrics["decode/auc_mean.p"] <= 1
     assert scores.loc["decode/peak_p", "value"] == course.loc[0.2, "p_fwe"]
+
+
+def test_the_figure_says_whether_trials_or_images_were_told_apart() -> None:
+    result = decode(make(np.tile([0, 1], 8), np.repeat([0, 1], 8), times=4), over_time=OverTime(permutations=20))
+    for config, said in (({}, "n = 16 trials"), ({"rows_are": "images"}, "n = 16 images")):
+        drawn = replace(result, config=result.config | config)
+        figure = plots_over_time(drawn.tables["timecourse"], result=drawn)
+        assert said in figure.get_suptitle()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,9 @@ def run_decode(
     if group is not None and one_part(rows, group):
         notes, group = [*notes, f"There is one {group}, which cannot be left out: trials are in stratified folds."], None
     result = decode_over_time(rows, chosen, group, options=options, seed=seed)
-    people = {"subjects": list(subjects)} if subjects else {}
+    people: dict[str, Any] = {"subjects": list(subjects)} if subjects else {}
+    if len(rows.data) < len(responses.data):
+        people["rows_are"] = "images"  # means over repeats, which the figure and the counts are of
     result = replace(result, config={**result.config, **people, "warnings": [*more_notes, *notes]})
     counts = {f"decode/trials_{name}": float(n) for name, n in responses.trials[chosen].astype(str).value_counts().items()}
     result = replace(result, metrics=result.metrics | counts)

@@ -44,5 +44,6 @@ def over_time(table: pd.DataFrame, *, subjects: np.ndarray | None = None, result
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     style.label(ax, x="time (ms)", y="area under the ROC curve")
     trials = None if result is None else result.metrics.get("decode/trials")
+    what = "trials" if result is None else str(result.config.get("rows_are", "trials"))
     of = "" if subjects is None else f" of {len(subjects)} subjects"
-    return style.head(figure, "Decoding over time" + ("" if trials is None else f", n = {trials:,.0f} trials{of}"), result)
+    return style.head(figure, "Decoding over time" + ("" if trials is None else f", n = {trials:,.0f} {what}{of}"), result)

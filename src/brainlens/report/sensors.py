@@ -49,8 +49,9 @@ def decoding_section(result: Result, dpi: int | None) -> Section:
         kind = {"stratified": "stratified folds", "run": "runs", "subject": "subjects"}.get(
             str(result.config.get("left_out", "folds")), str(result.config.get("left_out", "folds"))
         )
+        rows = str(result.config.get("rows_are", "trials"))  # images: means over their repeats
         caption = (
-            f"{what}: area under the ROC curve of a linear discriminant at each time, on trials left out of its fit ({kind})."
+            f"{what}: area under the ROC curve of a linear discriminant at each time, on {rows} left out of its fit ({kind})."
         )
         significant = {"p_fwe": "Squares: times with p < .05, corrected for all times", "p_cluster": "bar: clusters with p < .05"}
         marks = [text for name, text in significant.items() if name in course.columns and (course[name] < 0.05).any()]
