@@ -28,7 +28,7 @@ from brainlens.models.encoding.training import EncodingTraining
 from brainlens.models.volume.estimators import LinearAligner, MLPAligner, RidgeAligner
 from brainlens.types import Features
 
-NAME = "digits69"
+HEAD = "judges/digits69"
 ALIGNERS = ("ridge", "ridge_whitened", "linear", "mlp")
 ENCODERS = ("ridge", "factortopy", "class_token", "patch_token", "gnet")
 SAMPLES = 3  # as in the other judges
@@ -87,7 +87,7 @@ def encoding_scores(digits: Digits, name: str, *, training: EncodingTraining = Q
         more = {"coordinates": np.zeros((digits.y.shape[1], 3))} if name == "factortopy" else {}  # none are known: unread
         model.fit(digits.features, digits.y[fit], rows=fit, **more)
         predicted[judge] = model.predict(digits.features, rows=judge)
-    head = f"judges/{NAME}/encode/{name}"
+    head = f"{HEAD}/encode/{name}"
     found = {f"{head}/r_p95{end}": value for end, value in percentile_of(digits.y, predicted).items()}
     return found | {f"{head}/r_mean": float(correlations(digits.y, predicted).mean()), f"{head}/n": float(len(predicted))}
 
@@ -109,7 +109,7 @@ def alignment_scores(digits: Digits, name: str, *, folds: int = FOLDS, resamples
     rng, metrics = np.random.default_rng(seed), dict[str, float]()
     draws = rng.integers(0, len(digits.y), (resamples, len(digits.y)))
     for direction, hit in hits.items():
-        head = f"judges/{NAME}/align/{name}/{direction}"
+        head = f"{HEAD}/align/{name}/{direction}"
         low, high = np.percentile(hit[draws].mean(axis=1), [2.5, 97.5])
         metrics |= {f"{head}/top1": float(hit.mean()), f"{head}/top1.low": float(low), f"{head}/top1.high": float(high)}
         metrics |= {f"{head}/chance1": float(np.concatenate(candidates).mean()), f"{head}/n": float(len(hit))}
@@ -129,9 +129,9 @@ def digit_judge(
     metrics: dict[str, float] = {}
     for verb, names, score in (("align", aligners, alignment_scores), ("encode", encoders, encoding_scores)):
         for name in names:
-            file = folder / NAME / f"{verb}+{name}.json"
+            file = folder / f"digits+{verb}+{name}.json"
             if not file.exists():
-                tell(f"judges, {NAME}, {verb}, {name}", None)
+                tell(f"judges, digits, {verb}, {name}", None)
                 store.save_json(file, {"metrics": score(digits, name)})  # type: ignore[operator]
             metrics |= store.read_json(file)["metrics"]
             done(metrics)
