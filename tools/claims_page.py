@@ -66,7 +66,7 @@ CHANGED = (
     ("nothing", "four_candidates/"), ("25 parcels of 100", "parcels/25/"), ("50 parcels", "parcels/50/"),
     ("200 parcels", "parcels/200/"), ("400 parcels", "parcels/400/"), ("low-level start", "low_level/"),
     ("drawn at the prediction", "at_prediction/"), ("chosen by an encoding model", "ridge_chooser/"),
-    ("trained on the recording", "trained/"), ("the same, drawn at the prediction", "reference/"),
+    ("trained on the recording", "trained/"), ("trained, drawn at the prediction", "reference/"),
     ("that without token dropout", "no_dropout/"), ("that without Min-SNR", "no_min_snr/"),
     ("that without distillation", "no_distillation/"), ("trained from a ridge start", "start_ridge/"),
     ("a token a region", "region_tokens/"), ("the paper's form", "paper/"), ("pairs shuffled in training", "shuffled_training/"),
@@ -247,7 +247,7 @@ def facts(groups: Mapping[str, Mapping[str, object]], name: str) -> str:
         return f"Not run yet (`make claims ONLY={name}`)."
     kept = groups[name]
     old = " Measured on the phantom and the miniature before their rebuild." if str(kept["date"]) < REBUILT else ""
-    return f"Run on {kept['date']} ({kept['device']}, size: {kept['scale']}, commit {kept['commit']}).{old}"
+    return f"Last run on {kept['date']} ({kept['device']}, size: {kept['scale']}, commit {kept['commit']}).{old}"
 
 
 def body(table: Table, metrics: Metrics, before: Metrics) -> list[str]:
