@@ -378,10 +378,13 @@ def judges_group(scale: str, aligners: tuple[str, ...] = claims_judges.ALIGNERS,
     def done(metrics: dict[str, float]) -> None:
         store.save_json(CLAIMS / "judges.json", record(before | metrics, f"{scale}, not finished"))
 
-    if parts == ("digits69",):
-        return before | claims_judges.digits_judged(recordings(), scale, WORK, tell)
-    if parts == ("taken_apart",):
-        return before | claims_judges.taken_apart(scale, WORK, tell, done)
+    found: dict[str, float] = {}
+    if "digits69" in parts:
+        found |= claims_judges.digits_judged(recordings(), scale, WORK, tell, done)
+    if "taken_apart" in parts:
+        found |= claims_judges.taken_apart(scale, WORK, tell, done)
+    if parts:
+        return before | found
     return before | claims_judges.judges_group(scale, WORK, tell, aligners=aligners, done=done)
 
 
@@ -429,6 +432,14 @@ def merge() -> None:
     store.save_text(ROOT / "docs" / "claims.md", claims_page.page(groups, before, TARGETS, claims_judges.order))
 
 
+IN_PARTS = {  # groups of which parts can be run singly
+    "reconstruct": claims_reconstruct.PARTS,
+    "attribute": ("ib_ba_paper",),
+    "eeg_control": ("control", "unfiltered"),
+    "judges": ("digits69", "taken_apart"),
+}
+
+
 def main() -> None:
     """Runs what is asked for and is not done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -444,19 +455,18 @@ def main() -> None:
         "--parts",
         nargs="+",
         default=None,
-        help="reconstruct: main, ...; attribute: ib_ba_paper; eeg_control: control, unfiltered; judges: digits69, taken_apart",
+        help="of the group of --only: only these, which join its other figures",
     )
     chosen = parser.parse_args()
     parts = tuple(chosen.parts or ())
-    if parts == ("ib_ba_paper",):
-        GROUPS["attribute"] = published_attribution
-    elif parts in (("digits69",), ("taken_apart",)):
-        GROUPS["judges"] = partial(judges_group, parts=parts)
-    elif parts and chosen.only != "eeg_control":
-        GROUPS["reconstruct"] = partial(reconstruct_group, parts=parts)
     GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
-    some = {"parts": parts} if parts and chosen.only == "eeg_control" else {}
-    GROUPS["eeg_control"] = partial(eeg_control_group, minutes=chosen.minutes, **some)
+    GROUPS["eeg_control"] = partial(eeg_control_group, minutes=chosen.minutes)
+    if parts and (chosen.only not in IN_PARTS or not set(parts) <= set(IN_PARTS[chosen.only])):
+        parser.error("--parts of --only GROUP: " + "; ".join(f"{name}: {', '.join(some)}" for name, some in IN_PARTS.items()))
+    if parts and chosen.only == "attribute":
+        GROUPS["attribute"] = published_attribution
+    elif parts:
+        GROUPS[chosen.only] = partial(GROUPS[chosen.only], parts=parts)
     GROUPS["volume_paper"] = partial(volume_paper_group, asked=tuple(chosen.remedies or ()), epochs=chosen.epochs)
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))

@@ -46,18 +46,20 @@ def judges_group(
     training = TRAINING if scale == "full" else replace(TRAINING, steps=20)
     linear = LINEAR if scale == "full" else replace(LINEAR, steps=20)
     metrics: dict[str, float] = {}
+
+    def keep(more: dict[str, float]) -> None:
+        metrics.update(more)
+        done(metrics)
+
     for verb in ("align", "encode"):  # the judges of decoding first, since their order is what was seen to turn round
         for world in found:
             encoders = ENCODERS if scale == "full" else ENCODERS[:2]
             chosen = replace(world, aligners=aligners if world.aligners else (), encoders=encoders)
             judging = Judging(chosen, place, training, linear, plan=Plan(noise=0))
-
-            def keep(more: dict[str, float]) -> None:
-                metrics.update(more)
-                done(metrics)
-
             (judging.align if verb == "align" else judging.encode)(tell, keep)
-    return metrics | (digits_judged(Path(data), scale, work, tell) if data else {})
+    if data:
+        digits_judged(Path(data), scale, work, tell, keep)
+    return metrics
 
 
 def taken_apart(scale: str, work: Path, tell: Tell, done: Callable[[dict[str, float]], None]) -> dict[str, float]:
@@ -74,12 +76,12 @@ def taken_apart(scale: str, work: Path, tell: Tell, done: Callable[[dict[str, fl
     return metrics
 
 
-def digits_judged(data: Path, scale: str, work: Path, tell: Tell) -> dict[str, float]:
+def digits_judged(data: Path, scale: str, work: Path, tell: Tell, done: Callable[[dict[str, float]], None]) -> dict[str, float]:
     """Every aligner without a volume and every encoder on the real voxels that saw the digits, through DINOv2."""
     tell("layers of the digits", None)
     digits = open_digits(data / "digits69", data / DINO, cache=work / "real-layers")
     names = {} if scale == "full" else {"aligners": ("ridge",), "encoders": ("ridge",)}
-    return digit_judge(digits, work / f"judges-{scale}", tell, lambda metrics: None, **names)
+    return digit_judge(digits, work / f"judges-{scale}", tell, done, **names)
 
 
 def digit_encoding_claims(data: Path, work: Path, tell: Tell) -> dict[str, float]:

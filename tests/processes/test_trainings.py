@@ -122,11 +122,12 @@ def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_line_stores_one_run_whatever_the_number_of_processes(tmp_path: Path) -> None:
-    """Half the numbers are held to 5e-4 and all to .05; units in another order, or left at a start, differ by far more.
+    """Half the numbers are held to 5e-4 and all to .05; units in another order differ by far more, which is asked below.
 
     Blocks of other widths and another number of threads round otherwise, and where a unit's error is flat along a
-    direction its field follows that rounding: over AVX-512, AVX2, one and two threads on two processors the median
-    difference was at most 6e-5 and the largest .011 (the place of a field in an image of -1 to 1), .0072 on a third.
+    direction its field follows that rounding. Between one process and two the median difference was at most 2e-5, with
+    AVX-512 and AVX2 and one thread and two, and the largest .0072 (AVX-512, one thread; the place of a field in an image of
+    -1 to 1); between AVX-512 and AVX2 6e-5 and .011.
     """
     words = ["encode", "--train", "40", "--test", "10", "--roi", "FFA", "--steps", "15", "--runs"]
     done = torchrun(*words, "two", folder=tmp_path)

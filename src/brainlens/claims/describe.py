@@ -20,13 +20,14 @@ from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import keep
 from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.describe import BASELINES, PAPER, Beside, Describing, Space, baseline_scores, fit_describe
-from brainlens.describe.bank import pooled, real_rows
+from brainlens.describe.bank import real_rows
 from brainlens.describe.crops import CropPool
 from brainlens.describe.labelling import label_voxels
 from brainlens.describe.run import TEXT, caption_by, cards
 from brainlens.metrics.semantic_evidence import concept_maps
 from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
 from brainlens.models.encoding import RidgeCV
+from brainlens.models.encoding.layered import pooled
 from brainlens.phantom.scenes import KINDS, object_words
 from brainlens.stimuli.nouns import presence, tagger
 from brainlens.types import Responses, Result

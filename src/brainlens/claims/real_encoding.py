@@ -55,7 +55,7 @@ def out_of_fold(layers: Mapping[str, np.ndarray], y: np.ndarray, digit: np.ndarr
     rotated = {name: rotation(x) for name, x in layers.items()}
     predictions = {name: np.empty_like(y) for name in (*layers, "chosen")}
     chosen = []
-    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(y, digit):
+    for train, test in folds_of(digit):
         inner = np.zeros(len(train), dtype=int)
         for k, (_, held) in enumerate(StratifiedKFold(INNER, shuffle=True, random_state=0).split(train, digit[train])):
             inner[held] = k
@@ -68,6 +68,11 @@ def out_of_fold(layers: Mapping[str, np.ndarray], y: np.ndarray, digit: np.ndarr
         chosen.append(max(score, key=lambda name: score[name]))
         predictions["chosen"][test] = predictions[chosen[-1]][test]
     return predictions, chosen
+
+
+def folds_of(digit: np.ndarray, count: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(rows to fit, rows to judge) of each fold, with as many of every digit (picture,) in each."""
+    return list(StratifiedKFold(count, shuffle=True, random_state=0).split(digit, digit))
 
 
 def rotation(x: np.ndarray) -> np.ndarray:

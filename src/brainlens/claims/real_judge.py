@@ -13,25 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
 from brainlens import store
 from brainlens.backbones import vision
 from brainlens.claims.judges import QUICK
-from brainlens.claims.real_encoding import FOLDS, correlations, percentile_of
+from brainlens.claims.real_encoding import FOLDS, correlations, folds_of, percentile_of
 from brainlens.datasets import digits69
 from brainlens.datasets.source import Tell
 from brainlens.metrics.retrieval import ranks
+from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.models.encoding import ClassToken, FactorTopy, GNet, PatchToken
 from brainlens.models.encoding.ridge import LayerwiseRidge
 from brainlens.models.encoding.training import EncodingTraining
-from brainlens.models.volume.estimators import LinearAligner, MLPAligner, RidgeAligner
+from brainlens.models.volume.estimators import aligner
+from brainlens.models.volume.presets import preset
 from brainlens.types import Features
 
 HEAD = "judges/digits69"
 ALIGNERS = ("ridge", "ridge_whitened", "linear", "mlp")
 ENCODERS = ("ridge", "factortopy", "class_token", "patch_token", "gnet")
 SAMPLES = 3  # as in the other judges
+PICTURES = {"modality": "image"}  # no captions
 BASELINES = {"class_token": ClassToken, "patch_token": PatchToken, "gnet": GNet}
 
 
@@ -42,10 +44,6 @@ class Digits:
     y: np.ndarray
     digit: np.ndarray
     features: Features
-
-    def folds(self, count: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(rows to fit, rows to judge), as many of both digits in each."""
-        return list(StratifiedKFold(count, shuffle=True, random_state=0).split(self.y, self.digit))
 
     @property
     def embedding(self) -> np.ndarray:
@@ -70,19 +68,12 @@ def encoder(name: str, training: EncodingTraining = QUICK) -> Any:
     return BASELINES[name](training=asdict(training))
 
 
-def aligner(name: str) -> Any:
-    """The aligner of this name, for pictures alone."""
-    if name in ("ridge", "ridge_whitened"):
-        return RidgeAligner(whitened=name == "ridge_whitened", modality="image")
-    return {"linear": LinearAligner, "mlp": MLPAligner}[name](training={"modality": "image"})
-
-
 def encoding_scores(digits: Digits, name: str, *, training: EncodingTraining = QUICK, folds: int = FOLDS) -> dict[str, float]:
     """`judges/digits69/encode/NAME/...`: `r_p95`, the 95th percentile over voxels of the correlation, over pictures, of the
     response and its out-of-fold prediction, with interval and chance; `r_mean` over voxels; `n` pictures.
     """
     predicted = np.empty_like(digits.y)
-    for fit, judge in digits.folds(folds):
+    for fit, judge in folds_of(digits.digit, folds):
         model = encoder(name, training)
         more = {"coordinates": np.zeros((digits.y.shape[1], 3))} if name == "factortopy" else {}  # none are known: unread
         model.fit(digits.features, digits.y[fit], rows=fit, **more)
@@ -92,27 +83,24 @@ def encoding_scores(digits: Digits, name: str, *, training: EncodingTraining = Q
     return found | {f"{head}/r_mean": float(correlations(digits.y, predicted).mean()), f"{head}/n": float(len(predicted))}
 
 
-def alignment_scores(digits: Digits, name: str, *, folds: int = FOLDS, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
+def alignment_scores(digits: Digits, name: str, *, folds: int = FOLDS) -> dict[str, float]:
     """`judges/digits69/align/NAME/DIRECTION/top1`: which of the pictures of its fold was seen, with interval over pictures,
     `chance1` and `n`; voxels are z-scored by the pictures of the fit.
     """
+    chosen = preset("default").recipe(training=PICTURES, linear=PICTURES)
     hits = {"brain->image": np.empty(len(digits.y)), "image->brain": np.empty(len(digits.y))}
-    candidates = []
-    for fit, judge in digits.folds(folds):
+    for fit, judge in folds_of(digits.digit, folds):
         mean, spread = digits.y[fit].mean(axis=0), digits.y[fit].std(axis=0)
         x = (digits.y - mean) / np.where(spread > 0, spread, 1)
-        model = aligner(name).fit(x[fit], digits.embedding[fit])
+        model = aligner(name, chosen).fit(x[fit], digits.embedding[fit])
         brain, pictures = model.transform(x[judge]), model.gallery(digits.embedding[judge])
         hits["brain->image"][judge] = ranks(brain, pictures) < 1
         hits["image->brain"][judge] = ranks(pictures, brain) < 1
-        candidates.append(np.full(len(judge), 1.0 / len(judge)))
-    rng, metrics = np.random.default_rng(seed), dict[str, float]()
-    draws = rng.integers(0, len(digits.y), (resamples, len(digits.y)))
+    metrics: dict[str, float] = {}
     for direction, hit in hits.items():
         head = f"{HEAD}/align/{name}/{direction}"
-        low, high = np.percentile(hit[draws].mean(axis=1), [2.5, 97.5])
-        metrics |= {f"{head}/top1": float(hit.mean()), f"{head}/top1.low": float(low), f"{head}/top1.high": float(high)}
-        metrics |= {f"{head}/chance1": float(np.concatenate(candidates).mean()), f"{head}/n": float(len(hit))}
+        metrics |= dict(zip((f"{head}/top1", f"{head}/top1.low", f"{head}/top1.high"), bootstrap_mean(hit), strict=True))
+        metrics |= {f"{head}/chance1": folds / len(hit), f"{head}/n": float(len(hit))}  # each fold holds one hit by chance
     return metrics
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from brainlens import store
 from brainlens.describe.agreement import label_agreement
-from brainlens.describe.bank import Bank, pooled, real_rows
+from brainlens.describe.bank import Bank, real_rows
 from brainlens.describe.crops import CropPool
 from brainlens.describe.evidence import Described, encoding_scores, evidence_of, halves_agreement
 from brainlens.describe.labelling import Labels, label_voxels, strongest_of_readouts
@@ -23,6 +23,7 @@ from brainlens.describe.words import describe_words
 from brainlens.metrics import semantics
 from brainlens.metrics.semantics import top_concepts
 from brainlens.models.encoding import RidgeCV
+from brainlens.models.encoding.layered import pooled
 from brainlens.models.encoding.tables import tables
 from brainlens.stimuli.nouns import Vocabulary, presence, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from brainlens import store
+from brainlens.models.encoding.layered import pooled
 from brainlens.types import DataError, Features, Stimuli
 
 PROMPT = "One realistic image of {}"
@@ -126,18 +127,3 @@ def bank_of(features: Features, stimuli: Stimuli, layers: Sequence[str]) -> Bank
     number = {noun: c for c, noun in enumerate(names)}
     noun = np.array([number[caption[0]] for caption in stimuli.captions])
     return Bank(pooled(features.take(stimuli.ids), layers), noun, names, "diffusion", np.zeros(0, dtype=np.int64))
-
-
-def pooled(features: Features, layers: Sequence[str], rows: np.ndarray | None = None) -> np.ndarray:
-    """The pooled features (image, feature) float32 of the named layers side by side.
-
-    Raises DataError for a layer without a global token or embedding, and for NaN.
-    """
-    unknown = [name for name in layers if name not in features.data]
-    if unknown or not layers:
-        raise DataError(f"{features.model} has no pooled layer {(unknown or ['(none)'])[0]!r}; it has {list(features.data)}")
-    chosen = slice(None) if rows is None else rows
-    x = np.concatenate([np.asarray(features.data[name][chosen], dtype=np.float32) for name in layers], axis=1)
-    if not np.isfinite(x).all():
-        raise DataError(f"features of {features.model}: NaN or infinity in {list(layers)}; check_finite() names the image")
-    return x

@@ -22,8 +22,8 @@ from skimage.measure import label as connected
 from skimage.measure import regionprops
 from skimage.transform import resize
 
-from brainlens.describe.bank import pooled
 from brainlens.describe.labelling import strongest_pictures
+from brainlens.models.encoding.layered import pooled
 from brainlens.stimuli.nouns import presence, tagger
 from brainlens.types import DataError, Features, Stimuli
 

@@ -7,14 +7,13 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from brainlens import store
 from brainlens.backbones.diffusion import Steps
 from brainlens.backbones.layers import extract_layers, network_label
 from brainlens.datasets.runs import MODEL, Rows
 from brainlens.datasets.source import Tell, check_device, picture_folder
 from brainlens.models.encoding import load
+from brainlens.models.encoding.layered import pooled
 from brainlens.types import DataError, Features, Result, Stimuli
 
 
@@ -46,7 +45,8 @@ def run_predict(
     model, stimuli = load(folder / MODEL), picture_folder(images)
     tell(f"layers of {network_label(result.config['network']['name'])}", None)
     features = layers_as_in(result, stimuli, device=device)
-    predicted = model.set_params(device=device).predict(features if result.task == "encode" else global_tokens(result, features))
+    read = features if result.task == "encode" else pooled(features, result.config["network"]["layers"])
+    predicted = model.set_params(device=device).predict(read)
     listed = io.StringIO(newline="")
     csv.writer(listed, lineterminator="\n").writerows([("row", "stimulus"), *enumerate(map(str, stimuli.ids))])
     with store.lock(file.parent, wait=store.PATIENCE):  # rows and their names are of one writer
@@ -55,12 +55,6 @@ def run_predict(
     facts: dict[str, Any] = {"images": predicted.shape[0], "units": predicted.shape[1], "model": type(model).__name__}
     facts |= {"network": result.config["model"], "ids": str(path.with_suffix(".csv")), "units are": str(folder / "units.csv")}
     return path, [{"fact": name, "value": str(value)} for name, value in facts.items()]
-
-
-def global_tokens(result: Result, features: Features) -> np.ndarray:
-    """(image, feature) float32: the global tokens of the run's layers side by side, which a description's ridge reads."""
-    names = result.config["network"]["layers"]
-    return np.concatenate([np.asarray(features.data[name], dtype=np.float32) for name in names], axis=1)
 
 
 def layers_as_in(result: Result, stimuli: Stimuli, *, device: str = "cpu") -> Features:

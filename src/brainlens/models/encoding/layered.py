@@ -69,6 +69,21 @@ def as_features(given: Layers) -> Features:
     return Features(data, np.array([f"{i:09d}" for i in range(n)]), "arrays", tokens, grid)
 
 
+def pooled(features: Features, layers: Sequence[str], rows: np.ndarray | None = None) -> np.ndarray:
+    """The pooled features (image, feature) float32 of the named layers side by side.
+
+    Raises DataError for a layer without a global token or embedding, and for NaN.
+    """
+    unknown = [name for name in layers if name not in features.data]
+    if unknown or not layers:
+        raise DataError(f"{features.model} has no pooled layer {(unknown or ['(none)'])[0]!r}; it has {list(features.data)}")
+    chosen = slice(None) if rows is None else rows
+    x = np.concatenate([np.asarray(features.data[name][chosen], dtype=np.float32) for name in layers], axis=1)
+    if not np.isfinite(x).all():
+        raise DataError(f"features of {features.model}: NaN or infinity in {list(layers)}; check_finite() names the image")
+    return x
+
+
 def numbers(value: Any, what: str) -> np.ndarray:
     """An array of real numbers, of any shape, from numpy or torch. Raises DataError for anything else."""
     if hasattr(value, "detach"):
