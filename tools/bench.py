@@ -49,7 +49,7 @@ GOALS = (
         "bottleneck",
         "time_ratio",
         5,
-        bound="every step passes fresh noise through the blocks behind the bottleneck and back, as the peer's does",
+        bound="every step passes fresh noise through the blocks behind the bottleneck and back, as the baseline's does",
     ),
     Goal(
         "volume_encoder",

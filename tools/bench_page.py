@@ -10,8 +10,8 @@ Row = dict[str, Any]
 REST = "the rest"  # of a profile: Python, numpy, files
 APART = ("cost", "recording_to_result")  # benchmarks with a table of their own
 UNITS = {
-    "time_ratio": ("time of the peer over ours", "x"),
-    "memory_ratio": ("memory of the peer over ours", "x"),
+    "time_ratio": ("time of the baseline over ours", "x"),
+    "memory_ratio": ("memory of the baseline over ours", "x"),
     "equal_score_ratio": ("time of the published sampling over ours at the same two-way score", "x"),
     "time_s": ("time", " s"),
     "peak_mb": ("peak memory", " MB"),
@@ -61,7 +61,7 @@ def where(row: Row) -> list[str]:
 
 
 def measured(rows: Sequence[Row]) -> str:
-    """Every benchmark beside its peer and its floor."""
+    """Every benchmark beside its baseline and its floor."""
     head = ["benchmark", "beside", "time [s]", "its time [s]", "ratio", "peak [MB]", "its peak [MB]", "ratio", "largest error"]
     head += ["floor [s]", "set by", "share of it", "threads", "machine", "device", "date"]
     lines = []
@@ -188,9 +188,9 @@ def page(rows: Sequence[Row], asked: Sequence[Goal], names: Sequence[str]) -> st
     parts = [
         "# Benchmarks\n",
         "Each row is one program in `benchmarks/`, run by `make bench`: ours and the straightforward way on the same data, each "
-        "in a process of its own. Ratios are peer / ours, so more than 1 means faster or smaller. The largest error is relative "
-        "to the largest value of the peer's output. What each benchmark's size is, and what part of a long peer is timed and "
-        "scaled, stands at the top of its program.\n",
+        "in a process of its own. Ratios are baseline / ours, so more than 1 means faster or smaller. The largest error is "
+        "relative to the largest value of the baseline's output. What each benchmark's size is, and what part of a long baseline "
+        "is timed and scaled, stands at the top of its program.\n",
         "The floor is the time that our multiply-adds take at the measured rate of large matrix products, or the bytes that must "
         "be read and written at the measured bandwidth, whichever is longer (`benchmarks/floor.py`); the share is floor over "
         "time. A dash in these columns is a row from before the floor was measured.\n",
@@ -200,7 +200,8 @@ def page(rows: Sequence[Row], asked: Sequence[Goal], names: Sequence[str]) -> st
         "Measured beside each benchmark with its threads: the median, and the lowest and the highest.\n",
         rates(rows),
         "\n## Goals\n",
-        "At the floor is the peer's time over the floor: the ratio of a program that does nothing but our products or copies.\n",
+        "At the floor is the baseline's time over the floor: the ratio of a program that does nothing but our products or "
+        "copies.\n",
         goals(rows, asked),
     ]
     watched = [row for row in rows if "profile" in row and "failed" not in row]
