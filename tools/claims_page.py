@@ -73,8 +73,9 @@ CHANGED = (
 )  # fmt: skip
 DESCRIBERS = (
     ("true noise-free voxel (ideal)", "ideal/"), ("our default", ""), ("its significant voxels", "significant/"),
-    ("the paper's rank score", "paper/"), ("pictures alone", "image_only/"), ("majority noun", "majority/"),
-    ("text readout", "text_readout/"), ("BrainSCUBA", "brainscuba/"), ("CLIP-MSM", "clip_msm/"),
+    ("the same, ten drawn pictures a noun", "drawn/"), ("the paper's rank score, real pictures", "paper/"),
+    ("as published: crops, captioner, drawn pictures", "published/"), ("pictures alone", "image_only/"),
+    ("majority noun", "majority/"), ("text readout", "text_readout/"), ("BrainSCUBA", "brainscuba/"), ("CLIP-MSM", "clip_msm/"),
 )  # fmt: skip
 FOUND = (
     ("R2", "r2_mean"), ("share of the ceiling", "r2_of_ceiling"), ("layers (Spearman)", "truth/layer_spearman"),

@@ -162,6 +162,18 @@ def test_channels_of_an_array_lie_where_their_table_says(tmp_path: Path) -> None
     assert datasets.load("epochs", tmp_path).responses.space is None
 
 
+@pytest.mark.parametrize("way", [as_fif, as_csv, as_brainvision])
+def test_channels_of_ten_twenty_names_without_places_get_the_standard_ones(tmp_path: Path, way: Callable[[Path], None]) -> None:
+    way(tmp_path)
+    space = datasets.load("epochs", tmp_path).responses.space
+    assert isinstance(space, Sensors)
+    assert space.names.tolist() == NAMES
+    x, y, z = space.positions.T
+    assert x[0] < x[1] < x[2]  # O1, Oz, O2 from left to right
+    assert (y[:3] < y[3]).all() and z[3] == z.max()  # the back of the head, and its top
+    assert datasets.load("epochs", tmp_path, rename=("Cz=Q7",)).responses.space is None
+
+
 def test_a_recording_of_bids_with_its_events_and_bad_channels(tmp_path: Path, expected: np.ndarray) -> None:
     as_fif(tmp_path)
     (tmp_path / "events.csv").unlink()

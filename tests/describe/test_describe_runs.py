@@ -25,7 +25,7 @@ from brainlens.datasets.source import Source, open_recording, picture_folder
 from brainlens.describe import Describing
 from brainlens.describe.bank import Bank, real_rows
 from brainlens.describe.labelling import label_voxels
-from brainlens.describe.run import Asked, _bank, run_describe
+from brainlens.describe.run import Asked, drawn_for, run_describe
 from brainlens.encode.predict import run_predict
 from brainlens.metrics.retrieval import ranks
 from brainlens.models.encoding import RidgeCV
@@ -147,7 +147,9 @@ def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, mon
         **small, **numbers, vocab_size=len(tokenizer), max_position_embeddings=16, pad_token_id=tokenizer.pad_token_id
     )
     transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
-    asked = Asked(replace(QUICK, pictures=2), "diffusion", str(folder), prompt="a picture of a {}", steps=2)
+    asked = Asked(
+        replace(QUICK, pictures=2), "diffusion", str(folder), steps=2
+    )  # whose text encoder does not know the published prompt
     stimuli = make_scenes(60, size=16)
     split = np.where(np.arange(60) < 45, "train", "test")
     trials = pd.DataFrame({"stimulus": stimuli.ids, "split": split})
@@ -160,7 +162,7 @@ def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, mon
         return Features({"image": np.stack([image.mean(axis=(0, 1)) for image in pictures.images])}, pictures.ids, "mean")
 
     def bank(asked: Asked) -> Bank:
-        return _bank(asked, stimuli, responses, pooled_of, tmp_path, "cpu", tell, 0)
+        return drawn_for(asked, stimuli, responses, pooled_of, tmp_path, tell=tell)
 
     first = bank(asked)
     nouns = vocabulary(LexiconTagger().nouns(stimuli.captions[:45]), least=3).nouns
@@ -169,6 +171,9 @@ def test_a_drawn_bank_is_made_once_and_shared(tmp_path: Path, made_pipeline, mon
     again = bank(asked)
     assert sum(drawn) == len(first)  # nothing is drawn twice
     np.testing.assert_array_equal(again.x, first.x)
+    named = bank(replace(asked, prompt="a picture of a {}"))
+    assert sum(drawn) == len(first)  # the very prompt that was chosen
+    np.testing.assert_array_equal(named.x, first.x)
     with pytest.raises(DataError, match="holds none of"):
         bank(replace(asked, prompt="an unspeakable {}"))
 

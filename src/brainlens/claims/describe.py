@@ -23,7 +23,7 @@ from brainlens.describe import BASELINES, PAPER, Beside, Describing, Space, base
 from brainlens.describe.bank import real_rows
 from brainlens.describe.crops import CropPool
 from brainlens.describe.labelling import label_voxels
-from brainlens.describe.run import TEXT, caption_by, cards
+from brainlens.describe.run import TEXT, Asked, caption_by, cards, drawn_for
 from brainlens.metrics.semantic_evidence import concept_maps
 from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
 from brainlens.models.encoding import RidgeCV
@@ -41,7 +41,8 @@ SIGNIFICANT = 0.05
 class DescribePlan:
     """noise: voxels outside the regions; designs by name: the first is the claim, "image_only" reads CLIP's embedding alone,
     where every baseline can be computed; cropped: the same with crops of the strongest pictures, whose words are those of the
-    whole picture (None) or a captioner's; level of significance."""
+    whole picture (None) or a captioner's; drawn: with a bank that the diffusion miniature draws, and the captioner of crops
+    (None: whole pictures); "published" is the paper's way from end to end; level of significance."""
 
     noise: int = 500
     designs: dict[str, Describing] = field(
@@ -52,12 +53,23 @@ class DescribePlan:
         }
     )
     cropped: dict[str, str | None] = field(default_factory=lambda: {"crops": None, "crops_captioned": "miniature"})
+    drawn: dict[str, tuple[Describing, str | None]] = field(
+        default_factory=lambda: {
+            "drawn": (Describing(layers=LAYERS, pictures=10), None),
+            "published": (replace(PAPER, layers=("image",)), "miniature"),
+        }
+    )
     level: float = 0.05
     seed: int = 0
 
 
-def describe_claims(recording: Opened, *, plan: DescribePlan | None = None, tell: Tell) -> tuple[dict[str, float], Result]:
-    """Metrics `describe/...` and the result of the first design, from the phantom with kinds, opened with its layers."""
+def describe_claims(
+    recording: Opened, *, plan: DescribePlan | None = None, folder: Path, tell: Tell
+) -> tuple[dict[str, float], Result]:
+    """Metrics `describe/...` and the result of the first design, from the phantom with kinds, opened with its layers.
+
+    folder: for drawn pictures, which are not drawn again.
+    """
     plan = plan or DescribePlan()
     units = recording.responses.units
     chosen = chosen_voxels(units, plan.noise, plan.seed)
@@ -101,7 +113,31 @@ def describe_claims(recording: Opened, *, plan: DescribePlan | None = None, tell
             responses, layers, recording.stimuli, design=Describing(layers=("image",)), beside=Beside(crops=pool), seed=plan.seed
         )
         metrics |= truth_scores(result.arrays["label"], result, scored, prefix=f"describe/{name}")
+    for name in plan.drawn:
+        tell(f"describe, {name}", None)
+        metrics |= _drawn(recording, responses, name, plan, folder, scored, tell)
     return metrics, first
+
+
+def _drawn(
+    recording: Opened, responses: Responses, name: str, plan: DescribePlan, folder: Path, scored: np.ndarray, tell: Tell
+) -> dict[str, float]:
+    """A design with a drawn bank: its scores, the pictures drawn, and how many a bank for each voxel's candidates would need."""
+    design, captioner = plan.drawn[name]
+    layers, stimuli = recording.layers, recording.stimuli
+    assert layers is not None
+    network = vision.load(miniatures.folder("clip"))
+    read = partial(vision.extract, network, layers=list(design.layers or ("image",)))
+    bank = drawn_for(Asked(design, "diffusion"), stimuli, responses, read, folder, tell=tell, seed=plan.seed)
+    crops = dict(_pools(recording, {name: captioner}))[name] if captioner is not None else None
+    result, _ = fit_describe(responses, layers, stimuli, design=design, beside=Beside(bank, crops), seed=plan.seed)
+    prefix = f"describe/{name}"
+    metrics = truth_scores(result.arrays["label"], result, scored, prefix=prefix)
+    outside = ~responses.units["informative"].to_numpy(dtype=bool)
+    metrics[f"{prefix}/noise_significant"] = float(result.arrays["significant"][outside].mean())
+    metrics[f"{prefix}/noise_significant.n"] = int(outside.sum())
+    each = result.metrics["describe/labelled"] * result.metrics["describe/candidates"] * design.pictures
+    return metrics | {f"{prefix}/pictures": len(bank), f"{prefix}/pictures_voxel_by_voxel": each}
 
 
 def _pools(recording: Opened, cropped: dict[str, str | None]) -> Iterator[tuple[str, CropPool]]:

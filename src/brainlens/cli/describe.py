@@ -63,7 +63,10 @@ def describe(
     diffusion: Annotated[
         str | None, typer.Option(help="Stable Diffusion folder or hub name; default: the miniature.", rich_help_panel=WORDS)
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Prompt of the bank with {} for the noun.", rich_help_panel=WORDS)] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Prompt of the bank, {} for the noun. Default: the published one.", rich_help_panel=WORDS),
+    ] = None,
     drawing_steps: Annotated[
         int | None, typer.Option("--drawing-steps", help="Steps of the diffusion model.", rich_help_panel=WORDS)
     ] = None,

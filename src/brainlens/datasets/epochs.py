@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brainlens.datasets.electrode_places import with_electrodes
 from brainlens.datasets.folder import OF_TRIALS, check_rows, read_trials
 from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.stored_arrays import find_array, read_array
@@ -88,7 +89,7 @@ def load(
         responses = _from_saved(path, stimulus, rename, clean)
     else:
         raw = _read_csv(path, unit or "uV") if kind == "csv" else _read_raw(path)
-        raw = _renamed(_without_marked(raw, folder), rename)
+        raw = _placed(_renamed(with_electrodes(_without_marked(raw, folder), folder), rename))
         responses = _cut(raw, folder, stimulus, {"window": window, "band": band, "rate": rate, **clean})
     trials = _named_subjects(responses.trials.assign(session=responses.trials.get("session", "1")))
     pictures = (folder / "images").is_dir() or (folder / "stimuli.csv").is_file()
@@ -167,19 +168,22 @@ def _read_csv(path: Path, unit: str) -> Any:
     kind, si = kinds[measure]
     names = [name for name in table.columns if name != "time"]
     info = mne.create_info(names, 1 / float(np.mean(steps)), kind)
-    raw = mne.io.RawArray(table[names].to_numpy().T * (factor * si), info, verbose="error")
-    return _placed(raw)
+    return mne.io.RawArray(table[names].to_numpy().T * (factor * si), info, verbose="error")
 
 
 def _placed(raw: Any) -> Any:
-    """With the standard places of 10-20 names, where all names are such."""
+    """With the standard places of 10-20 names, where no EEG channel has a place and all have such names."""
     import mne
 
+    kinds = raw.get_channel_types()
+    eeg = [channel for channel, kind in zip(raw.info["chs"], kinds, strict=True) if kind == "eeg"]
+    if any(np.isfinite(channel["loc"][:3]).all() and np.any(channel["loc"][:3]) for channel in eeg):
+        return raw
     built_in = mne.channels.get_builtin_montages()
     montage = mne.channels.make_standard_montage("colin27_1020" if "colin27_1020" in built_in else "standard_1020")
     known = {name.lower() for name in montage.ch_names}
-    if all(name.lower() in known for name in raw.ch_names):
-        raw.set_montage(montage, match_case=False, verbose="error")
+    if eeg and all(channel["ch_name"].lower() in known for channel in eeg):
+        raw.set_montage(montage, match_case=False, on_missing="ignore", verbose="error")
     return raw
 
 

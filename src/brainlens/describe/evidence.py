@@ -137,6 +137,7 @@ class Described:
             "describe/nouns": len(self.words.nouns),
             "describe/nouns_in_bank": len(np.unique(self.noun)),
             "describe/bank_pictures": len(self.noun),
+            "describe/candidates": float((self.found.counts > 0).sum(axis=1)[labelled].mean()) if labelled.any() else 0.0,
             "describe/images_without_noun": self.words.without,
             "describe/split_half_share": self.halves["agreement"],
             "describe/split_half_share.chance": self.halves["chance"],

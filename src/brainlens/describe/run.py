@@ -27,7 +27,7 @@ from brainlens.stimuli.nouns import read_concreteness, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 BANKS = ("real", "diffusion")
-TEXT = "a picture of a {}"  # around a noun, for the text encoder of the baselines
+TEXT = "a picture of a {}"  # around a noun, for the baselines, and for text encoders that do not know the published prompt
 CARDS, THUMB = 3, 96  # cards a region, pixels of a picture
 PRESETS = {"default": Describing(), "paper": PAPER}
 
@@ -36,7 +36,8 @@ PRESETS = {"default": Describing(), "paper": PAPER}
 class Asked:
     """What the command line asks of `describe`.
 
-    bank: "real" (training pictures by noun) or "diffusion" (a folder or hub name, None: the miniature), prompt around its nouns;
+    bank: "real" (training pictures by noun) or "diffusion" (a folder or hub name, None: the miniature); prompt around its nouns
+    (None: the published one, or "a picture of a {}" where the text encoder does not know its words);
     crops: add crops of the strongest pictures; captioner: a network that captions the crops; sentences: a sentence encoder that
     makes an image-text space of a classifier's class names (`backbones.class_words`); words: categories alone.
     """
@@ -44,7 +45,7 @@ class Asked:
     design: Describing = field(default_factory=Describing)
     bank: str = "real"
     diffusion: str | None = None
-    prompt: str = PROMPT
+    prompt: str | None = None
     steps: int = 50
     crops: bool = False
     captioner: str | None = None
@@ -135,7 +136,8 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
     def pooled_of(pictures: Stimuli) -> Features:
         return vision.extract(network, pictures, list(layers))
 
-    bank = _bank(asked, stimuli, responses, pooled_of, runs, device, tell, seed) if asked.bank == "diffusion" else None
+    drawn = asked.bank == "diffusion"
+    bank = drawn_for(asked, stimuli, responses, pooled_of, runs, device=device, tell=tell, seed=seed) if drawn else None
     crops = None
     if asked.crops:
         if tuple(layers) != ("image",):
@@ -176,11 +178,15 @@ def _space(
     return Space(np.asarray(images, np.float32), texts, readout=tuple(layers) == ("image",))
 
 
-def _bank(
-    asked: Asked, stimuli: Stimuli, responses: Responses, pooled_of: Callable[[Stimuli], Features], runs: Path, device: str,
-    tell: Tell, seed: int,
+def drawn_for(
+    asked: Asked, stimuli: Stimuli, responses: Responses, pooled_of: Callable[[Stimuli], Features], runs: Path, *,
+    device: str = "cpu", tell: Tell, seed: int = 0,
 ) -> Bank:  # fmt: skip
-    """The drawn bank of the training captions' nouns; nouns that the text encoder cannot hold are left out."""
+    """The drawn bank of the training captions' nouns, kept under `runs`; nouns that the text encoder cannot hold are left out.
+
+    pooled_of: what reads the drawn pictures as the encoding model reads the recording's. Raises DataError where no noun fits, and
+    for trials without splits.
+    """
     place = asked.diffusion if asked.diffusion is not None else _miniature()
     if "split" not in responses.trials.columns:
         raise DataError("describe: trials have no column 'split'; add one with values train and test")
@@ -190,13 +196,16 @@ def _bank(
     found = tagger(asked.design.tagger).nouns(stimuli.captions)
     rows = [i for i, name in enumerate(stimuli.ids) if str(name) in shown]
     words = vocabulary([found[i] for i in rows], least=asked.design.least)
-    nouns = [noun for noun in words.nouns if drawer.fits(asked.prompt.format(noun))]
-    if not nouns:
-        raise DataError(f"describe: the text encoder of {place} holds none of {len(words.nouns)} nouns under {asked.prompt!r}")
+    prompts = (PROMPT, TEXT) if asked.prompt is None else (asked.prompt,)
+    held = {prompt: [noun for noun in words.nouns if drawer.fits(prompt.format(noun))] for prompt in prompts}
+    prompt = next((each for each in prompts if held[each]), None)
+    if prompt is None:
+        tried = " or ".join(map(repr, prompts))
+        raise DataError(f"describe: the text encoder of {place} holds none of {len(words.nouns)} nouns under {tried}")
     key = drawer.key
-    folder = runs / "bank" / store.ids_hash([key, asked.prompt, str(seed)])[:16]
+    folder = runs / "bank" / store.ids_hash([key, prompt, str(seed)])[:16]
     drawn = drawn_bank(
-        nouns, drawer.draw, folder, pictures=asked.design.pictures, seed=seed, key=key, prompt=asked.prompt, tell=tell
+        held[prompt], drawer.draw, folder, pictures=asked.design.pictures, seed=seed, key=key, prompt=prompt, tell=tell
     )
     return bank_of(pooled_of(drawn), drawn, asked.design.layers or ("image",))
 
