@@ -170,7 +170,8 @@ def test_channels_of_ten_twenty_names_without_places_get_the_standard_ones(tmp_p
     assert space.names.tolist() == NAMES
     x, y, z = space.positions.T
     assert x[0] < x[1] < x[2]  # O1, Oz, O2 from left to right
-    assert (y[:3] < y[3]).all() and z[3] == z.max()  # the back of the head, and its top
+    assert (y[:3] < y[3]).all()  # the back of the head
+    assert z[3] == z.max()  # its top
     assert datasets.load("epochs", tmp_path, rename=("Cz=Q7",)).responses.space is None
 
 

@@ -85,6 +85,6 @@ def _frame(path: Path) -> tuple[str, float, dict[str, np.ndarray] | None]:
             landmarks = {name: np.asarray(given[name], dtype=float).reshape(3) * own for name in LANDMARKS}
         except (TypeError, ValueError):
             raise DataError(
-                f"{found[0]}: AnatomicalLandmarkCoordinates are three numbers each for {', '.join(LANDMARKS)}"
+                f"{found[0]}: AnatomicalLandmarkCoordinates are three numbers for each of {', '.join(LANDMARKS)}"
             ) from None
     return str(facts.get("EEGCoordinateSystem", "")), METRES[unit], landmarks
