@@ -141,6 +141,40 @@ def test_auroc_interval_is_that_of_delong_pair_by_pair():
     np.testing.assert_allclose(s.auroc_interval(truth, score, level=0.9), expected, atol=1e-7)
 
 
+def test_auroc_interval_of_clusters_is_that_of_obuchowski_pair_by_pair():
+    rng = np.random.default_rng(6)
+    truth, clusters = rng.random(60) < 0.3, rng.integers(0, 8, 60)
+    score = np.round(rng.normal(size=60) + 0.8 * truth + rng.normal(size=8)[clusters], 1)
+    i, j = np.flatnonzero(truth), np.flatnonzero(~truth)
+    pairs = (score[i][:, None] > score[j]) + 0.5 * (score[i][:, None] == score[j])
+    area, m, n = pairs.mean(), len(i), len(j)
+    v = {k: pairs[clusters[i] == k].mean(1).sum() - area * (clusters[i] == k).sum() for k in range(8)}
+    w = {k: pairs[:, clusters[j] == k].mean(0).sum() - area * (clusters[j] == k).sum() for k in range(8)}
+    with_true, with_false = len(set(clusters[i])), len(set(clusters[j]))
+    s10 = with_true / (with_true - 1) / m * sum(each**2 for each in v.values())
+    s01 = with_false / (with_false - 1) / n * sum(each**2 for each in w.values())
+    s11 = 8 / 7 * sum(v[k] * w[k] for k in range(8))
+    spread = np.sqrt(s10 / m + s01 / n + 2 * s11 / (m * n))
+    expected = area, area - 1.959964 * spread, area + 1.959964 * spread
+    assert 0 < expected[1] < expected[2] < 1
+    np.testing.assert_allclose(s.auroc_interval(truth, score, clusters=clusters), expected, atol=1e-7)
+
+
+def test_scores_that_neighbours_share_need_clusters():
+    """Chance maps, one value a cluster, and a truth that lies in a few clusters: only the clustered interval holds .5."""
+    rng = np.random.default_rng(8)
+    clusters = np.repeat(np.arange(60), 40)
+    held = {"units": 0, "clusters": 0}
+    for _ in range(200):
+        strength = np.where(rng.random(60) < 0.4, rng.beta(2, 4, 60), 0)
+        truth, score = rng.random(2400) < strength[clusters], rng.random(60)[clusters]
+        for name, labels in (("units", None), ("clusters", clusters)):
+            _, low, high = s.auroc_interval(truth, score, clusters=labels)
+            held[name] += low <= 0.5 <= high
+    assert held["units"] < 100  # of 200: neighbours are not new evidence
+    assert held["clusters"] > 176
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -158,6 +192,11 @@ def test_auroc_interval_is_that_of_delong_pair_by_pair():
         (lambda: s.auroc(np.ones(3), np.ones(4)), "same length"),
         (lambda: s.auroc(np.array([0, 1]), np.array([np.nan, 1])), "NaN"),
         (lambda: s.auroc_interval(np.array([1, 0, 0]), np.arange(3.0)), "2 units in each class"),
+        (lambda: s.auroc_interval(np.array([1, 0, 0, 1]), np.arange(4.0), clusters=np.arange(3)), "same length"),
+        (
+            lambda: s.auroc_interval(np.array([1, 0, 0, 1]), np.arange(4.0), clusters=np.array([1, 2, 3, 1])),
+            "2 clusters with true",
+        ),
     ],
 )
 def test_bad_input_is_one_line(call, message):

@@ -201,7 +201,7 @@ def test_cards_of_two_runs_say_what_tells_them_apart() -> None:
     ]
     text = report.render(runs)
     assert "encode-0 · ridge" in text
-    assert "encode-1 · gnet" in text
+    assert "encode-1 · GNet" in text
     key = "align/a-b/retrieval/brain->image/top5"
     assert numbers.interval(key, {key: 0.1, f"{key}.low": -0.3, f"{key}.high": 0.2}) == "[−30.0, +20.0] points"
 

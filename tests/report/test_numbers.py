@@ -50,7 +50,7 @@ def test_rows_bring_their_neighbours_along() -> None:
 def test_a_difference_has_neither_the_unit_nor_the_chance_of_a_score() -> None:
     key = "attribute/bottleneck-gradcam/truth_auroc"
     (row,) = numbers.rows({key: 1.1e-5, f"{key}.low": -2e-4, f"{key}.high": 3e-4})
-    assert row.label == "bottleneck minus gradcam: difference of area under the ROC curve against the truth"
+    assert row.label == "bottleneck minus Grad-CAM: difference of area under the ROC curve against the truth"
     assert (row.value, row.interval, row.chance) == ("+1.1e−05", "[−0.0002, +0.0003]", "0 (no difference)")
     assert not numbers.is_difference("compare/dinov2-small/r2_mean")  # a network's name
 

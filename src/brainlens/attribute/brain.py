@@ -108,10 +108,11 @@ def attribute(
     A map that is only rounding is empty: 0 everywhere, counted in `attribution/maps_empty`, named in `map/empty` (trial,) and
     in a warning, and left out of what maps are worth (undefined where all are empty).
 
-    Arrays `map/brain` (trial, unit), `map/brain_mean`, `map/p` and `map/q` (unit,) (sign flips over trials of the map
-    minus its mean, and false discovery rate). Metrics: `attribution/...` (drop and increase in percent, soft as in M2IB and at
-    matched area, deletion and insertion areas, each beside random, all-ones and shuffled maps), and with a unit
-    column `informative` `truth/auroc` of the mean map with its interval.
+    Arrays `map/brain` (trial, unit), `map/brain_mean`, `map/patch` (unit,) the patch of each voxel, `map/p` and `map/q`
+    (unit,) (sign flips over trials of the map minus its mean, and false discovery rate). Metrics: `attribution/...` (drop and
+    increase in percent, soft as in M2IB and at matched area, deletion and insertion areas, each beside random, all-ones and
+    shuffled maps), and with a unit column `informative` `truth/auroc` of the mean map with its interval, in which a patch
+    counts as one.
 
     Raises DataError for another mask or space, ids without embeddings, unknown methods, NaN.
     """
@@ -128,13 +129,14 @@ def attribute(
     found = maps.cpu().numpy()
     empty = np.all(found == 0, axis=1)
     numbers["attribution/maps_empty"] = float(empty.sum())
-    arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty}
+    patch_of = model.patch_of.cpu().numpy().astype(np.int32)
+    arrays = {"map/brain": found, "map/brain_mean": found.mean(0), "map/empty": empty, "map/patch": patch_of}
     arrays |= {key.replace("/map", f"/{method}"): value for key, value in curves.items()}
     arrays["degradation/shares"] = np.array(degradation.SHARES)
     numbers |= (
         cost(method, options)
+        | truth_of(found, responses.units, patch_of)
         | significance_of(found, arrays, options.refine, options.flips, options.seed)
-        | truth_of(found, responses.units)
     )
     config: dict[str, Any] = {"method": method, "target": target, "layer": where, "paper_layer": layer_name(where)}
     config |= asdict(replace(options, reference=None))

@@ -18,16 +18,20 @@ def significance_of(maps: np.ndarray, arrays: dict[str, np.ndarray], refine: str
     null = 0.0 if refine == "signed" else maps.mean(1, keepdims=True)  # a signed map is 0 by chance, others are not
     p = metrics.sign_flip_p(maps - null, flips=flips, seed=seed)
     arrays["map/p"], arrays["map/q"] = p, fdr(p)
-    return {"attribution/significant_share": float((arrays["map/q"] <= 0.05).mean())}
+    share = float((arrays["map/q"] <= 0.05).mean())
+    return {"attribution/significant_share": share, "attribution/significant_share.n": maps.shape[1]}
 
 
-def truth_of(maps: np.ndarray, units: pd.DataFrame) -> dict[str, float]:
-    """AUROC of the mean map (trial, voxel) for voxels that truly know something, where the units say which do."""
+def truth_of(maps: np.ndarray, units: pd.DataFrame, patch_of: np.ndarray) -> dict[str, float]:
+    """AUROC of the mean map (trial, voxel) for voxels that truly know something, where the units say which do.
+
+    patch_of (voxel,): voxels of one patch count as one in the interval, since a map gives them much the same value.
+    """
     if "informative" not in units.columns:
         return {}
     right = units["informative"].to_numpy(dtype=bool)
     there = maps[maps.any(1)]
-    area, low, high = auroc_interval(right, there.mean(0)) if len(there) else (np.nan,) * 3
+    area, low, high = auroc_interval(right, there.mean(0), clusters=patch_of) if len(there) else (np.nan,) * 3
     each = metrics.truth_auroc(right, there) if len(there) else np.array([np.nan])
     return {
         "truth/auroc": area,

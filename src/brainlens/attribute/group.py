@@ -35,7 +35,7 @@ def group(results: Sequence[Result], *, flips: int = 10000, seed: int = 0) -> Re
     arrays["map/brain_mean"] = maps.mean(0)
     units = first.units
     if units is not None and "informative" in units.columns:
-        truth = auroc_interval(units["informative"].to_numpy(dtype=bool), maps.mean(0))
+        truth = auroc_interval(units["informative"].to_numpy(dtype=bool), maps.mean(0), clusters=first.arrays.get("map/patch"))
         numbers |= dict(zip(("truth/auroc", "truth/auroc.low", "truth/auroc.high"), truth, strict=True))
         arrays["truth/informative"] = units["informative"].to_numpy(dtype=bool)
     names = [str(r.config.get("run", k)) for k, r in enumerate(results)]

@@ -118,19 +118,22 @@ def randomisation(
     """
     with frozen(model):
         whole = brain_maps(model, x, aims, method=method, layer=layer, options=options).cpu().numpy()
-        rows = [_agreement("none", whole, whole, right)]
+        patch_of = model.patch_of.cpu().numpy()
+        rows = [_agreement("none", whole, whole, right, patch_of)]
         for name, changed in degradation.randomised(model, seed=options.seed):
             maps = brain_maps(changed, x, aims, method=method, layer=layer, options=options)  # type: ignore[arg-type]
-            rows.append(_agreement(name, whole, maps.cpu().numpy(), right))
+            rows.append(_agreement(name, whole, maps.cpu().numpy(), right, patch_of))
     return pd.DataFrame(rows)
 
 
-def _agreement(name: str, whole: np.ndarray, maps: np.ndarray, right: np.ndarray | None) -> dict[str, float | str]:
+def _agreement(
+    name: str, whole: np.ndarray, maps: np.ndarray, right: np.ndarray | None, patch_of: np.ndarray
+) -> dict[str, float | str]:
     found = [r for r in map(_rank_correlation, whole, maps) if np.isfinite(r)]
     row: dict[str, float | str] = {"module": name, "correlation": float(np.mean(found)) if found else float("nan")}
     if right is not None:
         names = ("truth_auroc", "truth_auroc.low", "truth_auroc.high")
-        row |= dict(zip(names, auroc_interval(right, maps.mean(0)), strict=True))
+        row |= dict(zip(names, auroc_interval(right, maps.mean(0), clusters=patch_of), strict=True))
     return row
 
 

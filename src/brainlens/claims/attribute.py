@@ -134,7 +134,7 @@ def checked(
     where, draws = layer_of(model, None), (options.bottleneck.steps - 1) * options.bottleneck.copies
 
     def scored(key: str, found: Tensor) -> None:
-        out.update(area_of(key, right, found))
+        out.update(area_of(key, right, found, model.patch_of))
 
     with frozen(model):
         for method in [m for m in ("bottleneck", "gradcam", "chefer") if m in maps]:
@@ -157,13 +157,14 @@ def as_published(model: VolumeEncoder, x: Tensor, aims: Tensor, right: np.ndarra
     paper = replace(options, refine="none", normalise="none", bottleneck=replace(options.bottleneck, variance=1.0))
     with frozen(model):
         found = brain_maps(model, x, aims, method="bottleneck", layer=layer_of(model, None), options=paper)
-    return area_of("attribute/ib_ba_paper", right, found)
+    return area_of("attribute/ib_ba_paper", right, found, model.patch_of)
 
 
-def area_of(key: str, right: np.ndarray, maps: Tensor) -> dict[str, float]:
-    """`<key>/truth_auroc` with its interval: the mean of the maps (n, voxel) against right (voxel,) bool."""
+def area_of(key: str, right: np.ndarray, maps: Tensor, patch_of: Tensor) -> dict[str, float]:
+    """`<key>/truth_auroc` with its interval: the mean of the maps (n, voxel) against right (voxel,) bool; patch_of (voxel,): the
+    patches, each of which counts as one."""
     names = (f"{key}/truth_auroc", f"{key}/truth_auroc.low", f"{key}/truth_auroc.high")
-    return dict(zip(names, auroc_interval(right, maps.mean(0).cpu().numpy()), strict=True))
+    return dict(zip(names, auroc_interval(right, maps.mean(0).cpu().numpy(), clusters=patch_of.cpu().numpy()), strict=True))
 
 
 def paper_claims(

@@ -264,12 +264,20 @@ def auroc(y_true: np.ndarray, y_score: np.ndarray) -> float:
     return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def auroc_interval(y_true: np.ndarray, y_score: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
+def auroc_interval(
+    y_true: np.ndarray, y_score: np.ndarray, *, level: float = 0.95, clusters: np.ndarray | None = None
+) -> tuple[float, float, float]:
     """Area under the ROC curve with DeLong's interval: y_true, y_score (unit,) as in `auroc` -> (area, low, high).
 
     With placements V_i = share of false units below true unit i and W_j = share of true units above false unit j,
     var = var(V)/n_true + var(W)/n_false; the normal interval is cut to [0, 1]. n log n, so whole brains are cheap.
-    DeLong, DeLong and Clarke-Pearson 1988. Raises DataError with fewer than 2 units in a class.
+    clusters (unit,): labels of units that go together, such as neighbouring voxels whose scores share a value; then
+
+        var = S_10/n_true + S_01/n_false + 2 S_11/(n_true n_false),    S_11 = I/(I-1) sum_k v_k w_k,
+        S_10 = I_1/((I_1-1) n_true) sum_k v_k^2,    S_01 = I_0/((I_0-1) n_false) sum_k w_k^2,
+
+    v_k, w_k: sums over cluster k of V_i - area and W_j - area; I, I_1, I_0: clusters in all, with true and with false units.
+    DeLong, DeLong and Clarke-Pearson 1988; Obuchowski 1997. Raises DataError with fewer than 2 units (or clusters) in a class.
     """
     labels, values = _scored(y_true, y_score)
     area = auroc(labels, values)
@@ -279,9 +287,30 @@ def auroc_interval(y_true: np.ndarray, y_score: np.ndarray, *, level: float = 0.
     ranks = rankdata(values)
     placed_true = (ranks[labels] - rankdata(values[labels])) / n_false
     placed_false = 1 - (ranks[~labels] - rankdata(values[~labels])) / n_true
-    spread = np.sqrt(placed_true.var(ddof=1) / n_true + placed_false.var(ddof=1) / n_false)
-    reach = float(norm.ppf(0.5 + level / 2) * spread)
+    if clusters is None:
+        variance = placed_true.var(ddof=1) / n_true + placed_false.var(ddof=1) / n_false
+    else:
+        variance = _clustered(placed_true - area, placed_false - area, labels, np.asarray(clusters))
+    reach = float(norm.ppf(0.5 + level / 2) * np.sqrt(max(float(variance), 0.0)))
     return area, max(0.0, area - reach), min(1.0, area + reach)
+
+
+def _clustered(v: np.ndarray, w: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> float:
+    """The variance of an area from centred placements of true units v and of false ones w, summed by cluster."""
+    if clusters.shape != labels.shape:
+        raise DataError(f"clusters {clusters.shape} must have the same length as y_true {labels.shape}")
+    number = np.unique(clusters, return_inverse=True)[1]
+    many = int(number.max()) + 1
+    of_true, of_false = (len(np.unique(number[rows])) for rows in (labels, ~labels))
+    if min(of_true, of_false) < 2:
+        raise DataError(f"an interval needs 2 clusters with true units and 2 with false ones, got {of_true} and {of_false}")
+    sums_v = np.bincount(number[labels], weights=v, minlength=many)
+    sums_w = np.bincount(number[~labels], weights=w, minlength=many)
+    n_true, n_false = len(v), len(w)
+    s10 = of_true / ((of_true - 1) * n_true) * (sums_v**2).sum()
+    s01 = of_false / ((of_false - 1) * n_false) * (sums_w**2).sum()
+    s11 = many / (many - 1) * (sums_v * sums_w).sum()
+    return float(s10 / n_true + s01 / n_false + 2 * s11 / (n_true * n_false))
 
 
 def binary(y_true: np.ndarray) -> np.ndarray:

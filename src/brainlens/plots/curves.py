@@ -10,6 +10,7 @@ from scipy.integrate import trapezoid as scipy_trapezoid
 
 from brainlens.plots import layers, style
 from brainlens.types import DataError, Result
+from brainlens.types.scores import spelled
 
 SETTINGS = {  # scores of attribution by the names that papers give them
     "image_drop": "confidence drop, image",
@@ -85,7 +86,7 @@ def learning_curve(
     groups = table.groupby(name, sort=False) if name in table.columns else [("", table)]
     for i, (label, part) in enumerate(groups):
         part = part.sort_values(x)
-        _band(ax, part, x, metric, style.colour(str(label), i), str(label).replace("_", " "))
+        _band(ax, part, x, metric, style.colour(str(label), i), spelled(str(label)))
     if chance is not None:
         ax.axhline(chance, label="chance", **style.CHANCE)
     ax.set_xscale("log")
@@ -116,7 +117,8 @@ def degradation(
         raise DataError(
             f"degradation: kind is 'deletion' or 'insertion' and curves are not empty; got {kind!r}, {len(curves)} curves"
         )
-    figure, axes = style.canvas(5.2, 3.7)
+    beside = len(curves) > 3  # so many names would lie on the curves
+    figure, axes = style.canvas(7.4 if beside else 5.2, 3.7)
     ax = axes[0, 0]
     n = 0
     for i, (method, values) in enumerate(curves.items()):
@@ -124,7 +126,7 @@ def degradation(
         x = np.linspace(0, 1, rows.shape[1]) if at is None else np.asarray(at, dtype=np.float64)
         mean, tone = rows.mean(axis=0), style.colour(method, i)
         area = float(scipy_trapezoid(mean, x))
-        ax.plot(x, mean, color=tone, lw=1.8, label=f"{style.printable(method.replace('_', ' '))}  (area {area:.3f})")
+        ax.plot(x, mean, color=tone, lw=1.8, label=f"{style.printable(spelled(method))}  (area {area:.3f})")
         if len(rows) > 1:
             n = max(n, len(rows))
             reach = 1.96 * rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
@@ -135,7 +137,7 @@ def degradation(
         ax.set_xticks(ticks)
         ax.minorticks_off()
     ax.xaxis.set_major_formatter(style.percent_ticks())
-    ax.legend(fontsize=8.5, frameon=False)
+    ax.legend(fontsize=8.5, frameon=False, **({"loc": "center left", "bbox_to_anchor": (1.02, 0.5)} if beside else {}))
     verb = "deleted" if kind == "deletion" else "inserted"
     style.label(ax, x=f"share of {what} {verb}, most important first", y=unit)
     return style.head(figure, kind.capitalize() + (f", n = {n:,} stimuli" if n else ""), result)

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result
+from brainlens.types.scores import spelled
 
 DIRECTIONS = ("brain->image", "image->brain", "brain->text", "text->brain")
 SHOWN = 5
@@ -176,7 +177,7 @@ def _picture(ax: Axes, image: np.ndarray, *, frame: str | None = None) -> None:
 
 def _bars(ax: Axes, x: np.ndarray, names: list[str], metrics: dict[str, float], encoder: str, number: int, width: float) -> None:
     height = np.array([metrics[name] for name in names])
-    ax.bar(x, height, width * 0.9, color=style.colour(encoder, number), label=style.printable(encoder.replace("_", " ")))
+    ax.bar(x, height, width * 0.9, color=style.colour(encoder, number), label=style.printable(spelled(encoder)))
     have = np.array([f"{name}.low" in metrics and f"{name}.high" in metrics for name in names])
     if have.any():
         low = np.array([metrics.get(f"{name}.low", np.nan) for name in names])[have]

@@ -15,6 +15,7 @@ from brainlens.metrics.statistics import bootstrap_mean
 from brainlens.plots.style import is_simulation
 from brainlens.report import numbers
 from brainlens.types import Result
+from brainlens.types.scores import spelled
 
 ALL = "all"  # a run of every method, whose numbers stand under methods/NAME/
 REFERENCE = "bottleneck"
@@ -113,11 +114,11 @@ def _table(members: list[tuple[_Method, Result]]) -> MethodsTable:
     methods, first = [method for method, _ in members], members[0][1]
     reference = next((m for m in methods if m.name == REFERENCE), methods[0])
     rows = [_row(method, reference) for method in methods]
-    columns = list(dict.fromkeys(c for row in rows for c in row if c not in ("method", "run", "n")))
+    columns = list(dict.fromkeys(c for row in rows for c in row if c not in ("method", "run", "trials")))
     columns = sorted(columns, key=lambda c: [HEADS.index(h) for h in HEADS if c.startswith(h)])
     columns = [c for c in columns if any(row.get(c) for row in rows)]
     several = len({m.run for m in methods}) > 1
-    keys = ["method", *(["run"] if several else []), *columns, *(["n"] if any(row["n"] for row in rows) else [])]
+    keys = ["method", *(["run"] if several else []), *columns, *(["trials"] if any(row["trials"] for row in rows) else [])]
     heads = [_head(k, reference.name) for k in keys]
     lines = [[row.get(k, "") for k in keys] for row in rows]
     return MethodsTable(_title(first), heads, lines, _notes(methods), is_simulation(first))
@@ -126,7 +127,7 @@ def _table(members: list[tuple[_Method, Result]]) -> MethodsTable:
 def _row(method: _Method, reference: _Method) -> dict[str, str]:
     """One row as text; empty where a run has no such number."""
     m = method.metrics
-    row = {"method": method.name.replace("_", " "), "run": method.run, "n": f"{method.trials:,} trials" if method.trials else ""}
+    row = {"method": spelled(method.name), "run": method.run, "trials": f"{method.trials:,}" if method.trials else ""}
     row["truth_auroc"] = _text(*(m.get(f"truth/auroc{end}") for end in ("", ".low", ".high")))
     for kind in ("deletion", "insertion"):
         for target in TARGETS:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brainlens.types.scores import SHARE, SIDES, chance, digits, is_difference, is_score, join
+from brainlens.types.scores import SHARE, SIDES, chance, digits, is_difference, is_score, join, spelled
 
 SILENT = (  # groups that the heading names already
     *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe", "decode", "methods"),
@@ -244,7 +244,9 @@ def label(key: str) -> str:
     else:
         text = NAMES.get(name, name.replace("_", " "))
     before = [PICTURES.get(p, p) if parts[0] == "reconstruct" else p for p in parts[: -1 - name.count("/")]]
-    before = [p.replace("->", " → ").replace("_", " ") for p in before if p not in SILENT]
+    before = [
+        " minus ".join(spelled(word) for word in p.replace("->", " → ").split(" minus ")) for p in before if p not in SILENT
+    ]
     if "subject" in before[:-1]:  # subject/1: one thing, not two
         at = before.index("subject")
         before[at : at + 2] = [f"subject {before[at + 1]}"]

@@ -31,6 +31,7 @@ from brainlens.report.parts import Case, Picture, Section
 from brainlens.report.policy import source_hash
 from brainlens.report.sections import sections
 from brainlens.types import DataError, Result
+from brainlens.types.scores import spelled
 
 MAX_BYTES = 25_000_000
 DPI = (130, 90, 60)  # figures are drawn again, coarser, until the page is small enough
@@ -201,7 +202,7 @@ def _encoders(result: Result, scores: dict[str, dict[str, float]], k: int) -> tu
     )
     for encoder, metrics in scores.items():
         cells = [_interval(metrics, f"retrieval/{d}/top{k}") for d in present]
-        lines.append([encoder.replace("_", " "), *cells, *(_cell(known.get(encoder, {}).get(c), c) for c in extra)])
+        lines.append([spelled(encoder), *cells, *(_cell(known.get(encoder, {}).get(c), c) for c in extra)])
     heads = ["encoder", *(d.replace("->", " → ") for d in present), *extra]
     return f"top-{k} of every encoder, 95 % intervals", heads, lines, len(lines)
 
@@ -233,7 +234,7 @@ def _cell(value: object, column: str) -> str:
     if isinstance(value, (int, float, np.integer, np.floating)):
         return "" if value != value else numbers.number(float(value), column.rpartition("/")[2])
     text = "" if value is None else str(value)
-    return text.replace("_", " ") if column in ("method", "encoder") else text
+    return spelled(text) if column in ("method", "encoder") else text
 
 
 def thumbnail(image: np.ndarray) -> str:

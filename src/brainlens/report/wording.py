@@ -9,6 +9,7 @@ from typing import Any
 from brainlens.plots.style import SIMULATION, is_simulation
 from brainlens.report import numbers
 from brainlens.types import Result, Sensors, Surface, Volume
+from brainlens.types.scores import spelled
 
 ORDER = ("align", "attribute", "encode", "compare", "reconstruct", "describe")
 TITLES = {
@@ -77,7 +78,8 @@ def how(result: Result) -> str:
     config = result.config
     if config.get("method") == "all":
         return "all methods"
-    return (headline(result) or ", ".join(_listed(config.get("method") or config.get("encoder")))).replace("_", " ")
+    main = headline(result)
+    return spelled(main) if main else ", ".join(_listed(config.get("method") or config.get("encoder")))
 
 
 def sentence(result: Result) -> str:
@@ -162,14 +164,14 @@ def _encoders(config: Mapping[str, Any], names: list[str]) -> str:
     """The encoders of a run, which of them the key numbers are of and by what rule, and what it is."""
     if not names:
         return "An encoder"
-    main = str(config.get("main", names[-1])).replace("_", " ")
+    main = str(config.get("main", names[-1]))
     rule = ", the best on validation images" if config.get("main_by") else ""
-    what = ENCODERS.get(main.replace(" ", "_"), "")
+    what = ENCODERS.get(main, "")
     if config.get("linear_start"):
         what = "the volume encoder at its linear start, which was not trained further"
     if len(names) == 1:
         return f"The encoder {names[0]}{f' ({what})' if what else ''}"
-    return f"Encoders ({', '.join(names)}; key numbers are of {main}{rule}{f': {what}' if what else ''})"
+    return f"Encoders ({', '.join(names)}; key numbers are of {spelled(main)}{rule}{f': {what}' if what else ''})"
 
 
 def headline(result: Result) -> str:
@@ -184,9 +186,9 @@ def _unit(config: Mapping[str, Any]) -> str:
 
 
 def _listed(value: Any) -> list[str]:
-    """Names as a list, with blanks for underscores."""
+    """Names as a list, as the field writes them."""
     many = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    return [str(v).replace("_", " ") for v in many]
+    return [spelled(str(v)) for v in many]
 
 
 def _on(result: Result) -> str:

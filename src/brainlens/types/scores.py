@@ -20,6 +20,10 @@ COUNTS = ("n", "gallery", "parameters", "multiply_adds", "seconds")
 SHARE = re.compile(
     r"(top\d+|nway\d+|accuracy|share\w*|\w+_share\w*|pointing_game|two_way\w*|kind_top\d|domain_top\d|\w*_area|noise_significant)$"
 )
+_SPELLED = {  # methods whose names the field writes otherwise than options do
+    word.lower().replace("-", ""): word
+    for word in ("Grad-CAM", "RISE", "Chefer", "MLP", "CNN", "FactorTopy", "NeuroAlign", "GNet", "EEGNet", "NICE")
+}
 COLUMNS = ("metric", "value", "low", "high", "chance", "ceiling", "n", "unit")
 
 
@@ -105,3 +109,8 @@ def unit_of(name: str) -> str:
 def join(group: str, name: str) -> str:
     """`group/name`, or the name where there is no group."""
     return f"{group}/{name}" if group else name
+
+
+def spelled(name: str) -> str:
+    """A method or encoder as the field writes it: Grad-CAM for gradcam, blanks for underscores."""
+    return _SPELLED.get(name, name.replace("_", " "))
