@@ -136,7 +136,8 @@ REFUSED = [
         ("--sentences", "x"), ("--permutations", "9"),
     )],
     *[(("describe", *option), option[0]) for option in (
-        ("--diffusion", "x"), ("--prompt", "a {}"), ("--drawing-steps", "9"), ("--captioner", "x"), ("--sentences", "x"),
+        ("--diffusion", "x"), ("--prompt", "a {}"), ("--drawing-steps", "9"), ("--drawing-guidance", "2"),
+        ("--captioner", "x"), ("--sentences", "x"),
         ("--data", "empty"),
     )],
     (("describe", "--bank", "dreams"), "real, diffusion"),

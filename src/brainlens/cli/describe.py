@@ -33,9 +33,9 @@ from brainlens.datasets import DEFAULT, check_kind
 WORDS = "Words"
 PICTURES = (  # what does not apply to category names alone
     *("model", "layer", "captions", "preset", "top", "pictures", "tagger", "concreteness", "bank", "diffusion", "prompt"),
-    *("drawing_steps", "crops", "captioner", "sentences", "permutations"),
+    *("drawing_steps", "drawing_guidance", "crops", "captioner", "sentences", "permutations"),
 )
-DRAWN = ("diffusion", "prompt", "drawing_steps")
+DRAWN = ("diffusion", "prompt", "drawing_steps", "drawing_guidance")
 
 
 def describe(
@@ -69,6 +69,9 @@ def describe(
     ] = None,
     drawing_steps: Annotated[
         int | None, typer.Option("--drawing-steps", help="Steps of the diffusion model.", rich_help_panel=WORDS)
+    ] = None,
+    drawing_guidance: Annotated[
+        float | None, typer.Option("--drawing-guidance", help="Guidance of the diffusion model.", rich_help_panel=WORDS)
     ] = None,
     crops: Annotated[
         bool, typer.Option("--crops", help="Add crops of the strongest pictures as candidates.", rich_help_panel=WORDS)
@@ -117,6 +120,7 @@ def describe(
     asked = Asked(design, bank, diffusion, crops=crops, captioner=captioner, sentences=sentences, words=words)
     asked = replace(asked, prompt=prompt) if prompt is not None else asked
     asked = replace(asked, steps=drawing_steps) if drawing_steps is not None else asked
+    asked = replace(asked, guidance=drawing_guidance) if drawing_guidance is not None else asked
     source = Source(
         dataset, data, model, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()), captions=captions,
         options=given_options,

@@ -28,6 +28,8 @@ from brainlens.types import DataError, Features, Responses, Result, Stimuli
 
 BANKS = ("real", "diffusion")
 TEXT = "a picture of a {}"  # around a noun, for the baselines, and for text encoders that do not know the published prompt
+MINIATURE = (None, "miniature")
+SCENES = ("a large {} in the middle", 3.0)  # prompt and guidance of the miniature, which draws scenes and knows few words
 CARDS, THUMB = 3, 96  # cards a region, pixels of a picture
 PRESETS = {"default": Describing(), "paper": PAPER}
 
@@ -36,8 +38,9 @@ PRESETS = {"default": Describing(), "paper": PAPER}
 class Asked:
     """What the command line asks of `describe`.
 
-    bank: "real" (training pictures by noun) or "diffusion" (a folder or hub name, None: the miniature); prompt around its nouns
-    (None: the published one, or "a picture of a {}" where the text encoder does not know its words);
+    bank: "real" (training pictures by noun) or "diffusion" (a folder or hub name, or the miniature); prompt around its nouns
+    (None: the published one, or "a picture of a {}" where the text encoder does not know its words; the miniature has its own);
+    guidance of the drawing (None: 7.5, and 3 for the miniature);
     crops: add crops of the strongest pictures; captioner: a network that captions the crops; sentences: a sentence encoder that
     makes an image-text space of a classifier's class names (`backbones.class_words`); words: categories alone.
     """
@@ -47,6 +50,7 @@ class Asked:
     diffusion: str | None = None
     prompt: str | None = None
     steps: int = 50
+    guidance: float | None = None
     crops: bool = False
     captioner: str | None = None
     sentences: str | None = None
@@ -92,7 +96,7 @@ def _check(source: Source, asked: Asked) -> None:
     if asked.bank not in BANKS:
         raise DataError(f"describe: bank {asked.bank!r} is not one of {', '.join(BANKS)}")
     if asked.bank == "diffusion":  # before anything is read
-        model_folder(asked.diffusion if asked.diffusion is not None else _miniature(), holding="model_index.json")
+        model_folder(_miniature() if asked.diffusion in MINIATURE else asked.diffusion, holding="model_index.json")
     if asked.design.concreteness is not None:
         read_concreteness(asked.design.concreteness)
     tagger(asked.design.tagger)
@@ -187,16 +191,20 @@ def drawn_for(
     pooled_of: what reads the drawn pictures as the encoding model reads the recording's. Raises DataError where no noun fits, and
     for trials without splits.
     """
-    place = asked.diffusion if asked.diffusion is not None else _miniature()
+    place = _miniature() if asked.diffusion in MINIATURE else str(asked.diffusion)
     if "split" not in responses.trials.columns:
         raise DataError("describe: trials have no column 'split'; add one with values train and test")
+    prompts: tuple[str, ...] = (PROMPT, TEXT)
     drawer = load_drawer(place, steps=asked.steps, device=device)
+    if asked.diffusion in MINIATURE:
+        prompts, drawer = (SCENES[0],), replace(drawer, guidance=SCENES[1])
+    prompts = prompts if asked.prompt is None else (asked.prompt,)
+    drawer = drawer if asked.guidance is None else replace(drawer, guidance=asked.guidance)
     fitted = responses.where(split=[s for s in responses.trials["split"].unique() if s != "test"])
     shown = set(fitted.trials["stimulus"].astype(str))
     found = tagger(asked.design.tagger).nouns(stimuli.captions)
     rows = [i for i, name in enumerate(stimuli.ids) if str(name) in shown]
     words = vocabulary([found[i] for i in rows], least=asked.design.least)
-    prompts = (PROMPT, TEXT) if asked.prompt is None else (asked.prompt,)
     held = {prompt: [noun for noun in words.nouns if drawer.fits(prompt.format(noun))] for prompt in prompts}
     prompt = next((each for each in prompts if held[each]), None)
     if prompt is None:

@@ -54,7 +54,7 @@ class _Method:
 def methods_tables(results: Sequence[tuple[str, Result]]) -> list[MethodsTable]:
     """A table for each recording, model and explained thing with two methods or more; else none.
 
-    Scores are those of the runs, with their intervals over trials (the area against the truth: over units). Agreement is the
+    Scores are those of the runs, with their intervals over trials (the area against the truth: over patches). Agreement is the
     Spearman correlation over units of a method's map with the reference's (bottleneck, else the first),
     r_t = corr(rank m_t, rank b_t), mean over trials with a 95 % bootstrap interval where both runs keep the maps of the same
     trials, else of the mean maps without one, since units are not independent draws.
@@ -181,7 +181,7 @@ def _title(result: Result) -> str:
 
 
 def _notes(methods: list[_Method]) -> list[str]:
-    notes = ["Brackets are 95 % intervals: of the area against the truth over units, of all others over trials."]
+    notes = ["Brackets are 95 % intervals: of the area against the truth over patches of voxels, of all others over trials."]
     if any(m.each is None for m in methods):
         notes.append("Where a run keeps mean maps alone, agreement is that of the mean maps and has no interval.")
     if len({m.trials for m in methods if m.trials}) > 1:

@@ -12,6 +12,7 @@ from brainlens.types.scores import SHARE, SIDES, chance, digits, is_difference, 
 
 SILENT = (  # groups that the heading names already
     *("retrieval", "encoding", "attribution", "align", "attribute", "encode", "reconstruct", "describe", "decode", "methods"),
+    "truth",
 )
 PICTURES = {  # which pictures a score of `reconstruct` is of, where the metric names them; without a name the chosen ones
     "first": "first candidate",
