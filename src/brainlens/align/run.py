@@ -100,9 +100,10 @@ def run_align_each(
     if len(source.subjects) < 2:
         raise DataError(f"one model each needs at least 2 subjects, got {list(source.subjects)}; give --subject more than once")
     folders, rows, results = [], [], []
-    for name in source.subjects:
+    each = source.one_subject_each()
+    for name, one in zip(source.subjects, each, strict=True):
         folder, found = run_align(
-            replace(source, subjects=(name,)), runs, encoders=encoders, training_steps=training_steps,
+            one, runs, encoders=encoders, training_steps=training_steps,
             configuration=configuration, seed=seed, device=device, start_from=start_from, tell=tell,
         )  # fmt: skip
         folders.append(folder)
@@ -111,6 +112,7 @@ def run_align_each(
             rows += [{"subject": name, **row} for row in found]
     if results:
         mean = mean_result(results, source.subjects, seed=seed)
+        source.take_notes(each)
         folders.append(keep(mean, runs, source))
         rows += [{"subject": "mean", **row} for row in table(mean, "retrieval/", ending=SHOWN)]
     return folders, rows

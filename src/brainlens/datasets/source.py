@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,6 +65,14 @@ class Source:
         taken = [name for name in self.options if name in OWN]
         if taken:
             raise DataError(f"option {taken[0]!r} of {self.dataset!r} is given by {OWN[taken[0]]}; leave it out of the options")
+
+    def one_subject_each(self) -> list[Source]:
+        """A source for each of its subjects, with notes of its own; this one where none is named."""
+        return [replace(self, subjects=(name,), notes=[]) for name in self.subjects] or [self]
+
+    def take_notes(self, each: Sequence[Source]) -> None:
+        """Adds what was noted of its subjects, for a run that is of all of them."""
+        self.notes.extend(dict.fromkeys(note for one in each for note in one.notes if note not in self.notes))
 
     def config(self) -> dict[str, Any]:
         """What a run folder remembers of it."""

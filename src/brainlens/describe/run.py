@@ -71,7 +71,7 @@ def run_describe(
     one; returns the folders, that of the agreement last, and its scores or those of the one subject."""
     asked = asked if asked is not None else Asked()
     _check(source, asked)
-    each = [replace(source, subjects=(name,)) for name in source.subjects] or [source]
+    each = source.one_subject_each()
     folders, results = [], []
     for one in each:
         if asked.words:
@@ -83,6 +83,7 @@ def run_describe(
     if len(each) == 1:
         return folders, _word_rows(results[0]) if asked.words else table(results[0], "describe/")
     tell("agreement of the subjects", None)
+    source.take_notes(each)
     try:
         shared = label_agreement(dict(zip(source.subjects, results, strict=True)), seed=seed)
     except DataError as error:  # the descriptions stand without it

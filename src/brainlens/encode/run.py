@@ -114,7 +114,8 @@ def _run(source: Source, runs: str | Path, asked: Asked, *, seed: int, device: s
         return keep(result, runs, source), table(result, "encoding/")
     session = _Session(source, Path(runs), asked, seed, device, tell)
     names = asked.models or (source.model,)
-    fitted = [fit for each in one_subject_each(source) for fit in session.subject(each, names)]
+    each = source.one_subject_each()  # an encoding model is of one brain
+    fitted = [fit for one in each for fit in session.subject(one, names)]
     if not is_first():
         session.done()
         return Path(runs), []
@@ -122,15 +123,11 @@ def _run(source: Source, runs: str | Path, asked: Asked, *, seed: int, device: s
     if len(fitted) > 1:
         found = compared(dict(fitted), len(source.subjects) > 1)
         if session.drawn:
+            source.take_notes(each)
             found = as_group(found, [result for _, result in fitted], source.subjects, session.drawn)
         folder, rows = keep(found, runs, source), side_by_side(found.tables["subjects" if session.drawn else "comparison"])
     session.done()
     return folder, rows
-
-
-def one_subject_each(source: Source) -> list[Source]:
-    """A source for each of its subjects, since an encoding model is of one brain."""
-    return [replace(source, subjects=(name,)) for name in source.subjects] or [source]
 
 
 def suited(source: Source, responses: Responses, asked: Asked) -> str:

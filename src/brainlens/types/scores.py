@@ -86,7 +86,7 @@ def chance(key: str, metrics: Mapping[str, float]) -> float | None:
     if name.endswith("auroc") or (name.startswith("two_way") and not name.endswith("_max")):
         return 0.5
     score = name.startswith("r2") and "share" not in name and name != "r2_max"
-    if score or name.endswith(("spearman", "_correlation", "hierarchy_slope")):
+    if score or name in ("r", "r_mean", "r_median") or name.endswith(("spearman", "_correlation", "hierarchy_slope")):
         return 0.0
     return None
 
