@@ -28,7 +28,7 @@ from brainlens.cli.options import (
     without,
 )  # fmt: skip
 from brainlens.cli.terminal import carry_out
-from brainlens.datasets import DEFAULT, check_kind
+from brainlens.datasets import DEFAULT, check_kind, simulated
 
 WORDS = "Words"
 PICTURES = (  # what does not apply to category names alone
@@ -59,7 +59,9 @@ def describe(
     concreteness: Annotated[
         Path | None, typer.Option(help="Table of norms (Word, Conc.M); abstract nouns are dropped.", rich_help_panel=WORDS)
     ] = None,
-    bank: Annotated[str, typer.Option(help="real (training pictures by noun) or diffusion.", rich_help_panel=WORDS)] = "real",
+    bank: Annotated[
+        str | None, typer.Option(help="real (training pictures by noun; default) or diffusion.", rich_help_panel=WORDS)
+    ] = None,
     diffusion: Annotated[
         str | None, typer.Option(help="Stable Diffusion folder or hub name; default: the miniature.", rich_help_panel=WORDS)
     ] = None,
@@ -74,8 +76,9 @@ def describe(
         float | None, typer.Option("--drawing-guidance", help="Guidance of the diffusion model.", rich_help_panel=WORDS)
     ] = None,
     crops: Annotated[
-        bool, typer.Option("--crops", help="Add crops of the strongest pictures as candidates.", rich_help_panel=WORDS)
-    ] = False,
+        bool | None,
+        typer.Option("--crops/--no-crops", help="Add crops of the strongest pictures as candidates.", rich_help_panel=WORDS),
+    ] = None,
     captioner: Annotated[
         str | None, typer.Option(help="Network that captions the crops: folder, hub name or miniature.", rich_help_panel=WORDS)
     ] = None,
@@ -101,26 +104,28 @@ def describe(
     given_options = parsed(dataset, option)
 
     from brainlens.datasets.source import Source
-    from brainlens.describe.run import Asked, run_describe
     from brainlens.describe.run import preset as settings
+    from brainlens.describe.run import run_describe
 
     if words:
         without(context, PICTURES, "--words reads category names and no pictures")
-    if bank != "diffusion":
+    base = settings(preset, simulated=simulated(dataset))
+    base = replace(base, bank=bank) if bank is not None else base
+    base = replace(base, crops=crops, captioner=base.captioner if crops else None) if crops is not None else base
+    if base.bank != "diffusion":
         without(context, DRAWN, "only --bank diffusion draws pictures")
-    if "captioner" in given(context) and not crops:
+        base = replace(base, diffusion=None)
+    if not base.crops:
         without(context, ("captioner",), "it captions the crops of --crops, which is not given")
     if "sentences" in given(context) and model in (None, "miniature"):
         without(context, ("sentences",), "the miniature is a CLIP and has texts of its own; it belongs to a classifier (--model)")
-    design = settings(preset)
     typed: dict[str, Any] = {"top": top, "pictures": pictures, "tagger": tagger, "permutations": permutations}
     typed["concreteness"] = None if concreteness is None else str(concreteness)
-    design = replace(design, **{name: value for name, value in typed.items() if value is not None})
+    design = replace(base.design, **{name: value for name, value in typed.items() if value is not None})
     design = replace(design, layers=tuple(layer)) if layer else design
-    asked = Asked(design, bank, diffusion, crops=crops, captioner=captioner, sentences=sentences, words=words)
-    asked = replace(asked, prompt=prompt) if prompt is not None else asked
-    asked = replace(asked, steps=drawing_steps) if drawing_steps is not None else asked
-    asked = replace(asked, guidance=drawing_guidance) if drawing_guidance is not None else asked
+    more: dict[str, Any] = {"diffusion": diffusion, "captioner": captioner, "prompt": prompt, "steps": drawing_steps}
+    more |= {"guidance": drawing_guidance, "sentences": sentences}
+    asked = replace(base, design=design, words=words, **{name: value for name, value in more.items() if value is not None})
     source = Source(
         dataset, data, model, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()), captions=captions,
         options=given_options,

@@ -31,7 +31,8 @@ TEXT = "a picture of a {}"  # around a noun, for the baselines, and for text enc
 MINIATURE = (None, "miniature")
 SCENES = ("a large {} in the middle", 3.0)  # prompt and guidance of the miniature, which draws scenes and knows few words
 CARDS, THUMB = 3, 96  # cards a region, pixels of a picture
-PRESETS = {"default": Describing(), "paper": PAPER}
+PRESETS = ("default", "paper")
+BLIP, STABLE_DIFFUSION = "Salesforce/blip-image-captioning-base", "stable-diffusion-v1-5/stable-diffusion-v1-5"  # the published
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,16 @@ class Asked:
     words: bool = False
 
 
-def preset(name: str) -> Describing:
-    """The settings by name. Raises DataError listing the known ones."""
+def preset(name: str, *, simulated: bool = False) -> Asked:
+    """All that is asked, by name: "paper" has crops with captions of their own and a drawn bank, by BLIP and Stable Diffusion
+    1.5, and by the miniatures where the pictures are simulated scenes. Raises DataError listing the known names.
+    """
     if name not in PRESETS:
         raise DataError(f"describe: preset {name!r} is not one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if name == "default":
+        return Asked()
+    captioning, drawing = (MINIATURE[1], MINIATURE[1]) if simulated else (BLIP, STABLE_DIFFUSION)
+    return Asked(PAPER, "diffusion", drawing, crops=True, captioner=captioning)
 
 
 def run_describe(
@@ -146,7 +152,9 @@ def _described(source: Source, runs: Path, asked: Asked, seed: int, device: str,
     crops = None
     if asked.crops:
         if tuple(layers) != ("image",):
-            raise DataError(f"describe: crops need places of the layer 'image', got layers {list(layers)}; leave --layer out")
+            raise DataError(
+                f"describe: crops need places of the layer 'image', not of {list(layers)}; leave --layer out, or take --no-crops"
+            )
         tell("places of the pictures", None)
         caption = caption_by(asked.captioner, device) if asked.captioner is not None else None
         places = place_features(network, stimuli.take(features.ids))
