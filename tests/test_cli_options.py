@@ -142,7 +142,7 @@ REFUSED = [
     )],
     (("describe", "--bank", "dreams"), "real, diffusion"),
     (("describe", "--bank", "diffusion", "--diffusion", "nowhere/at/all"), "nowhere"),
-    (("describe", "--preset", "nonsense"), "default, paper"),
+    (("describe", "--preset", "nonsense"), "default, paper, released"),
     (("describe", "--top", "0"), "top=0"),
     (("describe", "--dataset", "phantom_eeg"), "phantom_eeg is EEG"),
     (("describe", "--dataset", "images92", "--data", "empty"), "patterns without voxels"),

@@ -74,7 +74,8 @@ CHANGED = (
 DESCRIBERS = (
     ("true noise-free voxel (ideal)", "ideal/"), ("our default", ""), ("its significant voxels", "significant/"),
     ("the same, ten drawn pictures a noun", "drawn/"), ("the paper's rank score, real pictures", "paper/"),
-    ("as published: crops, captioner, drawn pictures", "published/"), ("pictures alone", "image_only/"),
+    ("as published: crops, captioner, drawn pictures", "published/"), ("as the released code scores it", "released/"),
+    ("pictures alone", "image_only/"),
     ("majority noun", "majority/"), ("text readout", "text_readout/"), ("BrainSCUBA", "brainscuba/"), ("CLIP-MSM", "clip_msm/"),
 )  # fmt: skip
 FOUND = (

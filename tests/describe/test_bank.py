@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from brainlens.describe.bank import bank_of, drawn_bank, picture_seed, real_rows
+from brainlens.describe.bank import Bank, bank_of, drawn_bank, picture_seed, real_rows
 from brainlens.models.generation.text_drawing import TextDrawer, load_drawer
 from brainlens.types import DataError, Features
 
@@ -111,3 +111,13 @@ def test_prompts_that_the_text_encoder_cannot_hold(drawer) -> None:
         drawer.draw(["zebra"], [0])
     with pytest.raises(DataError, match="steps=0"):
         load_drawer("x", steps=0)
+
+
+def test_a_picture_of_several_nouns_is_kept_once() -> None:
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    rows = np.array([4, 1, 4, 0, 1])
+    once, back = Bank(x[rows], np.array([0, 0, 1, 1, 2]), ("a", "b", "c"), "real", rows).pictures()
+    assert len(once) == 3
+    np.testing.assert_array_equal(once[back], x[rows])
+    drawn = Bank(x, np.array([0, 0, 1, 1, 2]), ("a", "b", "c"), "diffusion", np.zeros(0, np.int64))
+    np.testing.assert_array_equal(drawn.pictures()[0][drawn.pictures()[1]], x)

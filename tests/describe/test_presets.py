@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from brainlens.cli import app
-from brainlens.describe import PAPER, Describing
+from brainlens.describe import PAPER, RELEASED, Describing
 from brainlens.describe import run as verb
 from brainlens.describe.run import BLIP, STABLE_DIFFUSION, Asked, preset
 from brainlens.types import DataError
@@ -27,6 +27,7 @@ def test_the_published_procedure_is_whole() -> None:
     [
         ((), Asked()),
         (("--preset", "paper"), preset("paper", simulated=True)),
+        (("--preset", "released"), Asked(RELEASED, "diffusion", "miniature", crops=True, captioner="miniature")),
         (("--preset", "paper", "--bank", "real"), Asked(PAPER, "real", None, crops=True, captioner="miniature")),
         (("--preset", "paper", "--no-crops"), Asked(PAPER, "diffusion", "miniature")),
         (

@@ -240,3 +240,45 @@ def test_what_does_not_fit_is_refused(bank) -> None:
     for call in wrong:
         with pytest.raises(DataError):
             call()
+
+
+def test_closeness_is_that_of_the_released_code_label_by_label() -> None:
+    """Ranks from 1, mean squares of the two lowest; place times mean cosine, -1 without a picture among the first k."""
+    rng = np.random.default_rng(5)
+    concept = rng.permutation(np.repeat(np.arange(6), 4))
+    g = rng.normal(size=(7, 24))
+    candidates = rng.random((7, 6)) < 0.7
+    candidates[:, 2] = True
+    candidates[6] = [False, False, True, False, False, False]
+    shown, drawn = rng.normal(size=(9, 3)) + 1, rng.normal(size=(24, 3)) + 1
+    strongest = np.stack([rng.permutation(9)[:5] for _ in range(7)])
+    own = semantics.own_candidate_scores(g, concept, candidates, a=2)
+    found = semantics.closeness_scores(own, g, concept, strongest, shown=shown, drawn=drawn, k=6)
+    assert np.isnan(found[~candidates]).all()
+    without = 0
+    for voxel in range(7):
+        labels = np.flatnonzero(candidates[voxel])
+        pictures = [j for j in range(24) if concept[j] in labels]
+        order = sorted(pictures, key=lambda j: -g[voxel, j])
+        squares = {}
+        for label in labels:
+            ranks = sorted(order.index(j) + 1 for j in pictures if concept[j] == label)
+            squares[label] = sum(rank**2 for rank in ranks[:2]) / 2
+        place = sorted(labels, key=lambda label: squares[label])
+        for label in labels:
+            among = [j for j in order[:6] if concept[j] == label]
+            cosines = [
+                shown[s] @ drawn[j] / np.linalg.norm(shown[s]) / np.linalg.norm(drawn[j]) for s in strongest[voxel] for j in among
+            ]
+            without += not among
+            weight = np.mean(cosines) if among else -1.0
+            assert found[voxel, label] == pytest.approx((len(labels) - place.index(label)) * weight)
+    assert without > 3
+
+
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"shown": np.ones((9, 2))}, {"drawn": np.ones((23, 3))}])
+def test_closeness_refuses_what_does_not_fit(wrong: dict[str, object]) -> None:
+    given = {"shown": np.ones((9, 3)), "drawn": np.ones((24, 3)), "k": 5} | wrong
+    own, g = np.zeros((2, 6)), np.zeros((2, 24))
+    with pytest.raises(DataError, match="closeness"):
+        semantics.closeness_scores(own, g, np.repeat(np.arange(6), 4), np.zeros((2, 5), int), **given)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from brainlens.backbones import clip, vision
 from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import keep
 from brainlens.datasets.source import Opened, Source, Tell
-from brainlens.describe import BASELINES, PAPER, Beside, Describing, Space, baseline_scores, fit_describe
+from brainlens.describe import BASELINES, PAPER, RELEASED, Beside, Describing, Space, baseline_scores, fit_describe
 from brainlens.describe.bank import real_rows
 from brainlens.describe.crops import CropPool
 from brainlens.describe.labelling import label_voxels
@@ -42,7 +42,7 @@ class DescribePlan:
     """noise: voxels outside the regions; designs by name: the first is the claim, "image_only" reads CLIP's embedding alone,
     where every baseline can be computed; cropped: the same with crops of the strongest pictures, whose words are those of the
     whole picture (None) or a captioner's; drawn: with a bank that the diffusion miniature draws, and the captioner of crops
-    (None: whole pictures); "published" is the paper's way from end to end; level of significance."""
+    (None: whole pictures); "published" is the paper's way from end to end, "released" that of its code; level of significance."""
 
     noise: int = 500
     designs: dict[str, Describing] = field(
@@ -57,6 +57,7 @@ class DescribePlan:
         default_factory=lambda: {
             "drawn": (Describing(layers=LAYERS, pictures=10), None),
             "published": (replace(PAPER, layers=("image",)), "miniature"),
+            "released": (replace(RELEASED, layers=("image",)), "miniature"),
         }
     )
     level: float = 0.05

@@ -50,7 +50,9 @@ def describe(
         bool,
         typer.Option("--words", help="Category names alone: words per region from betas, no pictures.", rich_help_panel=WORDS),
     ] = False,
-    preset: Annotated[str, typer.Option(help="default or paper (as published); see docs.", rich_help_panel=WORDS)] = "default",
+    preset: Annotated[
+        str, typer.Option(help="default, paper or released (as published; as its code); see docs.", rich_help_panel=WORDS)
+    ] = "default",
     top: Annotated[
         int | None, typer.Option(help="Strongest pictures whose captions give candidates.", rich_help_panel=WORDS)
     ] = None,

@@ -18,7 +18,7 @@ from brainlens.describe.agreement import label_agreement
 from brainlens.describe.bank import Bank, real_rows
 from brainlens.describe.crops import CropPool
 from brainlens.describe.evidence import Described, encoding_scores, evidence_of, halves_agreement
-from brainlens.describe.labelling import Labels, label_voxels, strongest_of_readouts
+from brainlens.describe.labelling import Close, Labels, label_voxels, strongest_of_readouts
 from brainlens.describe.words import describe_words
 from brainlens.metrics import semantics
 from brainlens.metrics.semantics import top_concepts
@@ -31,6 +31,7 @@ from brainlens.types import DataError, Features, Responses, Result, Stimuli
 __all__ = [
     "BASELINES",
     "PAPER",
+    "RELEASED",
     "Beside",
     "Describing",
     "Space",
@@ -52,14 +53,16 @@ class Describing:
 
     layers: pooled layers side by side (None: "image", the network's embedding). alphas: ridge penalties. top: strongest pictures
     (and crops) whose captions give candidates; pictures: t of each noun in the bank; best: a of eq. 2 (None: half of them);
-    labels kept of each voxel. tagger: "lexicon", "spacy" or "spacy:MODEL"; least: training images that a noun must be in;
-    concreteness: table of norms, nouns below least_concrete go. permutations, resamples of the test images; level of the false
-    discovery rate.
+    close: pictures whose likeness weights the scores as in the released code (`metrics.semantics.closeness_scores`), None: not at
+    all, as in the paper; labels: kept of each voxel. tagger: "lexicon", "spacy" or "spacy:MODEL"; least: training images that a
+    noun must be in; concreteness: table of norms, nouns below least_concrete go. permutations, resamples of the test images;
+    level of the false discovery rate.
 
     | setting | paper | default | why |
     |---|---|---|---|
     | top | 10 | 40 | captions of whole pictures, where the paper captions crops too |
     | pictures, best | 10, 5 (code) | 100, half | other things in real pictures average out |
+    | close | none (paper), 10 (code) | none | the paper's equation needs no second network |
     """
 
     layers: tuple[str, ...] | None = None
@@ -67,6 +70,7 @@ class Describing:
     top: int = 40
     pictures: int = 100
     best: int | None = None
+    close: int | None = None
     labels: int = 4
     tagger: str = "lexicon"
     least: int = 5
@@ -82,9 +86,12 @@ class Describing:
                 raise DataError(f"describe: {name}={getattr(self, name)}; it is 1 or more")
         if not 0 < self.level < 1:
             raise DataError(f"describe: level={self.level} of the false discovery rate lies between 0 and 1")
+        if self.close is not None and (self.close < 1 or self.layers not in (None, ("image",))):
+            raise DataError("describe: close compares embeddings of pictures, 1 or more, of the layer 'image' alone")
 
 
 PAPER = Describing(top=10, pictures=10, best=5)
+RELEASED = replace(PAPER, close=10)
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def fit_describe(
     if bank is None:
         chosen_rows, numbers = real_rows(words.nouns, present, rows, pictures=chosen.pictures, seed=seed)
         bank = Bank(x[chosen_rows], numbers, words.nouns, "real", chosen_rows)
-    problem = _Problem(x[rows], y, present[rows], bank.x, _numbered(bank, words.nouns), chosen, seed)
+    problem = _Problem(x[rows], y, present[rows], bank, _numbered(bank, words.nouns), chosen, seed)
     pool, pool_present, crops = x[rows], present[rows], None
     if given.crops is not None:
         say("crops", None)
@@ -191,16 +198,22 @@ class _Problem:
     x: np.ndarray
     y: np.ndarray
     present: np.ndarray
-    bank: np.ndarray
+    bank: Bank
     noun: np.ndarray
     design: Describing
     seed: int
 
     def label(self, weights: np.ndarray, pool: np.ndarray, present: np.ndarray) -> Labels:
-        """Labels of readouts, their candidates from a pool of pictures."""
+        """Labels of readouts, their candidates from a pool of pictures.
+
+        A real picture that stands for several nouns is answered once, so that its places in the bank tie: the same product at
+        another column of a matrix may differ in its last bit, and a rank would hang on it.
+        """
+        once, back = self.bank.pictures()
         return label_voxels(
-            lambda part: weights[part] @ pool.T, lambda part: weights[part] @ self.bank.T, voxels=len(weights), present=present,
-            noun=self.noun, top=self.design.top, a=self.design.best, labels=self.design.labels,
+            lambda part: weights[part] @ pool.T, lambda part: (weights[part] @ once.T)[:, back], voxels=len(weights),
+            present=present, noun=self.noun, top=self.design.top, a=self.design.best, labels=self.design.labels,
+            close=None if self.design.close is None else Close(pool, self.bank.x, self.design.close),
         )  # fmt: skip
 
     def first_of(self, part: np.ndarray) -> np.ndarray:

@@ -39,6 +39,13 @@ class Bank:
     def __len__(self) -> int:
         return len(self.noun)
 
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features (different picture, feature) of its pictures, each once, and where each place of the bank finds its own."""
+        if not len(self.rows):
+            return self.x, np.arange(len(self.x))
+        _, first, back = np.unique(self.rows, return_index=True, return_inverse=True)
+        return self.x[first], back
+
 
 def picture_seed(noun: str, k: int, seed: int = 0) -> int:
     """The seed of picture k of a noun: 63 bits of SHA-256 over seed, noun and k."""

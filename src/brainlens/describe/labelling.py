@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brainlens.metrics.semantics import bank_scores, multi_semantic, own_candidate_scores, top_concepts
+from brainlens.metrics.semantics import bank_scores, closeness_scores, multi_semantic, own_candidate_scores, top_concepts
 from brainlens.types import DataError
 
 BLOCK = 512  # voxels at a time
@@ -22,9 +22,10 @@ Responder = Callable[[np.ndarray, slice], np.ndarray]
 class Labels:
     """Labels of voxels, best first, -1 where there is none.
 
-    number (voxel, k) into the nouns; score (voxel, k): eq. 2; weight (voxel, k): the multi-semantic softmax; auroc (voxel, noun):
-    the rank of each noun against the whole bank; counts (voxel, noun): of a voxel's strongest pictures, those whose captions
-    name the noun (0: no candidate); strongest (voxel, top): their numbers, best first; own (voxel, noun): eq. 2 of candidates.
+    number (voxel, k) into the nouns; score (voxel, k): eq. 2, or as `Close` weights it; weight (voxel, k): the multi-semantic
+    softmax; auroc (voxel, noun): the rank of each noun against the whole bank; counts (voxel, noun): of a voxel's strongest
+    pictures, those whose captions name the noun (0: no candidate); strongest (voxel, top): their numbers, best first; own (voxel,
+    noun): scores of candidates.
     """
 
     number: np.ndarray
@@ -34,6 +35,15 @@ class Labels:
     counts: np.ndarray
     strongest: np.ndarray
     own: np.ndarray
+
+
+@dataclass(frozen=True)
+class Close:
+    """Embeddings of the pool (picture, d) and of the bank (picture, d), and how many pictures count: see `closeness_scores`."""
+
+    pool: np.ndarray
+    bank: np.ndarray
+    k: int
 
 
 def strongest_pictures(responses: np.ndarray, top: int) -> np.ndarray:
@@ -61,12 +71,14 @@ def label_voxels(
     top: int,
     a: int | None = None,
     labels: int = 4,
+    close: Close | None = None,
 ) -> Labels:
     """Labels of all voxels, block by block.
 
     pool(part), bank(part): responses (voxel, picture) of the voxels of a slice to the pictures that candidates come from, and to
-    those of the bank. present (picture of the pool, noun) bool: the nouns of its captions; noun (picture of the bank,).
-    Nouns without a picture in the bank are no candidates. A voxel whose candidates all score the same has no label.
+    those of the bank. present (picture of the pool, noun) bool: the nouns of its captions; noun (picture of the bank,). close:
+    weights the scores as the released code does. Nouns without a picture in the bank are no candidates. A voxel whose candidates
+    all score the same has no label.
     """
     known = np.bincount(noun, minlength=present.shape[1])[: present.shape[1]] > 0
     parts: list[tuple[np.ndarray, ...]] = []
@@ -76,6 +88,8 @@ def label_voxels(
         counts = np.stack([present[rows].sum(axis=0) for rows in strongest]) * known
         g = bank(part)
         own = own_candidate_scores(g, noun, counts > 0, a=a)
+        if close is not None:
+            own = closeness_scores(own, g, noun, strongest, shown=close.pool, drawn=close.bank, k=close.k)
         parts.append((own, bank_scores(g, noun, present.shape[1]), counts.astype(np.int32), strongest))
     own, auroc, counts, strongest = (np.concatenate([part[i] for part in parts]) for i in range(4))
     number = top_concepts(own, labels)

@@ -19,7 +19,7 @@ from brainlens.backbones.folder import model_folder
 from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.source import Source, Tell, chosen_captions, network_folder, open_recording, standardised
-from brainlens.describe import PAPER, SHOWN, Beside, Describing, Space, describe_words, fit_describe, label_agreement
+from brainlens.describe import PAPER, RELEASED, SHOWN, Beside, Describing, Space, describe_words, fit_describe, label_agreement
 from brainlens.describe.bank import PROMPT, Bank, bank_of, drawn_bank
 from brainlens.describe.crops import MOST, STEP, Box, CropPool
 from brainlens.models.generation.text_drawing import load_drawer
@@ -31,7 +31,7 @@ TEXT = "a picture of a {}"  # around a noun, for the baselines, and for text enc
 MINIATURE = (None, "miniature")
 SCENES = ("a large {} in the middle", 3.0)  # prompt and guidance of the miniature, which draws scenes and knows few words
 CARDS, THUMB = 3, 96  # cards a region, pixels of a picture
-PRESETS = ("default", "paper")
+PRESETS = {"default": Describing(), "paper": PAPER, "released": RELEASED}
 BLIP, STABLE_DIFFUSION = "Salesforce/blip-image-captioning-base", "stable-diffusion-v1-5/stable-diffusion-v1-5"  # the published
 
 
@@ -59,15 +59,17 @@ class Asked:
 
 
 def preset(name: str, *, simulated: bool = False) -> Asked:
-    """All that is asked, by name: "paper" has crops with captions of their own and a drawn bank, by BLIP and Stable Diffusion
-    1.5, and by the miniatures where the pictures are simulated scenes. Raises DataError listing the known names.
+    """All that is asked, by name. Raises DataError listing the known names.
+
+    "paper" has crops with captions of their own and a drawn bank, by BLIP and Stable Diffusion 1.5, and by the miniatures where
+    the pictures are simulated scenes; "released" weights the scores as the code does.
     """
     if name not in PRESETS:
         raise DataError(f"describe: preset {name!r} is not one of {', '.join(PRESETS)}")
     if name == "default":
         return Asked()
     captioning, drawing = (MINIATURE[1], MINIATURE[1]) if simulated else (BLIP, STABLE_DIFFUSION)
-    return Asked(PAPER, "diffusion", drawing, crops=True, captioner=captioning)
+    return Asked(PRESETS[name], "diffusion", drawing, crops=True, captioner=captioning)
 
 
 def run_describe(

@@ -49,6 +49,44 @@ def own_candidate_scores(
     return out
 
 
+def closeness_scores(
+    own: np.ndarray,
+    responses: np.ndarray,
+    concept: np.ndarray,
+    strongest: np.ndarray,
+    *,
+    shown: np.ndarray,
+    drawn: np.ndarray,
+    k: int = 10,
+) -> np.ndarray:
+    """The rank scores of candidates weighted by how close their pictures are to those that the voxel answers most.
+
+        S_vc = (n_v - position of c) w_vc,    w_vc = mean cos(shown_s, drawn_j) over the voxel's strongest pictures s and the
+                                              pictures j of c among the k of all its candidates that it answers most; else -1
+
+    position: 0 for the candidate of the best rank score, n_v the number of candidates. own (voxel, concept): of
+    `own_candidate_scores`, NaN for what is no candidate; responses (voxel, picture of the bank); concept (picture of the bank,);
+    strongest (voxel, s): numbers into shown (picture, d); drawn (picture of the bank, d) -> (voxel, concept) float64.
+    The paper has the rank score alone; its released code has this. Raises DataError for shapes that do not match, k below 1.
+    """
+    g, concept, candidates = _bank(responses, concept, np.isfinite(own))
+    if k < 1 or len(drawn) != g.shape[1] or np.ndim(shown) != 2 or np.shape(shown)[1:] != np.shape(drawn)[1:]:
+        raise DataError(f"closeness: k={k}, shown {np.shape(shown)} and drawn {np.shape(drawn)} do not fit {g.shape[1]} pictures")
+    near, made = (np.asarray(each, np.float64) / np.linalg.norm(each, axis=1, keepdims=True) for each in (shown, drawn))
+    out = np.full(candidates.shape, np.nan)
+    for voxel in range(len(g)):
+        mine = np.flatnonzero(candidates[voxel])
+        pictures = np.flatnonzero(np.isin(concept, mine))
+        first = pictures[np.argsort(-g[voxel, pictures], kind="stable")[:k]]
+        mean = near[strongest[voxel]].mean(axis=0)  # a mean of cosines is the cosine's product with the mean
+        place = np.empty(len(mine))
+        place[np.argsort(-own[voxel, mine], kind="stable")] = np.arange(len(mine))
+        for c, at in zip(mine, place, strict=True):
+            there = first[concept[first] == c]
+            out[voxel, c] = (len(mine) - at) * (float((made[there] @ mean).mean()) if len(there) else -1.0)
+    return out
+
+
 def bank_scores(responses: np.ndarray, concept: np.ndarray, n_concepts: int) -> np.ndarray:
     """How far a concept's pictures stand above all others of the bank: the AUROC, comparable between voxels.
 
