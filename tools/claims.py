@@ -339,7 +339,7 @@ def describe_group(scale: str, parts: tuple[str, ...] = ()) -> dict[str, float]:
     keep(result, WORK / "runs", source)
     if not parts:
         return metrics
-    drawn = tuple(f"describe/{name}/" for name in plan.drawn)
+    drawn = tuple(f"describe/{name}{end}/" for name in plan.drawn for end in ("", "_rendered"))
     return earlier("describe") | {key: value for key, value in metrics.items() if key.startswith(drawn)}
 
 

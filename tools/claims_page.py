@@ -75,6 +75,7 @@ DESCRIBERS = (
     ("true noise-free voxel (ideal)", "ideal/"), ("our default", ""), ("its significant voxels", "significant/"),
     ("the same, ten drawn pictures a noun", "drawn/"), ("the paper's rank score, real pictures", "paper/"),
     ("as published: crops, captioner, drawn pictures", "published/"), ("as the released code scores it", "released/"),
+    ("drawn pictures replaced by true scenes, default", "drawn_rendered/"), ("the same, as published", "published_rendered/"),
     ("pictures alone", "image_only/"),
     ("majority noun", "majority/"), ("text readout", "text_readout/"), ("BrainSCUBA", "brainscuba/"), ("CLIP-MSM", "clip_msm/"),
 )  # fmt: skip

@@ -6,7 +6,7 @@ significant on test images, which none of the labelling methods had a part in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from brainlens.backbones.places import place_features
 from brainlens.datasets.runs import keep
 from brainlens.datasets.source import Opened, Source, Tell
 from brainlens.describe import BASELINES, PAPER, RELEASED, Beside, Describing, Space, baseline_scores, fit_describe
-from brainlens.describe.bank import real_rows
+from brainlens.describe.bank import Bank, real_rows
 from brainlens.describe.crops import CropPool
 from brainlens.describe.labelling import label_voxels
 from brainlens.describe.run import TEXT, Asked, caption_by, cards, drawn_for
@@ -28,13 +28,14 @@ from brainlens.metrics.semantic_evidence import concept_maps
 from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
 from brainlens.models.encoding import RidgeCV
 from brainlens.models.encoding.layered import pooled
-from brainlens.phantom.scenes import KINDS, object_words
+from brainlens.phantom.scenes import KINDS, make_scenes, object_words
 from brainlens.stimuli.nouns import presence, tagger
-from brainlens.types import Responses, Result
+from brainlens.types import Features, Responses, Result, Stimuli
 
 LAYERS = ("vision.4", "vision.5", "vision.6", "image")  # the last third of the miniature and its embedding
 OPTIONS = {"concepts": "kinds"}
 SIGNIFICANT = 0.05
+RENDERED, SCENES_SEED = 4000, 97  # scenes that stand in for drawn pictures, which no recording shows
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ def describe_claims(
 def _drawn(
     recording: Opened, responses: Responses, name: str, plan: DescribePlan, folder: Path, scored: np.ndarray, tell: Tell
 ) -> dict[str, float]:
-    """A design with a drawn bank: its scores, the pictures drawn, and how many a bank for each voxel's candidates would need."""
+    """A design with a drawn bank: its scores, the pictures drawn, and how many a bank for each voxel's candidates would need.
+
+    `NAME_rendered`: the same with scenes that show the noun for sure, so that what the drawing costs stands alone.
+    """
     design, captioner = plan.drawn[name]
     layers, stimuli = recording.layers, recording.stimuli
     assert layers is not None
@@ -131,14 +135,27 @@ def _drawn(
     read = partial(vision.extract, network, layers=list(design.layers or ("image",)))
     bank = drawn_for(Asked(design, "diffusion"), stimuli, responses, read, folder, tell=tell, seed=plan.seed)
     crops = dict(_pools(recording, {name: captioner}))[name] if captioner is not None else None
-    result, _ = fit_describe(responses, layers, stimuli, design=design, beside=Beside(bank, crops), seed=plan.seed)
-    prefix = f"describe/{name}"
-    metrics = truth_scores(result.arrays["label"], result, scored, prefix=prefix)
+    metrics: dict[str, float] = {}
     outside = ~responses.units["informative"].to_numpy(dtype=bool)
-    metrics[f"{prefix}/noise_significant"] = float(result.arrays["significant"][outside].mean())
-    metrics[f"{prefix}/noise_significant.n"] = int(outside.sum())
-    each = result.metrics["describe/labelled"] * result.metrics["describe/candidates"] * design.pictures
-    return metrics | {f"{prefix}/pictures": len(bank), f"{prefix}/pictures_voxel_by_voxel": each}
+    for prefix, pictures in ((f"describe/{name}", bank), (f"describe/{name}_rendered", rendered_bank(bank.nouns, read, design))):
+        result, _ = fit_describe(responses, layers, stimuli, design=design, beside=Beside(pictures, crops), seed=plan.seed)
+        metrics |= truth_scores(result.arrays["label"], result, scored, prefix=prefix)
+        metrics[f"{prefix}/noise_significant"] = float(result.arrays["significant"][outside].mean())
+        metrics[f"{prefix}/noise_significant.n"] = int(outside.sum())
+        each = result.metrics["describe/labelled"] * result.metrics["describe/candidates"] * design.pictures
+        metrics |= {f"{prefix}/pictures": len(pictures), f"{prefix}/pictures_voxel_by_voxel": each}
+    return metrics
+
+
+def rendered_bank(nouns: tuple[str, ...], read: Callable[[Stimuli], Features], design: Describing) -> Bank:
+    """`design.pictures` scenes of every noun that no recording shows, those of fewest objects first, as `read` sees them."""
+    scenes = make_scenes(RENDERED, seed=SCENES_SEED, split="validation")
+    present = presence(tagger(design.tagger).nouns(scenes.captions), nouns)
+    order = np.argsort(scenes.table["n_objects"].to_numpy(), kind="stable")
+    chosen = [order[present[order, c]][: design.pictures] for c in range(len(nouns))]
+    rows, back = np.unique(np.concatenate(chosen), return_inverse=True)
+    x = pooled(read(scenes.take(scenes.ids[rows])), design.layers or ("image",))
+    return Bank(x[back], np.repeat(np.arange(len(nouns)), [len(each) for each in chosen]), nouns, "rendered", rows[back])
 
 
 def _pools(recording: Opened, cropped: dict[str, str | None]) -> Iterator[tuple[str, CropPool]]:

@@ -27,7 +27,7 @@ Draw = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 class Bank:
     """Features (picture, feature) of a bank, the noun of each picture as a number into `nouns`, and where they come from.
 
-    rows: the row of each picture among the images of the recording (a real bank), else empty.
+    rows: the number of each picture where one may stand for several nouns (a real bank: its row in the recording), else empty.
     """
 
     x: np.ndarray
