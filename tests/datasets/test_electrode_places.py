@@ -88,7 +88,7 @@ def test_a_frame_without_landmarks_is_said_and_left_out(tmp_path: Path) -> None:
         ({"EEGCoordinateSystem": "CapTrak", "EEGCoordinateUnits": "mm"}, 1.0, "no head has"),
         (
             {"EEGCoordinateUnits": "m", "AnatomicalLandmarkCoordinates": {"NAS": [0, 1], "LPA": 0, "RPA": 0}}, 1.0,
-            "three numbers each",
+            "three numbers for each",
         ),
     ],
 )  # fmt: skip

@@ -400,7 +400,8 @@ def test_claims_of_attribution_stand_beside_their_checks(recording, tmp_path):
         value, low, high = (found[f"attribute/{key}{end}"] for end in ("", ".low", ".high"))
         assert 0 <= low <= value <= high <= 1
     gap = found["attribute/bottleneck/truth_auroc"] - found["attribute/gradcam/truth_auroc"]
-    assert found["attribute/bottleneck-gradcam/truth_auroc"] == pytest.approx(gap)
+    # the mean of the maps is a sum or a product of matrices, and near ties of a rank hang on the last bit
+    assert found["attribute/bottleneck-gradcam/truth_auroc"] == pytest.approx(gap, abs=1e-5)
     assert found["attribute/bottleneck-gradcam/truth_auroc.low"] <= found["attribute/bottleneck-gradcam/truth_auroc.high"]
     assert -1 <= found["attribute/randomised/map_correlation"] <= 1
     alone = paper_claims(decoder, split, recording.responses, trials=6)  # the published form by itself, as among all
