@@ -61,8 +61,8 @@ ORDER = (
         "describe",
         "haxby2001",
         "images92",
+        "eeg_control",  # before eeg, which has its figures of more subjects where it was run after
         "eeg",
-        "eeg_control",
     ),
     *("diffusion", "reconstruct", "digits69"),
 )

@@ -49,7 +49,9 @@ RECIPES = tuple((head, key) for head, key in ENCODERS if key.startswith("factort
 SENSORS = (
     ("ridge, canonical metric", "canonical"), ("NeuroAlign without saliency", "no_saliency"), ("ridge", "ridge"),
     ("NICE-style", "nice"), ("linear", "linear"), ("NeuroAlign without adjustment", "no_adjustment"),
-    ("NeuroAlign without guidance", "no_guidance"), ("NeuroAlign", "neuroalign"), ("NeuroAlign, shuffled pairs", "shuffled"),
+    ("NeuroAlign without guidance", "no_guidance"), ("NeuroAlign", "neuroalign"),
+    ("without saliency and adjustment", "no_saliency_adjustment"), ("without saliency and guidance", "no_saliency_guidance"),
+    ("without all three", "no_saliency_guidance_adjustment"), ("NeuroAlign, shuffled pairs", "shuffled"),
 )  # fmt: skip
 CONTROLLED = (
     ("sources read the filtered picture: NeuroAlign", "control/neuroalign"), ("the same without saliency", "control/unfiltered"),
