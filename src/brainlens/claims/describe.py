@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -147,9 +147,15 @@ def _drawn(
     return metrics
 
 
+@cache
+def _scenes() -> Stimuli:
+    """The scenes that stand in for drawn pictures, rendered once for all designs."""
+    return make_scenes(RENDERED, seed=SCENES_SEED, split="validation")
+
+
 def rendered_bank(nouns: tuple[str, ...], read: Callable[[Stimuli], Features], design: Describing) -> Bank:
     """`design.pictures` scenes of every noun that no recording shows, those of fewest objects first, as `read` sees them."""
-    scenes = make_scenes(RENDERED, seed=SCENES_SEED, split="validation")
+    scenes = _scenes()
     present = presence(tagger(design.tagger).nouns(scenes.captions), nouns)
     order = np.argsort(scenes.table["n_objects"].to_numpy(), kind="stable")
     chosen = [order[present[order, c]][: design.pictures] for c in range(len(nouns))]

@@ -14,7 +14,7 @@ from brainlens.store import read_json
 from brainlens.types import DataError
 
 METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
-NEAR, FAR = 0.03, 0.3  # m, half the electrodes of a head lie between these from its middle
+NEAR, FAR = 0.03, 0.3  # m, the median distance of a head's electrodes from their centroid
 LANDMARKS = ("NAS", "LPA", "RPA")  # nasion, left and right ear
 
 
@@ -50,13 +50,16 @@ def with_electrodes(raw: Any, folder: Path) -> Any:
         warnings.warn(f"{path}: no places of {len(without)} of {len(names)} channels ({few}); left out", stacklevel=5)
         return raw
     frame, scale, landmarks = _frame(path)
-    places = dict(zip(names, numbers.loc[names].to_numpy(dtype=float) * scale, strict=True))
-    spread = np.median(np.linalg.norm(np.stack(list(places.values())) - np.mean(list(places.values()), axis=0), axis=1))
+    at = numbers.loc[names].to_numpy(dtype=float) * scale
+    spread = np.median(np.linalg.norm(at - at.mean(axis=0), axis=1))
     if len(names) > 3 and not NEAR <= spread <= FAR:
-        raise DataError(f"{path}: half the electrodes lie {spread:.3g} m from their middle, which no head has; check the units")
+        raise DataError(
+            f"{path}: the median distance of electrodes from their centroid is {spread:.3g} m, which no head has; check the units"
+        )
     if landmarks is None and frame.lower() != "captrak":
         warnings.warn(f"{path}: places in {frame!r} without nasion and ears are not places on the head; left out", stacklevel=5)
         return raw
+    places = dict(zip(names, at, strict=True))
     if landmarks is None:
         montage = mne.channels.make_dig_montage(places, coord_frame="head")
     else:

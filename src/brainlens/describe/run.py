@@ -105,7 +105,7 @@ def _check(source: Source, asked: Asked) -> None:
     if asked.bank not in BANKS:
         raise DataError(f"describe: bank {asked.bank!r} is not one of {', '.join(BANKS)}")
     if asked.bank == "diffusion":  # before anything is read
-        model_folder(_miniature() if asked.diffusion in MINIATURE else asked.diffusion, holding="model_index.json")
+        model_folder(_pipeline(asked), holding="model_index.json")
     if asked.design.concreteness is not None:
         read_concreteness(asked.design.concreteness)
     tagger(asked.design.tagger)
@@ -202,7 +202,7 @@ def drawn_for(
     pooled_of: what reads the drawn pictures as the encoding model reads the recording's. Raises DataError where no noun fits, and
     for trials without splits.
     """
-    place = _miniature() if asked.diffusion in MINIATURE else str(asked.diffusion)
+    place = _pipeline(asked)
     if "split" not in responses.trials.columns:
         raise DataError("describe: trials have no column 'split'; add one with values train and test")
     prompts: tuple[str, ...] = (PROMPT, TEXT)
@@ -229,7 +229,10 @@ def drawn_for(
     return bank_of(pooled_of(drawn), drawn, asked.design.layers or ("image",))
 
 
-def _miniature() -> str:
+def _pipeline(asked: Asked) -> str:
+    """Folder or hub name of the diffusion model. Raises DataError where the miniature is asked for and missing."""
+    if asked.diffusion not in MINIATURE:
+        return str(asked.diffusion)
     try:
         return str(miniatures.folder("diffusion"))
     except DataError:
