@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mne
@@ -15,7 +16,8 @@ from PIL import Image
 from brainlens import datasets, store
 from brainlens.align.sensor_options import DEFAULT, QUICK, SensorOptions, suited
 from brainlens.datasets.source import Source
-from brainlens.encode.run_decode import first_target, one_row_an_image, run_decode
+from brainlens.encode.repeats import images_apart
+from brainlens.encode.run_decode import first_target, run_decode
 from brainlens.encode.time_decoding import OverTime
 from brainlens.plots.decoding import over_time
 from brainlens.report import build
@@ -365,15 +367,19 @@ def test_repeats_of_an_image_stand_in_one_fold() -> None:
         responses.units,
         times=responses.times,
     )
-    rows, notes = one_row_an_image(named, "kind", 5)
-    assert len(rows) == 12
+    rows, group, folds, notes = images_apart(named, "kind", "run", 5)
+    assert (len(rows), group, folds) == (12, "run", 5)
     assert notes == ["48 trials were averaged to 12 images, each in one fold."]
     np.testing.assert_allclose(rows.data[0], named.data[[0, 12, 24, 36]].mean(axis=0), rtol=1e-5)
-    rows, notes = one_row_an_image(named, "kind", 7)
-    assert len(rows) == 48
-    assert "6 images, fewer than the 7 folds" in notes[0]
-    assert one_row_an_image(named, "answer", 5) == (named, [])  # the subject's answer is no property of the image
-    assert one_row_an_image(named, "stimulus", 5) == (named, [])
+    rows, _, folds, notes = images_apart(named, "kind", None, 7)
+    assert (len(rows), folds) == (12, 6)
+    assert "6 images, so there are 6 folds and not 7" in notes[1]
+    assert images_apart(named, "answer", None, 5) == (named, None, 5, [])  # the subject's answer is no property of the image
+    assert images_apart(named, "stimulus", None, 5) == (named, None, 5, [])
+    runs = replace(named, trials=named.trials.assign(run=np.arange(48) // 12))
+    rows, group, _, notes = images_apart(runs, "kind", "run", 5)
+    assert (len(rows), group) == (12, None)
+    assert "No run is left out" in notes[1]
 
 
 def test_the_column_that_is_told_apart() -> None:

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainlens.encode import OverTime, decode
 from brainlens.encode.discriminant import area_variances, areas
-from brainlens.encode.run_decode import one_part
+from brainlens.encode.repeats import one_part
 from brainlens.encode.time_decoding import _folds, _permuted
 from brainlens.metrics.statistics import auroc_interval
 from brainlens.plots.decoding import over_time as plots_over_time
@@ -337,3 +337,22 @@ def test_the_figure_says_whether_trials_or_images_were_told_apart() -> None:
         drawn = replace(result, config=result.config | config)
         figure = plots_over_time(drawn.tables["timecourse"], result=drawn)
         assert said in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_images_without_a_category_are_not_told_apart(runs: bool) -> None:
+    """12 images of 8 trials with a pattern each and none of their category: folds of trials find .99, folds of images chance."""
+    found = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        seen = rng.permutation(np.repeat(np.arange(12), 8))
+        data = 8 * (rng.normal(size=(96, 20, 2)) + rng.normal(size=(12, 20, 1))[seen])
+        trials = {"run": np.arange(96) // 12} if runs else {}
+        responses = Responses.from_arrays(
+            data, [f"i{k:02d}" for k in seen], times=[0.0, 0.1], condition=rng.permutation(12)[seen] % 2, **trials
+        )
+        result = decode(responses, "condition", over_time=OverTime(permutations=20))
+        assert result.metrics["decode/trials"] == 12
+        assert "averaged to 12 images" in result.config["warnings"][0]
+        found.append(result.metrics["decode/auc_mean"])
+    assert np.mean(found) < 0.75

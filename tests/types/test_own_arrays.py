@@ -80,6 +80,7 @@ BAD_ARRAYS = [
     ({"channels": ["Oz"]}, "channels: 1 names for 3 units"),
     ({"split": ["train"]}, "split: 1 values for 4 trials"),
     ({"colour": "red"}, "no column 'colour'; choose from split, subject"),
+    ({"Y": np.full((4, 3, 2), 7e-6), "times": [0, 0.1], "measure": "uV"}, r"looks like volts.*give them in this unit"),
     ({"measure": "V"}, "measure 'V' is not one of z, psc, uV, fT, fT/cm"),
     ({"mask_img": nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), AFFINE)}, "Y has 3 units but mask_img 8 voxels"),
     ({"mask_img": nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), AFFINE)}, "the mask is empty"),
@@ -193,7 +194,14 @@ def test_epochs_keep_places_and_metadata() -> None:
     table = pd.DataFrame({"image": ["p", "q", "r", "p"], "session": [1, 1, 2, 2], "rt": [0.1, 0.2, 0.3, 0.4]})
     epochs, _ = made_epochs("eeg", 1e-5, metadata=table, montage=True)
     made = Responses.from_epochs(epochs, stimulus="image")
-    assert made.trials.to_dict("list") == {"stimulus": ["p", "q", "r", "p"], "session": ["1", "1", "2", "2"]}
+    assert made.trials.to_dict("list") == {
+        "stimulus": ["p", "q", "r", "p"],
+        "session": ["1", "1", "2", "2"],
+        "rt": [0.1, 0.2, 0.3, 0.4],
+    }
+    events = Responses.from_epochs(epochs)
+    assert events.trials["stimulus"].tolist() == IDS
+    assert events.trials["image"].tolist() == ["p", "q", "r", "p"]
     assert isinstance(made.space, Sensors)
     place = epochs.get_montage().get_positions()["ch_pos"]
     np.testing.assert_allclose(made.units[["x", "y", "z"]], 1e3 * np.array([place[name] for name in epochs.ch_names]))

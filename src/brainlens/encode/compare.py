@@ -135,10 +135,12 @@ def agreement_table(
 
 
 def scored_units(result: Result) -> np.ndarray:
-    """The units whose mean a result reports: signal to noise above its design's threshold, or all where it is not known.
+    """The units whose mean a result reports; of results that were stored before they were kept, those above its threshold.
 
     Returns (unit,) bool.
     """
+    if "scored" in result.arrays:
+        return np.asarray(result.arrays["scored"], dtype=bool)
     snr = _array(result, "r2", "result") * np.nan
     if result.units is not None and "ncsnr" in result.units.columns:
         snr = result.units["ncsnr"].to_numpy(float)

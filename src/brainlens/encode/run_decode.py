@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from brainlens.datasets.epoching import read_epochs_of
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import joined_subjects
 from brainlens.datasets.source import Source, Tell
-from brainlens.encode.group_decoding import of_images
+from brainlens.encode.repeats import images_apart, one_part
 from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.types import DataError, Responses, Result
 
@@ -44,7 +43,8 @@ def run_decode(
     chosen = target if target is not None else first_target(responses)
     tell(f"telling {chosen} apart over time", None)
     options = options or OverTime()
-    rows, notes = one_row_an_image(responses, chosen, options.folds)
+    rows, group, folds, notes = images_apart(responses, chosen, group, options.folds)
+    options = replace(options, folds=folds)
     if group is not None and one_part(rows, group):
         notes, group = [*notes, f"There is one {group}, which cannot be left out: trials are in stratified folds."], None
     result = decode_over_time(rows, chosen, group, options=options, seed=seed)
@@ -85,35 +85,6 @@ def _by_subject(result: Result) -> Rows:
         }
         for row in rows
     ]
-
-
-def one_part(responses: Responses, group: str) -> bool:
-    """Whether a subject has trials of one value of this column alone, so that none can be left out of its fit."""
-    trials = responses.trials
-    if group not in trials.columns:
-        return False
-    people = trials["subject"] if "subject" in trials.columns else np.zeros(len(trials))
-    return bool((trials.groupby(people)[group].nunique() < 2).any())
-
-
-def one_row_an_image(responses: Responses, target: str, folds: int) -> tuple[Responses, list[str]]:
-    """(rows to be told apart, remarks): means over the repeats of each image where a category is of several images.
-
-    Trials of one image in training and test would let a classifier tell the images and not the categories, and labels could
-    not be shuffled trial by trial. Where a category has fewer images than folds the trials stay, with a remark.
-    """
-    trials = responses.trials
-    shown = [name for name in ("subject", "stimulus") if name in trials.columns]
-    if not trials.duplicated(shown).any() or not of_images(trials, target):
-        return responses, []
-    images = int(trials.groupby([*shown[:-1], target])["stimulus"].nunique().min())
-    if images < folds:
-        return responses, [
-            f"The smallest {target} has {images} images, fewer than the {folds} folds: trials of one image are in training and "
-            "test, so that images may be told apart in place of categories."
-        ]
-    said = f"{len(trials):,} trials were averaged to {trials['stimulus'].nunique():,} images, each in one fold."
-    return responses.average(), [said]
 
 
 def first_target(responses: Responses) -> str:

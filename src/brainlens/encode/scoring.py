@@ -9,11 +9,10 @@ from scipy.stats import t as student
 from brainlens.metrics import selectors
 from brainlens.metrics.encoding import bootstrap_score, of_ceiling, pearson, r2
 from brainlens.metrics.statistics import fdr
-from brainlens.models.encoding.tables import EncodingTables
+from brainlens.models.encoding.tables import LEAST_CEILING, EncodingTables
 from brainlens.types import DataError
 
 SIGNIFICANT = 0.05
-LEAST_CEILING = 0.01  # R2 over a smaller ceiling is noise over noise and is left undefined
 
 
 def score_part(
@@ -32,9 +31,9 @@ def score_part(
     if not (fine & units).any():
         raise DataError(f"encode: none of {int(units.sum())} units varies over the test images; test on more images")
     metrics: dict[str, float] = {"encoding/r2_mean": float(value[fine & units].mean())}
-    more = {"r2": value, "r": r, "ceiling": data.ceiling, "ncsnr": data.ncsnr}
+    more = {"r2": value, "r": r, "ceiling": data.ceiling, "ncsnr": data.ncsnr, "scored": units}
     share = of_ceiling(value, data.ceiling, least=LEAST_CEILING)
-    inside = units & np.isfinite(share)
+    inside = units & np.isfinite(share) & (data.ceiling > data.least_ceiling(least))
     more["r2_of_ceiling"] = share
     if resamples:
         scored = bootstrap_score(truth, predicted, units=units, resamples=resamples, seed=seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from brainlens import store
 from brainlens.encode import discriminant as lda
 from brainlens.encode.group_decoding import Draws, drawn_units, group_course
+from brainlens.encode.repeats import images_apart
 from brainlens.encode.time_clusters import cluster_p
 from brainlens.metrics.statistics import permutation_p
 from brainlens.types import DataError, Responses, Result
@@ -72,6 +73,7 @@ def decode_over_time(
 ) -> Result:
     """Time course of the decoding of a column of the trials from responses (trial, channel, time).
 
+    Trials are averaged to images first where a category is of several images that were repeated (see `repeats.images_apart`).
     Linear discriminant analysis with A = (1 - s) S_within + s I of channels standardised on the training trials, equal priors.
     auc: area under the ROC curve, for more than two categories the mean of each against the rest; accuracy: mean over
     categories (balanced). Both are means over the folds of a subject, then over subjects; chance .5 and 1 / categories.
@@ -97,6 +99,10 @@ def decode_over_time(
     if responses.data.ndim != 3:
         raise DataError(f"decoding over time needs (trial, channel, time), got {responses.data.shape}; use decode for patterns")
     clean, counts = responses.clean()
+    trials, notes = len(clean.trials), list[str]()
+    if target in clean.trials.columns and not clean.trials[target].isna().any():
+        clean, group, number, notes = images_apart(clean, target, group, chosen.folds)
+        chosen = replace(chosen, folds=number)
     labels, names = _labels(clean.trials, target)
     folds = _folds(clean.trials, labels, names, group, chosen, seed)
     data, times = _windows(clean, chosen)
@@ -141,6 +147,8 @@ def decode_over_time(
     config: dict[str, Any] = {"method": "lda", "target": target, "group": group, "categories": names, "seed": seed}
     config |= {"over_time": asdict(chosen), "left_out": folds.kind, "interval_over": over}
     config["cluster_over"] = clustered
+    if len(clean.trials) < trials:
+        config |= {"rows_are": "images", "warnings": notes}
     provenance = store.provenance(seed, "cpu", [store.fingerprint(responses)], started)
     return Result("decode", metrics, arrays, None, {"timecourse": table, **tables}, config, provenance)
 

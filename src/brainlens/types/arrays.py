@@ -16,7 +16,7 @@ from brainlens.types.ids import DataError, as_ids
 from brainlens.types.sensor_units import check_size, data_channels, measure_of, typical_size
 from brainlens.types.spaces import Sensors, Volume
 
-TRIAL_COLUMNS = ("split", "subject", "session", "run", "repeat")
+TRIAL_COLUMNS = ("split", "subject", "session", "run", "repeat", "condition", "category")
 SAME_GRID = 1e-3  # mm
 
 
@@ -29,7 +29,7 @@ def plain(array: Any, what: str) -> np.ndarray:
 
 
 def trial_table(stimulus_ids: Iterable[Any], rows: int, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """The trials: `stimulus` and what of split, subject, session, run and repeat is given (one a trial, or for all)."""
+    """The trials: `stimulus` and what of TRIAL_COLUMNS is given (one a trial, or for all)."""
     ids = as_ids(stimulus_ids, "stimulus_ids")
     if len(ids) != rows:
         raise DataError(f"stimulus_ids: {len(ids)} ids for {rows} trials; give the id of the stimulus of every trial")
@@ -171,7 +171,9 @@ def responses_from_epochs(epochs: Any, stimulus: str | None, trials: Mapping[str
     )  # fmt: skip
     names = [epochs.ch_names[i] for i in picks]
     ids, more = _seen(epochs, stimulus)
-    table = trial_table(ids, len(data), {**more, **{k: v for k, v in trials.items() if v is not None}})
+    named = {name: values for name, values in more.items() if name in TRIAL_COLUMNS}
+    table = trial_table(ids, len(data), {**named, **{k: v for k, v in trials.items() if v is not None}})
+    table = table.assign(**{name: values for name, values in more.items() if name not in table.columns})
     place = np.array([epochs.info["chs"][i]["loc"][:3] for i in picks], dtype=float)
     known = bool(np.isfinite(place).all() and np.abs(place).sum() > 0)
     axes = {axis: place[:, i] * 1e3 for i, axis in enumerate("xyz")} if known else {}
@@ -210,14 +212,15 @@ def epochs_of(responses: Any) -> Any:
 
 
 def _seen(epochs: Any, stimulus: str | None) -> tuple[list[Any], dict[str, Any]]:
-    """The stimulus of every epoch, and the columns of the metadata that trials keep."""
+    """The stimulus of every epoch, and the other columns of the metadata."""
+    columns = [] if epochs.metadata is None else [name for name in epochs.metadata.columns if name != (stimulus or "stimulus")]
+    more = {str(name): epochs.metadata[name].to_numpy() for name in columns}
     if stimulus is None:
         names = {code: name for name, code in epochs.event_id.items()}
-        return [names[code] for code in epochs.events[:, 2]], {}
+        return [names[code] for code in epochs.events[:, 2]], more
     if epochs.metadata is None or stimulus not in epochs.metadata.columns:
         there = [] if epochs.metadata is None else sorted(map(str, epochs.metadata.columns))
         raise DataError(f"epochs have no metadata column {stimulus!r}; they have {there}; leave it out for event names")
-    more = {name: list(epochs.metadata[name]) for name in TRIAL_COLUMNS if name in epochs.metadata.columns and name != stimulus}
     return list(epochs.metadata[stimulus]), more
 
 

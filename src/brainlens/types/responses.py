@@ -11,6 +11,7 @@ import pandas as pd
 
 from brainlens.types import arrays
 from brainlens.types.ids import DataError, as_ids, choose
+from brainlens.types.sensor_units import check_magnitudes
 from brainlens.types.spaces import Space, subspace
 
 MAX_BAD_UNITS = 0.20  # share of units with missing values above which a recording is refused
@@ -75,11 +76,13 @@ class Responses:
 
         xyz: (unit, 3) in mm; or mask_img: the mask Y was read with, a 3-D nibabel image or its path, whose voxels above zero
         in C order (as nilearn gives them) are the units. roi, channels: a name for each unit; times: seconds, one a time point.
-        trials: split ("train", "test"), subject, session, run, repeat, one value a trial or one for all.
-        Raises DataError for ids that are no strings, lengths that do not match, and NaN.
+        trials: split ("train", "test"), subject, session, run, repeat, condition, category, one value a trial or one for all.
+        Raises DataError for ids that are no strings, lengths that do not match, NaN, and numbers that the measure cannot have.
         """
         given = {"xyz": xyz, "mask_img": mask_img, "roi": roi, "times": times, "channels": channels}
-        return cls(**arrays.responses_from_arrays(Y, stimulus_ids, **given, trials=trials), measure=measure)
+        found = cls(**arrays.responses_from_arrays(Y, stimulus_ids, **given, trials=trials), measure=measure)
+        check_magnitudes(found.data, [""] * len(found), measure, "give them in this unit (volts times 1e6 are uV)")
+        return found
 
     @classmethod
     def from_images(
@@ -104,8 +107,9 @@ class Responses:
     def from_epochs(cls, epochs: Any, *, stimulus: str | None = None, **trials: Any) -> Responses:
         """Responses (trial, channel, time) from mne.Epochs, in the unit of the channels: V to uV, T to fT, T/m to fT/cm.
 
-        stimulus: the metadata column with the stimulus ids, None for the names of the events. Metadata columns split, subject,
-        session, run and repeat are kept; trials: the same by hand, one value a trial or one for all.
+        stimulus: the metadata column with the stimulus ids, None for the names of the events. All other metadata columns are
+        kept, as `condition`, which can be decoded; trials: split, subject, session, run, repeat, condition, category by hand,
+        one value a trial or one for all.
         Channels that are no data are left out, and those marked bad with a warning that names them.
         Raises DataError for channels of several types, NaN, and magnitudes that volts or tesla do not have.
         """

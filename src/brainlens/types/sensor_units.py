@@ -89,4 +89,4 @@ def check_magnitudes(data: Any, subjects: Iterable[str], measure: str, way: str)
             if not np.isnan(size):
                 check_size(size, measure, way)
         except DataError as error:
-            raise DataError(f"subject {str(name)!r}: {error}") from None
+            raise DataError(f"subject {str(name)!r}: {error}" if name else str(error)) from None

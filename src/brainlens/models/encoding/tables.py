@@ -20,7 +20,8 @@ from brainlens.subjects import check_parts, held_out
 from brainlens.types import DataError, Features, Responses, as_ids, positions
 from brainlens.types.arrays import varies
 
-LEAST_PAIRS = 10  # images shown twice, from which reliability is estimated
+LEAST_PAIRS = 10  # images shown more than once, from which reliability is estimated
+LEAST_CEILING = 0.01  # R2 over a smaller ceiling is noise over noise and is left undefined
 RELIABLE = 0.05  # false discovery rate
 HELD_BACK = 0.1  # share of the training images that validate when the recording names none (the paper splits 8:1:1)
 
@@ -57,8 +58,8 @@ class HeldBack:
 class EncodingTables:
     """Parts train, validation, test, with responses as they were given; a model standardises them itself.
 
-    ncsnr, ceiling (unit,) for the test part's repeats, NaN with ceiling_defined False when nothing was repeated. reliable (unit,)
-    where training images were shown twice at most, else None; see `split_half`.
+    ncsnr (unit,) from all repeats and ceiling (unit,) for the test part's, NaN with ceiling_defined False when nothing was
+    repeated. reliable (unit,) bool from the repeats of the images that are not tested, None without; see `reliable_units`.
     """
 
     train: EncodingPart
@@ -72,31 +73,45 @@ class EncodingTables:
     ceiling_defined: bool
     reliable: np.ndarray | None = None
 
-    def scored(self, least: float) -> np.ndarray:
-        """Units whose mean is reported: signal to noise above `least` as given with the units, else as estimated, else all.
+    def chosen(self, least: float) -> np.ndarray | None:
+        """Units (unit,) bool with signal, by what is not tested; None where nothing says so.
 
-        Where images were shown twice and no signal to noise is given, the units that are reliable over the two halves: two
-        repeats estimate a variance too badly, and units of noise pass a threshold on it.
+        Signal to noise above `least` as given with the units; without it the units that are reliable over the repeats of
+        images that are not tested. What repeats of the test images say of a unit decides nothing.
         """
-        if "ncsnr" not in self.units.columns and self.reliable is not None:
-            return self.reliable if self.reliable.any() else np.ones(len(self.units), bool)
-        snr = self.units["ncsnr"].to_numpy(float) if "ncsnr" in self.units.columns else self.ncsnr
-        if not np.isfinite(snr).any():
-            return np.ones(len(self.units), bool)
-        chosen = np.where(np.isfinite(snr), snr, -np.inf) > least
-        return chosen if chosen.any() else np.ones(len(self.units), bool)
+        if "ncsnr" not in self.units.columns:
+            return self.reliable
+        snr = self.units["ncsnr"].to_numpy(float)
+        return np.where(np.isfinite(snr), snr, -np.inf) > least if np.isfinite(snr).any() else None
+
+    def scored(self, least: float) -> np.ndarray:
+        """Units whose mean is reported: those that are `chosen`, or all where that is none."""
+        chosen = self.chosen(least)
+        return chosen if chosen is not None and chosen.any() else np.ones(len(self.units), bool)
+
+    def least_ceiling(self, least: float) -> float:
+        """The ceiling above which R2 is set in relation to it.
+
+        `LEAST_CEILING` for units that were chosen. Among all units there are some of noise, whose R2 over a ceiling near 0
+        would decide the mean; there it is the ceiling of a unit with a signal to noise of `least`, but not less.
+        """
+        chosen = self.chosen(least)
+        if chosen is not None and chosen.any():
+            return LEAST_CEILING
+        inverse = float((1 / self.test.repeats).mean())
+        return max(LEAST_CEILING, least**2 / (least**2 + inverse))
 
     def rule(self, least: float) -> str:
         """By what `scored` chooses units, in words."""
-        if "ncsnr" not in self.units.columns and self.reliable is not None:
-            return "reliable over the two halves of the repeats" if self.reliable.any() else "all, since none is reliable"
-        given = "ncsnr" in self.units.columns
-        snr = self.units["ncsnr"].to_numpy(float) if given else self.ncsnr
-        if not np.isfinite(snr).any():
-            return "all, since nothing says how reliable they are"
-        known = "given with the units" if given else "estimated from the repeats"
-        fine = bool((np.where(np.isfinite(snr), snr, -np.inf) > least).any())
-        return f"signal to noise above {least:g}, {known}" if fine else f"all, since none has signal to noise above {least:g}"
+        chosen = self.chosen(least)
+        if "ncsnr" in self.units.columns:
+            if chosen is None:
+                return "all, since nothing says how reliable they are"
+            many = f"signal to noise above {least:g}"
+            return f"{many}, given with the units" if chosen.any() else f"all, since none has {many}"
+        if chosen is None:
+            return "all, since too few images outside the test part were repeated to say how reliable they are"
+        return "reliable over the two halves of the repeats" if chosen.any() else "all, since none is reliable"
 
     def in_units(self, predicted: np.ndarray) -> tuple[np.ndarray, EncodingTables]:
         """Predictions and the test part in units of the training part (mean 0, variance 1 per unit), as they are scored."""
@@ -151,7 +166,7 @@ def tables(responses: Responses, features: Features, *, seed: int = 0, single_tr
     inverse = float((1 / made["test"].repeats).mean())
     top = ceiling.ncsnr**2 / (ceiling.ncsnr**2 + inverse)
     counts |= {f"images_{name}": len(np.unique(p.ids)) for name, p in made.items()}
-    reliable = split_half(responses.rows(part != "test"))
+    reliable = reliable_units(responses.rows(part != "test"))
     counts |= {} if reliable is None else {"units_reliable": int(reliable.sum())}
     return EncodingTables(
         made["train"],
@@ -172,20 +187,24 @@ def _never_changes(data: np.ndarray) -> np.ndarray:
     return np.asarray(np.ptp(data, axis=0) <= 1e-6 * np.abs(data).max(axis=0))
 
 
-def split_half(responses: Responses) -> np.ndarray | None:
-    """Which units (unit,) bool answer alike to the two repeats of images at a false discovery rate of .05; None if not twice.
+def reliable_units(responses: Responses) -> np.ndarray | None:
+    """Which units (unit,) bool answer alike to repeats of an image at a false discovery rate of .05; None if too few repeat.
 
-    Correlation over images of the first with the second repeat, one-sided t test with n - 2 degrees of freedom, Benjamini and
-    Hochberg over units. It holds for images shown at most twice, at least 10 of them twice.
+    Of each image that was shown twice or more, the mean over its repeats 1, 3, ... and that over its repeats 2, 4, ...; their
+    correlation over images, one-sided t test with n - 2 degrees of freedom, Benjamini and Hochberg over units. A threshold on
+    an estimated signal to noise is not used: from few repeats units of noise pass it. It takes `LEAST_PAIRS` images.
     """
-    shown = responses.trials.groupby("stimulus", sort=False).indices
-    pairs = np.array([rows for rows in shown.values() if len(rows) == 2])
-    if len(pairs) < LEAST_PAIRS or max(len(rows) for rows in shown.values()) > 2:
+    shown = [rows for rows in responses.trials.groupby("stimulus", sort=False).indices.values() if len(rows) > 1]
+    if len(shown) < LEAST_PAIRS:
         return None
-    first, second = (np.asarray(responses.data[pairs[:, k]], dtype=np.float64) for k in (0, 1))
+    first, second = (np.stack([_mean(responses.data, rows[k::2]) for rows in shown]) for k in (0, 1))
     r = np.clip(pearson(first, second), -1 + 1e-12, 1 - 1e-12)
-    p = student.sf(r * np.sqrt((len(pairs) - 2) / (1 - r**2)), len(pairs) - 2)
+    p = student.sf(r * np.sqrt((len(shown) - 2) / (1 - r**2)), len(shown) - 2)
     return np.asarray(fdr(np.where(np.isfinite(p), p, 1.0)) < RELIABLE)
+
+
+def _mean(data: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(data[rows].mean(axis=0, dtype=np.float64))
 
 
 def _region_names(units: pd.DataFrame) -> set[str]:
