@@ -50,6 +50,8 @@ REFUSED = [
     (("figures", ".", "--format", "gif"), "'gif' is not one of pdf, svg, png"),
     (("align", "--option", "kappa"), "not name=value"),
     (("captions", "--captioner", "x", "--images", "empty", "--option", "kappa=1"), "--option"),
+    (("captions", "--score", "--with-captions", "own"), "--with-captions"),
+    *[((*command, "--seeds", "0"), "0 seeds are asked for; at least 1") for command in (FMRI, EEG)],
     # fMRI: what belongs to EEG and MEG
     *[((*FMRI, *option), option[0]) for option in (
         ("--protocol", "sideways"), ("--gallery", "nowhere"), ("--repeats", "2"), ("--without", "nonsense"), ("--ablation",),

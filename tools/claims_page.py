@@ -24,9 +24,26 @@ class Table:
     key: str = "{row}/{column}"
 
 
+@dataclass(frozen=True)
+class Versus:
+    """A target in words, and what its score is held against.
+
+    above, below: keys of the scores that it is to lie above and below; those that were not run are left out. at: the number, or
+    the key of the number, that its interval is to hold.
+    """
+
+    said: str
+    above: Sequence[str] = ()
+    below: Sequence[str] = ()
+    at: float | str | None = None
+
+
+Targets = Mapping[str, str | Versus]
+
+
 ALIGNERS = (
     ("ideal observer", "ideal"), ("`volume`, our default", "volume"), ("the paper's form, small", "volume_paper_small"),
-    ("the same, remedied", "volume_paper_small_remedied"),
+    ("the paper's form, small, remedied", "volume_paper_small_remedied"),
     ("ridge, canonical metric (its start)", "ridge_projected"), ("MLP, canonical metric", "mlp_projected"),
     ("linear contrastive, canonical metric", "linear_projected"), ("ridge, whitened", "ridge_whitened"), ("MLP", "mlp"),
     ("linear contrastive", "linear"), ("ridge", "ridge"), ("3D CNN", "cnn"), ("`volume`, shuffled pairs", "shuffled"),
@@ -39,29 +56,27 @@ METHODS = (
 POINTING = tuple((head, "" if key == "bottleneck" else f"/{key}") for head, key in METHODS[:1] + METHODS[2:7])
 ENCODERS = (
     ("true selectors (oracle)", "oracle"), ("FactorTopy, our default", "factortopy"),
-    ("FactorTopy, the paper's text", "factortopy_paper"), ("the same with a closing ridge", "factortopy_paper_refit"),
+    ("FactorTopy, the paper's text", "factortopy_paper"),
+    ("FactorTopy, the paper's text, closing ridge", "factortopy_paper_refit"),
     ("FactorTopy, the released code's form", "factortopy_released"),
-    ("the same with a closing ridge", "factortopy_released_refit"), ("ridge, best layer of each voxel", "ridge"),
-    ("class token", "class_token"), ("GNet", "gnet"), ("patch token", "patch_token"),
-    ("FactorTopy, shuffled images", "shuffled"),
+    ("FactorTopy, the released code's form, closing ridge", "factortopy_released_refit"),
+    ("ridge, best layer of each voxel", "ridge"), ("class token", "class_token"), ("GNet", "gnet"),
+    ("patch token", "patch_token"), ("FactorTopy, shuffled images", "shuffled"),
 )  # fmt: skip
 RECIPES = tuple((head, key) for head, key in ENCODERS if key.startswith("factortopy") or key == "ridge")
 SENSORS = (
     ("ridge, canonical metric", "canonical"), ("NeuroAlign without saliency", "no_saliency"), ("ridge", "ridge"),
     ("NICE-style", "nice"), ("linear", "linear"), ("NeuroAlign without adjustment", "no_adjustment"),
     ("NeuroAlign without guidance", "no_guidance"), ("NeuroAlign", "neuroalign"),
-    ("without saliency and adjustment", "no_saliency_adjustment"), ("without saliency and guidance", "no_saliency_guidance"),
-    ("without all three", "no_saliency_guidance_adjustment"), ("NeuroAlign, shuffled pairs", "shuffled"),
+    ("NeuroAlign without saliency and adjustment", "no_saliency_adjustment"),
+    ("NeuroAlign without saliency and guidance", "no_saliency_guidance"),
+    ("NeuroAlign without all three", "no_saliency_guidance_adjustment"), ("NeuroAlign, shuffled pairs", "shuffled"),
 )  # fmt: skip
-CONTROLLED = (
-    ("sources read the filtered picture: NeuroAlign", "control/neuroalign"), ("the same without saliency", "control/unfiltered"),
-    ("sources read the picture: NeuroAlign without saliency", "unfiltered/full"),
-    ("that without guidance", "unfiltered/no_guidance"), ("that without adjustment", "unfiltered/no_adjustment"),
-    ("that without either", "unfiltered/no_guidance_adjustment"),
-)  # fmt: skip
+CONTROLLED = (("NeuroAlign", "neuroalign"), ("NeuroAlign without saliency", "unfiltered"))
+UNFILTERED = tuple((head, key) for head, key in SENSORS if key.startswith("no_saliency"))
 DRAWN = (
     ("chosen of the candidates", ""), ("first candidate", "first/"), ("best possible choice", "best/"),
-    ("nearest training picture by ridge", "retrieval_baseline/"), ("the same by evidence", "evidence_retrieval/"),
+    ("nearest training picture by ridge", "retrieval_baseline/"), ("nearest training picture by evidence", "evidence_retrieval/"),
     ("shuffled brain", "shuffled/"),
 )  # fmt: skip
 CHANGED = (
@@ -69,15 +84,18 @@ CHANGED = (
     ("200 parcels", "parcels/200/"), ("400 parcels", "parcels/400/"), ("low-level start", "low_level/"),
     ("drawn at the prediction", "at_prediction/"), ("chosen by an encoding model", "ridge_chooser/"),
     ("trained on the recording", "trained/"), ("trained, drawn at the prediction", "reference/"),
-    ("that without token dropout", "no_dropout/"), ("that without Min-SNR", "no_min_snr/"),
-    ("that without distillation", "no_distillation/"), ("trained from a ridge start", "start_ridge/"),
+    ("trained, drawn at the prediction, without token dropout", "no_dropout/"),
+    ("trained, drawn at the prediction, without Min-SNR", "no_min_snr/"),
+    ("trained, drawn at the prediction, without distillation", "no_distillation/"),
+    ("trained from a ridge start", "start_ridge/"),
     ("a token a region", "region_tokens/"), ("the paper's form", "paper/"), ("pairs shuffled in training", "shuffled_training/"),
 )  # fmt: skip
 DESCRIBERS = (
-    ("true noise-free voxel (ideal)", "ideal/"), ("our default", ""), ("its significant voxels", "significant/"),
-    ("the same, ten drawn pictures a noun", "drawn/"), ("the paper's rank score, real pictures", "paper/"),
+    ("true noise-free voxel (ideal)", "ideal/"), ("our default", ""), ("our default, its significant voxels", "significant/"),
+    ("our default, ten drawn pictures a noun", "drawn/"), ("the paper's rank score, real pictures", "paper/"),
     ("as published: crops, captioner, drawn pictures", "published/"), ("as the released code scores it", "released/"),
-    ("drawn pictures replaced by true scenes, default", "drawn_rendered/"), ("the same, as published", "published_rendered/"),
+    ("our default, true scenes in place of drawn pictures", "drawn_rendered/"),
+    ("as published, true scenes in place of drawn pictures", "published_rendered/"),
     ("pictures alone", "image_only/"),
     ("majority noun", "majority/"), ("text readout", "text_readout/"), ("BrainSCUBA", "brainscuba/"), ("CLIP-MSM", "clip_msm/"),
 )  # fmt: skip
@@ -152,10 +170,25 @@ TABLES = (
     Table(
         "Is it the target or the code? NeuroAlign where the sources read what it filters",
         "eeg_control",
-        "Of 200 test images, chance .005 and .025, within subjects; intervals over subjects and images.",
+        "Another brain than above: its sources read the filtered picture. Of 200 test images, chance .005 and .025, within "
+        "subjects; intervals over subjects and images.",
         CONTROLLED,
         [("subjects", "within/subjects"), ("top-1", "within/top1"), ("top-5", "within/top5")],
-        "eeg/{row}/{column}",
+        "eeg/control/{row}/{column}",
+    ),
+    Table(
+        "What do guidance and adjustment bring? NeuroAlign without saliency",
+        "eeg",
+        "The brain of the table before last, whose sources read the picture. Of 200 test images, chance .005 and .025, within "
+        "subjects; the last column is NeuroAlign without saliency minus the row, on the row's subjects.",
+        UNFILTERED,
+        [
+            ("subjects", "{row}/within/subjects"),
+            ("top-1", "{row}/within/top1"),
+            ("top-5", "{row}/within/top5"),
+            ("lost, top-1", "no_saliency/difference/{row}/within/top1"),
+        ],
+        "eeg/{column}",
     ),
     Table(
         "What did the picture look like?",
@@ -210,12 +243,13 @@ HEAD = """# Claims
 What each method recovers of the phantom's known truth, and what it gives on real recordings. `make claims` writes this page.
 A miss stays here with its value. Intervals are 95 % bootstrap intervals; *was* is the figure on the phantom and the miniature
 before both were rebuilt on 2026-11-28. The phantom's voxels read a CLIP linearly, which favours linear methods: see the judges
-below before you take a ranking for more than that. Every other figure, with its n and its chance, is in `claims/GROUP.json`;
-what was tried, and the causes of misses, is in the [notes on the claims](notes/claims.md).
+below before you take a ranking for more than that. A target that compares two scores is met where their intervals lie apart,
+which asks more than a difference on the same stimuli would. Every other figure, with its n and its chance, is in
+`claims/GROUP.json`; what was tried, and the causes of misses, is in the [notes on the claims](notes/claims.md).
 """
 
 
-def page(groups: Mapping[str, Mapping[str, object]], before: Metrics, targets: Mapping[str, str],
+def page(groups: Mapping[str, Mapping[str, object]], before: Metrics, targets: Targets,
          order: Callable[[Metrics], list[str]]) -> str:  # fmt: skip
     """The page of the groups that were run: {group: {date, commit, device, scale, metrics}}.
 
@@ -288,32 +322,82 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
 
 
-def target_table(metrics: Metrics, targets: Mapping[str, str]) -> list[str]:
-    """Every target: reached, and whether a number meets it; a target in words is for the reader to judge."""
+def others(rows: Sequence[tuple[str, str]], key: str, *, but: Sequence[str]) -> tuple[str, ...]:
+    """The scores of a table's other rows, for a target "highest". key: with {row}. but: rows that do not count."""
+    return tuple(key.format(row=row) for _, row in rows if row not in but)
+
+
+def target_table(metrics: Metrics, targets: Targets) -> list[str]:
+    """Every target: what was reached, and whether that meets it."""
     lines = ["| claim | value | 95 % interval | target | |", "|---|---|---|---|---|"]
     for key, target in targets.items():
         value = metrics.get(key)
         said = "not run" if key not in metrics else verdict(value, target, metrics, key)
-        lines.append(f"| `{key}` | {number(value)} | {interval(metrics, key)} | {target} | {said} |")
+        words = target.said if isinstance(target, Versus) else target
+        lines.append(f"| `{key}` | {number(value)} | {interval(metrics, key)} | {words} | {said} |")
     return lines
 
 
-def verdict(value: float | None, target: str, metrics: Metrics, key: str = "") -> str:
-    """ "met" or "missed" for a target that is a number; empty for one in words.
+def verdict(value: float | None, target: str | Versus, metrics: Metrics, key: str = "") -> str:
+    """ "met", "missed" or "not shown", with the cause.
 
-    A score that should differ from a number ("> 0") does not by its value alone: its interval must not hold the number.
+    A score that should differ from a number ("> 0") does not by its value alone: its interval must not hold the number. Likewise
+    one that should lie above or below another: their intervals must lie apart. A number alone (".5") must lie in the interval.
     """
-    found = re.fullmatch(r"(>=|<=|>|<) ?(-?\.?\d[\d.]*)", target)
-    near = re.fullmatch(r"(\.?\d[\d.]*) \+- (\.?\d[\d.]*)", target)
     if value is None:
         return "undefined"
-    if found:
+    if isinstance(target, Versus):
+        return compared(value, target, metrics, key)
+    if ", or " in target:
+        said = [verdict(value, each, metrics, key) for each in target.split(", or ")]
+        return "met" if "met" in said else said[0]
+    if found := re.fullmatch(r">= ([\d.]+) of (\S+)", target):
+        best = metrics.get(found[2])
+        return _not_run(found[2]) if best is None else "met" if value >= float(found[1]) * best else "**missed**"
+    if found := re.fullmatch(r"(>=|<=|>|<) ?(-?\.?\d[\d.]*)", target):
         sign, limit = found[1], float(found[2])
         good = {">=": value >= limit, "<=": value <= limit, ">": value > limit, "<": value < limit}[sign]
-        low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
-        if good and sign in "<>" and low is not None and high is not None and low <= limit <= high:
+        low, high = bounds(metrics, key, value)
+        if good and sign in "<>" and low < high and low <= limit <= high:
             return f"**not shown**: the interval holds {found[2]}"
         return "met" if good else "**missed**"
-    if near:
-        return "met" if abs(value - float(near[1])) <= float(near[2]) else "**missed**"
-    return ""
+    if found := re.fullmatch(r"(\.?\d[\d.]*) \+- (\.?\d[\d.]*)", target):
+        return "met" if abs(value - float(found[1])) <= float(found[2]) else "**missed**"
+    if re.fullmatch(r"\.?\d[\d.]*", target):
+        return compared(value, Versus(target, at=float(target)), metrics, key)
+    raise ValueError(f"target {target!r} of {key} is no number and says nothing to compare with; give a Versus")
+
+
+def compared(value: float, target: Versus, metrics: Metrics, key: str) -> str:
+    """Whether a score lies where its neighbours want it: a wrong side is a miss, a right one without a gap is not shown."""
+    low, high = bounds(metrics, key, value)
+    if target.at is not None:
+        at = metrics.get(target.at) if isinstance(target.at, str) else target.at
+        if at is None:
+            return _not_run(str(target.at))
+        held = round(low, 6) <= round(at, 6) <= round(high, 6)  # a chance of 1 / 1,000 is stored with its rounding
+        return "met" if held else f"**missed**: the interval does not hold {number(at)}"
+    close = ""
+    for side, keys in ((1, target.above), (-1, target.below)):
+        there = [other for other in keys if metrics.get(other) is not None]
+        if keys and not there:
+            return _not_run(keys[0])
+        for other in sorted(there, key=lambda name: -side * float(metrics[name] or 0)):  # the nearest first
+            rival = float(metrics[other] or 0)
+            if side * (value - rival) <= 0:
+                word = "equal to" if value == rival else "below" if side > 0 else "above"
+                return f"**missed**: {word} `{other}`, {number(rival)}"
+            low_other, high_other = bounds(metrics, other, rival)
+            if low <= high_other and low_other <= high:
+                close = close or f"**not shown**: the intervals overlap, `{other}` {number(rival)}"
+    return close or "met"
+
+
+def bounds(metrics: Metrics, key: str, value: float) -> tuple[float, float]:
+    """The interval of a score; of one without, its value twice."""
+    low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
+    return (value, value) if low is None or high is None else (low, high)
+
+
+def _not_run(key: str) -> str:
+    return f"no verdict: `{key}` is not run"

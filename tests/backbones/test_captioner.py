@@ -392,3 +392,43 @@ def test_bad_input_is_one_clear_line(blip: K.Captioner, tmp_path: Path) -> None:
         K.caption_images(blip, torn)
     with pytest.raises(DataError, match="200 times"):
         K.qwen_patches(np.zeros((1, 300, 3), np.uint8), {"image_mean": MEAN, "image_std": STD})
+
+
+def test_known_captions_are_in_the_prompt_of_their_image_and_in_its_key(blip: K.Captioner, tmp_path: Path) -> None:
+    known = [["word1 word2"], ["word3.", "word4"], ["word1 word2"], ["word5!"], ["word6"]]
+    shown = stimuli(len(known))
+    prompts = K.prompts_with(blip, known, "word0 {captions}")
+    assert prompts[:2] == ["word0 word1 word2.", "word0 word3. word4."]
+    assert prompts[3] == "word0 word5!"
+    one_by_one = [
+        K.caption_images(blip, shown.take([str(i)]), prompt=text, max_new_tokens=6)[0]
+        for i, text in zip(shown.ids, prompts, strict=True)
+    ]
+    assert K.caption_images(blip, shown, prompt=prompts, max_new_tokens=6, folder=tmp_path) == one_by_one
+    lines = (tmp_path / "log.jsonl").read_text().count("\n")
+    assert lines == 5
+    other = [*prompts[:4], "word0 word7."]  # another known caption of one image: that one is made anew
+    K.caption_images(blip, shown, prompt=other, max_new_tokens=6, folder=tmp_path)
+    assert (tmp_path / "log.jsonl").read_text().count("\n") == lines + 1
+    with pytest.raises(DataError, match="4 prompts for 5 images"):
+        K.caption_images(blip, shown, prompt=prompts[:4])
+
+
+def test_a_chat_model_is_told_the_known_captions(llava: K.Captioner) -> None:
+    (asked,) = K.prompts_with(llava, [["a red boat", "a boat at sea."]])
+    assert "a red boat. a boat at sea. Keep" in asked
+    assert asked.endswith(K.PROMPT)
+    assert K.KNOWN not in asked
+
+
+@pytest.mark.parametrize(
+    ("captions", "prompt", "said"),
+    [
+        ([["a boat"]], None, r"continues a text.*--prompt '... \{captions\} ...', or take one of qwen2_5_vl, llava"),
+        ([["a boat"]], "word1", r"has no place for known captions; write \{captions\}"),
+        ([["a boat"], [" "]], "{captions}", "1 of 2 images have no known caption, first number 1"),
+    ],
+)
+def test_known_captions_without_room_are_refused(blip: K.Captioner, captions: list, prompt: str | None, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        K.prompts_with(blip, captions, prompt)

@@ -80,10 +80,14 @@ def write_god(made: ModuleType, folder: Path, old: bool = True) -> np.ndarray:
     return data
 
 
-def write_deeprecon(made: ModuleType, folder: Path) -> None:
-    """40 training pictures twice in two sessions, 12 test pictures 3 times, in two files; names in the file."""
+def write_deeprecon(made: ModuleType, folder: Path, *, shared: int = 0) -> None:
+    """40 training pictures twice in two sessions, 12 test pictures 3 times, in two files; names in the file.
+
+    shared: so many test pictures are other pictures of categories that are trained on.
+    """
     for part, numbers in (("Training", np.tile(np.arange(40), 2)), ("Test", np.tile(np.arange(40, 52), 3))):
         shown = {int(k) + 1: f"n{k:08d}_7.JPEG" for k in np.unique(numbers)}
+        shown |= {k + 1: f"n{k - 40:08d}_8.JPEG" for k in range(40, 40 + shared) if part == "Test"}
         columns = {"Session": 1 + np.arange(len(numbers)) // 40, "Run": np.ones(len(numbers)), "stimulus_name": numbers + 1}
         path = folder / f"sub-01_perceptionNaturalImage{part}_original_VC.h5"
         write_bdata(path, made.signal(numbers, 60, 22), columns, vmap={"stimulus_name": shown})

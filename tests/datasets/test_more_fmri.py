@@ -97,10 +97,29 @@ def test_deeprecon_joins_training_and_test(tmp_path: Path, made_recordings: Modu
     assert responses.trials["stimulus"][0] == "n00000000_7"
     assert responses.trials["stimulus"][80] == "n00000040_7"
     assert sorted(responses.trials["session"].unique()) == ["test-1", "train-1", "train-2"]
+    assert list(responses.trials["concept"][[0, 80]]) == ["n00000000", "n00000040"]
     with pytest.raises(DataError, match="no file of subject 1 for 'letter'"):
         deeprecon.load(tmp_path, test="letter")
     with pytest.raises(DataError, match="'letters' is not one of natural, artificial, letter"):
         deeprecon.load(tmp_path, test="letters")
+
+
+def test_deeprecon_keeps_trained_and_tested_categories_apart(
+    tmp_path: Path, made_recordings: ModuleType, made_fmri: ModuleType
+) -> None:
+    made_fmri.write_deeprecon(made_recordings, tmp_path, shared=2)  # other pictures: no image is in both
+    with pytest.raises(DataError, match="2 of 12 categories of the test are trained on too, first 'n00000000'"):
+        deeprecon.load(tmp_path)
+    test = tmp_path / "sub-01_perceptionNaturalImageTest_original_VC.h5"
+    test.rename(tmp_path / "sub-01_perceptionArtificialImage_original_VC.h5")
+    with h5py.File(tmp_path / "sub-01_perceptionArtificialImage_original_VC.h5", "r+") as file:
+        for number in range(41, 53):
+            del file[f"vmap/stimulus_name/{number}"]
+            file[f"vmap/stimulus_name/{number}"] = f"shape{number}.png".encode()
+            made_fmri._save(made_recordings, tmp_path / "images" / f"shape{number}.png", number)
+    shapes = deeprecon.load(tmp_path, test="artificial").responses.trials
+    assert "concept" not in shapes.columns  # a shape is of no category
+    assert shapes["stimulus"][80] == "shape41"
 
 
 def test_deeprecon_finds_names_in_a_table_and_says_what_lacks(

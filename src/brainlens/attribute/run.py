@@ -101,10 +101,12 @@ def run_attribute(
     *,
     ask: Ask | None = None,
     options: Options | None = None,
+    captions: str | None = None,
     tell: Tell,
 ) -> tuple[Path, Rows]:
     """Explains the volume encoder of a finished align run on its own test images; writes the mean map as NIfTI too.
 
+    captions: the source of the captions that are explained and are targets, as `Source.captions`; None: that of the align run.
     Several runs, one a subject in one space, also give the group's map, whose run folder is returned.
     """
     ask, options = Ask() if ask is None else ask, Options() if options is None else options
@@ -114,7 +116,7 @@ def run_attribute(
     results = []
     models = [volume_aligner(one) for one in folders]  # a run without a model ends here, before its recording is opened
     for one, model in zip(folders, models, strict=True):
-        aligned = reopen(one, model.to(options.device), tell=tell)
+        aligned = reopen(one, model.to(options.device), captions=captions, tell=tell)
         tell(f"attribution of {ask.of}, {ask.method}", None)
         how = {"brain": _brain, "stimuli": _pixels_and_words}.get(ask.of, _stimuli)
         result = how(aligned, ask, options)
@@ -138,10 +140,21 @@ def _any_empty(result: Result) -> bool:
     return any(key.endswith("maps_empty") and value > 0 for key, value in result.metrics.items())
 
 
-def reopen(run: str | Path, model: VolumeAligner, *, tell: Tell) -> Aligned:
-    """Reads an align run's recording and makes its split again, for the volume encoder that it kept."""
+def reopen(run: str | Path, model: VolumeAligner, *, captions: str | None = None, tell: Tell) -> Aligned:
+    """Reads an align run's recording and makes its split again, for the volume encoder that it kept.
+
+    captions: a source in place of the run's own; texts are then centred as the encoder's were. Raises DataError for a source that
+    is not there, and for a run that learned no texts.
+    """
     aligned = store.load_result(run)
     source = source_of(aligned)
+    if captions is not None:
+        if "text" not in model.centre_:
+            raise DataError(
+                f"attribute: {run} was aligned without captions, so that it has no text to compare with --captions {captions}; "
+                "align with captions first"
+            )
+        source = replace(source, captions=captions)
     recording = open_recording(source, device=model.device, tell=tell)
     responses = standardised(recording.responses)
     check_same_recording(run, aligned, responses)

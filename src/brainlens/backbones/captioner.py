@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json
 PROMPT = (
     "Describe this picture in one or two plain sentences of at most 50 words: the main things in it, their colours and "
     "what they do, where they are to each other, and the place. Say only what can be seen."
+)
+KNOWN = "{captions}"  # in a prompt: the place of the captions that are known of an image
+WITH_CAPTIONS = (
+    f"People described this picture like this: {KNOWN} Keep what they say where the picture shows it, and add what they "
+    f"left out. {PROMPT}"
 )
 
 
@@ -116,35 +122,62 @@ def default_prompt(captioner: Captioner) -> str:
     return PROMPT if captioner.kind in CHAT else ""
 
 
+def prompts_with(captioner: Captioner, captions: Sequence[Sequence[str]], prompt: str | None = None) -> list[str]:
+    """A prompt for each image that tells the captioner what is known of it: its captions, each as a sentence, in place of KNOWN.
+
+    prompt: with KNOWN in it; default: WITH_CAPTIONS for a chat model. A caption is closed by a full stop where it has no end.
+    Raises DataError for an image without captions, a prompt without that place, and a captioner that continues a text and was
+    given no prompt.
+    """
+    if prompt is None and captioner.kind not in CHAT:
+        raise DataError(
+            f"captions: {captioner.name} ({captioner.kind}) continues a text and follows no instruction, so known captions have "
+            f"no room; give a beginning with --prompt '... {KNOWN} ...', or take one of {', '.join(CHAT)}"
+        )
+    asked = WITH_CAPTIONS if prompt is None else prompt
+    if KNOWN not in asked:
+        raise DataError(f"captions: the prompt {asked!r} has no place for known captions; write {KNOWN} where they go")
+    texts = [[" ".join(c.split()) for c in several] for several in captions]
+    bare = [i for i, several in enumerate(texts) if not any(several)]
+    if bare:
+        raise DataError(f"captions: {len(bare)} of {len(texts)} images have no known caption, first number {bare[0]}; write one")
+    said = [" ".join(c if c[-1] in ".!?" else f"{c}." for c in several if c) for several in texts]
+    return [asked.replace(KNOWN, text) for text in said]
+
+
 def caption_images(
     captioner: Captioner,
     stimuli: Stimuli,
     *,
-    prompt: str | None = None,
+    prompt: str | Sequence[str] | None = None,
     max_new_tokens: int = 70,
     batch: int = 8,
     folder: str | Path | None = None,
 ) -> list[str]:
     """One caption per image, decoded greedily, in the order of the stimuli.
 
-    prompt: for Qwen and LLaVA an instruction (default PROMPT), for BLIP and BLIP-2 the beginning of the caption (default none).
+    prompt: for Qwen and LLaVA an instruction (default PROMPT), for BLIP and BLIP-2 the beginning of the caption (default none);
+    or one for each image (`prompts_with`).
     folder: captions are noted there one by one in log.jsonl, and those noted before for the same pixels, model and
     prompt are not made again. An empty caption is kept as it came and counted in the log of the process.
 
-    Raises DataError for an image that cannot be read and a batch below 1.
+    Raises DataError for an image that cannot be read, a batch below 1, and prompts that are not one an image.
     """
     if batch < 1 or max_new_tokens < 1:
         raise DataError(f"captions: batch {batch} and max_new_tokens {max_new_tokens} must be 1 or more")
-    asked = default_prompt(captioner) if prompt is None else prompt
-    setting = json.dumps([captioner.files, str(captioner.model.dtype), asked, max_new_tokens])
+    one = default_prompt(captioner) if prompt is None else prompt
+    asked = [one] * len(stimuli) if isinstance(one, str) else list(one)
+    if len(asked) != len(stimuli):
+        raise DataError(f"captions: {len(asked)} prompts for {len(stimuli)} images; give one an image")
+    settings = [json.dumps([captioner.files, str(captioner.model.dtype), text, max_new_tokens]).encode() for text in asked]
     noted = {} if folder is None else {r["key"]: str(r["caption"]) for r in read_log(folder) if {"key", "caption"} <= set(r)}
-    keys = [hashlib.sha256(setting.encode() + image_key(read_images(stimuli, [i])[0])).hexdigest() for i in range(len(stimuli))]
+    keys = [hashlib.sha256(setting + image_key(read_images(stimuli, [i])[0])).hexdigest() for i, setting in enumerate(settings)]
     todo = [i for i in range(len(stimuli)) if keys[i] not in noted]
     say = {"blip": _blip, "blip-2": _blip2, "qwen2_5_vl": _qwen_each, "llava": _llava, "llava_next": _llava_next}[captioner.kind]
-    for start in range(0, len(todo), batch):
-        here = todo[start : start + batch]
+    together = [list(same) for _, same in groupby(todo, key=lambda i: asked[i])]  # a batch has one prompt
+    for here in [same[start : start + batch] for same in together for start in range(0, len(same), batch)]:
         with torch.inference_mode():
-            found = say(captioner, read_images(stimuli, here), asked, max_new_tokens)
+            found = say(captioner, read_images(stimuli, here), asked[here[0]], max_new_tokens)
         for i, caption in zip(here, found, strict=True):
             noted[keys[i]] = " ".join(caption.split())
             if folder is not None:

@@ -49,7 +49,7 @@ from brainlens.cli.terminal import finished, show, steps
 from brainlens.datasets import DEFAULT
 
 BOTH = ("dataset", "data", "option", "model", "encoder", "subject", "captions", "runs", "seed", "device", "train", "test",
-        "again", "preset", "epochs", "batch", "from_")  # fmt: skip
+        "again", "preset", "epochs", "batch", "from_", "seeds")  # fmt: skip
 VOLUME = (*MISMATCH, "steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision")
 FILTER = ("saliency_sign", "saliency_size", "saliency_brightness")
 SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation", "prompts", "precision", *FILTER)
@@ -115,6 +115,10 @@ def align(
     from_: Annotated[
         Path | None, typer.Option("--from", help="An align run whose model is trained further.", rich_help_panel=TRAINING)
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(help="Fits with so many seeds, and their mean with its interval over seeds.", rich_help_panel=TRAINING),
+    ] = 1,
     region: Regions = None,
     captions: Captions = None,
     subject: Annotated[
@@ -196,6 +200,7 @@ def align(
 
 def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> None:
     """fMRI: the options that apply, then one model for all subjects or one each."""
+    from brainlens.align.over_seeds import run_over_seeds
     from brainlens.align.run import run_align, run_align_each
     from brainlens.datasets.runs import once
     from brainlens.datasets.source import Source
@@ -219,19 +224,35 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
     run = run_align_each if given_["one_each"] else run_align
     asked = {**source.config(), "encoders": encoder, "configuration": asdict(chosen), "each": given_["one_each"]}
     asked |= {"seed": given_["seed"], "device": given_["device"], "from": None if begun is None else note_of(begun)}
+    asked |= _several(given_["seeds"])
 
     def anew() -> Any:
         with steps(shorter=SHORTER) as tell:
-            return run(
-                source, given_["runs"], encoders=encoder, configuration=chosen, seed=given_["seed"], device=given_["device"],
-                start_from=begun, tell=tell,
-            )  # fmt: skip
+
+            def fit(seed: int) -> Any:
+                return run(
+                    source, given_["runs"], encoders=encoder, configuration=chosen, seed=seed, device=given_["device"],
+                    start_from=begun, tell=tell,
+                )  # fmt: skip
+
+            if given_["seeds"] == 1:
+                return fit(given_["seed"])
+            return run_over_seeds(fit, source, given_["runs"], first=given_["seed"], seeds=given_["seeds"])
 
     folders, table, made = once("align", given_["runs"], asked, anew, data=source.folder, again=again)
     if table:  # of several processes the first one speaks
         show(table, f"align: {dataset}")
         _headline(folders)
         finished(folders, made)
+
+
+def _several(seeds: int) -> dict[str, int]:
+    """What a request says of several seeds; nothing of one. Raises DataError for fewer."""
+    from brainlens.types import DataError
+
+    if seeds < 1:
+        raise DataError(f"align: {seeds} seeds are asked for; at least 1 is needed")
+    return {} if seeds == 1 else {"seeds": seeds}
 
 
 def _headline(folders: Sequence[Path]) -> None:
@@ -247,6 +268,7 @@ def _headline(folders: Sequence[Path]) -> None:
 
 def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> None:
     """EEG and MEG: the options that apply, then every encoder on one split."""
+    from brainlens.align.over_seeds import run_over_seeds
     from brainlens.align.run_sensors import align_sensor_command
     from brainlens.align.sensor_options import sensor_dataset
     from brainlens.datasets.runs import once
@@ -282,11 +304,18 @@ def _sensors(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
 
     def anew() -> Any:
         with steps(shorter="--encoder ridge, or --epochs N") as tell:
-            return align_sensor_command(source, given_["runs"], wanted, seed=given_["seed"], device=given_["device"], tell=tell)
+
+            def fit(seed: int) -> Any:
+                return align_sensor_command(source, given_["runs"], wanted, seed=seed, device=given_["device"], tell=tell)
+
+            if given_["seeds"] == 1:
+                return fit(given_["seed"])
+            return run_over_seeds(fit, source, given_["runs"], first=given_["seed"], seeds=given_["seeds"])
 
     asked = {
         **source.config(),
         **wanted,
+        **_several(given_["seeds"]),
         "from": None if begun is None else note_of(begun),
         "seed": given_["seed"],
         "device": given_["device"],

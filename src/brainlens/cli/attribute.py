@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from brainlens.cli.options import Again, Device, Runs, Seed, check_runs, only, without
+from brainlens.cli.options import Again, Captions, Device, Runs, Seed, check_runs, only, without
 from brainlens.cli.terminal import carry_out
 
 BOTTLENECK, RISE, COPIED = "Bottleneck", "RISE", "Grad-CAM and Chefer"
@@ -39,6 +39,7 @@ def attribute(
         typer.Option(help="Where features are read: k, the output of block k, as the paper counts; `input`; or `patches`."),
     ] = None,
     trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
+    captions: Captions = None,
     refine: Annotated[str, typer.Option(help="Within a brain patch: product, weight, signed or none (the paper's).")] = "product",
     beta: Annotated[float, typer.Option(help="Weight of the bits.", rich_help_panel=BOTTLENECK)] = 0.1,
     normalise: Annotated[
@@ -95,12 +96,12 @@ def attribute(
             refine=refine, normalise=normalise, bottleneck=bottleneck, masks=masks, rise_by=rise_by, draws=draws, seed=seed,
             device=device,
         )  # fmt: skip
-        asked = {"ask": asdict(ask), "options": asdict(options)}
+        asked = {"ask": asdict(ask), "options": asdict(options)} | ({} if captions is None else {"captions": captions})
 
     def work(tell: Any) -> Any:
         if sensors:
             return run_attribute_sensors(run, runs, method=method, device=device, tell=tell)
-        return run_attribute(run, runs, ask=ask, options=options, tell=tell)
+        return run_attribute(run, runs, ask=ask, options=options, captions=captions, tell=tell)
 
     asked["runs"] = [note_of(one) for one in run]
     title = f"attribute: {'channels' if sensors else of}, {method}"

@@ -140,6 +140,10 @@ def captions(
     file: Annotated[list[Path] | None, typer.Option(help="Captions made before, to be scored; repeat for several.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new source; default: the captioner's.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What is asked of the captioner; default: see `docs/align.md`.")] = None,
+    with_captions: Annotated[
+        str | None,
+        typer.Option(help="Caption source (name or file) that the captioner is told; in a --prompt it stands for {captions}."),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="A folder of pictures in place of a recording.", rich_help_panel=DATA)
     ] = None,
@@ -167,7 +171,7 @@ def captions(
         raise DataError("captions: give --captioner MODEL to make captions, or --score to score them, and not both")
     check_source(context, dataset)
     if score:
-        without(context, ("name", "prompt"), "--score makes no captions")
+        without(context, ("name", "prompt", "with_captions"), "--score makes no captions")
     else:
         without(context, ("file",), "it holds captions to be scored, and --captioner makes some")
     if images is not None:
@@ -186,8 +190,9 @@ def captions(
             place, table = run_caption_scores(source, out, files=file or (), images=images, seed=seed, device=device, tell=tell)
         else:
             place, table = run_captions(
-                source, out, model=captioner, name=name, images=images, prompt=prompt, device=device, tell=tell
-            )
+                source, out, model=captioner, name=name, images=images, prompt=prompt, known=with_captions, device=device,
+                tell=tell,
+            )  # fmt: skip
     show(table, "captions" if captioner else "Captions: does each find its image?")
     typer.echo(f"{'run' if score else 'captions'}: {place}")
 

@@ -212,7 +212,7 @@ def _run(name: str, plan: Sequence[Step], runs: Path, out: Path | None) -> None:
         folders.append(made[step.row])
         result = store.load_result(made[step.row])
         rows += [{"table": step.table, "row": step.row, **row, "run": made[step.row].name} for row in step.pick(result)]
-    rows = with_ratios(rows)
+    rows = with_means(with_ratios(rows))
     folder = _kept(name, rows, runs, started, folders)
     for table in dict.fromkeys(row["table"] for row in rows):
         terminal.show([_short(row) for row in rows if row["table"] == table], f"{PAPERS[name]}, {table}")
@@ -282,6 +282,26 @@ def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not rows or "fit_s" not in rows[0]:
         return rows
     return list(relative_cost(pd.DataFrame(rows), [row["method"] for row in rows]).to_dict("records"))
+
+
+def with_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With a row "mean" behind the subjects of each table, for each encoder that all of them have: intervals over subjects."""
+    from brainlens.align.over_seeds import mean_of_fits
+    from brainlens.subjects import FEW_SUBJECTS
+
+    out: list[dict[str, Any]] = []
+    for table in dict.fromkeys(row["table"] for row in rows):
+        own = [row for row in rows if row["table"] == table]
+        people = list(dict.fromkeys(row["row"] for row in own if str(row["row"]).startswith("subject ")))
+        out += own
+        for encoder in dict.fromkeys(row["encoder"] for row in own if row["row"] in people):
+            each = [row for row in own if row["encoder"] == encoder and row["row"] in people]
+            if len(each) == len(people) > 1:
+                found = mean_of_fits([{k: v for k, v in row.items() if isinstance(v, float)} for row in each])
+                few = len(people) < FEW_SUBJECTS  # two say nothing of others
+                found = {k: v for k, v in found.items() if not k.endswith(".sd") and not (few and k.endswith((".low", ".high")))}
+                out.append({"table": table, "row": f"mean of {len(people)} subjects", "encoder": encoder, **found, "run": ""})
+    return out
 
 
 def aligned(result: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import pandas as pd
 from brainlens import store
 from brainlens.backbones import captioner, clip
 from brainlens.datasets.runs import keep
-from brainlens.datasets.source import Source, Tell, check_device, network_folder, open_stimuli
+from brainlens.datasets.source import Source, Tell, check_device, chosen_captions, network_folder, open_stimuli
 from brainlens.stimuli.captions import (
     CaptionSource,
     captions_of,
@@ -36,10 +36,14 @@ def run_captions(
     name: str | None = None,
     images: str | Path | None = None,
     prompt: str | None = None,
+    known: str | None = None,
     device: str = "cpu",
     tell: Tell,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Captions every image with a vision-language model into `out/NAME.json`; returns the file and what was counted.
+
+    known: a source of captions, as `Source.captions`, that the captioner is told of each image (`captioner.prompts_with`), as in
+    App. D.2 of the whole-brain paper. NAME is that of the captioner, with known captions NAME_with_SOURCE, unless given.
 
     source.model names the CLIP whose text encoder will read the captions: tokens are counted against its limit. Captions
     are noted one by one in `out/NAME/log.jsonl`, and the same call after a stop goes on from them.
@@ -47,21 +51,28 @@ def run_captions(
     check_device(device)
     store.check_writable(out)
     stimuli = open_stimuli(source, images)
+    captions = None
+    if known is not None:  # a source that is not there ends here, before the network is loaded
+        captions = clean_captions(chosen_captions(stimuli, known).captions, stimuli.ids)[0]
     tell("loading the captioner", None)
     network = captioner.load_captioner(model, device=device)
+    prompts = None if captions is None else captioner.prompts_with(network, captions, prompt)
     reader = clip.load_clip(network_folder(source))
-    name = name or network.name
+    name = name or network.name + ("" if known is None else f"_with_{Path(known).stem}")
     out = Path(out)
     made: list[str] = []
     with store.lock(out / name):
         for start in range(0, len(stimuli), 32):
             tell(f"captions by {network.name}", start / len(stimuli))
             part = stimuli.take(stimuli.ids[start : start + 32])
-            made += captioner.caption_images(network, part, prompt=prompt, folder=out / name)
+            asked = prompt if prompts is None else prompts[start : start + 32]
+            made += captioner.caption_images(network, part, prompt=asked, folder=out / name)
     counts = counted(reader, [[c] for c in made])
-    facts = {"model": network.name, "files": network.files, "prompt": prompt or captioner.default_prompt(network), **counts}
-    captions = {str(i): [c] for i, c in zip(stimuli.ids, made, strict=True)}
-    place = save_captions(out / f"{name}.json", CaptionSource(name, captions, facts | {"reader": reader.backbone.name}))
+    default = captioner.default_prompt(network) if known is None else captioner.WITH_CAPTIONS
+    facts = {"model": network.name, "files": network.files, "prompt": prompt or default, **counts, "reader": reader.backbone.name}
+    facts |= {} if known is None else {"with_captions": known}
+    found = {str(i): [c] for i, c in zip(stimuli.ids, made, strict=True)}
+    place = save_captions(out / f"{name}.json", CaptionSource(name, found, facts))
     return place, [{"what": key, "captions": value} for key, value in counts.items()]
 
 

@@ -18,6 +18,7 @@ PARTS = {  # what is tested: words that its file's name holds, in any case
     "letter": ("letterimage", "alphabetletters"),
 }
 TESTS = tuple(name for name in PARTS if name != "training")
+SYNSET = r"^(n\d{8})_"  # an ImageNet picture's name begins with its category in WordNet
 LABELS = ("stimulus_name", "image_name", "stimulus_id", "image_index", "image_id", "Label")
 
 FACTS = {
@@ -53,8 +54,10 @@ def load(folder: str | Path, *, subject: int = 1, test: str = "natural") -> Reco
     Reads sub-01_perceptionNaturalImageTraining_*.h5 and, by `test`, ...NaturalImageTest_*.h5, ...ArtificialImage_*.h5 or
     ...LetterImage_*.h5. test: natural, artificial or letter. Pictures: images/ holds them by their names, in any folders. A file
     that knows pictures by number alone needs stimulus_*.tsv beside it (a number and a name a line), else ids are
-    "train-0001", "natural-0001". Captions: captions.json or captions.csv.
-    Raises DataError for files that are missing, cut short, or of other voxels than the training.
+    "train-0001", "natural-0001". Captions: captions.json or captions.csv. Trials have the column concept, the category's
+    number in WordNet, where every picture's name begins with it ("n01518878_10042"); shapes and letters are of no category.
+    Raises DataError for files that are missing, cut short, or of other voxels than the training, and for natural test pictures
+    of a category that is trained on: the test is of categories that were not.
     """
     root = Path(folder)
     if test not in TESTS:
@@ -73,6 +76,7 @@ def load(folder: str | Path, *, subject: int = 1, test: str = "natural") -> Reco
     both = trials.groupby("stimulus")["split"].nunique()
     if (both > 1).any():
         raise DataError(f"{second.path}: image {str(both.index[both > 1][0])!r} is in the training too")
+    trials = _with_concepts(trials, second)
     data = np.concatenate([first.data, second.data])
     return Recording(Responses(data, trials, first.units, first.space), shown_stimuli(root, trials["stimulus"]))
 
@@ -96,6 +100,18 @@ def _trials(found: BData, root: Path, part: str, subject: int) -> pd.DataFrame:
     run = found.numbered("Run")
     trials["run"] = trials["session"] if run is None else trials["session"] + "-" + run
     return trials
+
+
+def _with_concepts(trials: pd.DataFrame, test: BData) -> pd.DataFrame:
+    """The trials with the column concept, where every picture is of ImageNet; no category may be both trained on and tested."""
+    concept = trials["stimulus"].str.extract(SYNSET, expand=False)
+    trained, tested = (set(concept[trials["split"] == split].dropna()) for split in ("train", "test"))
+    if both := sorted(trained & tested):
+        raise DataError(
+            f"{test.path}: {len(both)} of {len(tested)} categories of the test are trained on too, first {both[0]!r}; the "
+            "release keeps them apart, so put the files of one release there, or leave these pictures out of the training"
+        )
+    return trials if concept.isna().any() else trials.assign(concept=concept)
 
 
 def _labels(found: BData, root: Path, part: str) -> list[str]:

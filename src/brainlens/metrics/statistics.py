@@ -113,6 +113,18 @@ def two_way_bootstrap(
     return _with_p(float(array.mean()), means, level)
 
 
+def t_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of independent values (n,), as of fits with n seeds: mean -+ t_{n-1} sd / sqrt(n).
+
+    Raises DataError for fewer than 2 values.
+    """
+    array = _vector(values, "values")
+    if len(array) < 2:
+        raise DataError(f"t interval: {len(array)} value says nothing of its spread; give 2 or more")
+    reach = float(student.ppf(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return float(array.mean()) - reach, float(array.mean()) + reach
+
+
 def pair_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
     """Mean over pairs of subjects of values (subject, subject), with its interval over subjects: (mean, low, high).
 

@@ -46,9 +46,9 @@ def retrieval_section(result: Result, dpi: int | None) -> Section:
     for k in (1, 5):
         if not any(f"retrieval/{d}/top{k}" in m for m in scores.values() for d in retrieval.DIRECTIONS):
             continue
-        caption = (
-            f"Top-{k} retrieval in each direction{n}. Whiskers: 95 % bootstrap intervals over test stimuli. Dashed: chance. "
-        )
+        fits = result.config.get("seeds", ())
+        over = f"t intervals over {len(fits)} seeds of the fit" if fits else "bootstrap intervals over test stimuli"
+        caption = f"Top-{k} retrieval in each direction{n}. Whiskers: 95 % {over}. Dashed: chance. "
         ideal = "The solid line is the ideal observer, which knows how the data were made."
         caption += ideal if "ideal" in scores else "No ideal observer was computed."
         section.draw(partial(retrieval.topk_bars, scores, k=k, result=result), caption, f"Bars of top-{k}. {_said(scores, k)}")
