@@ -1,0 +1,98 @@
+"""What the rows of a paper's tables take from a finished run: each function gives the rows of one result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def scores_of(metrics: dict[str, float], head: str, names: Sequence[str]) -> dict[str, float]:
+    """The scores of these names behind a head, each with its interval, as far as they are there."""
+    ends = ("", ".low", ".high")
+    return {f"{n}{e}": float(metrics[f"{head}{n}{e}"]) for n in names for e in ends if f"{head}{n}{e}" in metrics}
+
+
+def encoded(result: Any) -> list[dict[str, Any]]:
+    """R2, its share of the ceiling, time and multiply-adds, units, and the hierarchy of one encoding, the first of its seeds."""
+    found = scores_of(result.metrics, "encoding/", ("r2_mean", "r2_of_ceiling"))
+    found |= {"fit_s": float(result.provenance["fit_s"])}
+    found |= scores_of(result.metrics, "encoding/", ("multiply_adds", "parameters", "hierarchy_slope"))
+    if "seeds" in result.tables:
+        found |= over_seeds(result.tables["seeds"]["r2_mean"])
+    return [{**found, "units": len(result.arrays["r2"]), "method": result.config["method"]}]
+
+
+def over_seeds(scores: Sequence[float]) -> dict[str, float]:
+    """Mean over fits that differ in their seed, its 95 % interval (Student's t over seeds, the images held) and their number."""
+    import numpy as np
+    from scipy.stats import sem
+    from scipy.stats import t as student
+
+    values = np.asarray(scores, dtype=float)
+    mean, reach = float(values.mean()), float(student.ppf(0.975, len(values) - 1) * sem(values))
+    low, high = mean - reach, mean + reach
+    return {"r2_over_seeds": mean, "r2_over_seeds.low": low, "r2_over_seeds.high": high, "seeds": float(len(scores))}
+
+
+def sized(result: Any) -> list[dict[str, Any]]:
+    """R2 and hierarchy at each number of training images."""
+    return [
+        {"method": result.config["method"], "images": int(line["images"]), **scores_of(line, "", ("r2_mean", "hierarchy_slope"))}
+        for line in result.tables["learning_curve"].to_dict("records")
+    ]
+
+
+def moved(result: Any) -> list[dict[str, Any]]:
+    """R2, hierarchy and confidence of a network and of the same after fine-tuning."""
+    names = ("r2_mean", "r2_of_ceiling", "hierarchy_slope", "confidence")
+    return [{"model": line["model"], **scores_of(line, "", names)} for line in result.tables["comparison"].to_dict("records")]
+
+
+def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of encodings with time and multiply-adds in units of the class token, or of the first row, as in table 16."""
+    import pandas as pd
+
+    from brainlens.encode.compare import relative_cost
+
+    costed = [row for row in rows if "fit_s" in row]
+    if not costed:
+        return rows
+    found = relative_cost(pd.DataFrame(costed), [row["method"] for row in costed]).to_dict("records")
+    return [*({key: v for key, v in row.items() if v == v} for row in found), *(row for row in rows if "fit_s" not in row)]
+
+
+def aligned(result: Any) -> list[dict[str, Any]]:
+    """Top-1 and top-5 of every encoder in four directions, with chance."""
+    names = [n for n in dict.fromkeys(k.split("/")[1] for k in result.metrics if k.startswith("align/")) if "-" not in n]
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"encoder": name}
+        for direction in ("brain->image", "image->brain", "brain->text", "text->brain"):
+            head = f"align/{name}/retrieval/{direction}/"
+            found = scores_of(result.metrics, head, ("top1", "top5"))
+            row |= {f"{direction} {key}": value for key, value in found.items()}
+        row["chance"] = result.metrics.get(f"align/{name}/retrieval/brain->image/chance1", float("nan"))
+        rows.append(row)
+    return rows
+
+
+def attributed(result: Any) -> list[dict[str, Any]]:
+    """The table of all methods."""
+    return list(result.tables["methods"].to_dict("records"))
+
+
+def settings(result: Any) -> list[dict[str, Any]]:
+    """The sensitivity table."""
+    return list(result.tables["sensitivity"].drop(columns="map").to_dict("records"))
+
+
+def sensed(result: Any) -> list[dict[str, Any]]:
+    """Top-1 and top-5 of every encoder, and of the variants where they were fitted."""
+    rows = []
+    for line in result.tables["comparison"].to_dict("records"):
+        found = scores_of(line, "retrieval/brain->image/", ("top1", "top5"))
+        rows.append({"encoder": line["encoder"], **found, "chance": float(line["retrieval/brain->image/chance1"])})
+    for name in ("ablation", "prompts"):
+        for line in result.tables[name].to_dict("records") if name in result.tables else ():
+            rows.append({"encoder": f"neuroalign, {line['variant']}", **scores_of(line, "", ("top1", "top5"))})
+    return rows
