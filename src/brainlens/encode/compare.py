@@ -278,5 +278,5 @@ def layer_maps(head: str, fits: Sequence[Result]) -> dict[str, np.ndarray]:
 
 
 def topology_pair(topological: Result, free: Result) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """A FactorTopy fit and the same with selectors free for each unit (Fig. 3): the table of `compare`, and `layer_maps`."""
+    """A FactorTopy fit and the same with selectors free per unit (Fig. 3): the table of `compare`, and `layer_maps` (2, unit)."""
     return compare(dict(zip(TOPOLOGY, (topological, free), strict=True))), layer_maps("topology", [topological, free])
