@@ -112,6 +112,7 @@ def encoding(layer: list[float], sure: float, r2: list[float]) -> Result:
     config = {"dataset": "phantom", "method": "factortopy", "layers": ["a", "b", "c"]}
     seeds = pd.DataFrame({"seed": [0, 1], "r2_mean": [0.1, 0.3]})
     curve = pd.DataFrame({"images": [9, 20], "r2_mean": [0.1, 0.2], "r2_mean.low": [0.0, 0.1], "r2_mean.high": [0.2, 0.3]})
+    curve["hierarchy_slope"] = np.nan
     metrics = {"encoding/r2_mean": 0.1, "encoding/multiply_adds": 5.0}
     tables = {"seeds": seeds, "learning_curve": curve}
     return Result("encode", metrics, arrays, None, tables, config, {"fit_s": 2.0, "seed": 0}, Volume(mask, affine))

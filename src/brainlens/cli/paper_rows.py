@@ -36,10 +36,12 @@ def over_seeds(scores: Sequence[float]) -> dict[str, float]:
 
 def sized(result: Any) -> list[dict[str, Any]]:
     """R2 and hierarchy at each number of training images."""
-    return [
-        {"method": result.config["method"], "images": int(line["images"]), **scores_of(line, "", ("r2_mean", "hierarchy_slope"))}
-        for line in result.tables["learning_curve"].to_dict("records")
-    ]
+    rows = []
+    for line in result.tables["learning_curve"].to_dict("records"):
+        found = scores_of(line, "", ("r2_mean", "hierarchy_slope"))
+        known = {key: value for key, value in found.items() if value == value}  # a method without layers has no hierarchy
+        rows.append({"method": result.config["method"], "images": int(line["images"]), **known})
+    return rows
 
 
 def moved(result: Any) -> list[dict[str, Any]]:
