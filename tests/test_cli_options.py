@@ -80,6 +80,8 @@ REFUSED = [
     ((*FMRI, "--encoder", "ridge", "--queue", "9"), "--queue"),
     ((*FMRI, "--encoder", "ridge", "--steps", "9"), "--steps"),
     ((*FMRI, "--epochs", "2", "--steps", "9"), "--steps"),
+    ((*FMRI, "--part-of-brain"), "--part-of-brain"),
+    ((*FMRI, "--preset", "paper", "--region", "visual"), "add --part-of-brain"),
     # data
     (("align", "--data", "empty"), "--dataset"),
     (("encode", "--data", "empty"), "--dataset"),
@@ -93,14 +95,22 @@ REFUSED = [
     # encode
     *[(("encode", "--method", "ridge", *option), option[0]) for option in (
         ("--samples", "3"), ("--without", "scale"), ("--per-voxel",), ("--search",), ("--one-layer",), ("--refit",),
-        ("--steps", "9"), ("--raw-tokens",), ("--single-trials",),
+        ("--steps", "9"), ("--raw-tokens",), ("--single-trials",), ("--compare-topology",), ("--bottlenecks", "separate"),
+        ("--padding", "zeros"), ("--readout-start", "linear"), ("--selector-start", "zero"), ("--no-scale-penalty",),
+        ("--decay-steps", "9"), ("--selector-rate", "1"),
     )],
+    (("encode", "--padding", "mirror"), "border, zeros"),
+    (("encode", "--readout-start", "linear"), "--no-search"),
+    (("encode", "--compare-topology", "--per-voxel"), "--per-voxel"),
     (("encode", "--method", "gnet", "--samples", "3"), "--samples"),
     (("encode", "--timestep", "3"), "--timestep"),
     (("encode", "--of-steps", "9"), "--of-steps"),
     (("encode", "--without", "smell"), "smell"),
     (("encode", "--preset", "nonsense"), "default, paper, released"),
     (("encode", "--method", "ridge", "--preset", "paper"), "--preset"),
+    (("encode", "--method", "ridge", "--recipe", "paper"), "--preset"),
+    *[(("paper", "ib_ba", *option), option[0]) for option in (("--seeds", "2"), ("--curve", "9"), ("--finetuned", "miniature"))],
+    (("paper", "factortopy", "--seeds", "0"), "0 seeds"),
     # reconstruct
     (("reconstruct", "--preset", "nonsense"), "default, paper"),
     (("reconstruct", "--start", "nonsense"), "attention, predicted, ridge, random"),

@@ -14,8 +14,11 @@ import torch
 
 from brainlens import miniatures, store
 from brainlens.align import align
+from brainlens.align.run import _warn_of_patches, check_whole_brain
 from brainlens.backbones import clip
+from brainlens.datasets.source import Source
 from brainlens.models.volume.estimators import VolumeAligner
+from brainlens.models.volume.presets import preset
 from brainlens.models.volume.split import split_tables
 from brainlens.models.volume.stored import check_recording, volume_aligner
 from brainlens.models.volume.training import AlignmentTraining, train_contrastive
@@ -164,3 +167,47 @@ def test_captions_beyond_the_limit_or_said_twice_are_counted(caplog):
     with caplog.at_level(logging.WARNING):
         clip.embed_texts(network, kept, ["i00", "i01"])
     assert f"1 of 2 captions are longer than {network.max_tokens} tokens and were cut" in caplog.text
+
+
+WHOLE = [
+    ("paper", ("visual",), None, "error"),
+    ("paper", ("V1", "V2"), ["volume"], "error"),
+    ("small", ("visual",), None, "warning"),
+    ("small_remedied", ("V1",), ["ridge", "volume"], "warning"),
+    ("paper", (), None, ""),
+    ("paper", ("whole",), None, ""),
+    ("paper", ("visual",), ["ridge", "mlp"], ""),
+    ("default", ("visual",), None, ""),
+]
+
+
+@pytest.mark.parametrize(("name", "regions", "encoders", "found"), WHOLE)
+def test_a_form_for_the_whole_brain_is_not_fitted_on_regions_in_silence(
+    name: str, regions: tuple[str, ...], encoders: list[str] | None, found: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    source = Source(regions=regions)
+    if found == "error":
+        with pytest.raises(DataError, match=f"--region {', '.join(regions)} keeps a part of it.*--part-of-brain") as error:
+            check_whole_brain(name, source, encoders)
+        assert "\n" not in str(error.value)
+    else:
+        check_whole_brain(name, source, encoders)
+    said = [str(one.message) for one in recwarn]
+    assert len(said) == (found == "warning"), said
+    assert all(f"preset {name}" in text and "\n" not in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "found"), [("paper", 2.0, ""), ("paper", 1.8, ""), ("small", 4.0, ""), ("paper", 4.0, "56 mm"),
+                                ("small", 2.0, "14 mm"), ("small", 3.0, "21 mm"), ("default", 2.0, "")],
+)  # fmt: skip
+def test_patches_of_another_size_than_published_are_named(
+    name: str, size: float, found: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    space = Volume(MASK, np.diag([size, size, size, 1]))
+    _warn_of_patches(preset(name), ["ridge", "volume"], space)
+    said = [str(one.message) for one in recwarn]
+    assert len(said) == bool(found), said
+    assert all(found in text and f"have 28 mm, here {round(28 / size)} voxels" in text for text in said)
+    _warn_of_patches(preset(name), ["ridge"], space)
+    assert len(recwarn) == len(said)

@@ -247,7 +247,7 @@ def test_bad_input_is_one_line(call, message):
 
 def test_the_presets_of_the_command_line_are_those_of_the_models():
     from brainlens.encode import model_of
-    from brainlens.encode.run import preset
+    from brainlens.encode.presets import preset
     from brainlens.models.encoding import FactorTopy
 
     for name, model in (("default", FactorTopy()), ("paper", FactorTopy.paper()), ("released", FactorTopy.released())):

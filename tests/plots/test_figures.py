@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -20,6 +21,7 @@ from brainlens.plots import (
     embeddings,
     layers,
     retrieval,
+    selected,
     sensor_scores,
     sensors,
     slabs,
@@ -279,9 +281,27 @@ def test_training_marks_the_best_validation_step(made: ModuleType) -> None:
     drawn(figure)
 
 
+def test_rows_of_layer_maps_share_their_colours(made: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison of networks keeps no layer weights, so that no row tells how many layers there are."""
+    one = made.encode()
+    low = np.minimum(one.arrays["layer"], 2.0)
+    arrays = {"models/layer": np.stack([low, one.arrays["layer"]]), "models/confidence": np.ones((2, len(low)))}
+    result = replace(one, arrays=arrays)
+    painted, paint = [], cortex.paint_colours
+    monkeypatch.setattr(cortex, "paint_colours", lambda *a, **k: (painted.append(a[3]), paint(*a, **k)))
+    figure = selected.layer_rows(result, layer="models/layer", confidence="models/confidence", names=["x", "y"], title="Rows")
+    same = low == one.arrays["layer"]
+    assert 0 < same.sum() < len(same)
+    np.testing.assert_allclose(painted[0][same], painted[1][same])
+    assert title(figure).startswith("Rows  ·  ")
+    drawn(figure)
+
+
 def test_lines_over_images_areas_settings_and_layers(made: ModuleType) -> None:
     table = pd.DataFrame({"encoder": ["a", "a", "b"], "images": [300, 900, 300], "top1": [0.1, 0.2, 0.05]})
-    drawn(curves.learning_curve(table, "top1", chance=0.01))
+    figure = curves.learning_curve(table, "top1", chance=0.01, axis="Top-1")
+    assert (figure.axes[0].get_ylabel(), title(figure)) == ("Top-1", "Top-1 by training images, 95 % intervals")
+    drawn(figure)
     figure = curves.degradation({"bottleneck": np.array([1.0, 0.5, 0.0]), "random": np.ones((3, 3))}, kind="insertion")
     texts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
     assert texts == ["bottleneck  (area 0.500)", "random  (area 1.000)"]

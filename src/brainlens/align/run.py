@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+
+import numpy as np
 
 from brainlens import datasets, store
 from brainlens.align import Alignment, align
@@ -20,9 +23,41 @@ from brainlens.models.volume.aligners import ENCODERS
 from brainlens.models.volume.model import CHEAP, Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.stored import run_aligner, save_models
-from brainlens.types import DataError, Result
+from brainlens.types import DataError, Result, Volume
 
 SHOWN = ("top1", "top5", "chance1")
+
+
+PATCH_MM = 28.0  # edge of the published patches: 14 voxels of 2 mm; 7 of 4 mm in the small form
+FAR = 0.2  # share of it by which an edge may differ: voxels of 1.8 mm pass for 2 mm, 3 mm for neither 2 nor 4
+
+
+def check_whole_brain(name: str, source: Source, encoders: Sequence[str] | None) -> None:
+    """Presets of the paper's form read the whole brain: on named regions alone "paper" is an error, the small ones a warning.
+
+    Raises DataError for "paper" where a source keeps regions and the volume encoder is fitted.
+    """
+    chosen = preset(name)
+    if chosen.centred or not source.regions or "whole" in source.regions or "volume" not in (encoders or chosen.encoders):
+        return
+    found = f"align: preset {name} is a form for the whole brain, and --region {', '.join(source.regions)} keeps a part of it"
+    if name == "paper":
+        raise DataError(f"{found}; leave it out, take --preset default, or add --part-of-brain where the part is what you want")
+    warnings.warn(f"{found}; --part-of-brain says that this is meant", stacklevel=2)
+
+
+def _warn_of_patches(chosen: Preset, names: Sequence[str], space: object) -> None:
+    """Says so where the paper's form meets voxels on which its patches have another size than the published one."""
+    if chosen.centred or "volume" not in names or not isinstance(space, Volume):
+        return
+    size = np.linalg.norm(space.affine[:3, :3], axis=0)
+    edge, fits = chosen.design.patch * float(size.mean()), max(1, round(PATCH_MM / float(size.mean())))
+    if abs(edge / PATCH_MM - 1) > FAR:
+        warnings.warn(
+            f"align: {chosen.design.patch} voxels of {size.mean():.3g} mm make patches of {edge:.3g} mm, and the published ones "
+            f"have {PATCH_MM:g} mm, here {fits} voxels; preset small is for voxels of 4 mm, paper for 2 mm",
+            stacklevel=2,
+        )
 
 
 def run_align(
@@ -63,6 +98,8 @@ def run_align(
         if own and chosen == preset("default"):
             chosen = suited(chosen, recording.responses)
         names = bearable(names, recording.responses) if own else names
+        if before is None and is_first():
+            _warn_of_patches(chosen, names, recording.responses.space)
         config = {**source.config(), "encoders": names, "training": asdict(chosen.training), "linear": asdict(chosen.linear)}
         config |= {"design": asdict(chosen.design), "seed": seed} | ({} if chosen.centred else {"centred": False})
         config |= {} if start_from is None else {"from": Path(start_from).resolve().name}

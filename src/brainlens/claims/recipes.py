@@ -9,7 +9,7 @@ from pathlib import Path
 from brainlens.claims.encode import Plan, floor, informative_and_noise, named
 from brainlens.datasets.source import Opened, Tell
 from brainlens.encode import encode, selector_truth
-from brainlens.encode.run import preset
+from brainlens.encode.presets import preset
 from brainlens.types import DataError
 
 PUBLISHED = ("paper", "released")

@@ -50,7 +50,7 @@ from brainlens.datasets import DEFAULT
 
 BOTH = ("dataset", "data", "option", "model", "encoder", "subject", "captions", "runs", "seed", "device", "train", "test",
         "again", "preset", "epochs", "batch", "from_", "seeds")  # fmt: skip
-VOLUME = (*MISMATCH, "steps_", "accumulate", "queue", "recompute", "modality", "region", "one_each", "precision")
+VOLUME = (*MISMATCH, "steps_", "accumulate", "queue", "recompute", "modality", "region", "part_of_brain", "one_each", "precision")
 FILTER = ("saliency_sign", "saliency_size", "saliency_brightness")
 SENSOR = ("protocol", "gallery", "repeats", "amplitude", "without_", "ablation", "prompts", "precision", *FILTER)
 SOLVED = ("ridge", "ridge_whitened", "ridge_projected", "canonical")  # encoders that are not trained
@@ -120,6 +120,10 @@ def align(
         typer.Option(help="Fits with so many seeds, and their mean with its interval over seeds.", rich_help_panel=TRAINING),
     ] = 1,
     region: Regions = None,
+    part_of_brain: Annotated[
+        bool,
+        typer.Option("--part-of-brain", help="fMRI: a whole-brain preset on --region, on purpose.", rich_help_panel=DATA),
+    ] = False,
     captions: Captions = None,
     subject: Annotated[
         list[str] | None,
@@ -201,7 +205,7 @@ def align(
 def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> None:
     """fMRI: the options that apply, then one model for all subjects or one each."""
     from brainlens.align.over_seeds import run_over_seeds
-    from brainlens.align.run import run_align, run_align_each
+    from brainlens.align.run import check_whole_brain, run_align, run_align_each
     from brainlens.datasets.runs import once
     from brainlens.datasets.source import Source
     from brainlens.models.volume.presets import preset as configuration
@@ -221,6 +225,10 @@ def _volumes(context: typer.Context, given_: dict[str, Any], again: bool) -> Non
         dataset, given_["data"], given_["model"], n_train=given_["train"], n_test=given_["test"], seed=given_["seed"],
         captions=given_["captions"], options=with_mismatch(context, dataset, parsed(dataset, given_["option"])), **parts,
     )  # fmt: skip
+    if not source.regions:
+        without(context, ("part_of_brain",), "no --region keeps a part")
+    if begun is None and not given_["part_of_brain"]:
+        check_whole_brain(given_["preset"], source, encoder)
     run = run_align_each if given_["one_each"] else run_align
     asked = {**source.config(), "encoders": encoder, "configuration": asdict(chosen), "each": given_["one_each"]}
     asked |= {"seed": given_["seed"], "device": given_["device"], "from": None if begun is None else note_of(begun)}

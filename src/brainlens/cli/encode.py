@@ -45,7 +45,8 @@ from brainlens.cli.options import (
 from brainlens.cli.terminal import carry_out, show, steps
 from brainlens.datasets import DEFAULT, check_kind
 
-SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer")
+DETAILS = ("bottlenecks", "padding", "readout_start", "selector_start", "scale_penalty", "decay_steps", "selector_rate")
+SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer", "compare_topology", *DETAILS)
 TRAINED = ("refit", "training_steps", "preset", "standardise", "single_trials")
 SHORTER = "--method ridge, fewer units with --roi, or --steps N"
 
@@ -69,7 +70,12 @@ def encode(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(help="default, paper (as published) or released (its code); see docs.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--preset",
+            "--recipe",
+            help="default, paper (as published) or released (its code); see docs.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "default",
     layer: Layer = None,
     timestep: Timestep = None,
@@ -104,6 +110,41 @@ def encode(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    bottlenecks: Annotated[
+        str | None,
+        typer.Option(help="Of spatial and global tokens: shared (paper) or separate (its code).", rich_help_panel=MODEL),
+    ] = None,
+    padding: Annotated[
+        str | None,
+        typer.Option(help="Beyond the outermost tokens: border (the edge token) or zeros (the code).", rich_help_panel=MODEL),
+    ] = None,
+    readout_start: Annotated[
+        str | None,
+        typer.Option(
+            help="Channel weights start at normal, N(0, 1), or linear, 1/sqrt(D) at most (the code); with --no-search.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    selector_start: Annotated[
+        str | None,
+        typer.Option(help="Selectors start at random (paper) or zero (the code).", rich_help_panel=TRAINING),
+    ] = None,
+    scale_penalty: Annotated[
+        bool | None,
+        typer.Option(
+            "--scale-penalty/--no-scale-penalty",
+            help="The code's penalty on the scale, on by default; the paper has none.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    decay_steps: Annotated[
+        int | None,
+        typer.Option(help="Steps until the penalties are gone: 6,000 (paper), 2,000 (code).", rich_help_panel=TRAINING),
+    ] = None,
+    selector_rate: Annotated[
+        float | None,
+        typer.Option(help="Step size of the selectors over the others': 0.1; the paper 1.", rich_help_panel=TRAINING),
+    ] = None,
     training_steps: Annotated[
         int | None, typer.Option("--steps", help="Training steps at most.", rich_help_panel=TRAINING)
     ] = None,
@@ -125,6 +166,12 @@ def encode(
     one_layer: Annotated[
         bool, typer.Option(help="One-layer models beside the selector's weights.", rich_help_panel=MODEL)
     ] = False,
+    compare_topology: Annotated[
+        bool,
+        typer.Option(
+            "--compare-topology", help="The same fit with selectors free for each voxel beside it.", rich_help_panel=MODEL
+        ),
+    ] = False,
     runs: Runs = Path("runs"),
     seed: Seed = 0,
     device: Device = "cpu",
@@ -139,7 +186,7 @@ def encode(
     again: Again = False,
 ) -> None:
     """Which part of a network predicts which part of the brain."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     check_source(context, dataset)  # mistakes in the command are said before torch is loaded
     check_kind(dataset, "encode", ("fMRI",))
@@ -151,10 +198,15 @@ def encode(
     given_options = parsed(dataset, option)
 
     from brainlens.datasets.source import Source
-    from brainlens.encode.run import Asked, run_encode, selectors_without, shorter
-    from brainlens.encode.run import preset as configuration
+    from brainlens.encode.presets import detailed, selectors_without, shorter
+    from brainlens.encode.presets import preset as configuration
+    from brainlens.encode.run import Asked, run_encode
 
     check_diffusion(context, model or [None])
+    details: dict[str, Any] = {
+        "bottlenecks": bottlenecks, "padding": padding, "readout_start": readout_start, "selector_start": selector_start,
+        "scale_penalty": scale_penalty, "decay_steps": decay_steps, "selector_rate": selector_rate,
+    }  # fmt: skip
     form, training = configuration(preset)
     training = training if training_steps is None else shorter(training, training_steps)
     training = training if search is None else replace(training, searched_start=search)
@@ -165,12 +217,13 @@ def encode(
         use=selectors_without(without_ or []),
         topological=not per_voxel,
     )
+    design, training = detailed(design, training, **details)
     chosen: dict[str, Any] = {"refit": refit, "standardise": standardise, "single_trials": single_trials}
     design = replace(design, **{name: value for name, value in chosen.items() if value is not None})
     asked = Asked(
         methods[0] if len(methods) == 1 else None, design, training, models=tuple(model or ()), seeds=seeds,
         curve=tuple(curve or ()), one_layer=one_layer, steps=steps_of(timestep, of_steps, True),
-        methods=methods if len(methods) > 1 else (),
+        methods=methods if len(methods) > 1 else (), compare_topology=compare_topology,
     )  # fmt: skip
     source = Source(
         dataset, data, model[0] if model else None, train, test, seed, subjects=tuple(subject or ()), regions=tuple(roi or ()),
@@ -178,7 +231,7 @@ def encode(
     )  # fmt: skip
 
     carry_out(
-        "encode", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
+        "encode", runs, {**source.config(), "asked": asked.config(), "seed": seed, "device": device},
         lambda tell: run_encode(source, runs, asked, seed=seed, device=device, tell=tell),
         title=f"encode: {dataset}", shorter=SHORTER, data=source.folder, again=again,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ import typer
 from brainlens.cli import terminal
 from brainlens.cli.options import (
     DATA,
+    MODEL,
     TRAINING,
     Data,
     Dataset,
@@ -26,9 +27,11 @@ from brainlens.cli.options import (
     Seed,
     Test,
     Train,
+    a_network,
     check_source,
     given,
 )
+from brainlens.cli.paper_rows import aligned, attributed, encoded, moved, sensed, settings, sized, with_means, with_ratios
 from brainlens.datasets import DEFAULT
 
 PAPERS = {
@@ -36,6 +39,8 @@ PAPERS = {
     "ib_ba": "Bridging Vision, Language, and Brain",
     "neuroalign": "NeuroAlign",
 }
+HEADS = ("table", "row", "encoder", "method", "model", "images", "parameter", "value")  # what names a row's scores
+DEFAULT_ROW, FREE_ROW = "factortopy, default", "factortopy, without topology (Fig. 3)"
 Pick = Callable[[Any], list[dict[str, Any]]]
 
 
@@ -64,6 +69,24 @@ def paper(
         typer.Option(
             help="ib_ba, neuroalign: recipe of the paper's own method. Default: small (ib_ba), paper (neuroalign).",
             rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="factortopy: fits of every trained method with so many seeds; the paper has 3.", rich_help_panel=TRAINING
+        ),
+    ] = 1,
+    curve: Annotated[
+        list[int] | None,
+        typer.Option(help="factortopy: number of training images for Figs. 26 and 27; repeat.", rich_help_panel=TRAINING),
+    ] = None,
+    finetuned: Annotated[
+        str | None,
+        typer.Option(
+            help="factortopy: the network after `brainlens finetune`, beside --model as it was.",
+            rich_help_panel=MODEL,
+            callback=a_network,
         ),
     ] = None,
     steps_: Annotated[int | None, typer.Option("--steps", help="fMRI: training steps at most.", rich_help_panel=TRAINING)] = None,
@@ -95,8 +118,11 @@ def paper(
     for wrong, what in (("steps_", "neuroalign"), ("epochs", "fMRI")):
         if wrong in flags and (what == "neuroalign") == (name == "neuroalign"):
             raise DataError(f"{flags[wrong]} does not apply to {name}; {'--epochs' if name == 'neuroalign' else '--steps'} does")
-    if name != "factortopy" and roi:
-        raise DataError(f"--roi does not apply to {name}, whose rows have regions of their own; leave it out")
+    for wrong in ("roi", "seeds", "curve", "finetuned") if name != "factortopy" else ():
+        if wrong in flags:
+            raise DataError(f"{flags[wrong]} does not apply to {name}; it is of factortopy, leave it out")
+    if seeds < 1:
+        raise DataError(f"paper {name}: {seeds} seeds are asked for; at least 1 is needed")
     if name == "factortopy" and preset is not None:
         raise DataError("--preset does not apply to factortopy, whose rows are all of its recipes; leave it out")
     common = _common(dataset, data, option, model, runs=runs, seed=seed, device=device)
@@ -108,7 +134,10 @@ def paper(
         parts = tuple(part for s in people for part in ("--subject", s))
         parts += tuple(part for region in roi or () for part in ("--roi", region))
         short = () if steps_ is None else ("--steps", str(steps_))
-        plan = factortopy(common + parts, short) if name == "factortopy" else ib_ba(common + parts, short, preset or "small")
+        if name == "factortopy":
+            plan = factortopy(common + parts, short, seeds=seeds, curve=curve or (), before=model, after=finetuned)
+        else:
+            plan = ib_ba(common + parts, short, preset or "small")
     plan = [step for step in plan if not only or any(text in f"{step.table} {step.row}" for text in only)] or _none(plan)
     _run(name, plan, runs, out)
 
@@ -129,20 +158,40 @@ def _none(plan: Sequence[Step]) -> list[Step]:
     raise DataError(f"--only matches no row; there are: {'; '.join(f'{step.table}, {step.row}' for step in plan)}")
 
 
-def factortopy(common: tuple[str, ...], short: tuple[str, ...]) -> list[Step]:
-    """Table 16: all methods, the published recipes without and with a closing ridge, and FactorTopy with a part changed."""
+def factortopy(
+    common: tuple[str, ...],
+    short: tuple[str, ...],
+    *,
+    seeds: int = 1,
+    curve: Sequence[int] = (),
+    before: str | None = None,
+    after: str | None = None,
+) -> list[Step]:
+    """Table 16: all methods, the published recipes without and with a closing ridge, and FactorTopy with a part changed.
+
+    seeds: fits of every trained method; curve: training images of Figs. 26 and 27, in the runs of the methods and our default;
+    before, after: a network and the same fine-tuned (section 4.4). A row with topology and one without make Fig. 3.
+    """
     base, table = ("encode", *common), "Table 16: methods"
-    own = (*base, "--method", "factortopy")
+    more = ("--seeds", str(seeds)) if seeds > 1 else ()
+    sizes = tuple(part for size in curve for part in ("--curve", str(size)))
+    own = (*base, "--method", "factortopy", *more)
     methods = ("class_token", "patch_token", "gnet", "ridge")
-    plan = [Step(table, m, (*base, "--method", m, *(() if m == "ridge" else short)), encoded) for m in methods]
-    plan.append(Step(table, "factortopy, default", own, encoded))
+    plan = [Step(table, m, (*base, "--method", m, *(() if m == "ridge" else (*more, *short)), *sizes), encoded) for m in methods]
+    plan.append(Step(table, DEFAULT_ROW, (*own, *sizes), encoded))
     for recipe in ("paper", "released"):
-        for end, more in (("", ()), (", closing ridge", ("--refit",))):
-            plan.append(Step(table, f"factortopy, {recipe}{end}", (*own, "--preset", recipe, *short, *more), encoded))
-    plan.append(Step(table, "factortopy, without topology (Fig. 3)", (*own, "--per-voxel"), encoded))
+        for end, refit in (("", ()), (", closing ridge", ("--refit",))):
+            plan.append(Step(table, f"factortopy, {recipe}{end}", (*own, "--preset", recipe, *short, *refit), encoded))
+    plan.append(Step(table, FREE_ROW, (*own, "--per-voxel"), encoded))
     for part in ("layer", "space", "scale"):
         plan.append(Step(table, f"factortopy, without {part}", (*own, "--without", part), encoded))
     plan.append(Step(table, "factortopy, three places a voxel", (*own, "--samples", "3"), encoded))
+    if curve:  # of the same commands, which are found again
+        of = {step.row: step.command for step in plan}
+        plan += [Step("Figs. 26, 27: training images", row, of[row], sized) for row in (*methods, DEFAULT_ROW)]
+    if after is not None:
+        models = (*(() if before is not None else ("--model", "miniature")), "--model", after)
+        plan.append(Step("Section 4.4: fine-tuning", "before and after", (*base, *models, "--method", "factortopy"), moved))
     return plan
 
 
@@ -155,7 +204,7 @@ def ib_ba(common: tuple[str, ...], short: tuple[str, ...], preset: str) -> list[
     volume = (*base, "--encoder", "volume", *own)
     for modality in ("image", "text"):
         plan.append(Step("Table 3: modalities", f"{modality} alone", (*volume, "--modality", modality), aligned))
-    plan.append(Step("Table 3: regions", "visual regions", (*volume, "--region", "visual"), aligned))
+    plan.append(Step("Table 3: regions", "visual regions", (*volume, "--region", "visual", "--part-of-brain"), aligned))
     plan.append(Step("Table 1: retrieval", "for attribution", volume, aligned))
     where = tuple(common[common.index(flag) + k] for flag in ("--runs", "--seed", "--device") for k in (0, 1))
     paper_form = ("--normalise", "none", "--refine", "none")
@@ -213,7 +262,8 @@ def _run(name: str, plan: Sequence[Step], runs: Path, out: Path | None) -> None:
         result = store.load_result(made[step.row])
         rows += [{"table": step.table, "row": step.row, **row, "run": made[step.row].name} for row in step.pick(result)]
     rows = with_means(with_ratios(rows))
-    folder = _kept(name, rows, runs, started, folders)
+    pair = [made[row] for row in (DEFAULT_ROW, FREE_ROW) if row in made]
+    folder = _kept(name, rows, runs, started, folders, pair=pair)
     for table in dict.fromkeys(row["table"] for row in rows):
         terminal.show([_short(row) for row in rows if row["table"] == table], f"{PAPERS[name]}, {table}")
     page = build([folder, *dict.fromkeys(folders)], out or runs / f"paper-{name}.html", title=f"{PAPERS[name]}: its tables")
@@ -228,8 +278,10 @@ def _call(command: list[str]) -> None:
     app(command, standalone_mode=False)
 
 
-def _kept(name: str, rows: list[dict[str, Any]], runs: Path, started: float, folders: Sequence[Path]) -> Path:
-    """The rows as a run of their own: table `comparison`, and what they were made from."""
+def _kept(
+    name: str, rows: list[dict[str, Any]], runs: Path, started: float, folders: Sequence[Path], *, pair: Sequence[Path] = ()
+) -> Path:
+    """The rows as a run of their own: table `comparison`, and what they were made from; of a pair of fits also Fig. 3."""
     import pandas as pd
 
     from brainlens import store
@@ -240,13 +292,29 @@ def _kept(name: str, rows: list[dict[str, Any]], runs: Path, started: float, fol
     config |= {key: source.config[key] for key in ("dataset", "folder") if key in source.config}
     scores: dict[str, float] = {}
     for row in rows:
-        head = "/".join(str(row[k]) for k in ("table", "row", "encoder", "method", "parameter", "value") if row.get(k))
+        head = "/".join(str(row[k]) for k in HEADS if row.get(k))
         scores |= {f"paper/{head}/{key}": value for key, value in row.items() if isinstance(value, float)}
     provenance = store.provenance(source.provenance.get("seed"), "cpu", config["runs"], started)
     result = Result("paper", scores, {}, None, {"comparison": pd.DataFrame(rows)}, config, provenance)
+    result = result if len(pair) < 2 else with_topology(result, *(store.load_result(folder) for folder in pair))
     place = store.run_folder(runs, "paper", config, config["runs"])
     store.save_result(result, place)
     return place
+
+
+def with_topology(result: Any, topological: Any, free: Any) -> Any:
+    """The result with the layer maps of a fit with topology and one without, in the units that the first predicts (Fig. 3)."""
+    import numpy as np
+
+    from brainlens.encode.compare import topology_pair
+    from brainlens.plots.cortex import predicted_units
+
+    table, maps = topology_pair(topological, free)
+    shown, _ = predicted_units(topological, np.ones(len(topological.arrays["layer"]), bool))
+    arrays = {key: np.where(shown, value, np.nan) for key, value in maps.items()}
+    config = {**result.config, "layers": topological.config["layers"]}
+    tables = {**result.tables, "topology": table}
+    return replace(result, arrays=arrays, units=topological.units, space=topological.space, tables=tables, config=config)
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
@@ -258,84 +326,3 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
         low, high = row.get(f"{key}.low"), row.get(f"{key}.high")
         found[key] = value if low is None or high is None else f"{value:.3g} ({low:.3g} to {high:.3g})"
     return found
-
-
-def _scores(metrics: dict[str, float], head: str, names: Sequence[str]) -> dict[str, float]:
-    ends = ("", ".low", ".high")
-    return {f"{n}{e}": float(metrics[f"{head}{n}{e}"]) for n in names for e in ends if f"{head}{n}{e}" in metrics}
-
-
-def encoded(result: Any) -> list[dict[str, Any]]:
-    """R2, its share of the ceiling, time and multiply-adds, units, and the hierarchy of one encoding."""
-    found = _scores(result.metrics, "encoding/", ("r2_mean", "r2_of_ceiling"))
-    found |= {"fit_s": float(result.provenance["fit_s"])}
-    found |= _scores(result.metrics, "encoding/", ("multiply_adds", "parameters", "hierarchy_slope"))
-    return [{**found, "units": len(result.arrays["r2"]), "method": result.config["method"]}]
-
-
-def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of encodings with time and multiply-adds in units of the class token, or of the first row, as in table 16."""
-    import pandas as pd
-
-    from brainlens.encode.compare import relative_cost
-
-    if not rows or "fit_s" not in rows[0]:
-        return rows
-    return list(relative_cost(pd.DataFrame(rows), [row["method"] for row in rows]).to_dict("records"))
-
-
-def with_means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With a row "mean" behind the subjects of each table, for each encoder that all of them have: intervals over subjects."""
-    from brainlens.align.over_seeds import mean_of_fits
-    from brainlens.subjects import FEW_SUBJECTS
-
-    out: list[dict[str, Any]] = []
-    for table in dict.fromkeys(row["table"] for row in rows):
-        own = [row for row in rows if row["table"] == table]
-        people = list(dict.fromkeys(row["row"] for row in own if str(row["row"]).startswith("subject ")))
-        out += own
-        for encoder in dict.fromkeys(row["encoder"] for row in own if row["row"] in people):
-            each = [row for row in own if row["encoder"] == encoder and row["row"] in people]
-            if len(each) == len(people) > 1:
-                found = mean_of_fits([{k: v for k, v in row.items() if isinstance(v, float)} for row in each])
-                few = len(people) < FEW_SUBJECTS  # two say nothing of others
-                found = {k: v for k, v in found.items() if not k.endswith(".sd") and not (few and k.endswith((".low", ".high")))}
-                out.append({"table": table, "row": f"mean of {len(people)} subjects", "encoder": encoder, **found, "run": ""})
-    return out
-
-
-def aligned(result: Any) -> list[dict[str, Any]]:
-    """Top-1 and top-5 of every encoder in four directions, with chance."""
-    names = [n for n in dict.fromkeys(k.split("/")[1] for k in result.metrics if k.startswith("align/")) if "-" not in n]
-    rows = []
-    for name in names:
-        row: dict[str, Any] = {"encoder": name}
-        for direction in ("brain->image", "image->brain", "brain->text", "text->brain"):
-            head = f"align/{name}/retrieval/{direction}/"
-            found = _scores(result.metrics, head, ("top1", "top5"))
-            row |= {f"{direction} {key}": value for key, value in found.items()}
-        row["chance"] = result.metrics.get(f"align/{name}/retrieval/brain->image/chance1", float("nan"))
-        rows.append(row)
-    return rows
-
-
-def attributed(result: Any) -> list[dict[str, Any]]:
-    """The table of all methods."""
-    return list(result.tables["methods"].to_dict("records"))
-
-
-def settings(result: Any) -> list[dict[str, Any]]:
-    """The sensitivity table."""
-    return list(result.tables["sensitivity"].drop(columns="map").to_dict("records"))
-
-
-def sensed(result: Any) -> list[dict[str, Any]]:
-    """Top-1 and top-5 of every encoder, and of the variants where they were fitted."""
-    rows = []
-    for line in result.tables["comparison"].to_dict("records"):
-        found = _scores(line, "retrieval/brain->image/", ("top1", "top5"))
-        rows.append({"encoder": line["encoder"], **found, "chance": float(line["retrieval/brain->image/chance1"])})
-    for name in ("ablation", "prompts"):
-        for line in result.tables[name].to_dict("records") if name in result.tables else ():
-            rows.append({"encoder": f"neuroalign, {line['variant']}", **_scores(line, "", ("top1", "top5"))})
-    return rows

@@ -14,6 +14,7 @@ from brainlens.metrics.statistics import bootstrap_mean, interval
 from brainlens.types import DataError, Responses, Result
 
 SCORES = ("r2_mean", "r2_of_ceiling")
+TOPOLOGY = ("selectors of the coordinates", "selectors of each unit")
 SLOPE = ("hierarchy_slope", "hierarchy_b0", "hierarchy_b1")
 UNIT_OF_COST = "class_token"  # the method whose time and multiply-adds are 1 in a table of methods, as in the paper's
 
@@ -269,5 +270,15 @@ def side_by_side_maps(fitted: dict[str, Result], scores: np.ndarray, known: np.n
     results = list(fitted.values())
     same = all(result.config.get("layers") == results[0].config.get("layers") for result in results)
     if same and all({"layer", "confidence"} <= set(result.arrays) for result in results):
-        arrays |= {f"models/{key}": np.stack([result.arrays[key] for result in results]) for key in ("layer", "confidence")}
+        arrays |= layer_maps("models", results)
     return arrays
+
+
+def layer_maps(head: str, fits: Sequence[Result]) -> dict[str, np.ndarray]:
+    """`HEAD/layer` and `HEAD/confidence` (fit, unit) of fits of the same units, from which `plots.selected.layer_rows` draws."""
+    return {f"{head}/{key}": np.stack([fit.arrays[key] for fit in fits]) for key in ("layer", "confidence")}
+
+
+def topology_pair(topological: Result, free: Result) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """A FactorTopy fit and the same with selectors free per unit (Fig. 3): the table of `compare`, and `layer_maps` (2, unit)."""
+    return compare(dict(zip(TOPOLOGY, (topological, free), strict=True))), layer_maps("topology", [topological, free])

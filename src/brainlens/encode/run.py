@@ -18,12 +18,19 @@ from brainlens.datasets.runs import MODEL, Rows, keep, table
 from brainlens.datasets.source import Source, Tell, open_recording, standardised
 from brainlens.encode import METHODS, EncodingDesign, compare, fit_encoding, fit_model
 from brainlens.encode.categories import haxby2001_encode
-from brainlens.encode.compare import agreement_table, layer_check, layer_match, scores_by_size, side_by_side_maps
+from brainlens.encode.compare import (
+    agreement_table,
+    layer_check,
+    layer_maps,
+    layer_match,
+    scores_by_size,
+    side_by_side_maps,
+    topology_pair,
+)
 from brainlens.encode.group import as_group, drawn_means
 from brainlens.encode.patterns import encode_patterns
 from brainlens.models.encoding import EncodingModel, load
-from brainlens.models.encoding.layered_models import CODE, PUBLISHED, RELEASED
-from brainlens.models.encoding.training import PAPER, EncodingTraining
+from brainlens.models.encoding.training import EncodingTraining
 from brainlens.models.processes import first_only, from_first, is_first, joined, wait
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
 from brainlens.types.scores import digits
@@ -38,7 +45,8 @@ class Asked:
     method: None takes what the recording bears (factortopy for voxels with pictures, ridge where they are
     few, see `suited`); methods: several to compare, in place of it. models: networks to compare (none: the
     source's); seeds: fits with so many seeds; curve: numbers of training images; one_layer: ridge on each layer alone beside
-    the selector's weights; steps: of a diffusion network.
+    the selector's weights; compare_topology: the same fit with selectors free for each unit beside it; steps: of a diffusion
+    network.
     """
 
     method: str | None = None
@@ -50,41 +58,17 @@ class Asked:
     one_layer: bool = False
     steps: Steps | None = None
     methods: tuple[str, ...] = ()
+    compare_topology: bool = False
+
+    def config(self) -> dict[str, Any]:
+        """What a call is found again by; a field that came later stands in it where it is asked for, so that older runs stay."""
+        found = asdict(self)
+        return found if self.compare_topology else {k: v for k, v in found.items() if k != "compare_topology"}
 
     @property
     def every_method(self) -> tuple[str | None, ...]:
         """What is fitted; None where the recording is to choose."""
         return self.methods or (self.method,)
-
-
-def shorter(training: EncodingTraining, steps: int) -> EncodingTraining:
-    """The recipe cut to so many steps, in the proportions of the demo: 15 epochs, penalty gone after 2/5, patience 5."""
-    if steps < 1:
-        raise DataError(f"encode: {steps} steps are asked for; at least 1 is needed")
-    return replace(training, steps=steps, epoch=max(1, steps // 15), decay_steps=max(1, 2 * steps // 5), patience=5, batch=16)
-
-
-def preset(name: str) -> tuple[EncodingDesign, EncodingTraining]:
-    """The form and the recipe of the trained models by name: "default", "paper" (text) or "released" (its code).
-
-    Raises DataError listing the known ones.
-    """
-    if name == "default":
-        return EncodingDesign(), EncodingTraining()
-    if name == "paper":
-        return EncodingDesign(**PUBLISHED, single_trials=True), PAPER
-    if name == "released":
-        return EncodingDesign(**PUBLISHED, single_trials=True, variant=dict(RELEASED)), CODE
-    raise DataError(f"encode: preset {name!r} is not one of default, paper, released")
-
-
-def selectors_without(names: Sequence[str]) -> tuple[str, ...]:
-    """The selectors that stay on. Raises DataError for one that there is not."""
-    every = ("space", "layer", "scale")
-    unknown = [name for name in names if name not in every]
-    if unknown:
-        raise DataError(f"encode: there is no selector {unknown[0]!r} to switch off; there are {', '.join(every)}")
-    return tuple(name for name in every if name not in names)
 
 
 def run_encode(
@@ -142,7 +126,7 @@ def suited(source: Source, responses: Responses, asked: Asked) -> str:
     shown = responses.trials
     images = shown.loc[shown["split"] != "test", "stimulus"].nunique() if "split" in shown.columns else 0
     places = {"x", "y", "z"} <= set(responses.units.columns)
-    return "factortopy" if asked.one_layer or (places and images >= FEW) else "ridge"
+    return "factortopy" if asked.one_layer or asked.compare_topology or (places and images >= FEW) else "ridge"
 
 
 def from_categories(source: Source) -> bool:
@@ -241,26 +225,43 @@ class _Session:
             if method == "factortopy":
                 found, tables["consistency"] = agreement_table(fits, [f"seed {self.seed + k}" for k in range(asked.seeds)])
                 metrics |= {f"encoding/seeds/{key}": value for key, value in found.items()}
-                arrays["seeds/layer"] = np.stack([f.arrays["layer"] for f in fits])
-                arrays["seeds/confidence"] = np.stack([f.arrays["confidence"] for f in fits])
+                arrays |= layer_maps("seeds", fits)
         if asked.one_layer and method == "factortopy":
             ridge = self.fit(responses, features, "ridge", self.seed)
             tables["one_layer"] = layer_check(result, ridge)
             metrics |= {f"encoding/one_layer/{k}": v for k, v in layer_match(result, ridge, seed=self.seed).items()}
+        if asked.compare_topology and method == "factortopy":
+            free = self.fit(responses, features, method, self.seed, design=replace(asked.design, topological=False))
+            tables["topology"], found_maps = topology_pair(result, free)
+            arrays |= found_maps
         if asked.curve:
-            curve = scores_by_size(
-                responses, lambda part: self.fit(part, features, method, self.seed), asked.curve, seed=self.seed
-            )
+            sized: list[Result] = []
+
+            def at_size(part: Responses) -> Result:
+                sized.append(self.fit(part, features, method, self.seed))
+                return sized[-1]
+
+            curve = scores_by_size(responses, at_size, asked.curve, seed=self.seed)
             tables["learning_curve"] = curve.assign(encoder=method)
+            arrays |= layer_maps("curve", sized) if method == "factortopy" else {}
         return replace(result, metrics=metrics, tables=tables, arrays=arrays), model
 
-    def fit(self, responses: Responses, features: Features, method: str, seed: int, *, keep_model: bool = False) -> Result:
+    def fit(
+        self,
+        responses: Responses,
+        features: Features,
+        method: str,
+        seed: int,
+        *,
+        design: EncodingDesign | None = None,
+        keep_model: bool = False,
+    ) -> Result:
         """One fit, from its checkpoint or its result if it was begun or finished before; its model, if kept, beside.
 
-        Every process trains; the first one scores and stores, and the others read what it found.
+        design: another than asked for. Every process trains; the first one scores and stores, and the others read what it found.
         """
-        asked = self.asked
-        design = replace(asked.design, layers=None) if asked.steps is not None else asked.design  # names then hold the step
+        asked, design = self.asked, design or self.asked.design
+        design = replace(design, layers=None) if asked.steps is not None else design  # names then hold the step
         spec = {"method": method, "design": asdict(design), "training": asdict(asked.training), "seed": seed}
         data = [store.fingerprint(responses), store.fingerprint(features)]
         place = store.run_folder(self.runs / "unfinished", "encode", spec, data)
@@ -378,13 +379,16 @@ def _check(source: Source, asked: Asked) -> None:
         wrong = [
             name
             for name, value in (("--method", asked.every_method not in ((None,), ("ridge",))), ("--seeds", asked.seeds > 1),
-                                ("--curve", asked.curve), ("--one-layer", asked.one_layer), ("--roi", source.regions))
+                                ("--curve", asked.curve), ("--one-layer", asked.one_layer),
+                                ("--compare-topology", asked.compare_topology), ("--roi", source.regions))
             if value
         ]  # fmt: skip
         if wrong:
             raise DataError(f"encode: {source.dataset} holds {why}, so {wrong[0]} does not apply; leave it out")
     if asked.seeds < 1:
         raise DataError(f"encode: {asked.seeds} seeds are asked for; at least 1 is needed")
+    if asked.compare_topology and not asked.design.topological:
+        raise DataError("encode: --compare-topology fits the selectors in both forms; leave out --per-voxel (topological=False)")
     if asked.one_layer and not {None, "factortopy"} & set(asked.every_method):
         raise DataError(
             f"encode: --one-layer is compared to selector weights, which method {asked.every_method[0]!r} does not have"

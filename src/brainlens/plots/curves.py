@@ -72,9 +72,12 @@ def learning_curve(
     x: str = "images",
     name: str = "encoder",
     chance: float | None = None,
+    axis: str = "",
     result: Result | None = None,
 ) -> Figure:
     """A score against the number of training images, one line an encoder, with intervals where the table has them.
+
+    axis: what the score is called, for its axis and the title; else the column's name.
 
     Raises DataError for missing columns.
     """
@@ -94,8 +97,8 @@ def learning_curve(
     ax.set_xticks(values, [f"{v:,.0f}" for v in values], fontsize=8.5)
     ax.minorticks_off()
     ax.legend(fontsize=8.5, frameon=False)
-    style.label(ax, x=f"training {x}", y=metric)
-    return style.head(figure, f"{metric} by training {x}, 95 % intervals", result)
+    style.label(ax, x=f"training {x}", y=axis or metric)
+    return style.head(figure, f"{axis or metric} by training {x}, 95 % intervals", result)
 
 
 def degradation(

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from brainlens.plots import cortex, slices, style
+from brainlens.plots import cortex, layers, slices, style
 from brainlens.types import DataError, Result
 
 ROW = (("flat", "left"), ("ventral", "right"), ("ventral", "left"), ("flat", "right"))  # one fit a row
@@ -64,22 +64,33 @@ def label_map(result: Result, values: str, *, names: Sequence[str], title: str =
 
 
 def layer_rows(
-    result: Result, *, layer: str = "seeds/layer", confidence: str = "seeds/confidence", names: Sequence[str] | None = None
+    result: Result,
+    *,
+    layer: str = "seeds/layer",
+    confidence: str = "seeds/confidence",
+    names: Sequence[str] | None = None,
+    title: str = "",
 ) -> Figure:
-    """Layer maps of several fits, one row each, in the colours of `cortex.layer_map`; arrays (fit, unit)."""
+    """Layer maps of several fits, one row each, all in the same colours of layers; arrays (fit, unit), NaN: not drawn.
+
+    Drawn are the units that the result itself predicts (`cortex.predicted_units`), in every row the same.
+    """
     numbers, certain = style.need(result, layer, confidence)
+    known = result.config.get("layers")
+    count = max(int(np.ceil(np.nanmax(numbers))) + 1, len(known) if isinstance(known, list) else 0)
+    layer_names = layers.layer_names(result, count)  # of all rows, so that a colour is one layer
     first = int(result.config.get("seed", 0))
     titles = list(names) if names is not None else [f"seed {first + k}" for k in range(len(numbers))]
     figure, axes = style.canvas(2.7 * len(ROW) + 1.2, 2.1 * len(numbers) + 1.2, nrows=len(numbers), ncols=len(ROW))
-    for row, (one, sure, title) in enumerate(zip(numbers, certain, titles, strict=True)):
-        _, _, layer_names, rgb = cortex.layer_colours(result, np.asarray(one), np.asarray(sure), None)
+    for row, (one, sure, name) in enumerate(zip(numbers, certain, titles, strict=True)):
+        rgb = cortex.layer_colours(result, np.asarray(one), np.asarray(sure), layer_names)[3]
         shown, said = cortex.predicted_units(result, np.isfinite(one))
         cortex.paint_colours(axes[row], ROW, result, rgb, shown.astype(float), titled=row == 0)
         axes[row, 0].text(
-            -0.04, 0.5, style.printable(title), transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9
+            -0.04, 0.5, style.printable(name), transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right", fontsize=9
         )
     cortex.layer_legend(figure, axes, layer_names)
-    return style.head(figure, f"Selected layer in {len(numbers)} fits  ·  {said}", result)
+    return style.head(figure, f"{title or f'Selected layer in {len(numbers)} fits'}  ·  {said}", result)
 
 
 def weight_rows(result: Result, *, names: Sequence[str], weights: str = "layer_weights") -> Figure:

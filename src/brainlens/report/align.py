@@ -135,7 +135,9 @@ def comparison_section(result: Result, dpi: int | None) -> Section:
         metric = next((str(c) for c in curve.columns if str(c).endswith(("top1", "top5", "r2_mean"))), "score")
         caption = "Score against the number of training images, with 95 % intervals where they were computed."
         section.draw(
-            partial(curves.learning_curve, curve, metric, result=result), caption, "Learning curves, one line an encoder."
+            partial(curves.learning_curve, curve, metric, axis=capital(numbers.label(metric)), result=result),
+            caption,
+            "Learning curves, one line an encoder.",
         )
     return section
 

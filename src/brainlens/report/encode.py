@@ -90,6 +90,16 @@ def beside_section(result: Result, dpi: int | None) -> Section:
     if {"seeds/layer", "seeds/confidence"} <= set(result.arrays) and in_standard_space(result):
         caption = "The layer map of every seed: hue is the layer, brightness the confidence."
         section.draw(partial(selected.layer_rows, result), caption, "Flat layer maps, one row a seed.")
+    curve = result.tables.get("learning_curve")
+    if curve is not None and {"curve/layer", "curve/confidence"} <= set(result.arrays) and in_standard_space(result):
+        caption = "The layer map of fits on so many training images (nested subsets), in the units that the fit on all of them "
+        caption += "predicts: hue is the layer, brightness the confidence."
+        names = [f"{int(n):,} images" for n in curve["images"]]
+        make = partial(
+            selected.layer_rows, result, layer="curve/layer", confidence="curve/confidence", names=names,
+            title="Selected layer by training images",
+        )  # fmt: skip
+        section.draw(make, caption, "Layer maps, one row a number of training images.")
     if "one_layer" in result.tables:
         caption = "Above: ridge on one layer alone, cross-validated on training images. Below: the mean weight that the selector "
         caption += "gives each layer. The title's correlation compares them unit by unit."
@@ -104,6 +114,23 @@ def beside_section(result: Result, dpi: int | None) -> Section:
         caption = "Test pictures, evenly spaced and not chosen, and what the three main channels of each region respond to "
         caption += "(principal components of its channel weights, colours scaled over these pictures)."
         section.draw(partial(networks.channel_pictures, result), caption, "Pictures and coloured channel maps.")
+    return section
+
+
+def topology_section(result: Result, dpi: int | None) -> Section:
+    """FactorTopy with and without topology: two layer maps in the same colours."""
+    section = Section("Selectors with and without topology", dpi)
+    table = result.tables.get("topology")
+    if table is not None and {"topology/layer", "topology/confidence"} <= set(result.arrays) and in_standard_space(result):
+        caption = "Two fits that differ in one thing: above, the selectors are functions of a unit's coordinates, so that "
+        caption += "neighbours read alike; below, they are free numbers of each unit. Hue is the layer, brightness the "
+        caption += "confidence; both rows show the units that the upper fit predicts."
+        names = [str(name) for name in table["model"]]
+        make = partial(
+            selected.layer_rows, result, layer="topology/layer", confidence="topology/confidence", names=names,
+            title="Selected layer with and without topology",
+        )  # fmt: skip
+        section.draw(make, caption, "Two layer maps, with and without topology.")
     return section
 
 

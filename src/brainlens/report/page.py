@@ -39,7 +39,7 @@ THUMB = 112  # pixels of a thumbnail
 TABLE_ROWS = 60
 TABLES = (  # shown as they are
     *("ablation", "prompts", "methods", "regions", "cost", "sensitivity", "randomisation"),
-    *("layers", "seeds", "consistency", "one_layer", "learning_curve", "clusters", "parcels", "words"),
+    *("layers", "seeds", "consistency", "one_layer", "topology", "learning_curve", "clusters", "parcels", "words"),
     *("runs", "side by side", "subjects", "agreement", "agreement_regions"),
 )
 

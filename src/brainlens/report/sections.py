@@ -18,6 +18,7 @@ MAKERS = (
     attribute.encoding_section,
     encode.patterns_section,
     encode.networks_section,
+    encode.topology_section,
     encode.beside_section,
     describe.words_section,
     describe.agreement_section,
