@@ -16,7 +16,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -118,8 +118,19 @@ def _move(stage: Path, folder: Path, listed: dict[str, dict[str, Any]]) -> None:
     sync_folder(folder)
 
 
-def load_result(folder: str | Path) -> Result:
-    """A stored result; arrays are read-only memory maps. Raises DataError when a piece is missing, altered or damaged."""
+def lost_arrays(folder: str | Path) -> list[str]:
+    """Names of the arrays that a run's `result.json` lists and whose files are gone; those of its space are not among them."""
+    path = Path(folder) / RESULT
+    with reading(path, "run again"):
+        listed = read_json(path)["arrays"]
+        return [name for name, entry in listed.items() if not (path.parent / Path(entry["file"]).name).exists()]
+
+
+def load_result(folder: str | Path, *, without: Collection[str] = ()) -> Result:
+    """A stored result; arrays are read-only memory maps. Raises DataError when a piece is missing, altered or damaged.
+
+    without: names of arrays that are left out, as `lost_arrays` gives them.
+    """
     folder = Path(folder)
     path = folder / RESULT
     content = read_json(path)
@@ -139,7 +150,7 @@ def load_result(folder: str | Path) -> Result:
         return Result(
             task=content["task"],
             metrics={name: float("nan") if value is None else float(value) for name, value in content["metrics"].items()},
-            arrays={name: _listed_array(folder, name, entry) for name, entry in content["arrays"].items()},
+            arrays={name: _listed_array(folder, name, e) for name, e in content["arrays"].items() if name not in without},
             units=None if units is None else _load_table(folder, units),
             tables={name: _load_table(folder, entry) for name, entry in (content.get("tables") or {}).items()},
             config=dict(content["config"]),
