@@ -579,6 +579,17 @@ def test_the_log_keeps_whole_lines_after_a_kill(tmp_path):
     assert store.read_log(tmp_path / "none") == []
 
 
+def test_a_line_of_the_log_that_was_altered_is_left_out_and_old_lines_are_read_where_no_hash_is_asked(tmp_path):
+    for step in range(3):
+        store.append_log(tmp_path, {"step": step, "loss": 0.5, "inf": float("inf")})
+    path = tmp_path / "log.jsonl"
+    lines = path.read_text().splitlines()
+    altered = [lines[0], lines[1].replace("0.5", "0.1"), lines[2], '{"step": 9}', "[1]", "3"]
+    path.write_text("\n".join(altered) + "\n")
+    assert [record["step"] for record in store.read_log(tmp_path)] == [0, 2, 9]
+    assert [record["step"] for record in store.read_log(tmp_path, sealed=True)] == [0, 2]
+
+
 # --- features
 
 

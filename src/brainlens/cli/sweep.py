@@ -169,10 +169,14 @@ def _options(given: Sequence[str] | None) -> dict[str, str]:
 
 
 def _known(folder: Path, lines: Sequence[list[str]]) -> dict[int, dict[str, Any]]:
-    """The outcomes of an earlier call whose run folders are still there."""
+    """The outcomes of an earlier call whose run folders are still there, by lines of the log whose hash is right.
+
+    Another piece is called again; where its run is there, that finds it and costs nothing.
+    """
     from brainlens import store
 
-    ended = {tuple(record["line"]): record for record in store.read_log(folder) if "line" in record and not record.get("error")}
+    noted = store.read_log(folder, sealed=True)
+    ended = {tuple(record["line"]): record for record in noted if "line" in record and not record.get("error")}
     found = {}
     for index, line in enumerate(lines):
         record = ended.get(tuple(line))
