@@ -559,7 +559,7 @@ def test_a_large_array_is_hashed_by_blocks(tmp_path):
 
 
 def test_provenance_says_with_what_and_how_long():
-    out = store.provenance(3, "cpu", ["abc"], time.time() - 2)
+    out = store.provenance(3, "cpu", ["abc"], store.Start(time.time() - 2, time.perf_counter() - 2))
     assert out["seed"] == 3
     assert out["device"] == "cpu"
     assert out["data"] == ["abc"]
@@ -568,6 +568,22 @@ def test_provenance_says_with_what_and_how_long():
     assert out["versions"]["numpy"] == np.__version__
     assert out["versions"]["brainlens"].startswith("0.")
     json.dumps(out, allow_nan=False)
+
+
+def test_a_clock_that_is_set_back_costs_no_duration(monkeypatch):
+    """The date is of the wall clock; what a run took is not."""
+    began = store.Start()
+    real = time.time()
+    monkeypatch.setattr(time, "time", lambda: real - 3600)
+    out = store.provenance(None, "cpu", [], began)
+    assert 0 <= out["wall_s"] < 60
+    assert out["started"] == time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began.date))
+
+
+def test_no_duration_is_taken_from_the_wall_clock():
+    """`time.time()` stands where a date is meant, in `Start` and beside nothing that is subtracted."""
+    found = [p for p in Path(store.__file__).parents[1].rglob("*.py") if "time.time()" in p.read_text(encoding="utf-8")]
+    assert found == []
 
 
 def test_the_log_keeps_whole_lines_after_a_kill(tmp_path):

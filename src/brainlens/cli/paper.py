@@ -5,7 +5,6 @@ Each row is a command of this program. A command that was finished before is fou
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +199,7 @@ def _run(name: str, plan: Sequence[Step], runs: Path, out: Path | None) -> None:
     from brainlens import store
     from brainlens.report import build
 
-    started, folders, rows, made = time.time(), [], list[dict[str, Any]](), dict[str, Path]()
+    started, folders, rows, made = store.Start(), [], list[dict[str, Any]](), dict[str, Path]()
     for step in plan:
         command = [str(made[step.needs]) if part == "RUN" and step.needs in made else part for part in step.command]
         if "RUN" in command:
@@ -228,7 +227,7 @@ def _call(command: list[str]) -> None:
     app(command, standalone_mode=False)
 
 
-def _kept(name: str, rows: list[dict[str, Any]], runs: Path, started: float, folders: Sequence[Path]) -> Path:
+def _kept(name: str, rows: list[dict[str, Any]], runs: Path, started: Any, folders: Sequence[Path]) -> Path:
     """The rows as a run of their own: table `comparison`, and what they were made from."""
     import pandas as pd
 

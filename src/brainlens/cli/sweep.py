@@ -87,7 +87,7 @@ def run_sweep(
     """Works on the runs that are missing, notes each as it ends, and writes the result: (its folder, one row a run)."""
     from brainlens import store
 
-    began = time.time()
+    began = store.Start()
     folder = store.run_folder(runs, "sweep", {"verb": verb, "lines": [[str(w) for w in line] for line in lines]}, [])
     with store.lock(folder):
         known = {} if again else _known(folder, lines)
@@ -209,7 +209,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     return short | {"value": value, "95 % interval": interval, "run": row["run"]}
 
 
-def _store(folder: Path, verb: str, lines: Sequence[list[str]], rows: list[dict[str, Any]], began: float) -> None:
+def _store(folder: Path, verb: str, lines: Sequence[list[str]], rows: list[dict[str, Any]], began: Any) -> None:
     import pandas as pd
 
     from brainlens import store

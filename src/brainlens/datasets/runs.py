@@ -97,7 +97,7 @@ def check_same_recording(run: str | Path, result: Result, responses: Responses) 
     known = [str(value) for value in result.provenance.get("data", [])]
     if not known or store.fingerprint(responses) in known:
         return
-    now, then = store.provenance(None, "cpu", [], time.time()), result.provenance
+    now, then = store.provenance(None, "cpu", [], store.Start()), result.provenance
     name = result.config.get("folder") or f"the simulation {result.config.get('dataset')!r}"
     text = f"{run} was made from another recording than {name} now gives: the fingerprint {known[0][:12]}... is not found"
     parts = [now.get("instructions") == then.get("instructions")]

@@ -41,6 +41,7 @@ from brainlens.store.remote import address, here, is_remote
 from brainlens.store.remote_rows import open_rows
 from brainlens.store.results import (
     TASKS,
+    Start,
     code_version,
     fingerprint,
     load_result,
@@ -58,6 +59,7 @@ __all__ = [
     "TASKS",
     "ArrayWriter",
     "LazyRows",
+    "Start",
     "StoredModel",
     "address",
     "append_log",

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,20 @@ def code_version() -> str:
     return f"{brainlens.__version__}+{digest.hexdigest()[:12]}"
 
 
-def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str, str], started: float) -> dict[str, Any]:
-    """Versions, seed, device, processor, data fingerprints, seconds since `started` (a `time.time()`), and peak memory in MB.
+@dataclass(frozen=True)
+class Start:
+    """When work began: its date, in seconds since 1970, and a clock that no correction of the date moves."""
+
+    date: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.perf_counter)
+
+    def seconds(self) -> float:
+        """Seconds since then."""
+        return time.perf_counter() - self.clock
+
+
+def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str, str], started: Start) -> dict[str, Any]:
+    """Versions, seed, device, processor, data fingerprints, seconds since `started`, and peak memory in MB.
 
     instructions: the vector instructions that torch uses (AVX2, AVX512, ...), on which the last digits hang; threads: of torch.
     """
@@ -199,8 +212,8 @@ def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str,
         "seed": seed,
         "device": str(device),
         "data": dict(data) if isinstance(data, Mapping) else list(data),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "wall_s": round(time.time() - started, 3),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started.date)),
+        "wall_s": round(started.seconds(), 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, 1),
         "platform": platform.platform(),
     }
