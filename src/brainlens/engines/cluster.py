@@ -90,7 +90,7 @@ def _started(distributed: Any, kind: str, workers: int, threads: int, options: d
             silence_logs="ERROR", worker_class=None,
         )  # fmt: skip
     if kind == "kubernetes":
-        given = {"env": environment, "worker_command": ["dask-worker", *ONE_PIECE], **options}
+        given: dict[str, Any] = {"env": environment, "worker_command": ["dask-worker", *ONE_PIECE], **options}
         return _package("dask_kubernetes.operator", "kubernetes").KubeCluster(n_workers=workers, **given)
     if kind not in QUEUES:
         raise DataError(f"engine dask: cluster {kind!r} is not known; there are local, {', '.join(QUEUES)}, kubernetes")
