@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import resource
 import shutil
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from brainlens import RidgeCV, store
+from brainlens import RidgeCV, models, store
 from brainlens.cli import app
 from brainlens.cli.share import run_names, side_by_side
-from brainlens.models.encoding import load
+from brainlens.models import HOMES
+from brainlens.models.encoding import MODELS, LayerwiseRidge, load
+from brainlens.models.estimator import Model
+from brainlens.models.generation.neuro_adapter import NeuroAdapter
+from brainlens.models.generation.parcel_predictor import ParcelPredictor
+from brainlens.models.sensors.closed_form import SensorRidge
+from brainlens.models.sensors.stored import KINDS
+from brainlens.models.volume.estimators import ALIGNERS, RidgeAligner
+from brainlens.parcels import Parcels
 from brainlens.store.archive import LIST, open_archive, save_archive, save_hub_folder
 from brainlens.types import DataError, Result
 
@@ -229,6 +239,59 @@ def test_a_hub_folder_holds_a_model_that_loads(run, tmp_path):
     shutil.rmtree(run / "model")
     with pytest.raises(DataError, match="holds no fitted model"):
         save_hub_folder(run, tmp_path / "other")
+
+
+def drawer() -> NeuroAdapter:
+    """As a fit leaves it, without the training."""
+    model = NeuroAdapter(2)
+    model.parcels_, model.anchors_ = Parcels(("a", "b"), np.repeat([0, 1], 3), "own"), None
+    return model
+
+
+def of_verb(verb: str) -> Model:
+    rng = np.random.default_rng(0)
+    x, y, z = rng.standard_normal((30, 4)), rng.standard_normal((30, 3)), rng.standard_normal((30, 5))
+    if verb == "encode":
+        return RidgeCV(alphas=(1.0, 10.0)).fit(x, y)
+    if verb == "describe":
+        return LayerwiseRidge(alphas=(1.0, 10.0)).fit({"a": x, "b": x + 1}, y)
+    if verb == "align":
+        return RidgeAligner().fit(y, z)
+    if verb == "align of sensors":
+        epochs = rng.standard_normal((30, 3, 40))
+        return SensorRidge().fit(epochs, z, sfreq=100.0, info={"ch_names": ["C1", "C2", "C3"], "unit": "uV"})
+    return drawer()
+
+
+@pytest.mark.parametrize("verb", ["encode", "align", "align of sensors", "describe", "reconstruct"])
+def test_the_snippet_of_a_card_loads_the_model(verb, tmp_path, monkeypatch):
+    model = of_verb(verb)
+    model.save(tmp_path / "run" / "model")
+    store.save_result(Result(verb.split()[0], {"m": 0.5}, config={"dataset": "own"}), tmp_path / "run")
+    monkeypatch.chdir(save_hub_folder(tmp_path / "run", tmp_path / "hub"))
+    (snippet,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(snippet, names)
+    assert type(names["model"]) is type(model)
+    assert str(names["model"].get_params()) == str(model.get_params())
+
+
+def test_every_class_of_fitted_models_is_found_by_its_name(tmp_path):
+    kinds = {**MODELS, **ALIGNERS, **KINDS, "NeuroAdapter": NeuroAdapter, "ParcelPredictor": ParcelPredictor}
+    for name in kinds:
+        assert any(hasattr(import_module(f"brainlens.models.{home}"), name) for home in HOMES), name
+    store.save_model(tmp_path, model="Other", version=1, parameters={}, state={"a": 1})
+    with pytest.raises(DataError, match="holds a Other, which is no model of this version"):
+        models.load(tmp_path)
+
+
+def test_a_card_shows_scores_and_neither_counts_nor_what_is_undefined(tmp_path):
+    more = {"encoding/units": 3.0, "encoding/units_missing": 1.0, "encoding/r": float("nan"), "retrieval/brain->image/top1": 0.4}
+    more |= {"retrieval/brain->image/chance1": 0.1, "encoding/fit_s": 12.5}
+    card = (save_hub_folder(write(tmp_path / "run", more=more), tmp_path / "hub") / "README.md").read_text()
+    rows = [line.split("|")[1].strip() for line in card.splitlines() if line.startswith("| ")]
+    assert rows == ["score", "encoding/r2_mean", "retrieval/brain->image/top1"]
+    assert "nan" not in card
 
 
 def test_runs_side_by_side(run, tmp_path, capsys):

@@ -559,7 +559,7 @@ def test_a_large_array_is_hashed_by_blocks(tmp_path):
 
 
 def test_provenance_says_with_what_and_how_long():
-    out = store.provenance(3, "cpu", ["abc"], time.time() - 2)
+    out = store.provenance(3, "cpu", ["abc"], store.Start(time.time() - 2, time.perf_counter() - 2))
     assert out["seed"] == 3
     assert out["device"] == "cpu"
     assert out["data"] == ["abc"]
@@ -570,6 +570,22 @@ def test_provenance_says_with_what_and_how_long():
     json.dumps(out, allow_nan=False)
 
 
+def test_a_clock_that_is_set_back_costs_no_duration(monkeypatch):
+    """The date is of the wall clock; what a run took is not."""
+    began = store.Start()
+    real = time.time()
+    monkeypatch.setattr(time, "time", lambda: real - 3600)
+    out = store.provenance(None, "cpu", [], began)
+    assert 0 <= out["wall_s"] < 60
+    assert out["started"] == time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began.date))
+
+
+def test_no_duration_is_taken_from_the_wall_clock():
+    """`time.time()` stands where a date is meant, in `Start` and beside nothing that is subtracted."""
+    found = [p for p in Path(store.__file__).parents[1].rglob("*.py") if "time.time()" in p.read_text(encoding="utf-8")]
+    assert found == []
+
+
 def test_the_log_keeps_whole_lines_after_a_kill(tmp_path):
     store.append_log(tmp_path, {"step": 1, "loss": np.float32(0.5)})
     with open(tmp_path / "log.jsonl", "a") as handle:
@@ -577,6 +593,17 @@ def test_the_log_keeps_whole_lines_after_a_kill(tmp_path):
     store.append_log(tmp_path, {"step": 3, "loss": float("nan")})
     assert store.read_log(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 3, "loss": None}]
     assert store.read_log(tmp_path / "none") == []
+
+
+def test_a_line_of_the_log_that_was_altered_is_left_out_and_old_lines_are_read_where_no_hash_is_asked(tmp_path):
+    for step in range(3):
+        store.append_log(tmp_path, {"step": step, "loss": 0.5, "inf": float("inf")})
+    path = tmp_path / "log.jsonl"
+    lines = path.read_text().splitlines()
+    altered = [lines[0], lines[1].replace("0.5", "0.1"), lines[2], '{"step": 9}', "[1]", "3"]
+    path.write_text("\n".join(altered) + "\n")
+    assert [record["step"] for record in store.read_log(tmp_path)] == [0, 2, 9]
+    assert [record["step"] for record in store.read_log(tmp_path, sealed=True)] == [0, 2]
 
 
 # --- features

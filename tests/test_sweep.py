@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -16,8 +17,8 @@ from PIL import Image
 from brainlens import store
 from brainlens.cli import app
 from brainlens.cli.axes import axes, combinations, command_line, table_pieces
-from brainlens.cli.sweep import carry_piece
-from brainlens.types import DataError
+from brainlens.cli.sweep import _known, carry_piece
+from brainlens.types import DataError, Result
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,8 @@ def test_axes_are_what_comes_several_times():
         (["--subject", "3..1"], "axis without values"),
         (["--parts", "0"], "whole number above 0"),
         (["--parts"], "whole number above 0"),
+        (["--subject=", "--method", "ridge"], "--subject is an axis without values"),
+        (["--subject", "", "--method", "ridge"], "--subject is an axis without values"),
         (["model", "a"], "belongs to no option"),
         (["--model", "a", "b"], "'b' belongs to no option"),
         (["--seed", "1", "--seed", "1"], "a value twice"),
@@ -88,6 +91,10 @@ def test_tables_that_mean_nothing(tmp_path, text, match):
         (["--nonsense", "1"], "No such option: --nonsense"),
         (["--seed", "one"], "valid integer"),
         (["--engine", "ray"], "there are local, dask, slurm"),
+        (["--engine", "ray", "--dry"], "there are local, dask, slurm"),
+        (["--workers", "0", "--dry"], "0 workers"),
+        (["--subject", "--seed", "1"], "--subject is an axis without values"),
+        (["--subject="], "--subject is an axis without values"),
         (["--workers", "0"], "0 workers"),
         (["--engine-option", "timeout"], "not name=value"),
         (["--table", "none.csv"], "exclude each other"),
@@ -104,6 +111,20 @@ def test_dry_shows_the_runs_alone(recording, tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "3 runs of encode" in shown
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_log_of_a_sweep_is_believed_where_its_hashes_are_right(tmp_path):
+    """A line altered, or of before there were hashes, is a piece that is called again: `once` finds its run."""
+    for name in "ab":
+        store.save_result(Result("encode", {"m": 1.0}), tmp_path / name)
+        store.append_log(tmp_path, {"line": ["encode", name], "folders": [str(tmp_path / name)], "seconds": 1.0, "error": ""})
+    lines = [["encode", "a"], ["encode", "b"]]
+    assert list(_known(tmp_path, lines)) == [0, 1]
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text().replace(f'{tmp_path / "b"}"]', f'{tmp_path / "a"}"]'))
+    assert list(_known(tmp_path, lines)) == [0]
+    log.write_text(re.sub(r', "sha256": "[^"]*"', "", log.read_text()))
+    assert list(_known(tmp_path, lines)) == []
 
 
 def test_a_verb_that_cannot_be_swept():

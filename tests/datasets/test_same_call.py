@@ -88,3 +88,29 @@ def test_captions_of_a_folder_of_pictures_are_scored_and_a_text_is_one_caption(
     (run,) = (tmp_path / "runs").glob("captions-*")
     metrics = store.load_result(run).metrics
     assert (metrics["captions/own/all"], metrics["captions/own/empty"]) == (12, 0)
+
+
+def test_the_numbers_of_a_note_are_shown_only_where_its_hash_is_right(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def work() -> tuple[Path, list[dict[str, object]]]:
+        calls.append(1)
+        store.save_result(Result("encode", {"m": 0.25}), tmp_path / "encode-1")
+        return tmp_path / "encode-1", [{"metric": "m", "value": 0.25}]
+
+    def shown() -> object:
+        return once("encode", tmp_path, {"seed": 1}, work)[1][0]["value"]
+
+    note = tmp_path / "encode-1" / "request.json"
+    assert [shown(), shown(), len(calls)] == [0.25, 0.25, 1]
+    note.write_text(note.read_text().replace("0.25", "0.95"))
+    assert [shown(), len(calls)] == [0.25, 2], "an altered note is of no call"
+    assert [shown(), len(calls)] == [0.25, 2]
+    content = json.loads(note.read_text())
+    note.write_text(json.dumps({key: value for key, value in content.items() if key != "sha256"}))
+    assert [shown(), len(calls)] == [0.25, 3], "nor is one whose hash was taken away"
+    old = {key: value for key, value in content.items() if key not in ("sha256", "format")}
+    note.write_text(json.dumps(old))
+    with pytest.warns(UserWarning, match="older version and has no hash"):
+        assert shown() == 0.25
+    assert len(calls) == 3, "runs of users stay valid"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
 from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable
 
 from brainlens import datasets
-from brainlens.datasets.surface_labels import read_labels, read_values, visual_field, with_atlas
-from brainlens.types import DataError, Responses, Surface
+from brainlens.datasets.surface_labels import _labels, _numbers, read_labels, read_values, visual_field, with_atlas
+from brainlens.datasets.surface_places import _checked
+from brainlens.types import DataError, Responses, Surface, doors
 
 COUNT, NAMES = 10_242, {0: "???", 1: "V1v", 2: "hV4"}
 SPACE = Surface("fsaverage5", np.repeat(["left", "right"], 4), np.array([0, 5, 9, 10_241] * 2))
@@ -54,6 +60,64 @@ def write_gifti(folder: Path) -> list[Path]:
         places.append(folder / f"my.{side}.label.gii")
         nib.save(GiftiImage(darrays=[GiftiDataArray(values, "NIFTI_INTENT_LABEL")], labeltable=table), places[-1])
     return places
+
+
+GIFTI = """<?xml version="1.0" encoding="UTF-8"?>
+<GIFTI Version="1.0" NumberOfDataArrays="1">
+<DataArray Intent="NIFTI_INTENT_NONE" DataType="NIFTI_TYPE_FLOAT32" ArrayIndexingOrder="RowMajorOrder" Dimensionality="1"
+ Dim0="{claimed}" Encoding="GZipBase64Binary" Endian="LittleEndian" ExternalFileName="{outside}" ExternalFileOffset="">
+<Data>{data}</Data></DataArray></GIFTI>
+"""
+
+
+def packed_zeros(megabytes: int) -> str:
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1_000_000)) for _ in range(megabytes)) + packer.flush()
+    return base64.b64encode(packed).decode()
+
+
+@pytest.mark.parametrize("name", ["lh.my.func.gii", "lh.my.label.gii", "lh.inflated.gii.gz"])
+@pytest.mark.parametrize("claimed", [40_000_000, 10_242], ids=["said", "not said"])
+def test_a_gifti_file_that_unpacks_to_more_than_its_size_bears_is_refused_before(tmp_path: Path, name: str, claimed: int) -> None:
+    place, text = tmp_path / name, GIFTI.format(claimed=claimed, outside="", data=packed_zeros(160)).encode()
+    place.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    read = {"func": _numbers, "label": _labels}
+    tracemalloc.start()
+    with pytest.raises(DataError, match=rf"{name}: .* MB unpack to .* more than 200 times"):
+        read[name.split(".")[2]](place) if place.suffix == ".gii" else _checked(place, COUNT)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+def test_a_gifti_file_of_values_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    place = tmp_path / "in" / "lh.my.func.gii"
+    place.write_text(GIFTI.format(claimed=3, outside="../secret.bin", data="").replace("GZipBase64", "ExternalFile"))
+    with pytest.raises(DataError, match=r"names '../secret.bin', which lies outside"):
+        _numbers(place)
+
+
+@pytest.mark.parametrize("encoding", ["ASCII", "Base64Binary", "GZipBase64Binary"])
+def test_a_gifti_file_of_its_own_size_passes(tmp_path: Path, encoding: str) -> None:
+    values = np.random.default_rng(0).standard_normal(70_001).astype(np.float32)  # no multiple of three bytes
+    code = nib.gifti.util.gifti_encoding_codes.code[encoding]
+    nib.save(GiftiImage(darrays=[GiftiDataArray(values, encoding=code)]), tmp_path / "lh.my.func.gii")
+    np.testing.assert_allclose(_numbers(tmp_path / "lh.my.func.gii"), values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "mat"])
+def test_no_size_spares_a_packed_file_from_being_counted(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "COUNTED", 1000, raising=False)
+    monkeypatch.setattr(doors, "FREE", 1 << 20)
+    place = tmp_path / "a"
+    if kind == "gzip":
+        place.write_bytes(gzip.compress(bytes(4_000_000)))
+    else:
+        scipy.io.savemat(place, {"x": np.zeros(500_000)}, do_compression=True, appendmat=False)
+    assert place.stat().st_size > 1000
+    with pytest.raises(DataError, match="more than 200 times"):
+        {"gzip": doors.check_gzip, "mat": doors.check_mat}[kind](place)
 
 
 def write_cifti(folder: Path) -> list[Path]:

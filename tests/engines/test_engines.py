@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from brainlens.engines import ENGINES, engine
+from brainlens.engines import ENGINES, cluster, engine
 from brainlens.types import DataError
 
 HERE = Path(__file__).resolve().parent
@@ -108,6 +110,60 @@ def test_an_engine_that_is_not_installed_names_the_extra(pieces_module, monkeypa
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError, match=r"pip install 'brainlens\[sweep\]'"):
         outcomes(name, pieces_module.square, [1], 1)
+
+
+class Asked:
+    """In place of a cluster of another machine: keeps what it was asked for, and starts none."""
+
+    def __init__(self, **given: object) -> None:
+        self.given, self.workers = given, given.get("n_workers")
+
+    def scale(self, workers: int) -> None:
+        self.workers = workers
+
+
+def extras() -> dict[str, str]:
+    whole = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    return {name: " ".join(packages) for name, packages in whole["project"]["optional-dependencies"].items()}
+
+
+@pytest.mark.parametrize(
+    "kind, module, extra, package",
+    [
+        ("kubernetes", "dask_kubernetes.operator", "kubernetes", "dask-kubernetes"),
+        ("slurm", "dask_jobqueue", "sweep", "dask-jobqueue"),
+    ],
+)
+def test_a_cluster_that_is_not_installed_names_the_extra_that_has_it(pieces_module, monkeypatch, kind, module, extra, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DataError, match=rf"the package {package}: pip install 'brainlens\[{extra}\]'"):
+        outcomes("dask", pieces_module.square, [1], 1, cluster=kind)
+    assert f"{package}>=" in extras()[extra]
+    assert "distributed>=" in extras()[extra]
+
+
+def test_kubernetes_is_asked_for_workers_of_one_piece_each(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_kubernetes", ModuleType("dask_kubernetes"))
+    operator = ModuleType("dask_kubernetes.operator")
+    operator.KubeCluster = Asked
+    monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", operator)
+    made = cluster._started(None, "kubernetes", 3, 2, {"namespace": "lab"})
+    assert made.workers == 3
+    assert made.given["namespace"] == "lab"
+    assert made.given["env"]["OMP_NUM_THREADS"] == "2"
+    assert made.given["worker_command"] == ["dask-worker", "--nthreads", "1"]
+
+
+def test_a_batch_system_is_asked_for_workers_of_one_piece_each(monkeypatch):
+    """The job of dask-jobqueue itself, which is written and not sent: the last `--nthreads` counts."""
+    queue = pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr(queue, "SLURMCluster", Asked)
+    made = cluster._started(None, "slurm", 4, 2, {"memory": "2GB", "walltime": "01:00:00"})
+    assert made.workers == 4
+    script = queue.slurm.SLURMJob("tcp://127.0.0.1:1", "w", config_name="slurm", **made.given).job_script()
+    assert "#SBATCH --cpus-per-task=2" in script
+    assert "export OMP_NUM_THREADS=2" in script
+    assert script.split("--nthreads ")[-1].split()[0] == "1"
 
 
 def test_slurm_without_its_commands_is_one_line(pieces_module, monkeypatch):

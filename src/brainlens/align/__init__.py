@@ -6,7 +6,6 @@ chooses (a penalty, a checkpoint) it chooses on validation images, never on test
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -74,7 +73,7 @@ def align(
     unknown = [name for name in names if name not in ENCODERS]
     if unknown or not names:
         raise DataError(f"encoder {unknown[0] if unknown else names!r} is not one of {list(ENCODERS)}")
-    started = time.time()
+    started = store.Start()
     if start_from is not None and start_from.encoder() not in names:
         raise DataError(f"the model to start from is a {start_from.encoder()!r}, which is not one of the encoders {names}")
     centre = None if start_from is None else start_from.centre_

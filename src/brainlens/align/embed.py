@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ def embed_volume_run(
     source: the recording; None: the one that the run was trained on. Responses are z-scored by session, where there are
     sessions. Raises DataError for a run without a model, and voxels that are not those of the model.
     """
-    started = time.time()
+    started = store.Start()
     model = run_aligner(run).to(device)
     trained = source_of(store.load_result(run))
     source = trained if source is None else source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,7 +33,7 @@ def embed_sensor_run(
     by itself; None: the recording that the run was trained on. Raises DataError for a run without a model, and for other
     channels, another rate, window or unit than those of the model.
     """
-    started = time.time()
+    started = store.Start()
     model = load_aligner(run, device=device)  # before the recording is opened, which takes longer
     aligned = store.load_result(run)
     source = source_of(aligned) if source is None else source

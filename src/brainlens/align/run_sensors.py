@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,7 +78,7 @@ def run_align_sensors(
     Prepared recordings and embeddings are kept in `runs/prepared`, trainings in `runs/unfinished` until the run is stored, so
     that the same call after a stop goes on from them.
     """
-    started = time.time()
+    started = store.Start()
     protocol = options.protocol
     start = _start(options)  # before minutes of reading
     cache = Path(runs) / "prepared"
@@ -152,7 +151,7 @@ def _start(options: SensorOptions) -> SensorAligner | None:
         raise DataError(f"--from {error}") from None
 
 
-def _fit_all(bench: Bench, runs: str | Path, notes: dict[str, Any], started: float) -> tuple[Path, Rows]:
+def _fit_all(bench: Bench, runs: str | Path, notes: dict[str, Any], started: store.Start) -> tuple[Path, Rows]:
     """All fits, the analyses of the main one, and the stored run."""
     recording, options, seed, device, tell = bench.recording, bench.options, bench.seed, bench.device, bench.tell
     bench.check_start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -116,7 +115,7 @@ def attribute(
 
     Raises DataError for another mask or space, ids without embeddings, unknown methods, NaN.
     """
-    start = time.time()
+    start = store.Start()
     options = Options() if options is None else options
     model, images, texts = opened(model, images, texts)
     where = layer_of(model, layer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def run_attribute_sensors(
 
 
 def _attributed(run: str | Path, method: str, device: str, tell: Tell) -> tuple[Result, Source]:
-    started = time.time()
+    started = store.Start()
     if method not in METHODS:
         raise DataError(f"attribute: method {method!r} is not one of {list(METHODS)}, the methods for EEG and MEG")
     model = load_aligner(run, device=device)  # before the recording is opened, which takes longer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -50,7 +49,7 @@ def sensitivity_table(
     which are informative; `map`, its row in the array `sensitivity/maps`, the mean maps of Figs. 7 and 10). Without options the
     variance of the noise is .1, as in the paper's table. The drop alone rewards large maps, so the area stands beside it.
     """
-    start = time.time()
+    start = store.Start()
     options = Options(bottleneck=Bottleneck(variance=degradation.VARIANCE)) if options is None else options
     where = layer_of(model, layer)
     x, goals = check_inputs(model, responses, images, texts, target, options)

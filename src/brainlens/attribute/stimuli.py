@@ -7,7 +7,6 @@ each target, to that target; several targets are summed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -71,7 +70,7 @@ def attribute_stimuli(
 
     Raises DataError for ids without a target, captions that are missing, empty or beyond the text limit, unknown methods.
     """
-    started = time.time()
+    started = store.Start()
     options = Options() if options is None else options
     _check(stimuli, aims, of, method)
     rows = {name: _rows(name, aim, stimuli) for name, aim in aims.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def run_demo(
     """
     from brainlens.report import build
 
-    started = time.time()
+    started = store.Start()
     out = Path(out)
     source = Source(n_train=n_train, n_test=n_test, seed=seed)
     recording = open_recording(source, layers=True, device=device, tell=tell)
@@ -62,7 +61,7 @@ def run_demo(
     metrics |= describe_demo(recording, source, out / "runs", seed=seed, tell=tell)
     tell("report", None)
     _pictures(recording, out / "pictures")
-    made = sorted(f.parent for f in (out / "runs").glob("*/result.json") if f.stat().st_mtime >= started - 1)
+    made = sorted(f.parent for f in (out / "runs").glob("*/result.json") if f.stat().st_mtime >= started.date - 1)
     report = build(made, out / "report.html", title="brainlens on the phantom")  # not what an older demo left there
     provenance = store.provenance(seed, device, [store.fingerprint(recording.responses)], started)
     content = {"task": "demo", "metrics": metrics, "config": source.config(), "provenance": provenance, "arrays": {}}

@@ -24,7 +24,7 @@ def run_side_by_side(study: SensorStudy, folder: Path, tell: Tell, *, workers: i
     Recordings are simulated first, so that no two processes write the same one; then a task is all fits of one subject and
     protocol, within subjects first. `tell` must be a function of a module, because processes are started afresh.
     """
-    deadline = time.time() + 60 * study.minutes
+    deadline = time.monotonic() + 60 * study.minutes
     sensor_tables(study, folder, tell)
     tasks = sorted(dict.fromkeys((kind, subject) for kind, subject, _, _ in planned(study)), key=lambda task: task[0] != "within")
     with one_thread(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -53,5 +53,5 @@ def _record(study: SensorStudy, folder: Path, tell: Tell, subject: int) -> None:
 
 
 def _fit(study: SensorStudy, folder: Path, tell: Tell, deadline: float, task: tuple[str, int]) -> None:
-    study = replace(study, minutes=(deadline - time.time()) / 60)
+    study = replace(study, minutes=(deadline - time.monotonic()) / 60)
     run_fits(study, sensor_tables(study, folder, tell), folder, tell, only=task)

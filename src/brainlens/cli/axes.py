@@ -26,10 +26,12 @@ def axes(words: Sequence[str]) -> dict[str, list[str | None]]:
         name = rest.pop(0)
         if not name.startswith("--") or len(name) < 3:
             raise DataError(f"sweep: {name!r} belongs to no option; write --name value, several values as --name a --name b")
-        name, _, given = name.partition("=")
-        value: str | None = given or None
-        if not given and rest and not rest[0].startswith("--"):
+        name, sign, given = name.partition("=")
+        value: str | None = given if sign else None
+        if not sign and rest and not rest[0].startswith("--"):
             value = rest.pop(0)
+        if value is not None and not value.strip():
+            raise empty_axis(name)
         found.setdefault(name, []).extend(_values(name, value))
     if PARTS in found:
         found["--part"] = [part for text in found.pop(PARTS) for part in _parts(text)]
@@ -37,6 +39,11 @@ def axes(words: Sequence[str]) -> dict[str, list[str | None]]:
         if len(set(values)) < len(values):
             raise DataError(f"sweep: {name} has a value twice: {values}")
     return found
+
+
+def empty_axis(name: str) -> DataError:
+    """The error of an option that takes values and was given none."""
+    return DataError(f"sweep: {name} is an axis without values; write {name} VALUE, or leave {name} out")
 
 
 def _values(name: str, value: str | None) -> list[str | None]:

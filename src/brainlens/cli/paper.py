@@ -5,7 +5,6 @@ Each row is a command of this program. A command that was finished before is fou
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,7 +248,7 @@ def _run(name: str, plan: Sequence[Step], runs: Path, out: Path | None) -> None:
     from brainlens import store
     from brainlens.report import build
 
-    started, folders, rows, made = time.time(), [], list[dict[str, Any]](), dict[str, Path]()
+    started, folders, rows, made = store.Start(), [], list[dict[str, Any]](), dict[str, Path]()
     for step in plan:
         command = [str(made[step.needs]) if part == "RUN" and step.needs in made else part for part in step.command]
         if "RUN" in command:
@@ -279,7 +278,7 @@ def _call(command: list[str]) -> None:
 
 
 def _kept(
-    name: str, rows: list[dict[str, Any]], runs: Path, started: float, folders: Sequence[Path], *, pair: Sequence[Path] = ()
+    name: str, rows: list[dict[str, Any]], runs: Path, started: Any, folders: Sequence[Path], *, pair: Sequence[Path] = ()
 ) -> Path:
     """The rows as a run of their own: table `comparison`, and what they were made from; of a pair of fits also Fig. 3."""
     import pandas as pd

@@ -58,19 +58,18 @@ def sweep(
     pieces = table_pieces(table) if table is not None else combinations(axes(context.args))
     lines = [[*command_line(verb, piece), "--runs", str(runs), *(["--again"] if again else [])] for piece in pieces]
     names = _names(pieces)
+    _check_values(verb, pieces)
     for line in lines:
         check_line(line)
-    if dry:
-        show([{"run": number, **name} for number, name in enumerate(names, start=1)], f"sweep: {len(lines)} runs of {verb}")
-        return
     count = workers if workers is not None else 1 if engine == "local" else 2
     if count < 1:
         raise DataError(f"sweep: {count} workers; at least 1 is needed")
-    work = engine_named(engine)
+    work, options = engine_named(engine), _options(engine_option)
+    if dry:
+        show([{"run": number, **name} for number, name in enumerate(names, start=1)], f"sweep: {len(lines)} runs of {verb}")
+        return
     with steps() as tell:
-        folder, rows = run_sweep(
-            verb, lines, names, runs, work=work, workers=count, options=_options(engine_option), again=again, tell=tell
-        )
+        folder, rows = run_sweep(verb, lines, names, runs, work=work, workers=count, options=options, again=again, tell=tell)
     show([_shown(row) for row in rows], f"sweep: {verb}")
     typer.echo(f"run: {folder}")
     failed = [row for row in rows if row["error"]]
@@ -87,7 +86,7 @@ def run_sweep(
     """Works on the runs that are missing, notes each as it ends, and writes the result: (its folder, one row a run)."""
     from brainlens import store
 
-    began = time.time()
+    began = store.Start()
     folder = store.run_folder(runs, "sweep", {"verb": verb, "lines": [[str(w) for w in line] for line in lines]}, [])
     with store.lock(folder):
         known = {} if again else _known(folder, lines)
@@ -123,6 +122,18 @@ def carry_piece(job: Mapping[str, Any]) -> dict[str, Any]:
     if not folders and not error:
         error = "the run left no folder; see its log"
     return {"folders": folders, "seconds": time.monotonic() - began, "error": " ".join(error.split())}
+
+
+def _check_values(verb: str, pieces: Sequence[Sequence[tuple[str, str | None]]]) -> None:
+    """Raises DataError naming an option that takes values and has none in a piece: the next word would be read as its value."""
+    from brainlens.cli import app
+    from brainlens.cli.axes import empty_axis
+
+    options = _commands(tuple(map(id, app.registered_commands)))[verb].params
+    valued = {name for each in options if not getattr(each, "is_flag", True) for name in each.opts}
+    for name, value in (pair for piece in pieces for pair in piece):
+        if value is None and name in valued:
+            raise empty_axis(name)
 
 
 def check_line(line: Sequence[str]) -> None:
@@ -169,10 +180,14 @@ def _options(given: Sequence[str] | None) -> dict[str, str]:
 
 
 def _known(folder: Path, lines: Sequence[list[str]]) -> dict[int, dict[str, Any]]:
-    """The outcomes of an earlier call whose run folders are still there."""
+    """The outcomes of an earlier call whose run folders are still there, by lines of the log whose hash is right.
+
+    Another piece is called again; where its run is there, that finds it and costs nothing.
+    """
     from brainlens import store
 
-    ended = {tuple(record["line"]): record for record in store.read_log(folder) if "line" in record and not record.get("error")}
+    noted = store.read_log(folder, sealed=True)
+    ended = {tuple(record["line"]): record for record in noted if "line" in record and not record.get("error")}
     found = {}
     for index, line in enumerate(lines):
         record = ended.get(tuple(line))
@@ -205,7 +220,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     return short | {"value": value, "95 % interval": interval, "run": row["run"]}
 
 
-def _store(folder: Path, verb: str, lines: Sequence[list[str]], rows: list[dict[str, Any]], began: float) -> None:
+def _store(folder: Path, verb: str, lines: Sequence[list[str]], rows: list[dict[str, Any]], began: Any) -> None:
     import pandas as pd
 
     from brainlens import store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +121,7 @@ def run_caption_scores(
         metrics |= {f"captions/{name}/{k}": float(v) for k, v in counted(reader, captions_of(stimuli, name)).items()}
     config = {"clip": reader.backbone.name, "sources": names, "images": None if images is None else str(images), "seed": seed}
     result = Result("captions", metrics, tables={"caption_quality": table}, config=config)
-    return keep(replace(result, provenance=store.provenance(seed, device, [], time.time())), out, source), _shown(table)
+    return keep(replace(result, provenance=store.provenance(seed, device, [], store.Start())), out, source), _shown(table)
 
 
 def _shown(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def run_epochs(source: Source, runs: str | Path, *, subject: str | None = None, 
     are training and test. Arrays `evoked/<condition>` (channel, time), `topomap/evoked_by_time` (map, channel) of the first.
     Raises DataError for another dataset, and what its reader finds wrong.
     """
-    started = time.time()
+    started = store.Start()
     store.check_writable(runs)
     tell("cutting epochs", None)
     responses = read_epochs_of(source, subject, Path(runs) / "prepared")

@@ -97,7 +97,7 @@ def check_same_recording(run: str | Path, result: Result, responses: Responses) 
     known = [str(value) for value in result.provenance.get("data", [])]
     if not known or store.fingerprint(responses) in known:
         return
-    now, then = store.provenance(None, "cpu", [], time.time()), result.provenance
+    now, then = store.provenance(None, "cpu", [], store.Start()), result.provenance
     name = result.config.get("folder") or f"the simulation {result.config.get('dataset')!r}"
     text = f"{run} was made from another recording than {name} now gives: the fingerprint {known[0][:12]}... is not found"
     parts = [now.get("instructions") == then.get("instructions")]
@@ -152,18 +152,31 @@ def once(
     folders = place if isinstance(place, list) else [place]
     made = time.strftime("%Y-%m-%d %H:%M")
     if (folders[-1] / "result.json").is_file():  # of several processes the first one writes
-        note_ = {"request": key, "made": made, "folders": [folder.name for folder in folders], "rows": store.plain(rows)}
-        store.save_json(folders[-1] / "request.json", note_)
+        note_ = {
+            "format": 2,
+            "request": key,
+            "made": made,
+            "folders": [folder.name for folder in folders],
+            "rows": store.plain(rows),
+        }
+        store.save_json(folders[-1] / "request.json", store.seal(note_))
     return folders, rows, ""
 
 
 def _noted(note: Path, key: str) -> tuple[list[Path], Rows, str] | None:
-    """What the note of a finished call says, where it is of this call and its runs are there; a damaged note is of no call."""
+    """What the note of a finished call says, where it is of this call and its runs are there; a damaged note is of no call.
+
+    A note of before they had a hash (format 2) is taken with a warning: hours of work may stand behind it.
+    """
     try:
         found = store.read_json(note)
         if not isinstance(found, dict) or found.get("request") != key:
             return None
         with reading(note):
+            if {"format", "sha256"} & found.keys():
+                store.check_seal(note, found)
+            else:
+                warnings.warn(f"{note} is of an older version and has no hash to check; --again makes it anew", stacklevel=3)
             folders = [note.parent.parent / Path(str(name)).name for name in found["folders"]]
             rows = [dict(row) for row in found["rows"]]
     except DataError:

@@ -6,6 +6,7 @@ one. Wang et al. 2015, Benson et al. 2014 and Glasser et al. 2016 come in these;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -19,7 +20,7 @@ from brainlens.datasets.surface_files import read_mgh
 from brainlens.datasets.surface_places import surface_coordinates
 from brainlens.phantom.cortex import MESH, VERTICES, FieldTemplate
 from brainlens.subjects import region_of
-from brainlens.types import DataError, Responses, Surface, read_lines, reading
+from brainlens.types import DataError, Responses, Surface, check_expansion, check_gifti, read_lines, reading
 from brainlens.types.spaces import MESHES
 
 SIDES = ("left", "right")
@@ -165,6 +166,7 @@ def _labels(path: Path) -> np.ndarray:
     elif path.suffix in (".mgz", ".mgh"):
         number, known = _whole(read_mgh(path)[:, 0]), _table(path)
     elif path.suffix == ".gii":
+        check_gifti(path)
         with reading(path):
             image = nib.load(path)
         number, known = _whole(image.darrays[0].data), image.labeltable.get_labels_as_dict()
@@ -195,6 +197,7 @@ def _numbers(path: Path) -> np.ndarray:
     if path.suffix in (".mgz", ".mgh"):
         return read_mgh(path)[:, 0].astype(np.float64)
     if path.suffix == ".gii":
+        check_gifti(path)
         with reading(path):
             return np.asarray(nib.load(path).darrays[0].data, dtype=np.float64)
     raise DataError(f"{path} is no .mgz, .mgh or .gii, which hold numbers of vertices")
@@ -207,6 +210,7 @@ def _cifti(path: Path, *, names: bool) -> list[np.ndarray]:
     with reading(path, fault="is damaged or holds no cortical surfaces"):
         with nib.imageglobals.LoggingOutputSuppressor():
             image = nib.load(path)
+        check_expansion(path, math.prod(image.shape) * 8.0)
         values, axis = np.asarray(image.dataobj)[0], image.header.get_axis(1)
         rows = image.header.get_axis(0)
         table = {k: name for k, (name, _) in rows.label[0].items()} if names else {}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from brainlens.types import DataError, Surface
+from brainlens.types import DataError, Surface, check_gifti
 
 SHAPES = ("inflated", "sphere")
 GRADES = {"fsaverage5": 5, "fsaverage6": 6, "fsaverage": 7, "fsaverage7": 7}  # divisions of the icosahedron
@@ -118,8 +118,11 @@ def _checked(path: Path, expected: int) -> np.ndarray:
     """The vertices (n, 3) of a mesh file. Raises DataError for a damaged file and another mesh."""
     import nibabel
 
+    packed = path.name.endswith((".gii", ".gii.gz"))
+    if packed:
+        check_gifti(path)
     try:
-        if path.name.endswith((".gii", ".gii.gz")):
+        if packed:
             image: Any = nibabel.load(path)
             points = np.asarray(image.darrays[0].data, dtype=np.float64)
         else:

@@ -7,7 +7,6 @@ responses to test images, which chose nothing. BrainLMM (Gao et al.), Describe-a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -152,7 +151,7 @@ def fit_describe(
     counted.
     Raises DataError for images without captions, captions without nouns, layers that are not found, and split mistakes.
     """
-    chosen, given, started, say = design or Describing(), beside or Beside(), time.time(), tell or _silent
+    chosen, given, started, say = design or Describing(), beside or Beside(), store.Start(), tell or _silent
     layers = chosen.layers or ("image",)
     data = tables(responses, features, seed=seed)
     rows, y, _ = data.fitting

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -50,7 +49,7 @@ def label_agreement(
     Raises DataError for fewer than two results, other results than those of `describe`, units that cannot be matched, and results
     that share neither units nor regions.
     """
-    started, names = time.time(), list(results)
+    started, names = store.Start(), list(results)
     if len(names) < 2:
         raise DataError(f"agreement of labels: {len(names)} results; it needs at least 2")
     each = [_Words(name, results[name], significant) for name in names]

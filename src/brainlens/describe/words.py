@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from brainlens import store
@@ -20,7 +18,7 @@ def describe_words(responses: Responses, *, column: str = "stimulus", level: str
     Metrics `describe/words/...`: categories, regions, ceiling_mean.
     Raises DataError for fewer than 3 names, a name that is in one half only, and several subjects.
     """
-    started = time.time()
+    started = store.Start()
     trials = responses.trials
     if column not in trials.columns:
         raise DataError(f"describe: trials have no column {column!r}; they have {sorted(map(str, trials.columns))}")

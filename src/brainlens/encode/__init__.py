@@ -128,7 +128,7 @@ def fit_encoding(
     progress: Progress | None = None,
 ) -> tuple[Result, EncodingModel]:
     """The result of `encode`, and the model that was fitted for it."""
-    chosen, recipe, started = design or EncodingDesign(), training or EncodingTraining(), time.time()
+    chosen, recipe, started = design or EncodingDesign(), training or EncodingTraining(), store.Start()
     model, data, seconds = fit_model(
         responses, features, method=method, design=chosen, training=recipe, seed=seed, device=device, folder=folder,
         progress=progress,

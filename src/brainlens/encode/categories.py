@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ def haxby2001_encode(
     other runs in turn. Chance is at or a little below 0. The noise ceiling takes the runs of a category as repeats.
     Raises DataError without the columns, with one run or one category, and with more than 20 % of voxels missing.
     """
-    started = time.time()
+    started = store.Start()
     clean, counts = responses.clean()
     x, y, runs, names = _categories(clean, target, group)
     predicted = np.zeros_like(y)
@@ -99,7 +98,7 @@ def decode(
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
-    started = time.time()
+    started = store.Start()
     clean, counts = responses.clean()
     _, y, runs, names = _categories(clean, target, group)
     labels = clean.trials[target].astype(str).to_numpy()

@@ -11,7 +11,6 @@ predicted and measured patterns B G, and predicted dissimilarities come from B G
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -96,7 +95,7 @@ def encode_patterns(
     tables: layers, each with the penalty chosen inside; arrays: rdm/predicted, rdm/measured, null/....
     Raises DataError for layers and images that are not found, several rows an image, and too few images.
     """
-    started = time.time()
+    started = store.Start()
     gram, ids = _gram(responses)
     names = list(layers) if layers is not None else features.layer
     unknown = [name for name in names if name not in features.layer]

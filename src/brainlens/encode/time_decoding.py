@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -95,7 +94,7 @@ def decode_over_time(
     decode/onset (s), the first time with p_fwe < .05, NaN where there is none. The peak is chosen over time: read it with p_fwe.
     Raises DataError for missing columns, fewer than two categories, groups or subjects, and folds without all categories.
     """
-    chosen, started = options or OverTime(), time.time()
+    chosen, started = options or OverTime(), store.Start()
     if responses.data.ndim != 3:
         raise DataError(f"decoding over time needs (trial, channel, time), got {responses.data.shape}; use decode for patterns")
     clean, counts = responses.clean()

@@ -13,6 +13,7 @@ from brainlens.types import DataError
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "htcondor": "HTCondorCluster"}
 LOGGERS = ("distributed", "tornado")  # what the names of a cluster's loggers begin with
+ONE_PIECE = ("--nthreads", "1")  # whatever number of cores a worker has for the threads of its piece
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -22,7 +23,8 @@ def dask(
     """Pieces on `workers` processes of one thread of work each; the loss of a worker costs the pieces that it held.
 
     options: scheduler=tcp://HOST:PORT joins a cluster that runs; cluster=slurm (pbs, sge, lsf, htcondor) starts one through
-    dask-jobqueue, cluster=kubernetes through dask-kubernetes, with the other options handed on; threads=N of each worker.
+    dask-jobqueue, cluster=kubernetes through dask-kubernetes, with the other options handed on; threads=N of each worker. A
+    worker takes one piece at a time on every cluster: a piece has the outputs of its process to itself.
     """
     distributed = _package("distributed")
     chosen = dict(options)
@@ -78,29 +80,34 @@ def _gone(address: str | None) -> DataError:
 
 def _started(distributed: Any, kind: str, workers: int, threads: int, options: dict[str, str]) -> Any:
     """A cluster of a kind with so many workers."""
+    environment = {name: str(threads) for name in THREADS}
     if kind == "local":
         if options:
             raise DataError(f"engine dask: options {sorted(options)} do not apply on this machine; it takes threads")
-        environment = {name: str(threads) for name in THREADS}
         # The workers are processes of their own: a fork of a process with running threads can hang.
         return distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, env=environment,
             silence_logs="ERROR", worker_class=None,
         )  # fmt: skip
     if kind == "kubernetes":
-        return _package("dask_kubernetes.operator").KubeCluster(n_workers=workers, **options)
+        given: dict[str, Any] = {"env": environment, "worker_command": ["dask-worker", *ONE_PIECE], **options}
+        return _package("dask_kubernetes.operator", "kubernetes").KubeCluster(n_workers=workers, **given)
     if kind not in QUEUES:
         raise DataError(f"engine dask: cluster {kind!r} is not known; there are local, {', '.join(QUEUES)}, kubernetes")
-    made = getattr(_package("dask_jobqueue"), QUEUES[kind])(**{"cores": threads, "processes": 1, **options})
+    lines = [f"export {name}={value}" for name, value in environment.items()]
+    given = {"cores": threads, "processes": 1, "worker_extra_args": list(ONE_PIECE), "job_script_prologue": lines, **options}
+    made = getattr(_package("dask_jobqueue"), QUEUES[kind])(**given)
     made.scale(workers)
     return made
 
 
-def _package(name: str) -> Any:
+def _package(name: str, extra: str = "sweep") -> Any:
+    """A package, or a DataError with the extra of this library that brings it."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise DataError(f"engine dask needs the package {name.split('.')[0]}: pip install 'brainlens[sweep]'") from None
+        known = name.split(".")[0].replace("_", "-")
+        raise DataError(f"engine dask needs the package {known}: pip install 'brainlens[{extra}]'") from None
 
 
 def _whole(name: str, text: str | None, default: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -87,7 +86,7 @@ def reconstruct_opened(
 ) -> Path:
     """The same on a recording that is open already: the folder of the run. Of several processes the first one has it; the
     others return the folder of the unfinished run when the training is over."""
-    started, tell = time.time(), first_only(tell)
+    started, tell = store.Start(), first_only(tell)
     tell("parcels", None)
     wanted = asked.regions if asked.regions is not None else {"paper": 200}.get(asked.preset, 100)
     given = material(recording, asked.parcels, wanted, asked.regions is not None, trials=asked.trials, size=_side(diffusion))

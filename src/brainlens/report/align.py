@@ -10,10 +10,11 @@ import pandas as pd
 
 from brainlens.plots import curves, embeddings, layers, retrieval, sensors, style
 from brainlens.report import numbers
-from brainlens.report.parts import Case, Section, capital
+from brainlens.report.parts import Case, Section, capital, lost
 from brainlens.types import Result
 
 MODALITIES = ("brain", "image", "text")
+CASES = ("gallery/images", "neighbours/brain->image", "ranks/brain->image")
 KINDS = {"pca": "principal components", "umap": "dimensions by UMAP"}
 Scores = dict[str, dict[str, float]]
 
@@ -52,6 +53,7 @@ def retrieval_section(result: Result, dpi: int | None) -> Section:
         ideal = "The solid line is the ideal observer, which knows how the data were made."
         caption += ideal if "ideal" in scores else "No ideal observer was computed."
         section.draw(partial(retrieval.topk_bars, scores, k=k, result=result), caption, f"Bars of top-{k}. {_said(scores, k)}")
+    section.has(result, *lost(result, "ranks/"), figure="the share found among the first k")
     ranked = [d for d in retrieval.DIRECTIONS if f"ranks/{d}" in result.arrays]
     if ranked:
         count = len(result.arrays[f"ranks/{ranked[0]}"])
@@ -67,6 +69,8 @@ def retrieval_section(result: Result, dpi: int | None) -> Section:
         )
         draw = partial(retrieval.topk_bars, by_subject, k=5, title="Top-5 by subject, 95 % intervals", result=result)
         section.draw(draw, caption, f"Bars of top-5 by subject. {_said(by_subject, 5)}")
+    needed = CASES if "gallery/images" in result.arrays else lost(result, "gallery/images")
+    section.has(result, *needed, figure="the gallery of cases")
     section.cases = cases(result)
     return section
 
@@ -146,6 +150,7 @@ def embedding_section(result: Result, dpi: int | None) -> Section:
     """Brain, image and text in two dimensions and as similarity matrices."""
     section = Section("Embeddings", dpi)
     arrays = result.arrays
+    section.has(result, *lost(result, "embedding/"), figure="the map of embeddings")
     present = [m for m in MODALITIES if f"embedding/{m}" in arrays]
     same = [m for m in present if arrays[f"embedding/{m}"].shape == arrays[f"embedding/{present[0]}"].shape]
     if len(same) < 2:

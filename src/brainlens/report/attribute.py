@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from brainlens.plots import attribution, cortex, curves, layers, slabs, slices, unit_scores
-from brainlens.report.encode import selector_maps
-from brainlens.report.parts import Section, capital, in_standard_space
+from brainlens.report.encode import SELECTORS, selector_maps
+from brainlens.report.parts import Section, capital, in_standard_space, lost
 from brainlens.types import Result, Surface, Volume
 
 
@@ -18,7 +18,8 @@ def attribution_section(result: Result, dpi: int | None) -> Section:
     arrays = result.arrays
     section = Section("Attribution on the brain" if "map/brain_mean" in arrays else "Deletion and insertion", dpi)
     what = {"words": "words", "pixels": "patches of the picture"}.get(str(result.config.get("of")), "units")
-    if "map/brain_mean" in arrays and isinstance(result.space, (Volume, Surface)):
+    mapped = section.has(result, "map/brain_mean", figure="the map of the attribution", beside=("map/random_mean",))
+    if mapped and isinstance(result.space, (Volume, Surface)):
         truth = next((t for t in ("truth/informative", "truth/brain", "truth") if t in arrays), "truth")
         if in_standard_space(result) and (truth in arrays or "map/random_mean" in arrays):
             scores = _aurocs(result)
@@ -32,6 +33,7 @@ def attribution_section(result: Result, dpi: int | None) -> Section:
             section.draw(make, caption, f"Found map, truth and control on the cortex. {said}")
         _maps(section, result, "map/brain_mean", title="Attribution, mean over trials", unit=attribution.UNIT, share=True)
     for kind in ("deletion", "insertion"):
+        section.has(result, *lost(result, f"{kind}/"), figure=f"the curve of {kind}")
         found = {k.split("/", 1)[1]: np.asarray(v) for k, v in arrays.items() if k.startswith(f"{kind}/")}
         if found:
             verb = "deleted" if kind == "deletion" else "inserted"
@@ -47,7 +49,7 @@ def attribution_section(result: Result, dpi: int | None) -> Section:
             said = curves.SETTINGS.get(metric, metric.replace("_", " "))
             caption = f"{capital(said)} under each setting, the others held."
             section.draw(partial(curves.sensitivity, table, metric, result=result), caption, f"{capital(said)} by setting.")
-        if "sensitivity/maps" in arrays and isinstance(result.space, Volume):
+        if section.has(result, "sensitivity/maps", figure="the map of each setting") and isinstance(result.space, Volume):
             caption = "The mean map under each setting, seen from above: the largest value along z, each map on its own scale."
             section.draw(partial(attribution.sensitivity_maps, result), caption, "Brain maps of the settings.")
     return section
@@ -58,6 +60,9 @@ def words_and_pixels_section(result: Result, dpi: int | None) -> Section:
     section = Section("Attribution on pixels and words", dpi)
     images = result.arrays.get("pixels/images", result.arrays.get("gallery/images"))
     maps, masks = result.arrays.get("map/pixels"), result.arrays.get("truth/masks")
+    section.has(result, "map/pixels", figure="the heat map of a picture", beside=("pixels/images",))
+    if images is None:
+        section.has(result, "pixels/images", figure="the heat map of a picture", beside=("map/pixels",))
     if images is not None and maps is not None and "words" not in result.tables:
         k = min(6, len(maps))
         outline = " The white outline is the object that truly drove the response." if masks is not None else ""
@@ -91,7 +96,7 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
     """Layer maps, layers by region, the hierarchy, scores on the brain and against the ceiling."""
     arrays, units = result.arrays, result.units
     section = Section("Encoding and layer maps" if {"layer", "layer_weights"} & set(arrays) else "Encoding", dpi)
-    if {"layer", "confidence"} <= set(arrays) and in_standard_space(result):
+    if section.has(result, "layer", "confidence", figure="the layer map", beside=SELECTORS) and in_standard_space(result):
         caption = "The layer that each unit reads: hue is the layer (blue first, yellow last), brightness confidence."
         section.draw(partial(cortex.layer_map, result), caption, "Layer map on inflated and flat cortex.")
         if isinstance(result.space, Volume):
@@ -99,7 +104,8 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
                 partial(slices.layer_slices, result), "The same on slices of the MNI152 template.", "Layer map on slices."
             )
     selector_maps(section, result)
-    if "layer_weights" in arrays and units is not None and "roi" in units.columns:
+    weighed = section.has(result, "layer_weights", figure="what is drawn of each layer's weight", beside=SELECTORS)
+    if weighed and units is not None and "roi" in units.columns:
         caption = "Mean selector weight of each layer in each region, regions sorted by their expected layer (white dots)."
         section.draw(partial(layers.region_profiles, result), caption, "Heat map of layer by region.")
     if "layer" in arrays and layers.hierarchy_is_known(result):
@@ -107,16 +113,17 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
             "Expected layer of each voxel by region, early to late. Black: region means with 95 % intervals; line: least squares."
         )
         section.draw(partial(layers.hierarchy, result), caption, "Expected layer by region with a fitted line.")
-    if "layer_weights" in arrays:
+    if weighed:
         caption = "Over the units that are predicted (test R² above 0): the mean of the selector's weights, and the share of "
         caption += "units whose strongest layer it is."
         section.draw(partial(unit_scores.layer_shares, result), caption, "Bars of layers.")
-    if "r2" in arrays:
+    if section.has(result, "r2", figure="histogram and map of test R²", beside=("ceiling", *SELECTORS)):
         caption = "Test R² of all units. Below 0 a unit is predicted worse than by its mean. Scores below the 1st percentile are "
         caption += "counted at it."
         section.draw(partial(unit_scores.score_histogram, result), caption, "Histogram of scores.")
         _maps(section, result, "r2", title="Test R²", unit="R²")
-    if {"r2", "ceiling"} <= set(arrays) and np.isfinite(np.asarray(arrays["ceiling"], dtype=float)).any():
+    known = section.has(result, "ceiling", figure="R² against the noise ceiling")
+    if known and "r2" in arrays and np.isfinite(np.asarray(arrays["ceiling"], dtype=float)).any():
         caption = "Test R² of every unit against its noise ceiling; the line is a model without error."
         section.draw(partial(layers.ceiling_scatter, result), caption, "Density of score against ceiling.")
     return section

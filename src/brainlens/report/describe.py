@@ -25,7 +25,8 @@ def words_section(result: Result, dpi: int | None) -> Section:
         section.title = "Categories of regions"
         section.draw(partial(words.category_ranking, result), caption, "Bars of categories by region.")
         return section
-    if "label" not in result.arrays or "nouns" not in result.tables:
+    held = section.has(result, "label", "significant", figure="what is drawn of words")
+    if not held or "nouns" not in result.tables:
         return section
     level = float(result.config.get("design", {}).get("level", 0.05))
     counted = int(np.asarray(result.arrays["significant"]).sum())
@@ -52,7 +53,8 @@ def words_section(result: Result, dpi: int | None) -> Section:
     if "histogram" in result.tables:
         caption = "Words of each region, by the number of voxels with a significant first word."
         section.draw(partial(words.word_histograms, result), caption, "Bars of words by region.")
-    if "cards/unit" in result.arrays:
+    cards = [name for name in result.arrays if name.startswith("cards/")]
+    if section.has(result, "cards/unit", figure="the cards of voxels", beside=cards):
         caption = "Voxels whose word is best borne out by test pictures, up to three a region: their words with multi-semantic "
         caption += "weights, correlation r of the measured response with the first word, and the pictures of the largest "
         caption += "predicted response."
@@ -79,7 +81,7 @@ def agreement_section(result: Result, dpi: int | None) -> Section:
     if len(names) > 2:
         caption = "Every pair of descriptions on one scale from 0 to 1."
         section.draw(partial(agreement.pair_matrices, result), caption, "Matrices of agreement of pairs.")
-    if "same_word" in result.arrays and in_standard_space(result):
+    if section.has(result, "same_word", figure="the map of agreement") and in_standard_space(result):
         caption = "The share of pairs of descriptions that give a unit the same first word, where two or more give it any."
         title, unit = "Same first word", "share of pairs"
         make = partial(cortex.cortex_map, result, "same_word", title=title, unit=unit, limits=(0, 1))

@@ -12,6 +12,8 @@ from brainlens.report import numbers
 from brainlens.report.parts import Section, in_standard_space
 from brainlens.types import Result, Volume
 
+SELECTORS = ("layer", "confidence", "layer_weights")  # of FactorTopy, written together
+
 
 def patterns_section(result: Result, dpi: int | None) -> Section:
     """Patterns known through their dissimilarities: scores by layer, and dissimilarities measured and predicted."""
@@ -23,7 +25,7 @@ def patterns_section(result: Result, dpi: int | None) -> Section:
         caption += "images with the fitted models held. Layers share the images, so neighbouring points are not independent. "
         caption += "Grey: 95 % of the same procedure with images shuffled."
         section.draw(partial(networks.pattern_profile, result), caption, "Scores of held-out patterns by layer.")
-    if {"rdm/measured", "rdm/predicted"} <= set(result.arrays):
+    if section.has(result, "rdm/measured", "rdm/predicted", figure="the pair of dissimilarity matrices"):
         stimuli = result.tables.get("stimuli")
         groups = None if stimuli is None or "category" not in stimuli.columns else stimuli["category"].astype(str).tolist()
         caption = "Each predicted entry comes from models that saw neither of its two images."
@@ -63,7 +65,8 @@ def networks_section(result: Result, dpi: int | None) -> Section:
         caption += "be a model that is best everywhere."
         section.draw(partial(networks.region_heatmaps, table, result=result), caption, "Two heat maps of model by region.")
     # subjects are no models: which brain is "best" at a unit, and how far another stays behind, would say nothing
-    if people is None and "best_model" in result.arrays and in_standard_space(result):
+    best = section.has(result, "best_model", figure="the map of the best model", beside=("to_best",))
+    if people is None and best and in_standard_space(result):
         names = [str(name) for name in result.config.get("models", [])]
         caption = "The model with the highest test R² at each unit, where any is above 0. A difference may be within noise."
         make = partial(selected.label_map, result, "best_model", names=names, title="Best model")
@@ -73,7 +76,7 @@ def networks_section(result: Result, dpi: int | None) -> Section:
             title = f"{name}: R² less the best"
             make = partial(cortex.cortex_map, result, np.asarray(values), title=title, unit="R² less the best")
             section.draw(make, caption, f"Difference of {name} to the best model.")
-        if {"models/layer", "models/confidence"} <= set(result.arrays):
+        if section.has(result, "models/layer", "models/confidence", figure="the layer map of each model"):
             caption = "The layer that each unit reads, one row a model; they have the same layers."
             make = partial(selected.layer_rows, result, layer="models/layer", confidence="models/confidence", names=names)
             section.draw(make, caption, "Layer maps side by side.")
@@ -87,7 +90,8 @@ def beside_section(result: Result, dpi: int | None) -> Section:
     if result.task != "encode":
         return section
     _agreement(section, result, "seeds")
-    if {"seeds/layer", "seeds/confidence"} <= set(result.arrays) and in_standard_space(result):
+    seeds = section.has(result, "seeds/layer", "seeds/confidence", figure="the layer map of each seed")
+    if seeds and in_standard_space(result):
         caption = "The layer map of every seed: hue is the layer, brightness the confidence."
         section.draw(partial(selected.layer_rows, result), caption, "Flat layer maps, one row a seed.")
     curve = result.tables.get("learning_curve")
@@ -104,13 +108,13 @@ def beside_section(result: Result, dpi: int | None) -> Section:
         caption = "Above: ridge on one layer alone, cross-validated on training images. Below: the mean weight that the selector "
         caption += "gives each layer. The title's correlation compares them unit by unit."
         section.draw(partial(networks.one_layer, result), caption, "One-layer scores and selector weights.")
-    if "cluster" in result.arrays and in_standard_space(result):
+    if section.has(result, "cluster", figure="the map of channel clusters") and in_standard_space(result):
         count = int(np.nanmax(result.arrays["cluster"])) + 1
         caption = f"Units clustered by their channel weights (k-means, then Ward's merging to {count}); numbers are by size."
         names = [str(k) for k in range(count)]
         make = partial(selected.label_map, result, "cluster", names=names, title="Channel clusters", predicted=True)
         section.draw(make, caption, "Map of channel clusters.")
-    if "channels/images" in result.arrays:
+    if section.has(result, "channels/images", figure="pictures with their channel maps"):
         caption = "Test pictures, evenly spaced and not chosen, and what the three main channels of each region respond to "
         caption += "(principal components of its channel weights, colours scaled over these pictures)."
         section.draw(partial(networks.channel_pictures, result), caption, "Pictures and coloured channel maps.")
@@ -144,7 +148,8 @@ def selector_maps(section: Section, result: Result) -> None:
         caption += "scale for all rows."
         make = partial(selected.weight_rows, result, names=[str(name) for name in named])
         section.draw(make, caption, "Maps of the weight of each layer.")
-    if "space" not in result.arrays:
+    scaled = section.has(result, "scale", figure="the map of the scale", beside=("space",))
+    if not section.has(result, "space", figure="what is drawn of receptive fields", beside=("scale",)):
         return
     if in_standard_space(result):
         caption = "The place in the picture that each unit reads; the square is the picture in the colours of the map. "
@@ -154,7 +159,7 @@ def selector_maps(section: Section, result: Result) -> None:
             section.draw(
                 partial(selected.space_slices, result), "The same on slices of the MNI152 template.", "Places on slices."
             )
-        if "scale" in result.arrays:
+        if scaled:
             scale = np.asarray(result.arrays["scale"], dtype=float)
             shown, _ = cortex.predicted_units(result, np.isfinite(scale))
             kept = replace(result, arrays={**result.arrays, "scale": np.where(shown, scale, np.nan)})

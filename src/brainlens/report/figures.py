@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from brainlens import store
 from brainlens.plots import retrieval
 from brainlens.report.page import run_folders
+from brainlens.report.parts import lost
 from brainlens.report.sections import sections
 from brainlens.types import DataError, Result
 
@@ -51,7 +52,10 @@ def save_figures(
     if kind not in FORMATS:
         raise DataError(f"figures: format {kind!r} is not one of {', '.join(FORMATS)}")
     files, missed = [], []
-    for folder, result in run_folders(runs, template=template):
+    found, damaged = run_folders(runs, template=template)
+    missed += damaged
+    for folder, result in found:
+        missed += [f"{folder.name}: what needs the array {name!r}, whose file is gone" for name in lost(result)]
         for name, make in makers(result).items():
             path = Path(out) / folder.name / f"{name}.{kind}"
             try:

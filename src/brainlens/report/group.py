@@ -18,10 +18,13 @@ def group_section(result: Result, dpi: int | None) -> Section:
     """The group's map at a false discovery rate of .05, and how far each subject's map is like that of the others."""
     section = Section("Over subjects", dpi)
     maps = result.arrays.get("map/subject")
-    if not result.config.get("group") or maps is None:
+    if not result.config.get("group"):
+        return section
+    if not section.has(result, "map/subject", figure="what is drawn over subjects", beside=("map/q",)) or maps is None:
         return section
     maps = np.asarray(maps, dtype=np.float64)
     n = len(maps)
+    section.has(result, "map/q", figure="the group's map")
     q = result.arrays.get("map/q")
     if q is not None:
         mean = maps.mean(axis=0)

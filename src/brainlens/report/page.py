@@ -27,7 +27,7 @@ from brainlens.plots.retrieval import DIRECTIONS
 from brainlens.plots.style import SIMULATION, is_simulation
 from brainlens.report import cite, cortex_view, methods_table, numbers, wording
 from brainlens.report.align import scores_by_encoder
-from brainlens.report.parts import Case, Picture, Section
+from brainlens.report.parts import LOST, Case, Picture, Section
 from brainlens.report.policy import source_hash
 from brainlens.report.sections import sections
 from brainlens.types import DataError, Result
@@ -71,38 +71,56 @@ def build(
 ) -> Path:
     """Reads every run folder under `runs` and writes one self-contained page; returns its path.
 
-    A run folder is one that holds a whole `result.json`; a damaged one is an error, an unfinished one (weights or a log
-    without `result.json`) is named on the page. template: the standard space of volumes that do not say theirs (MNI152), so that
-    they are drawn on it.
+    A run folder is one that holds a whole `result.json`; an unfinished one (weights or a log without `result.json`) is named on
+    the page. Where an array's file is gone, the sections of that run say which figures it costs. template: the standard space of
+    volumes that do not say theirs (MNI152), so that they are drawn on it.
 
-    Raises DataError where there is no run.
+    Raises DataError where there is no run, and for a damaged one; the page of the others is written all the same and names it.
     """
     store.check_writable(Path(out).parent)
-    found = run_folders(runs, template=template)
+    found, damaged = run_folders(runs, template=template)
     unfinished = sorted({p.parent.name for root in _roots(runs) for p in root.rglob("log.jsonl")
                          if not (p.parent / "result.json").exists()})  # fmt: skip
-    page = render([(folder.name, result) for folder, result in found], title=title, unfinished=unfinished)
+    named = [(folder.name, result) for folder, result in found]
+    page = render(named, title=title, unfinished=unfinished, damaged=damaged)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     store.save_text(out, page)
+    if damaged:
+        raise DataError(
+            f"report: {out} is written without {len(damaged)} damaged of {len(damaged) + len(found)} runs: {damaged[0]}"
+        )
     return out
 
 
-def run_folders(runs: Sequence[Path | str] | Path | str, *, template: str = "") -> list[tuple[Path, Result]]:
-    """Every finished run under `runs` with its result, by folder. Raises DataError where there is none; see `build`."""
+def run_folders(runs: Sequence[Path | str] | Path | str, *, template: str = "") -> tuple[list[tuple[Path, Result]], list[str]]:
+    """Every finished run under `runs` with its result, by folder, and one line for each run that is damaged.
+
+    The config of a run whose folder has lost arrays names them under `LOST`. Raises DataError where no run is whole; see `build`.
+    """
     if template and not template.upper().startswith("MNI"):
         raise DataError(f"template {template!r} is not known; give MNI152 for data in MNI space, or nothing for their own grid")
     roots = _roots(runs)
     notes = {p for root in roots for p in root.rglob("result.json") if not p.parent.name.startswith(".")}  # begun by a writer
-    folders = sorted({p.parent for p in notes if _is_run(p)})
-    if not folders:
+    found, damaged = [], []
+    for folder in sorted({p.parent for p in notes}):
+        try:
+            if not _is_run(folder / "result.json"):
+                continue
+            lost = store.lost_arrays(folder)
+            result = store.load_result(folder, without=lost)
+        except DataError as error:
+            damaged.append(str(error))
+            continue
+        more = {"template": template} if template else {}
+        found.append((folder, replace(result, config=more | result.config | ({LOST: lost} if lost else {}))))
+    if not found and damaged:
+        raise DataError(damaged[0])
+    if not found:
         raise DataError(
             f"report: no finished run (a folder with result.json) under {', '.join(map(str, roots))}; run a verb first"
         )
-    found = [(folder, store.load_result(folder)) for folder in folders]
-    if not template:
-        return found
-    return [(folder, replace(result, config={"template": template, **result.config})) for folder, result in found]
+    return found, damaged
 
 
 def _roots(runs: Sequence[Path | str] | Path | str) -> list[Path]:
@@ -119,9 +137,12 @@ def render(
     *,
     title: str = "brainlens report",
     unfinished: Sequence[str] = (),
+    damaged: Sequence[str] = (),
     date: str | None = None,
 ) -> str:
     """The page of named results as text; date (YYYY-MM-DD) is today unless given.
+
+    unfinished: names of runs, and damaged: what is wrong with each, that are named and not shown.
 
     Raises DataError for no result, and if the page stays above 25 MB at the coarsest figures.
     """
@@ -138,6 +159,7 @@ def render(
             cortex=cortex,
             methods=methods,
             unfinished=list(unfinished),
+            damaged=list(damaged),
             citations=cite.citations([result for _, result in ranked]),
             simulation=SIMULATION,
             simulated=[is_simulation(result) for _, result in ranked],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 
 from brainlens.plots import style
 from brainlens.plots.standard import in_standard_space
-from brainlens.types import DataError
+from brainlens.types import DataError, Result
 
-__all__ = ["Case", "Picture", "Section", "capital", "in_standard_space"]
+LOST = "lost_arrays"  # in the config of a result: names of arrays whose files are gone from the run's folder
+
+__all__ = ["LOST", "Case", "Picture", "Section", "capital", "in_standard_space", "lost"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,18 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     cases: list[Case] = field(default_factory=list)
 
+    def has(self, result: Result, *names: str, figure: str, beside: Collection[str] = ()) -> bool:
+        """Whether a result holds all arrays that a figure needs; where it should and does not, a note says which.
+
+        It should where it holds some of them, or one of those `beside` them, and where the run's folder has lost one.
+        """
+        absent = [name for name in names if name not in result.arrays]
+        held = [name for name in {*names, *beside} if name in result.arrays]
+        if absent and (held or set(absent) & set(lost(result))):
+            which = ", ".join(map(repr, absent))
+            self.pictures.append(Picture("", note=f"Not drawn: {figure} needs the array{'s' * (len(absent) > 1)} {which}."))
+        return not absent
+
     def draw(self, maker: Callable[[], Figure], caption: str, alt: str) -> None:
         """Adds the picture, or a note with the reason if the data do not bear it."""
         if self.dpi is None:
@@ -58,6 +72,11 @@ class Section:
             self.pictures.append(Picture(caption, alt, style.png(maker(), dpi=self.dpi), make=maker))
         except DataError as error:
             self.pictures.append(Picture(caption, note=f"Not drawn: {error}"))
+
+
+def lost(result: Result, start: str = "") -> list[str]:
+    """Names, beginning so, of the arrays whose files are gone from the run's folder."""
+    return [str(name) for name in result.config.get(LOST, ()) if str(name).startswith(start)]
 
 
 def capital(text: str) -> str:

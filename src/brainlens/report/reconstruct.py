@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 from brainlens.plots import reconstruct, slabs
-from brainlens.report.parts import Section, in_standard_space
+from brainlens.report.parts import Section, in_standard_space, lost
 from brainlens.types import Result, Volume
 
 
 def reconstruction_section(result: Result, dpi: int | None) -> Section:
     """Candidates beside the seen pictures, the nearest training picture and decoded latents."""
     section = Section("Reconstructed pictures", dpi)
-    if "pictures/candidates" not in result.arrays:
+    if not section.has(result, "pictures/candidates", "pictures/seen", figure="the grid of pictures"):
         return section
     n = len(result.arrays["pictures/seen"])
     evidence = "pictures/evidence_retrieval" in result.arrays
@@ -30,7 +30,7 @@ def reconstruction_section(result: Result, dpi: int | None) -> Section:
 def regions_section(result: Result, dpi: int | None) -> Section:
     """Contributions over denoising as curves and on the cortex, maps over pictures, lesions."""
     section = Section("Which region drew what", dpi)
-    if "value_contribution/parcels" not in result.arrays:
+    if not section.has(result, "value_contribution/parcels", figure="what is drawn of the parcels' contributions"):
         return section
     trials, _, parcels = result.arrays["value_contribution/parcels"].shape
     caption = (
@@ -53,7 +53,9 @@ def regions_section(result: Result, dpi: int | None) -> Section:
             "the picture, so a map of one alone would show little. Last row: the mean over images with another image's brain."
         )
         section.draw(partial(reconstruct.region_map_grid, result), caption, "Heat maps of regions over pictures.")
-    if "lesion/whole" in result.arrays:
+    section.has(result, *lost(result, "maps/"), figure="the maps of regions over pictures")
+    cut = [name for name in result.arrays if name.startswith("lesion/")]
+    if section.has(result, "lesion/whole", figure="pictures without regions", beside=cut):
         caption = "The same noise, with regions taken out of the attention. What changes is what they caused."
         if result.config.get("lesion_by") == "refit":
             caption = "The same noise, the model fitted without the regions. What changes is what no other region knows."

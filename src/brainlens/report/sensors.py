@@ -8,7 +8,7 @@ import numpy as np
 
 from brainlens.plots import decoding, layers, sensor_scores, sensors, style
 from brainlens.report.numbers import interval, number
-from brainlens.report.parts import Section, capital
+from brainlens.report.parts import Section, capital, lost
 from brainlens.types import Result, Sensors
 
 MAX_MAPS = 24
@@ -31,6 +31,7 @@ def sensor_section(result: Result, dpi: int | None) -> Section:
     _time(section, result)
     _evoked(section, result)
     _scalp(section, result)
+    section.has(result, *lost(result, "groups"), *lost(result, "embedding_before"), figure="test images by category")
     if {"groups", "embedding_before", "embedding/brain"} <= set(result.arrays):
         caption = "Test images by category: the recordings before alignment and the embeddings after it"
         caption += ", with the model without semantic guidance between" if "embedding_without_guidance" in result.arrays else ""
@@ -94,7 +95,8 @@ def variants_section(result: Result, dpi: int | None) -> Section:
 def saliency_section(result: Result, dpi: int | None) -> Section:
     """Every stage of the saliency extraction of some test pictures."""
     section = Section("Visual saliency extraction", dpi)
-    if PICTURE not in result.arrays:
+    stages = [name for name in result.arrays if name.startswith("saliency/")]
+    if not section.has(result, PICTURE, figure="what is drawn of the stages", beside=stages):
         return section
     pictures = np.asarray(result.arrays[PICTURE])
     names = [name for name in result.arrays if name.startswith("saliency/") and name != PICTURE]
@@ -137,7 +139,7 @@ def _time(section: Section, result: Result) -> None:
         caption = "Accuracy when only part of the epoch is used: from its start until t, from t to its end, or a window around t."
         make = partial(sensors.time_windows, windows, metric=metric, chance=chance, result=result)
         section.draw(make, caption, "Accuracy over time windows.")
-    if {"generalisation", "generalisation_times"} <= set(result.arrays):
+    if section.has(result, "generalisation", "generalisation_times", figure="train time by test time"):
         matrix, times = (np.asarray(result.arrays[name]) for name in ("generalisation", "generalisation_times"))
         best = float(np.diag(matrix).max())
         caption = (
@@ -152,7 +154,9 @@ def _time(section: Section, result: Result) -> None:
 
 
 def _evoked(section: Section, result: Result) -> None:
-    if "evoked/times" not in result.arrays or not isinstance(result.space, Sensors):
+    of = [name for name in result.arrays if name.startswith("evoked/")]
+    section.has(result, *lost(result, "evoked/"), figure="the evoked response")
+    if not section.has(result, "evoked/times", figure="evoked responses", beside=of) or not isinstance(result.space, Sensors):
         return
     times, unit = np.asarray(result.arrays["evoked/times"]), str(result.config.get("measure", "uV"))
     for name in [n for n in result.arrays if n.startswith("evoked/") and n != "evoked/times"]:
@@ -171,6 +175,7 @@ def _scalp(section: Section, result: Result) -> None:
     space = result.space
     if not isinstance(space, Sensors):
         return
+    section.has(result, *lost(result, "topomap/"), *lost(result, "contribution"), figure="the scalp map")
     table = result.tables.get("topomap")
     for name in [n for n in result.arrays if n.startswith(("topomap/", "contribution"))]:
         maps = np.asarray(result.arrays[name], dtype=float)

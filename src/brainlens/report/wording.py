@@ -8,6 +8,7 @@ from typing import Any
 
 from brainlens.plots.style import SIMULATION, is_simulation
 from brainlens.report import numbers
+from brainlens.report.parts import LOST, lost
 from brainlens.types import Result, Sensors, Surface, Volume
 from brainlens.types.scores import spelled
 
@@ -220,6 +221,10 @@ def _named(value: Any) -> str:
 def warnings(result: Result) -> list[str]:
     """Counts of what was lost, and the warnings that the run wrote down."""
     out = numbers.losses(result.metrics)
+    gone = lost(result)
+    if gone:
+        which = f"array{'s' * (len(gone) > 1)} {', '.join(map(repr, gone))}"
+        out.append(f"The run's folder misses the {which}: what needs it is not drawn; run again with --again to have it.")
     for table in (result.config, result.provenance):
         listed = table.get("warnings", [])
         out += [str(w) for w in ([listed] if isinstance(listed, str) else listed)]
@@ -263,7 +268,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
 
 def settings(result: Result) -> list[tuple[str, str]]:
     """Every argument of the run, as rows."""
-    return [(str(k), _plain(v)) for k, v in result.config.items() if k not in ("warnings", "citation")]
+    return [(str(k), _plain(v)) for k, v in result.config.items() if k not in ("warnings", "citation", LOST)]
 
 
 def _duration(seconds: Any) -> str:

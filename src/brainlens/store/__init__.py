@@ -39,7 +39,17 @@ from brainlens.store.models import NOTE as MODEL_NOTE
 from brainlens.store.models import StoredModel, load_model, save_model
 from brainlens.store.remote import address, here, is_remote
 from brainlens.store.remote_rows import open_rows
-from brainlens.store.results import TASKS, code_version, fingerprint, load_result, provenance, run_folder, save_result
+from brainlens.store.results import (
+    TASKS,
+    Start,
+    code_version,
+    fingerprint,
+    load_result,
+    lost_arrays,
+    provenance,
+    run_folder,
+    save_result,
+)
 from brainlens.store.rows import LazyRows, join_rows, select_rows
 from brainlens.store.training import load_checkpoint, load_weights, remove_checkpoints, save_checkpoint, save_weights
 
@@ -49,6 +59,7 @@ __all__ = [
     "TASKS",
     "ArrayWriter",
     "LazyRows",
+    "Start",
     "StoredModel",
     "address",
     "append_log",
@@ -70,6 +81,7 @@ __all__ = [
     "load_result",
     "load_weights",
     "lock",
+    "lost_arrays",
     "manifest",
     "npy_header",
     "open_array",

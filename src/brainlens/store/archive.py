@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from brainlens.store.files import BLOCK, FULL, full_disk, read_json, replacing, save_text, sha256
 from brainlens.store.locks import appearing, check_writable
 from brainlens.store.models import NOTE, load_model
@@ -123,8 +125,8 @@ tags: [neuroscience, {task}, brainlens]
 Fitted by brainlens {version} (`{task}`) on `{dataset}`{network}.
 
 ```python
-from brainlens.models.encoding import load  # or the class itself, brainlens.{model}
-model = load("this folder")
+from brainlens.models import load
+model = load(".")  # the folder of this card; a {model}
 ```
 
 | score | value | 95 % interval | chance | n |
@@ -167,8 +169,10 @@ def save_hub_folder(run: str | Path, out: str | Path) -> Path:
 
 
 def _card_rows(result: Any) -> str:
-    rows = []
-    for line in result.scores().head(SHOWN).itertuples():
+    """The first scores that are known and have an interval or a chance: what has neither is a count or a setting."""
+    found, rows = result.scores(), []
+    known = np.isfinite(found["value"]) & (np.isfinite(found["low"]) | np.isfinite(found["chance"]))
+    for line in found[known].head(SHOWN).itertuples():
         interval = "" if line.low != line.low else f"{line.low:.3g} to {line.high:.3g}"
         chance, n = ("" if value != value else digits(value) for value in (line.chance, line.n))
         rows.append(f"| {line.metric} | {digits(line.value)} | {interval} | {chance} | {n} |")

@@ -185,10 +185,10 @@ def plain(value: Any) -> Any:
 
 
 def append_log(folder: str | Path, record: dict[str, Any]) -> None:
-    """Adds one line to `log.jsonl`; a line that does not fit on the disk is taken back."""
+    """Adds one line with its SHA-256 to `log.jsonl`; a line that does not fit on the disk is taken back."""
     path = Path(folder) / "log.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    line = json.dumps(seal(plain(record)), ensure_ascii=False, allow_nan=False).encode() + b"\n"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(handle).st_size
@@ -206,14 +206,19 @@ def append_log(folder: str | Path, record: dict[str, Any]) -> None:
         os.close(handle)
 
 
-def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The records of `log.jsonl`; lines cut short by a kill are left out, a missing log is empty."""
+def read_log(folder: str | Path, *, sealed: bool = False) -> list[dict[str, Any]]:
+    """The records of `log.jsonl`; lines cut short by a kill or altered later are left out, a missing log is empty.
+
+    sealed: leaves out lines of before they had a hash too.
+    """
     path = Path(folder) / "log.jsonl"
     records = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, RecursionError):  # whatever a kill or a disk made of a line
-                records.append(json.loads(line))
+            with suppress(ValueError, RecursionError, AttributeError, TypeError):  # whatever a kill or a disk made of a line
+                record = json.loads(line)
+                check_seal(path, record, required=sealed)
+                records.append({key: value for key, value in record.items() if key != "sha256"})
     return records
 
 

@@ -16,8 +16,9 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,19 @@ def _move(stage: Path, folder: Path, listed: dict[str, dict[str, Any]]) -> None:
     sync_folder(folder)
 
 
-def load_result(folder: str | Path) -> Result:
-    """A stored result; arrays are read-only memory maps. Raises DataError when a piece is missing, altered or damaged."""
+def lost_arrays(folder: str | Path) -> list[str]:
+    """Names of the arrays that a run's `result.json` lists and whose files are gone; those of its space are not among them."""
+    path = Path(folder) / RESULT
+    with reading(path, "run again"):
+        listed = read_json(path)["arrays"]
+        return [name for name, entry in listed.items() if not (path.parent / Path(entry["file"]).name).exists()]
+
+
+def load_result(folder: str | Path, *, without: Collection[str] = ()) -> Result:
+    """A stored result; arrays are read-only memory maps. Raises DataError when a piece is missing, altered or damaged.
+
+    without: names of arrays that are left out, as `lost_arrays` gives them.
+    """
     folder = Path(folder)
     path = folder / RESULT
     content = read_json(path)
@@ -139,7 +151,7 @@ def load_result(folder: str | Path) -> Result:
         return Result(
             task=content["task"],
             metrics={name: float("nan") if value is None else float(value) for name, value in content["metrics"].items()},
-            arrays={name: _listed_array(folder, name, entry) for name, entry in content["arrays"].items()},
+            arrays={name: _listed_array(folder, name, e) for name, e in content["arrays"].items() if name not in without},
             units=None if units is None else _load_table(folder, units),
             tables={name: _load_table(folder, entry) for name, entry in (content.get("tables") or {}).items()},
             config=dict(content["config"]),
@@ -171,8 +183,20 @@ def code_version() -> str:
     return f"{brainlens.__version__}+{digest.hexdigest()[:12]}"
 
 
-def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str, str], started: float) -> dict[str, Any]:
-    """Versions, seed, device, processor, data fingerprints, seconds since `started` (a `time.time()`), and peak memory in MB.
+@dataclass(frozen=True)
+class Start:
+    """When work began: its date, in seconds since 1970, and a clock that no correction of the date moves."""
+
+    date: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.perf_counter)
+
+    def seconds(self) -> float:
+        """Seconds since then."""
+        return time.perf_counter() - self.clock
+
+
+def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str, str], started: Start) -> dict[str, Any]:
+    """Versions, seed, device, processor, data fingerprints, seconds since `started`, and peak memory in MB.
 
     instructions: the vector instructions that torch uses (AVX2, AVX512, ...), on which the last digits hang; threads: of torch.
     """
@@ -188,8 +212,8 @@ def provenance(seed: int | None, device: str, data: Sequence[str] | Mapping[str,
         "seed": seed,
         "device": str(device),
         "data": dict(data) if isinstance(data, Mapping) else list(data),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "wall_s": round(time.time() - started, 3),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started.date)),
+        "wall_s": round(started.seconds(), 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, 1),
         "platform": platform.platform(),
     }

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from brainlens.types.doors import check_expansion, check_gzip, check_mat, inside, read_grid, reading
+    from brainlens.types.doors import check_expansion, check_gifti, check_gzip, check_mat, inside, read_grid, reading
     from brainlens.types.errors import DataError
     from brainlens.types.ids import as_ids, choose, image_key, positions, unique_ids
     from brainlens.types.recording import Recording
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from brainlens.types.texts import as_captions, part_of, read_lines, read_text
 
 _IN = {
-    **dict.fromkeys(("check_expansion", "check_gzip", "check_mat", "inside", "read_grid", "reading"), "doors"),
+    **dict.fromkeys(("check_expansion", "check_gifti", "check_gzip", "check_mat", "inside", "read_grid", "reading"), "doors"),
     "DataError": "errors",
     **dict.fromkeys(("as_ids", "choose", "image_key", "positions", "unique_ids"), "ids"),
     "Recording": "recording",
@@ -45,6 +45,7 @@ __all__ = [
     "as_captions",
     "as_ids",
     "check_expansion",
+    "check_gifti",
     "check_gzip",
     "check_mat",
     "check_no_leak",

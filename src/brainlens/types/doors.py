@@ -7,9 +7,11 @@ the folder that the user gave.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import math
 import os
+import xml.parsers.expat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,8 @@ from brainlens.types.ids import DataError
 
 FREE = 1 << 27  # bytes that any file may expand to
 RATIO = 200  # times its own size that a larger one may; brain images reach 50, deflate cannot go beyond 1,032
-COUNTED = 1 << 26  # bytes of a packed file up to which it is unpacked once to count: bombs are small
+PIECE = 1 << 20  # bytes of a packed file that are unpacked at a time to count
+VALUE = {"NIFTI_TYPE_UINT8": 1, "NIFTI_TYPE_INT32": 4, "NIFTI_TYPE_FLOAT32": 4}  # bytes of a value of GIFTI
 GRID = 16e9  # bytes of the values of an image
 OUTSIDE = "BRAINLENS_ALLOW_OUTSIDE"  # the environment reaches the processes that a command starts
 
@@ -69,10 +72,8 @@ def check_gzip(path: str | Path) -> None:
     """`check_expansion` of a gzip file by unpacking it piece by piece, nothing of which is kept."""
     path = Path(path)
     size, total = path.stat().st_size, 0
-    if size > COUNTED:
-        return
     with reading(path), gzip.open(path, "rb") as handle:
-        while piece := handle.read(1 << 20):
+        while piece := handle.read(PIECE):
             total += len(piece)
             check_expansion(path, total, size)
 
@@ -81,8 +82,6 @@ def check_mat(path: str | Path) -> None:
     """`check_expansion` of a MATLAB 5 file: its packed variables are unpacked piece by piece and only counted."""
     path = Path(path)
     size, total = path.stat().st_size, 0
-    if size > COUNTED:
-        return
     with reading(path), open(path, "rb") as handle:
         start = handle.read(128)
         order = "big" if start[126:128] == b"MI" else "little"
@@ -91,11 +90,70 @@ def check_mat(path: str | Path) -> None:
             if kind != 15:  # what is not packed cannot be larger than the file
                 handle.seek(length, os.SEEK_CUR)
                 continue
-            unpacker, packed = zlib.decompressobj(), handle.read(min(length, size))
-            while packed and not unpacker.eof:
-                total += len(unpacker.decompress(packed, 1 << 20))
-                packed = unpacker.unconsumed_tail
-                check_expansion(path, total, size)
+            unpacker, end = zlib.decompressobj(), handle.tell() + length
+            while (packed := handle.read(max(0, min(PIECE, end - handle.tell())))) and not unpacker.eof:
+                for count in _unpacked(unpacker, packed):
+                    total += count
+                    check_expansion(path, total, size)
+            handle.seek(end)
+
+
+def check_gifti(path: str | Path) -> None:
+    """`check_expansion` of a GIFTI file (.gii, .gii.gz) by the sizes that its arrays declare and by what they unpack to.
+
+    Raises DataError for a file of values outside its folder too.
+    """
+    path = Path(path)
+    packed_whole = path.suffix == ".gz"
+    if packed_whole:
+        check_gzip(path)
+    with reading(path), gzip.open(path, "rb") if packed_whole else path.open("rb") as handle:
+        _Gifti(path).parser.ParseFile(handle)
+
+
+class _Gifti:
+    """Counts the bytes of a GIFTI file's arrays while its XML passes, none of which is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size, self.claimed, self.total = path, path.stat().st_size, 0.0, 0
+        self.unpacker: Any = None  # of the array that passes, where it is packed
+        self.inside, self.rest = False, b""
+        self.parser = xml.parsers.expat.ParserCreate()
+        self.parser.buffer_text, self.parser.buffer_size = True, PIECE
+        self.parser.StartElementHandler, self.parser.EndElementHandler = self._start, self._end
+        self.parser.CharacterDataHandler = self._text
+
+    def _start(self, name: str, given: dict[str, str]) -> None:
+        self.inside = name == "Data"
+        if name != "DataArray":
+            return
+        dims = [int(given.get(f"Dim{k}", 0)) for k in range(int(given.get("Dimensionality", 0)))]
+        self.claimed += float(math.prod(dims)) * VALUE.get(given.get("DataType", ""), 8)
+        check_expansion(self.path, self.claimed, self.size)
+        if given.get("ExternalFileName"):
+            inside(self.path.parent, [given["ExternalFileName"]], str(self.path))
+        self.unpacker = zlib.decompressobj() if given.get("Encoding") == "GZipBase64Binary" else None
+        self.rest = b""
+
+    def _end(self, name: str) -> None:
+        self.inside = False
+
+    def _text(self, text: str) -> None:
+        if not self.inside or self.unpacker is None:
+            return
+        self.rest += "".join(text.split()).encode()
+        whole = len(self.rest) - len(self.rest) % 4  # letters of base64 stand for three bytes by fours
+        packed, self.rest = base64.b64decode(self.rest[:whole]), self.rest[whole:]
+        for count in _unpacked(self.unpacker, packed):
+            self.total += count
+            check_expansion(self.path, self.total, self.size)
+
+
+def _unpacked(unpacker: Any, packed: bytes) -> Iterator[int]:
+    """Numbers of bytes that a piece unpacks to, a bounded piece at a time."""
+    while packed and not unpacker.eof:
+        yield len(unpacker.decompress(packed, PIECE))
+        packed = unpacker.unconsumed_tail
 
 
 def read_grid(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
