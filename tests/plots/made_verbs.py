@@ -83,6 +83,7 @@ def decode() -> Result:
     }
     config = {
         "dataset": "epochs",
+        "method": "lda",
         "target": "condition",
         "categories": ["face", "house"],
         "interval_over": "subjects and stimuli",
