@@ -48,7 +48,7 @@ def imports(source: str) -> Iterator[tuple[str, bool]]:
 
 
 def undeclared(files: dict[str, str], core: set[str], extras: set[str]) -> list[str]:
-    """What is imported and not declared; a package of an extra must be imported inside a function, where its absence is a line."""
+    """What is imported and not declared; a package of an extra must be imported inside a function, not with its file."""
     found = set()
     for name, source in files.items():
         for package, waits in imports(source):

@@ -86,7 +86,9 @@ def test_a_fuzz_that_was_cut_goes_on_and_mended_faults_are_faults_no_more(
     tool.tried(row, 30, readers, fuzzing, lambda: saved.append(row["mutations"]))
     assert saved == [20, 30]
     assert row["untyped"] == len(row["wrong"]) > 0
-    assert f"| a |  | 30 | 0 | {row['same']} | 0 | {len(row['wrong'])} |" in tool.table([row])
+    assert f"| a |  | 30 | 0 | {row['same']} | 0 | {len(row['wrong'])} |" in tool.table([row], ["a", "b"])
+    said = tool.table([row, dict(row, reader="c", mutations=2000)], ["a", "b", "c"]).splitlines()[0]
+    assert said == "`make fuzz` has tried 1 of 3 readers with 2,000 mutations, 1 with 30, and 1 by the suite and CI alone (b)."
     before, now["fault"] = dict(row), ""
     tool.tried(row, 50, readers, fuzzing, lambda: saved.append(row["mutations"]))
     assert saved[2:] == [30, 50]  # the faults again, then the rest
