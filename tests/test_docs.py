@@ -10,6 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md"))
+PARTS = {
+    "question": r"\A# .*\?$",
+    "command": r"^brainlens ",
+    "snippet": r"^```python$",
+    "figure": r"^!\[.+\]\(gallery/\w+\.png\)$",
+    "options": r"^\| option \| what it does \|$",
+    "caution": r"^\*\*Cautions\.\*\*",
+    "equation": r"^\*\*The equation\.\*\*",
+    "source": r"^\*\*The source\.\*\*",
+}
+ORDER = ("| option |", "**Cautions.**", "**The equation.**", "**The source.**")
 VERBS = ("encode", "align", "sensors", "decode", "attribute", "reconstruct", "describe")
 
 
@@ -32,8 +43,29 @@ def test_a_verbs_page_begins_with_what_a_user_needs(verb: str) -> None:
     text = (DOCS / f"{verb}.md").read_text(encoding="utf-8")
     assert text.splitlines()[0].endswith("?"), "the question that it answers"
     assert "brainlens " in text.split("```")[1], "one command first"
-    for part in ("```python", "**The source.**"):
-        assert part in text
+    assert missing(text) == []
+    assert [part for part in ORDER if part in text] == sorted(ORDER, key=text.index), "the same order on every page"
+
+
+def missing(text: str) -> list[str]:
+    """The parts of a verb's page that it does not have."""
+    return [name for name, pattern in PARTS.items() if not re.search(pattern, text, re.M)]
+
+
+def test_a_page_without_a_part_is_found() -> None:
+    text = (DOCS / "encode.md").read_text(encoding="utf-8")
+    for name, pattern in PARTS.items():
+        assert missing(re.sub(pattern, "", text, flags=re.M)) == [name]
+
+
+def test_the_house_shows_every_room() -> None:
+    rooms = (DOCS / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    source = ROOT / "src" / "brainlens"
+    listed = {path.name for path in source.iterdir() if path.is_dir() and (path / "__init__.py").exists()} | {
+        "parcels",
+        "subjects",
+    }
+    assert {name for name in listed if not re.search(rf"\b{name}\b", rooms)} == set(), "rooms that the house does not show"
 
 
 def test_the_gallery_shows_every_example() -> None:

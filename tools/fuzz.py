@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "fuzz.json"
 KINDS = ("typed", "same", "different", "untyped", "slow", "large")
 PIECE = 50  # mutations between two savings
+WHOLE = 2000  # mutations of a reader that was tried whole
 
 
 def module(name: str) -> ModuleType:
@@ -75,12 +76,20 @@ def tried(row: dict[str, Any], count: int, readers: ModuleType, fuzzing: ModuleT
             save()
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Of each reader the mutations and what they were, as Markdown, and their sums before it."""
+def table(rows: list[dict[str, Any]], every: list[str]) -> str:
+    """Of each reader the mutations and what they were, as Markdown, and their sums before it; every: the names of all readers."""
     total = {kind: sum(row[kind] for row in rows) for kind in ("mutations", *KINDS)}
     faults = sum(len(row["wrong"]) for row in rows)
     dates = sorted({row["date"] for row in rows})
+    whole = sum(row["mutations"] >= WHOLE for row in rows)
+    fewer = [row["mutations"] for row in rows if row["mutations"] < WHOLE]
+    none = [name for name in every if name not in {row["reader"] for row in rows}]
+    few = " to ".join(dict.fromkeys(f"{count:,}" for count in (min(fewer), max(fewer)))) if fewer else ""
+    part = f", {len(fewer)} with {few}" if fewer else ""
+    rest = f", and {len(none)} by the suite and CI alone ({', '.join(none)})" if none else ""
     lines = [
+        f"`make fuzz` has tried {whole} of {len(every)} readers with {WHOLE:,} mutations{part}{rest}.",
+        "",
         f"{total['mutations']:,} mutations over {len(rows)} readers ({' to '.join(dict.fromkeys((dates[0], dates[-1])))}): "
         f"{total['untyped']} tracebacks, {sum(row['different'] for row in rows if row['hashed'])} other values where files carry "
         f"hashes, {total['large']} over 500 MB, {total['slow']} over 5 s; {faults} faults in all.",
@@ -101,7 +110,7 @@ def main() -> int:
     """Prints a line a fault and a reader; 0 where there is none and every reader of the table was tried."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="a word in the reader's name")
-    parser.add_argument("--count", type=int, default=2000, help="mutations a reader")
+    parser.add_argument("--count", type=int, default=WHOLE, help="mutations a reader")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="from the first mutation on")
     parser.add_argument("--page", action="store_true", help="write the page and try nothing")
@@ -118,7 +127,7 @@ def main() -> int:
         print(name, {kind: row[kind] for kind in ("mutations", *KINDS) if row[kind]}, flush=True)
     done = [rows[name] for name in readers.TABLE if name in rows and rows[name]["mutations"]]
     if done:
-        write_table("fuzz", table(done))
+        write_table("fuzz", table(done, list(readers.TABLE)))
     short = [name for name in readers.TABLE if name not in rows or rows[name]["mutations"] < asked.count]
     print(f"{sum(len(row['wrong']) for row in done)} faults; fewer than {asked.count} mutations: {', '.join(short) or 'none'}")
     return int(bool(short) or any(row["wrong"] for row in done))

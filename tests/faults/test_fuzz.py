@@ -1,6 +1,7 @@
 """Every reader against mutated files: one line or values, never a traceback, and never other values where files carry hashes.
 
-`make fuzz` tries 2,000 mutations a reader and keeps what it found (tools/fuzz.py); the suite tries a few, with a fixed seed.
+`make fuzz` tries 2,000 mutations a reader and keeps what it found (tools/fuzz.py); the suite tries a few, with a fixed seed, and
+BRAINLENS_FUZZ=200, as .ci/run has it, so many with every reader.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from brainlens.types import DataError
 COUNT, SEED = int(os.environ.get("BRAINLENS_FUZZ", "25")), int(os.environ.get("BRAINLENS_SEED", "0"))
 SLOW = ("nsd", "epochs", "epochs_csv", "epochs_saved", "epochs_array", "brainvision", "algonauts2023", "bids", "haxby2001")
 SLOW += ("openfmri", "labels", "clip", "diffusion", "things_meg", "things_fmri", "bold5000", "god", "deeprecon")
-# a reading takes long: a third of the mutations in the suite
+FEW = 8 if "BRAINLENS_FUZZ" not in os.environ else COUNT  # of readers that take long, in the suite alone
 REGRESSIONS = {  # mutations (seed 0) that once were no line: inflate errors, unhashable ids, an atlas read past the door, names
     "archive": (75, 122, 128, 171),
     "tables": (124,),
@@ -31,7 +32,7 @@ def test_no_mutation_of_a_file_is_a_traceback(reader: str, tmp_path: Path, reade
     folder = tmp_path / "data"
     folder.mkdir()
     readers.TABLE[reader][0](folder)
-    count = max(8, COUNT // 3) if reader in SLOW else COUNT
+    count = FEW if reader in SLOW else COUNT
     numbers = sorted({*range(count), *(REGRESSIONS.get(reader, ()) if SEED == 0 else ())})
     found = fuzzing.fuzz(folder, readers.read_of(reader), numbers=numbers, seed=SEED, hashed=reader in readers.HASHED)
     assert not found.wrong, "\n".join(found.said()[:20])
@@ -85,7 +86,9 @@ def test_a_fuzz_that_was_cut_goes_on_and_mended_faults_are_faults_no_more(
     tool.tried(row, 30, readers, fuzzing, lambda: saved.append(row["mutations"]))
     assert saved == [20, 30]
     assert row["untyped"] == len(row["wrong"]) > 0
-    assert f"| a |  | 30 | 0 | {row['same']} | 0 | {len(row['wrong'])} |" in tool.table([row])
+    assert f"| a |  | 30 | 0 | {row['same']} | 0 | {len(row['wrong'])} |" in tool.table([row], ["a", "b"])
+    said = tool.table([row, dict(row, reader="c", mutations=2000)], ["a", "b", "c"]).splitlines()[0]
+    assert said == "`make fuzz` has tried 1 of 3 readers with 2,000 mutations, 1 with 30, and 1 by the suite and CI alone (b)."
     before, now["fault"] = dict(row), ""
     tool.tried(row, 50, readers, fuzzing, lambda: saved.append(row["mutations"]))
     assert saved[2:] == [30, 50]  # the faults again, then the rest

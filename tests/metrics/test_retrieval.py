@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from brainlens.metrics import retrieval as R
 from brainlens.metrics.statistics import bootstrap_counts
@@ -264,6 +265,19 @@ def test_the_interval_over_subjects_is_that_of_their_spread_and_of_what_stimuli_
     assert alone == R.summary_over_subjects([np.arange(30)], [names[:30]], [30], **one)
     all_found = R.summary_over_subjects([np.zeros(6, int)] * 3, [names[:6]] * 3, [6] * 3, people=True, **one)
     assert (all_found["top1.low"], all_found["top1.high"]) == pytest.approx((0.6096657, 1.0))  # Wilson's of 6 in 6
+
+
+def test_intervals_of_hits_are_wilsons_of_scipy():
+    """5 of 6 images found first, from ranks: of one recording, and of one subject. A rank of 1 is no hit of anything."""
+    ranks = np.array([0, 0, 1, 0, 0, 0])
+    truth = binomtest(5, 6).proportion_ci(method="wilson")
+    alone = R.summary_over_subjects([ranks], [np.arange(6).astype(str)], [6], ks=(1,), ways=(2,))
+    for found in (R.summary(ranks, 6, ks=(1,), ways=(2,)), alone):
+        assert (found["top1.low"], found["top1.high"]) == pytest.approx((truth.low, truth.high))
+        assert found["mean_rank.high"] == pytest.approx(0.5)  # a bootstrap of ranks
+        assert found["nway2.low"] > 0.8  # expectations between 0 and 1
+    two = R.summary_over_subjects([ranks, ranks], [np.arange(6).astype(str)] * 2, [6, 6], ks=(1,), ways=(2,))
+    assert two["top1.low"] == pytest.approx(0.5)  # the same stimuli of two brains are not 12 independent items
 
 
 @pytest.mark.parametrize("subjects", [3, 4, 8])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from brainlens.types import Result, Sensors, Volume
 
+UNITS = 60  # of `small`
 NASTY = "<script>alert('x')</script> <img src=http://evil.test/x.png onerror=alert(1)> 🧠 ünï $x_1$"
 DIRECTIONS = ("brain->image", "image->brain", "brain->text", "text->brain")
 PHANTOM = {"dataset": "phantom", "seed": 0, "device": "cpu"}
@@ -229,3 +232,13 @@ def eeg() -> Result:
         PROVENANCE,
         space,
     )
+
+
+def small(result: Result) -> Result:
+    """Of a result on the cortex the first units, in a grid of their own: the same figures but those of surfaces, in less time."""
+    if result.units is None or not isinstance(result.space, Volume):
+        return result
+    n = len(result.units)
+    arrays = {name: a[:UNITS] if a.shape[:1] == (n,) else a for name, a in result.arrays.items()}
+    units = result.units.head(UNITS).assign(roi=np.resize(["V1", "V4", "FFA", "PPA"], UNITS))
+    return replace(result, arrays=arrays, units=units, space=Volume(np.ones((4, 5, 3), dtype=bool), np.eye(4)))

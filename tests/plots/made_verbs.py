@@ -83,6 +83,7 @@ def decode() -> Result:
     }
     config = {
         "dataset": "epochs",
+        "method": "lda",
         "target": "condition",
         "categories": ["face", "house"],
         "interval_over": "subjects and stimuli",
@@ -102,3 +103,53 @@ def group(n: int = 6) -> Result:
         metrics = {"attribution/image/deletion_auc": 0.2 + 0.01 * k}
         each.append(Result("attribute", metrics, arrays, units, {}, OWN | {"method": "bottleneck", "run": f"s{k}"}, space=space))
     return group_of(each, flips=100)
+
+
+def patterns() -> Result:
+    """`decode` of patterns (trial, unit)."""
+    names = ["face", "house", "cat", "scissors"]
+    share = pd.DataFrame(0.7 * np.eye(4) + 0.075, columns=names).assign(true=names)[["true", *names]]
+    by_group = pd.DataFrame({"run": ["1", "2", "3"], "accuracy": [0.7, 0.8, 0.75], "auc": [0.9, 0.92, 0.88]})
+    metrics = {"decode/accuracy": 0.775, "decode/accuracy.low": 0.7, "decode/accuracy.high": 0.8, "decode/accuracy.chance": 0.25}
+    metrics |= {"decode/accuracy.n": 3.0, "decode/auc": 0.9, "decode/auc.chance": 0.5, "decode/trials": 48.0}
+    config = OWN | {"method": "svm", "target": "stimulus", "group": "run", "categories": names, "interval_over": "run"}
+    return Result("decode", metrics, {}, None, {"by_group": by_group, "confusion": share}, config, {"seed": 0})
+
+
+def categories() -> Result:
+    """`haxby2001_encode`: ridge on one-hot categories in a grid of its own."""
+    rng = np.random.default_rng(0)
+    space, units = _space()
+    arrays = {"r2": rng.uniform(-0.1, 0.6, UNITS), "ceiling": rng.uniform(0.3, 0.9, UNITS), "ncsnr": rng.uniform(0, 2, UNITS)}
+    metrics = {"encoding/r2_mean": 0.2, "encoding/r2_mean.low": 0.1, "encoding/r2_mean.high": 0.3, "encoding/units": float(UNITS)}
+    config = OWN | {"method": "ridge_onehot", "target": "stimulus", "group": "run", "categories": ["face", "house"]}
+    return Result("encode", metrics, arrays, units, {}, config, {"seed": 0}, space)
+
+
+def similarity() -> Result:
+    """`rsa`: layers of a network against the dissimilarities of two subjects."""
+    rng = np.random.default_rng(0)
+    layers = [f"encoder.{k}" for k in range(6)]
+    score = np.linspace(0.05, 0.3, 6)
+    table = pd.DataFrame({"layer": layers, "score": score, "low": score - 0.05, "high": score + 0.05, "sem_subjects": 0.02})
+    metrics = {f"rsa/{layer}/spearman": value for layer, value in zip(layers, score.tolist(), strict=True)}
+    metrics |= {"rsa/ceiling_low": 0.4, "rsa/ceiling_high": 0.5, "rsa/n_stimuli": 24.0, "rsa/n_subjects": 2.0}
+    arrays = {"scores": rng.normal(size=(6, 2)), "rdms": rng.uniform(size=(6, 276))}
+    config = OWN | {"metric": "correlation", "method": "spearman", "model": "miniature/clip"}
+    return Result("rsa", metrics, arrays, tables={"profile": table}, config=config, provenance={"seed": 0})
+
+
+def image_patterns() -> Result:
+    """`encode` of patterns that are known through their dissimilarities."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"layer": ["a", "b", "c"], "r2": [0.1, 0.2, 0.15], "two_way": [0.6, 0.7, 0.65], "chosen_share": [0, 1, 0]}
+    )
+    for name in ("r2", "two_way"):
+        table = table.assign(**{f"{name}.low": table[name] - 0.05, f"{name}.high": table[name] + 0.05})
+    arrays = {"rdm/predicted": rng.uniform(size=276), "rdm/measured": rng.uniform(size=276)}
+    arrays |= {"null/r2_weighted": rng.normal(0, 0.02, 200), "null/two_way_patterns": rng.normal(0.5, 0.03, 200)}
+    metrics = {"encoding/r2_weighted": 0.2, "encoding/n": 24.0, "encoding/folds": 8.0, "encoding/ceiling_undefined": 1.0}
+    stimuli = pd.DataFrame({"stimulus": [f"i{k}" for k in range(24)], "category": np.repeat(["face", "body", "tool"], 8)})
+    config = OWN | {"method": "ridge_patterns", "model": "miniature/clip", "layers": ["a", "b", "c"]}
+    return Result("encode", metrics, arrays, None, {"layers": table, "stimuli": stimuli}, config, {"seed": 0})

@@ -13,11 +13,10 @@ import pytest
 
 from brainlens import report
 from brainlens.report import page as page_module
-from brainlens.types import Result, Volume
+from brainlens.types import Result
 
 KINDS = ("align", "attribute", "encode", "eeg")
 VERBS = ("describe", "reconstruct", "decode", "group")
-UNITS = 60
 SPELT = ("long names", "other scripts", "HTML", "dollars")
 NAMED = ("encoder", "layer", "roi", "caption", "word", "domain", "noun", "label", "parcel", "subject", "stimulus")
 LONG, ARABIC, JAPANESE, HTML = "region " * 60, "القشرة البصرية", "視覚野 V1", "<b onclick='x()'>V1</b> & $\\alpha_1"
@@ -29,18 +28,8 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "DPI", (40,))  # what is tested does not depend on the resolution
 
 
-def small(result: Result) -> Result:
-    """Of a result on the cortex the first units, in a grid of their own: the same figures but those of surfaces, in less time."""
-    if result.units is None or not isinstance(result.space, Volume):
-        return result
-    n = len(result.units)
-    arrays = {name: a[:UNITS] if a.shape[:1] == (n,) else a for name, a in result.arrays.items()}
-    units = result.units.head(UNITS).assign(roi=np.resize(["V1", "V4", "FFA", "PPA"], UNITS))
-    return replace(result, arrays=arrays, units=units, space=Volume(np.ones((4, 5, 3), dtype=bool), np.eye(4)))
-
-
 def of(made: ModuleType, kind: str) -> Result:
-    return small(getattr(made, kind)())
+    return made.small(getattr(made, kind)())
 
 
 def page(result: Result) -> str:
@@ -126,7 +115,7 @@ def test_a_run_that_misses_any_one_array_or_table_has_a_page(made: ModuleType, m
 
 
 def test_one_stimulus_has_a_page(made: ModuleType) -> None:
-    one = small(made.align(n=1))
+    one = made.small(made.align(n=1))
     assert "1 test pictures" in page(one)
     curves = {f"{kind}/bottleneck": np.linspace(1, 0, 11)[None] for kind in ("deletion", "insertion")}
     page(replace(of(made, "attribute"), arrays=curves, tables={}))

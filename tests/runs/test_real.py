@@ -23,6 +23,6 @@ def test_haxby_2001_is_encoded_and_decoded_as_elsewhere(test_data, tmp_path):
     assert said[0] == "reading haxby2001"
     responses = datasets.load("haxby2001", test_data / "haxby2001").responses
     found = encode.decode(responses).metrics  # one of eight categories, one run left out at a time
-    assert found["decode/chance"] == 0.125
+    assert found["decode/accuracy.chance"] == 0.125
     assert found["decode/groups"] == 12
     assert found["decode/accuracy"] >= 0.78

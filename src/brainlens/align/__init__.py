@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from brainlens import store
+from brainlens.align.headline import best_last
 from brainlens.align.scoring import arrays, embeddings, hits, score
 from brainlens.metrics.statistics import paired_bootstrap
 from brainlens.models.volume.aligners import DESIGN, ENCODERS
@@ -58,8 +59,9 @@ def align(
     """Fits encoders on the training images and retrieves the test images and captions with each.
 
     responses: trials with `stimulus` and `split` (train, test, and validation if it is fixed already), already
-    z-scored; images.data["image"] and texts.data["text"] (stimulus, d) are the targets. The last of `encoders` is
-    the main one: its retrieval stands under `retrieval/...`, that of each under `align/<encoder>/retrieval/...`.
+    z-scored; images.data["image"] and texts.data["text"] (stimulus, d) are the targets. Of several encoders the best on
+    validation images is the main one (`headline.best_last`): its retrieval stands under `retrieval/...`, that of each under
+    `align/<encoder>/retrieval/...`, and it is the last of the decoders and models. config: `main`, `main_by`.
     The test rows are means over the repeats of an image. `folder` takes the checkpoints, and a second call with the
     same arguments goes on from them.
 
@@ -87,9 +89,12 @@ def align(
         model = aligner(name, chosen, seed=seed, device=device)
         models[name] = model.fit_split(split, known=fitted, start_from=before, folder=folder, progress=progress)
         fitted[name] = model.decoder_
-    result = one_result(fitted, split, main=names[-1], seed=seed)
+    fitted, scores, by = best_last(fitted, split.validation)
+    main = next(reversed(fitted))
+    result = one_result(fitted, split, main=main, seed=seed)
+    metrics = result.metrics | {f"align/{name}/validation/mrr": value for name, value in scores.items()}
     config = {
-        "encoders": names,
+        "encoders": list(fitted),
         "training": asdict(training),
         "linear": asdict(linear),
         "design": asdict(design),
@@ -97,10 +102,14 @@ def align(
         "seed": seed,
         "device": device,
     }
+    config |= {"main": main, "main_by": by} if by else {}
+    if by and main == "volume" and training.steps == 1:
+        config["linear_start"] = True  # the volume encoder as it begins, a linear map that was not trained further
     config |= {"images": images.model, "texts": None if texts is None else texts.model}
     data = [store.fingerprint(table) for table in (responses, images, texts) if table is not None]
     provenance = store.provenance(seed, device, data, started)
-    return Alignment(replace(result, config=config, provenance=provenance), fitted, split, models)
+    models = {name: models[name] for name in fitted}
+    return Alignment(replace(result, metrics=metrics, config=config, provenance=provenance), fitted, split, models)
 
 
 def one_result(fitted: dict[str, Decoder], split: Split, *, main: str = "volume", seed: int = 0) -> Result:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from brainlens.align import Alignment, one_result
 from brainlens.align.scoring import directions
 from brainlens.metrics import retrieval
 from brainlens.models.volume.decoder import Decoder
@@ -16,6 +14,7 @@ from brainlens.models.volume.split import AlignmentPart
 from brainlens.types import Responses, Result, Volume
 
 OF_VOLUMES = ("cnn", "volume")  # encoders that read patches or neighbours of a voxel grid
+VALIDATION, LAST = "validation images", "the last encoder named"  # what chose the main encoder (config: main_by)
 FEW = 1000  # training images, below which training the volume encoder further is not worth its time
 
 
@@ -35,23 +34,19 @@ def bearable(encoders: Sequence[str], responses: Responses) -> list[str]:
     return [name for name in encoders if voxels or name not in OF_VOLUMES]
 
 
-def headlined(found: Alignment, *, seed: int) -> Alignment:
-    """The alignment with the encoder that is best on validation images as the main one, and last among the encoders.
+def best_last(fitted: dict[str, Decoder], validation: AlignmentPart) -> tuple[dict[str, Decoder], dict[str, float], str]:
+    """(encoders with the main one last, score of each on validation images, what chose it) of the fitted encoders by name.
 
-    The score is `validation_score`; of equal ones the first counts. Test images have no part in it. config: `main`, `main_by`.
+    The score is `validation_score`; of equal ones the first counts. Test images have no part in it. Where no subject has two
+    validation images to tell apart, the last that was named is the main one and there are no scores; one encoder is no choice.
     """
-    scores = {name: validation_score(decoder, found.split.validation) for name, decoder in found.decoders.items()}
+    if len(fitted) < 2:
+        return fitted, {}, ""
+    if max(len(validation.items(subject)) for subject in validation.subjects) < 2:
+        return fitted, {}, LAST
+    scores = {name: validation_score(decoder, validation) for name, decoder in fitted.items()}
     best = max(scores, key=lambda name: scores[name])
-    order = [*(name for name in found.decoders if name != best), best]
-    fitted = {name: found.decoders[name] for name in order}
-    result = one_result(fitted, found.split, main=best, seed=seed)
-    metrics = result.metrics | {f"align/{name}/validation/mrr": value for name, value in scores.items()}
-    config = {**found.result.config, "encoders": order, "main": best, "main_by": "validation images"}
-    if best == "volume" and found.result.config["training"]["steps"] == 1:
-        config["linear_start"] = True  # the volume encoder as it begins, a linear map that was not trained further
-    result = replace(result, metrics=metrics, config=config, provenance=found.result.provenance)
-    models = {name: found.models[name] for name in order if name in found.models}
-    return replace(found, result=result, decoders=fitted, models=models)
+    return {name: fitted[name] for name in [*(name for name in fitted if name != best), best]}, scores, VALIDATION
 
 
 def spoken(result: Result) -> str:
@@ -59,6 +54,8 @@ def spoken(result: Result) -> str:
     main, names = result.config.get("main"), result.config.get("encoders", [])
     if not result.config.get("main_by") or len(names) < 2:
         return ""
+    if result.config["main_by"] == LAST:
+        return f"headline: {main}, {LAST}: there are no two validation images to choose by"
     scores = {name: result.metrics[f"align/{name}/validation/mrr"] for name in names}
     listed = ", ".join(f"{name} {scores[name]:.3f}" for name in sorted(names, key=lambda name: -scores[name]))
     images = result.metrics.get("data/validation_images", float("nan"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from brainlens import datasets, store
 from brainlens.align import Alignment, align
-from brainlens.align.headline import bearable, headlined, suited
+from brainlens.align.headline import bearable, suited
 from brainlens.align.over_subjects import mean_result
 from brainlens.datasets.pictures import gallery_table, thumbnails
 from brainlens.datasets.runs import Rows, keep, table
@@ -75,7 +75,7 @@ def run_align(
     """Aligns and stores the result with the model of the main encoder, and that of the volume encoder where one was trained.
 
     configuration: a preset, "default" unless given; on a recording of few images the volume encoder then stays at its linear
-    start, and where no encoder is named the headline is the one that is best on validation images (see `headline`).
+    start. Of several encoders the headline is the one that is best on validation images (see `align`).
     start_from: the folder of an align run whose model is trained further; it brings its design, and its encoder is the one that
     is trained where none is named. Checkpoints are kept in `runs/unfinished` until the run is stored; the same call after a stop
     goes on from them. Started by `torchrun`, the
@@ -112,8 +112,6 @@ def run_align(
             )  # fmt: skip
             if start_from is not None:
                 found = _begun_at(found, start_from)
-            if own and is_first():
-                found = headlined(found, seed=seed)
             if not is_first():
                 return checkpoints, []
             folder = _keep(found, recording, source, runs)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens import datasets, store
+from brainlens import store
+from brainlens.align.headline import VALIDATION
 from brainlens.align.over_subjects import mean_result
 from brainlens.align.sensor_analyses import analyses, cases, saliency_note, scored
-from brainlens.align.sensor_options import DEFAULT, QUICK, TRI, SensorOptions, blurs, filters, preset, suited
+from brainlens.align.sensor_options import DEFAULT, TRI, SensorOptions, blurs, filters, preset, suited
 from brainlens.align.sensors import score_sensors, validation_score
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import (
@@ -73,7 +74,7 @@ def run_align_sensors(
 ) -> tuple[Path, Rows]:
     """Fits every encoder on the same split, analyses the main one, and stores its run with the weights.
 
-    The main one is the last that was named; where none is named on a real recording, that which finds validation images best.
+    Of several encoders the main one is that which finds validation images best.
 
     Prepared recordings and embeddings are kept in `runs/prepared`, trainings in `runs/unfinished` until the run is stored, so
     that the same call after a stop goes on from them.
@@ -123,7 +124,7 @@ def run_align_sensors_each(
 ) -> tuple[list[Path], Rows]:
     """A run for each subject by `run_align_sensors`, by the protocol of the options, and the mean over subjects as a further run.
 
-    The encoder that counts is that of each run: the last that was named, else each subject's best on validation images.
+    The encoder that counts is that of each run: of several encoders each subject's best on validation images.
     Raises DataError for fewer than 2 subjects, and one that comes twice.
     """
     names = [str(number_of(name, range(1000))) for name in subjects]
@@ -172,7 +173,7 @@ def _fit_all(bench: Bench, runs: str | Path, notes: dict[str, Any], started: sto
     pictures, captions = cases(recording, result)
     filtered = "neuroalign" in bench.encoders() and "saliency" not in options.leave_out
     warned = saliency_note(tables["time_windows"]) if filtered else []
-    chosen = {"main": name, "main_by": "validation images"} if scores else {}
+    chosen = {"main": name, "main_by": VALIDATION} if scores else {}
     kept = replace(
         result,
         metrics=result.metrics | more | bench.counts(test) | {f"align/{k}/validation/mrr": v for k, v in scores.items()},
@@ -209,11 +210,10 @@ class Bench:
     def every(self) -> tuple[list[dict[str, Any]], dict[str, float], Result | None, str, Fit]:
         """(rows of the comparison with the main encoder last, validation scores, NeuroAlign's result, main encoder, its fit).
 
-        Scores are empty where the last encoder is the main one: where encoders were named, and on simulations.
+        Scores are empty where there is one encoder.
         """
         names = self.encoders()
-        choosing = self.options.encoders in (DEFAULT, QUICK) and self.start is None and len(names) > 1
-        choosing = choosing and not datasets.simulated(self.source.dataset)
+        choosing = len(names) > 1
         rows, scores, whole = {}, dict[str, float](), None
         for name in names:
             fitted = self.fit(name)

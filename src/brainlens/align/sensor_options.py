@@ -37,10 +37,10 @@ QUICK = ("canonical", "ridge")  # encoders that are solved in seconds
 class SensorOptions:
     """What `align` does with a sensor recording.
 
-    encoders: fitted one after the other, the last is the main one if they were named; "unfiltered" is neuroalign without
-    saliency, "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out (saliency,
-    guidance, adjustment). epochs, batch: None for the preset's; precision: None for bfloat16 on matrix units, else float32;
-    repeats: None for all; amplitude: the phantom's, uV.
+    encoders: fitted one after the other, of several the best on validation images is the main one; "unfiltered" is
+    neuroalign without saliency, "sensors" neuroalign by another name. leave_out: parts of NeuroAlign that are left out
+    (saliency, guidance, adjustment). epochs, batch: None for the preset's; precision: None for bfloat16 on matrix units, else
+    float32; repeats: None for all; amplitude: the phantom's, uV.
     preset: "default" trains on the phantom as long as its few images need, "paper" as published.
     saliency: how pictures are filtered for it.
     ablation, prompts: the comparisons of Tables 4 and 5, three and five more fits of NeuroAlign. start: a run whose model the

@@ -15,6 +15,7 @@ from scipy.special import gammaln
 
 from brainlens.metrics.statistics import (
     all_alike,
+    are_hits,
     bootstrap_mean,
     bootstrap_means,
     count_blocks,
@@ -128,8 +129,8 @@ def summary(
     ranks (n,) from 0, n_right a scalar or (n,): how many items of the gallery are right for each query.
     The interval is the 95 % percentile interval of the mean over queries when the query stimuli are drawn again with
     replacement and the gallery stays. It answers "how would the score move with other test stimuli of the same kind",
-    not with another subject, another training or another gallery size. Where all queries are hits, or none,
-    it is Wilson's. The n-way scores are left out where the gallery is smaller than n. Ranks are counted from 0: the mean rank
+    not with another subject, another training or another gallery size. That of a share of hits (top-K) is Wilson's,
+    which knows n. The n-way scores are left out where the gallery is smaller than n. Ranks are counted from 0: the mean rank
     of chance is (n_gallery - 1) / 2.
     """
     ranks = np.asarray(ranks)
@@ -138,9 +139,9 @@ def summary(
     each = _each(ranks, n_gallery - np.asarray(n_right), ks, ways)
     values = np.stack(list(each.values()), axis=1)
     low, high = interval(bootstrap_means(values, resamples=resamples, seed=seed))
-    for i in range(len(each)):
-        if all_alike(values[:, i]):
-            low[i], high[i] = wilson(float(values[0, i]), len(values))
+    for i, name in enumerate(each):
+        if _shares_hits(name, values[:, i]):
+            low[i], high[i] = wilson(float(values[:, i].mean()), len(values))
     out: dict[str, float] = {}
     for i, name in enumerate(each):
         out |= {name: float(values[:, i].mean()), f"{name}.low": float(low[i]), f"{name}.high": float(high[i])}
@@ -167,7 +168,7 @@ def summary_over_subjects(
     subject s. n counts distinct stimuli, gallery is the smallest of them, subjects their number. The interval is about other
     stimuli with these subjects, not about other subjects; with `people` and two subjects or more it is about other subjects and
     other stimuli, by `metrics.statistics.mean_over_subjects`, cut to what a score can be. Where all queries of all subjects are
-    hits, or none, it is Wilson's with the number of distinct stimuli.
+    hits, or none, it is Wilson's with the number of distinct stimuli; of one subject it is as in `summary`.
 
     Raises DataError for lists that do not match and fewer than 2 stimuli.
     """
@@ -193,8 +194,9 @@ def summary_over_subjects(
         low, high = interval(resampled[:, np.isfinite(resampled).all(axis=(0, 2))].mean(axis=0))
     out: dict[str, float] = {}
     for i, name in enumerate(names):
-        if all_alike(every := np.concatenate([v[:, i] for v in values])):
-            low[i], high[i] = wilson(float(every[0]), len(stimuli))
+        every = np.concatenate([v[:, i] for v in values])
+        if all_alike(every) or (len(own) == 1 and _shares_hits(name, every)):
+            low[i], high[i] = wilson(float(every.mean()), len(stimuli))
         out |= {name: float(mean[i]), f"{name}.low": float(low[i]), f"{name}.high": float(high[i])}
     out |= {f"chance{k}": float(np.mean([chance(k, g) for g in galleries])) for k in ks}
     out["median_rank"] = float(np.mean([np.median(r) for r in ranks]))
@@ -375,6 +377,11 @@ def _each(ranks: np.ndarray, wrong: np.ndarray, ks: Sequence[int], ways: Sequenc
     each = {f"top{k}": (ranks < k).astype(np.float64) for k in ks}
     each["mean_rank"] = ranks.astype(np.float64)
     return each | {f"nway{n}": _n_way_each(ranks, wrong, n) for n in ways if n - 1 <= np.min(wrong)}
+
+
+def _shares_hits(name: str, values: np.ndarray) -> bool:
+    """Whether the mean of a score's values (query,) is a share of hits. A rank of 0 or 1 is none, unless all are 0."""
+    return are_hits(values) and (name != "mean_rank" or not values.any())
 
 
 def _n_way_each(ranks: np.ndarray, wrong: np.ndarray, n: int) -> np.ndarray:

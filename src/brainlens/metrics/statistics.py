@@ -59,18 +59,26 @@ def bootstrap_mean(
 ) -> tuple[float, float, float]:
     """Mean of values (n,) with its percentile bootstrap interval: (mean, low, high).
 
-    Values that are all 0 or all 1, hits or misses, leave a bootstrap nothing to draw; their interval is Wilson's, which knows n.
+    Values of 0 and 1 alone are hits and misses of independent items: their interval is Wilson's, which knows n. A bootstrap of
+    5 hits in 6 says .5 to 1, Wilson .44 to .97; of 2 in 3 the one says 0 to 1, the other .21 to .94.
 
     Raises DataError on NaN, on fewer than 2 values and on more than one axis.
     """
     array = _vector(values, "values")
-    mean = float(array.mean())
+    if len(array) > 1 and are_hits(array):
+        mean = float(array.mean())
+        return mean, *wilson(mean, len(array), level)
     low, high = interval(bootstrap_means(array, resamples=resamples, seed=seed), level)
-    return (mean, *wilson(mean, len(array), level)) if all_alike(array) else (mean, float(low), float(high))
+    return float(array.mean()), float(low), float(high)
+
+
+def are_hits(values: np.ndarray) -> bool:
+    """Whether values (n,) are hits and misses, 0 and 1 alone, so that their mean is a share of n."""
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def all_alike(values: np.ndarray) -> bool:
-    """Whether values (n,) are hits alone or misses alone."""
+    """Whether values (n,) are hits alone or misses alone, which leave a bootstrap nothing to draw."""
     return bool((values == 0).all() or (values == 1).all())
 
 
@@ -78,10 +86,12 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share of n: (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
 
     Of 6 hits in 6 it is .61 to 1, where a percentile bootstrap says 1 to 1. Wilson 1927. Raises DataError for a share outside
-    [0, 1] and for n below 1.
+    [0, 1], for n below 1 and for a level that is no coverage.
     """
     if not 0 <= share <= 1 or n < 1:
         raise DataError(f"wilson: a share of n lies in [0, 1] with n of at least 1, got {share} of {n}")
+    if not 0 < level < 1:
+        raise DataError(f"level must lie between 0 and 1, got {level}")
     z = float(norm.ppf(0.5 + level / 2))
     middle, reach = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = (middle - reach) / (1 + z * z / n), (middle + reach) / (1 + z * z / n)

@@ -1,4 +1,4 @@
-"""What can be told from a recording over time."""
+"""What is decoded from a recording: over time, and which categories are taken for which."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from brainlens.plots import style
 from brainlens.types import DataError, Result
 
 LEVEL = 0.05
+MOST_WRITTEN = 16  # categories, above which shares in the cells cannot be read
 
 
 def over_time(table: pd.DataFrame, *, subjects: np.ndarray | None = None, result: Result | None = None) -> Figure:
@@ -47,3 +48,36 @@ def over_time(table: pd.DataFrame, *, subjects: np.ndarray | None = None, result
     what = "trials" if result is None else str(result.config.get("rows_are", "trials"))
     of = "" if subjects is None else f" of {len(subjects)} subjects"
     return style.head(figure, "Decoding over time" + ("" if trials is None else f", n = {trials:,.0f} {what}{of}"), result)
+
+
+def confusion_matrix(result: Result) -> Figure:
+    """Share of each true category's trials (row) by predicted category (column), with the shares written in small matrices.
+
+    result: of `encode.decode` on patterns, whose table `confusion` has the column true and one for each category.
+    Raises DataError for a result without it.
+    """
+    table = result.tables.get("confusion")
+    if table is None or "true" not in table.columns:
+        raise DataError(
+            f"confusion matrix: the result has no table 'confusion' with a column true; it has {sorted(result.tables)}"
+        )
+    names = table["true"].astype(str).tolist()
+    share = table[names].to_numpy(dtype=float)
+    size = max(3.2, min(0.62 * len(names), 11.0))
+    figure, axes = style.canvas(size + 1.6, size)
+    ax = axes[0, 0]
+    image = ax.imshow(share, vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
+    for i, j in np.ndindex(*share.shape) if len(names) <= MOST_WRITTEN else ():
+        tone = "white" if share[i, j] < 0.5 else style.INK
+        ax.text(j, i, f"{share[i, j]:.2f}".removeprefix("0"), ha="center", va="center", fontsize=8.5, color=tone)
+    small = 8 if len(names) <= MOST_WRITTEN else 5
+    ticks = [style.printable(name, 24) for name in names]
+    ax.set_xticks(range(len(names)), ticks, fontsize=small, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(names)), ticks, fontsize=small)
+    style.label(ax, x="predicted category", y="category shown")
+    figure.colorbar(image, ax=ax, shrink=0.75, label="share of the trials of a category")
+    n, accuracy = result.metrics.get("decode/trials"), result.metrics.get("decode/accuracy")
+    title = "Confusion matrix" + (
+        "" if accuracy is None else f", {100 * accuracy:.1f} % correct, chance {100 / len(names):.3g} %"
+    )
+    return style.head(figure, title + ("" if n is None else f", n = {n:,.0f} trials"), result)

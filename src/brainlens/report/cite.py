@@ -53,7 +53,8 @@ METHODS: dict[str, dict[str, str]] = {  # task -> method or encoder -> what it r
         "deeplift": "Shrikumar, A., Greenside, P., Kundaje, A. (2017). Learning Important Features. ICML (DeepLIFT)",
     },
     "decode": {
-        "": "King, J.-R., Dehaene, S. (2014). Characterizing the dynamics of mental representations. Trends Cogn Sci 18, 203-210",
+        "lda": "King, J.-R., Dehaene, S. (2014). Characterizing the dynamics of mental representations. "
+        "Trends Cogn Sci 18, 203-210",
     },
     "rsa": {"": RSA},
     "reconstruct": {

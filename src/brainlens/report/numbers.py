@@ -82,6 +82,8 @@ NAMES = {
     "truth_correlation": "contributions and true map, correlation over channels",
     "posterior_share": "share of the contributions over posterior channels",
     "nearest_share": "nearest other image is of the same category",
+    "auc": "area under the ROC curve",
+    "groups": "parts left out in turn",
     "auc_mean": "mean area under the ROC curve over all times",
     "peak_auc": "largest area under the ROC curve over time",
     "peak_p": "its p, corrected for all times",
@@ -111,7 +113,7 @@ KEY = re.compile(  # what a reader looks for first
     r"(top1|top5|accuracy|truth_auroc|auroc|r2_mean|r2_max|r2_of_ceiling|r2_share_positive|layer_spearman|[xy]_spearman|rf_error_median"
     r"|r2_weighted|units_significant|same_layer_share|nearest_share"
     r"|hierarchy_slope|pointing_game|best_layer|two_way_\w+|kind_top1|\w*_correlation|domain_top1|kind_top3|noise_significant"
-    r"|map_area|peak_auc|peak_time|onset|auc_mean|significant_share|split_half_share|same_word_share"
+    r"|map_area|peak_auc|peak_time|onset|auc|auc_mean|significant_share|split_half_share|same_word_share"
     r"|region_overlap_share)$"
 )
 CHANGED = re.compile(r"(matched/(drop_absolute|increase)|deletion_auc|insertion_auc)$")

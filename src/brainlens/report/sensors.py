@@ -41,9 +41,16 @@ def sensor_section(result: Result, dpi: int | None) -> Section:
 
 
 def decoding_section(result: Result, dpi: int | None) -> Section:
-    """The time course of what can be told apart."""
-    section = Section("Decoding over time", dpi)
-    course = result.tables.get("timecourse")
+    """The time course of what can be told apart, or, of patterns, which categories are taken for which."""
+    course, confusion = result.tables.get("timecourse"), result.tables.get("confusion")
+    section = Section("Decoding of patterns" if course is None else "Decoding over time", dpi)
+    if result.task == "decode" and course is None and confusion is not None:
+        group = str(result.config.get("group", "group"))
+        caption = (
+            "Share of the trials of each category by the category that was predicted, each trial by a model that was fitted "
+        )
+        caption += f"without its {group}. Right predictions are on the diagonal; each row adds up to 1."
+        section.draw(partial(decoding.confusion_matrix, result), caption, "Confusion matrix of the categories.")
     if result.task == "decode" and course is not None:
         names = [str(name) for name in result.config.get("categories", ())]
         what = ", ".join(names) if names else "Categories"

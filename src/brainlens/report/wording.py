@@ -144,6 +144,11 @@ def _did(result: Result) -> str:
         )
     if result.task == "epochs":
         return f"The recording was cut into epochs around the onset of each picture and averaged; values are in {_unit(config)}."
+    if result.task == "decode" and config.get("method") == "svm":
+        return (
+            f"The {config['target']} of each trial was predicted from its response pattern by linear support vectors, which had "
+            f"not seen its {config['group']}."
+        )
     if result.task == "decode" and config.get("target"):
         return f"Trials were told apart by {config['target']} at each time, by a classifier that had not seen them."
     if result.task == "scores":
@@ -166,7 +171,8 @@ def _encoders(config: Mapping[str, Any], names: list[str]) -> str:
     if not names:
         return "An encoder"
     main = str(config.get("main", names[-1]))
-    rule = ", the best on validation images" if config.get("main_by") else ""
+    by = config.get("main_by")
+    rule = ", the best on validation images" if by == "validation images" else f", {by}" if by else ""
     what = ENCODERS.get(main, "")
     if config.get("linear_start"):
         what = "the volume encoder at its linear start, which was not trained further"

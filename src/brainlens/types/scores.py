@@ -22,7 +22,7 @@ SHARE = re.compile(
 )
 _SPELLED = {  # methods whose names the field writes otherwise than options do
     word.lower().replace("-", ""): word
-    for word in ("Grad-CAM", "RISE", "Chefer", "MLP", "CNN", "FactorTopy", "NeuroAlign", "GNet", "EEGNet", "NICE")
+    for word in ("Grad-CAM", "RISE", "Chefer", "MLP", "CNN", "FactorTopy", "NeuroAlign", "GNet", "EEGNet", "NICE", "SVM")
 }
 COLUMNS = ("metric", "value", "low", "high", "chance", "ceiling", "n", "unit")
 
@@ -75,7 +75,8 @@ def chance(key: str, metrics: Mapping[str, float]) -> float | None:
     if is_difference(key):
         return 0.0
     top, ways = re.fullmatch(r"top(\d+)", name), re.fullmatch(r"nway(\d+)", name)
-    for other in [f"{key}.chance", *([join(group, f"chance{top[1]}")] if top else []), join(group, "chance")]:
+    whole = [] if group.endswith("decode") and name != "accuracy" else [join(group, "chance")]  # which older runs have there
+    for other in [f"{key}.chance", *([join(group, f"chance{top[1]}")] if top else []), *whole]:
         if other in metrics:
             return float(metrics[other])
     if ways:
@@ -95,7 +96,7 @@ def unit_of(name: str) -> str:
     """What a metric is counted in: share (0 to 1), AUROC, R2, r, rank, ms, s, layers; empty where it is none of these."""
     if SHARE.match(name):
         return "share"
-    if name.endswith("auroc"):
+    if name.endswith("auroc") or name == "auc":
         return "AUROC"
     if name.startswith("r2"):
         return "R2"
