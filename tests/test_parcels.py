@@ -84,22 +84,39 @@ def test_files_are_read_and_their_hash_is_checked(space, tmp_path):
         atlas_parcels(space, path, TABLE, sha256="0" * 64)
 
 
-def test_the_fetched_atlas_is_named_by_its_table(space, monkeypatch):
+def test_the_fetched_atlas_is_named_by_its_table_and_checked(space, monkeypatch, tmp_path):
     from nilearn import datasets
     from sklearn.utils import Bunch
 
-    lut = pd.DataFrame({"index": [0, *TABLE], "name": ["Background", *TABLE.values()]})
+    names = {1: "LH_Vis", 2: "LH_Mot", 3: "RH_Vis", 4: "RH_Mot"}
+    grid = np.asarray(atlas().dataobj)
+    numbers = np.select([grid == 7, grid == 3, grid == 12], [1, 2, 3], 4).astype(np.int16)
+    path = tmp_path / "Schaefer.nii.gz"
+    nib.save(nib.Nifti1Image(numbers, FINE), path)
+    lut = pd.DataFrame({"index": [0, *names], "name": ["Background", *names.values()]})
     asked = {}
 
     def fetch(**given):
         asked.update(given)
-        return Bunch(maps=atlas(), lut=lut, labels=["Background", *reversed(TABLE.values())])
+        return Bunch(maps=str(path), lut=lut, labels=["Background", *reversed(names.values())])
 
     monkeypatch.setattr(datasets, "fetch_atlas_schaefer_2018", fetch)
-    found = schaefer_parcels(space, 400)
-    assert asked["n_rois"] == 400
-    assert (found.label == atlas_parcels(space, atlas(), TABLE).label).all()
-    monkeypatch.setattr(datasets, "fetch_atlas_schaefer_2018", lambda **given: Bunch(maps=atlas(), labels=["a"]))
+    found = schaefer_parcels(space, 4)
+    assert asked["n_rois"] == 4
+    whole = atlas_parcels(space, atlas(), TABLE)
+    assert found.names == whole.names
+    assert (found.label == whole.label).all()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.source == f"Schaefer.nii.gz (SHA-256 {digest})"
+    assert (schaefer_parcels(space, 4, sha256=digest).label == whole.label).all()
+    with pytest.raises(DataError, match="it is another version"):
+        schaefer_parcels(space, 4, sha256="0" * 64)
+    with pytest.raises(DataError, match="do not hold 5 regions once each"):
+        schaefer_parcels(space, 5)
+    lut.loc[4, "name"] = "RH_Vis"  # two labels of one name
+    with pytest.raises(DataError, match="do not hold 4 regions once each"):
+        schaefer_parcels(space, 4)
+    monkeypatch.setattr(datasets, "fetch_atlas_schaefer_2018", lambda **given: Bunch(maps=str(path), labels=["a"]))
     with pytest.raises(DataError, match="whose order is not trusted"):
         schaefer_parcels(space)
 
@@ -124,6 +141,10 @@ def test_annotations_name_vertices_by_their_own_table(tmp_path):
     found = annot_parcels(space, *paths)
     assert found.names == ("LH_FFA", "LH_V1", "RH_FFA", "RH_V1")
     assert found.label.tolist() == [1, 0, -1, 1, 0, -1, 2, -1, 3, 2, -1, 3]
+    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    assert (annot_parcels(space, *paths, sha256=digests).label == found.label).all()
+    with pytest.raises(DataError, match="it is another version"):
+        annot_parcels(space, *paths, sha256=digests[::-1])
     with pytest.raises(DataError, match="is for 642 vertices, the left fsaverage5 has 10242"):
         annot_parcels(Surface("fsaverage5", space.hemisphere, space.vertex), *paths)
 

@@ -199,12 +199,14 @@ def atlas_parcels(
 
 
 def schaefer_parcels(
-    space: Volume, regions: int = 1000, *, only: Sequence[str] | None = None, folder: str | None = None
+    space: Volume, regions: int = 1000, *, only: Sequence[str] | None = None, folder: str | None = None, sha256: str | None = None
 ) -> Parcels:
     """Parcels of the Schaefer 2018 atlas (100, 200, ..., 1000 regions) in FSL's MNI152 at 2 mm, which nilearn fetches once.
 
-    space: in millimetres of the same template; folder: where nilearn keeps its data. Raises DataError where it cannot be fetched,
-    and as `atlas_parcels`. Schaefer et al. 2018; NeuroAdapter takes 500 regions a hemisphere.
+    space: in millimetres of the same template; folder: where nilearn keeps its data; sha256: what the image must hash to. What it
+    hashes to stands in the parcels' `source`, since the atlas was published again under one name. Raises DataError where it
+    cannot be fetched, for an image or a table that does not hold each of the regions once, and as `atlas_parcels`.
+    Schaefer et al. 2018; NeuroAdapter takes 500 regions a hemisphere.
     """
     from nilearn import datasets
 
@@ -216,7 +218,13 @@ def schaefer_parcels(
         raise DataError(f"the Schaefer atlas of {regions} regions cannot be fetched ({said}); {way_out}") from None
     if getattr(found, "lut", None) is None:
         raise DataError("this nilearn gives the Schaefer names as a list, whose order is not trusted; update nilearn to 0.12")
-    return atlas_parcels(space, found.maps, found.lut, only=only)
+    image, names = Path(found.maps), {value: name for value, name in lookup(found.lut).items() if value != 0}
+    made = atlas_parcels(space, image, names, only=only, sha256=sha256)
+    if set(np.unique(read_grid(image)[0])) - {0} != set(range(1, regions + 1)) or len(set(names.values())) != regions:
+        raise DataError(
+            f"{image.name} and its table do not hold {regions} regions once each; delete {image.parent} to fetch them anew"
+        )
+    return Parcels(made.names, made.label, f"{image.name} (SHA-256 {_hash(image)})")
 
 
 def annot_parcels(
@@ -374,14 +382,15 @@ def _is_wall(name: str) -> bool:
 def _check_hash(path: str | Path, expected: str | None) -> None:
     if not Path(path).is_file():
         raise DataError(f"atlas file {str(path)!r} is not found; give the path of one")
-    if expected is None:
-        return
-    with Path(path).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+    if expected is not None and (found := _hash(path)) != expected:
         raise DataError(
             f"atlas file {Path(path).name} has SHA-256 {found[:12]}..., expected {expected[:12]}...; it is another version"
         )
+
+
+def _hash(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

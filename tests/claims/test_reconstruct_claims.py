@@ -154,6 +154,12 @@ def test_a_study_names_its_claims_and_keeps_them(study: ReconstructStudy, monkey
         assert f"reconstruct/{row}two_way_clip.low" in metrics
     assert metrics["reconstruct/kind_top1"] == metrics["reconstruct/kind_detector"]
     assert metrics["reconstruct/real/kind_detector"] > 0.9
+    for name in ("two_way_clip", "pixcorr", "color", "place", "kind_detector", "kind_top1"):
+        key = f"reconstruct/difference/retrieval_baseline/{name}"
+        apart = metrics[f"reconstruct/{name}"] - metrics[f"reconstruct/retrieval_baseline/{name}"]
+        assert metrics[key] == pytest.approx(apart, abs=1e-6)
+        assert metrics[f"{key}.low"] <= metrics[key] <= metrics[f"{key}.high"]
+        assert 0 < metrics[f"{key}.p"] <= 1
     for kind in ("lesion", "lesion_refit"):
         assert metrics[f"reconstruct/{kind}/places/parcels"] >= 1
         assert np.isfinite(metrics[f"reconstruct/{kind}/early/pixcorr_drop"])

@@ -181,3 +181,46 @@ def test_bad_input_is_one_line(call, message) -> None:
     with pytest.raises(DataError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_sets_of_pictures_are_scored_as_one_by_one_and_seen_ones_are_read_once():
+    rng = np.random.default_rng(5)
+    seen, a, b = (rng.integers(0, 256, (4, 30, 30, 3), dtype=np.uint8) for _ in range(3))
+    read = []
+
+    def network(pictures):
+        read.append(len(pictures))
+        return mean_colours(pictures)
+
+    found = P.score_sets(seen, {"a": a, "b": b}, "neuroadapter", features={"swav": network, "clip": network})
+    assert sum(read) == 2 * 3 * 4  # two networks, the seen pictures and two sets
+    for name, pictures in (("a", a), ("b", b)):
+        one = P.score_pictures(seen, pictures, "neuroadapter", features={"swav": mean_colours, "clip": mean_colours})
+        assert found[name].chance == one.chance
+        for score, values in one.values.items():
+            np.testing.assert_array_equal(found[name].values[score], values)
+
+
+def test_repetitions_are_compared_with_each_other_by_the_scores_of_a_protocol():
+    rng = np.random.default_rng(6)
+    base = rng.uniform(size=(5, 30, 30, 3))
+    repeats = np.clip(base + rng.normal(scale=0.2, size=(3, *base.shape)), 0, 1)
+    features = {"clip": mean_colours, "swav": mean_colours}
+    found = P.repeat_scores(repeats, "mindeye", features=features)
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    each = {pair: P.score_pictures(repeats[pair[0]], repeats[pair[1]], "mindeye", features=features) for pair in pairs}
+
+    def mean(name):
+        return np.mean([one.values[name] for one in each.values()], axis=0)
+
+    np.testing.assert_allclose(found.values["two_way_clip"], mean("two_way_clip"))
+    np.testing.assert_allclose(found.values["ssim"], mean("ssim"), rtol=1e-5)
+    np.testing.assert_allclose(found.values["pixcorr"], np.sqrt(mean("pixcorr").clip(0)), rtol=1e-5)
+    np.testing.assert_allclose(found.values["distance_swav"], 1 - np.sqrt((1 - mean("distance_swav")).clip(0)), atol=1e-5)
+    assert found.chance["pixcorr"] < found.values["pixcorr"].mean()
+    assert set(found.metrics("x")) >= {"x/pixcorr.low", "x/distance_swav.chance", "x/n"}
+    with pytest.raises(DataError, match="1 repetitions of 5 images"):
+        P.repeat_scores(repeats[:1])
+    repeats[1, 2] = 0.5
+    with pytest.raises(DataError, match="repetition 1: image 2 is constant"):
+        P.repeat_scores(repeats)

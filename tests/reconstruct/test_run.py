@@ -30,7 +30,7 @@ from brainlens.reconstruct.material import material
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import Partition, block_parcels, named_sets, partition, patch_parcels, region_sets
 from brainlens.reconstruct.run import Reconstruction, reconstruct_opened, run_reconstruct
-from brainlens.reconstruct.scoring import Scorer, exchanged, metrics_of, score_rows
+from brainlens.reconstruct.scoring import Scorer, exchanges, metrics_of, score_rows
 from brainlens.reconstruct.starting import predicted_responses
 from brainlens.report.sections import sections
 from brainlens.solvers.ridge import ridge_cv
@@ -316,7 +316,7 @@ def test_recordings_that_cannot_be_reconstructed_are_refused(recording: Opened, 
     refused("units hold NaN", replace(recording, responses=replace(responses, data=empty)))
     refused("no kept parcel is called 'EAR'", how=replace(asked, lesions=("EAR",)))
     with pytest.raises(DataError, match="give 2 or more"):
-        exchanged(1)
+        exchanges(1)
 
 
 def test_a_half_written_checkpoint_is_refused(recording: Opened, pipeline: Path, tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_rows_of_the_table_are_what_their_names_say() -> None:
     noise = [np.clip(seen + rng.normal(scale=s, size=seen.shape), 0, 255).astype(np.uint8) for s in (200, 20)]
     candidates = np.stack(noise, axis=1)
     embed = lambda p: p.reshape(len(p), -1).astype(np.float32)  # noqa: E731
-    rows = score_rows(Scorer.of(seen, embed), candidates, np.array([1, 1, 0, 1, 0]), {"shuffled": seen[exchanged(5)]})
+    rows = score_rows(Scorer.of(seen, embed), candidates, np.array([1, 1, 0, 1, 0]), {"shuffled": seen[exchanges(5)[0]]})
     each = np.stack([pixel_correlation(seen, n) for n in noise], axis=1)
     np.testing.assert_allclose(rows["chosen"]["pixcorr"], each[np.arange(5), [1, 1, 0, 1, 0]], atol=1e-6)
     np.testing.assert_allclose(rows["first"]["pixcorr"], each[:, 0], atol=1e-6)
@@ -420,9 +420,14 @@ def test_rows_of_the_table_are_what_their_names_say() -> None:
 
 def test_no_image_stays_in_an_exchange() -> None:
     for n in (2, 3, 17):
-        order = exchanged(n)
-        assert sorted(order) == list(range(n))
-        assert (order != np.arange(n)).all()
+        orders = exchanges(n)
+        assert orders.shape == (20, n)
+        assert (np.sort(orders, axis=1) == np.arange(n)).all()
+        assert (orders != np.arange(n)).all()
+    assert len(np.unique(orders, axis=0)) == 20
+    np.testing.assert_array_equal(exchanges(17, 3, 2), exchanges(17, 3)[:2])
+    first = np.random.default_rng([3, 71]).permutation(17)  # whose pictures the judges of the claims see
+    assert (exchanges(17, 3)[0][first] == np.roll(first, 1)).all()
 
 
 def test_predicted_trials_carry_the_noise_of_the_recording() -> None:

@@ -184,6 +184,13 @@ def test_scores_of_pictures_say_which_pictures() -> None:
     found = numbers.rows({"reconstruct/two_way_clip": 0.7} | {f"reconstruct/{name}/two_way_clip": 0.6 for name in names})
     assert len({row.label for row in found}) == 7
     assert found[3].label == "nearest training picture: two-way identification"
+    assert numbers.label("reconstruct/mindeye/first/two_way_alexnet2") == (
+        "MindEye's protocol, first candidate: AlexNet(2), two-way"
+    )
+    difference = "reconstruct/difference/retrieval_baseline/two_way_clip"
+    assert numbers.label(difference) == "chosen minus nearest training picture: difference of two-way identification"
+    (row,) = numbers.rows({difference: 0.05, f"{difference}.low": 0.01, f"{difference}.high": 0.09, f"{difference}.p": 0.01})
+    assert row.value == "+5.0 points"
     assert numbers.label("retrieval/brain->image/top1") == "brain → image: top-1"
 
 

@@ -5,7 +5,8 @@
 
 A feature function takes pictures (n, side, side, 3) float32 in [0, 1] and gives (n, feature) float32. Built here are AlexNet,
 from weights that are given, and every network that `vision.load` opens: CLIP, and whatever serves in place of the published
-ones. Inception v3, EfficientNet-B1 and SwAV are given as torch modules, and read at the layer that the protocol names.
+ones. Inception v3, EfficientNet-B1 and SwAV are given as torch modules, and read at the layer that the protocol names; a folder
+or hub name in place of one is a network that stands in for it, read at its embedding of the whole picture.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from brainlens.backbones import vision
+from brainlens.choices import PICTURE_NETWORKS
 from brainlens.metrics.picture_protocols import Extractor, Protocol, protocol
 from brainlens.types import DataError, Stimuli
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GIVEN = {  # the networks that are given as modules, and where their published weights come from
+GIVEN = {  # the networks that are given as modules or folders, and where their published weights come from
     "inception": "Inception v3 in the names of torchvision (weights IMAGENET1K_V1)",
     "efficientnet": "EfficientNet-B1 in the names of torchvision (weights as in protocol_table())",
     "swav": "the ResNet-50 of SwAV in the names of torchvision (weights facebookresearch/swav)",
 }
-NETWORKS = ("alexnet", "clip", *GIVEN)
+NETWORKS = PICTURE_NETWORKS
+WEIGHTS = (".pth", ".pt", ".safetensors")  # a file of weights says nothing of the network that they are of
 
 
 class AlexNet(nn.Module):
@@ -166,7 +169,8 @@ def protocol_features(
     """The feature functions of a protocol from its networks, those that are given.
 
     networks: "alexnet": a state dict, its file, or a module with torchvision's names; "clip": a folder or hub name of CLIP
-    ViT-L/14; "inception", "efficientnet", "swav": torch modules with their weights. A function stands in for any of them.
+    ViT-L/14; "inception", "efficientnet", "swav": torch modules with their weights, or the folder or hub name of a network that
+    `vision.load` opens and that stands in for them. A function stands in for any.
     Raises DataError for other names, and for a network in another form, naming what is needed.
     """
     chosen = protocol(name)
@@ -193,14 +197,17 @@ def _open(network: str, given: Any, device: str) -> Any:
         if network == "clip":
             raise DataError("network 'clip' is a folder or hub name that holds CLIP in the form of transformers, got a module")
         return given.to(device)
-    if network == "clip" and isinstance(given, str | Path):
+    if network != "alexnet" and isinstance(given, str | Path) and Path(given).suffix not in WEIGHTS:
         return network_features(given, device=device)
     if network == "alexnet" and isinstance(given, str | Path | Mapping):
         return alexnet(given, device=device)
     if callable(given):
         return given
     need = GIVEN.get(network, "a state dict or its file" if network == "alexnet" else "a folder or hub name")
-    raise DataError(f"network {network!r} needs {need} as a torch module or a function, got {type(given).__name__}")
+    raise DataError(
+        f"network {network!r} needs {need} as a torch module, a function, or the folder of a network that "
+        f"stands in for it, got {type(given).__name__}"
+    )
 
 
 def _rows(kept: list[Any], n: int, layer: str) -> np.ndarray:

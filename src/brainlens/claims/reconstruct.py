@@ -22,6 +22,7 @@ from brainlens.models.generation.sampling import Sampling
 from brainlens.reconstruct.asked import Asked, preset
 from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.run import Reconstruction, reconstruct_opened
+from brainlens.reconstruct.scoring import SCORES, differences
 from brainlens.types import DataError, Result
 
 JUDGED = ("color", "place", "kind_detector", "pick50")
@@ -182,11 +183,22 @@ class ReconstructStudy:
                 if row in ("", "mean", "best", *ROWS) and (not group or row in ("", "first")):
                     name = f"{ROWS.get(row, row)}/" if row else ""
                     out[f"reconstruct/{group}{name}{score}"] = value
+        judged: dict[str, dict[str, np.ndarray]] = {}
         for row, pictures in rows.items():
-            found = shares(f"reconstruct/{group}{row}".rstrip("/"), {k: v for k, v in judges(pictures).items() if k in JUDGED})
+            judged[row] = {k: v for k, v in judges(pictures).items() if k in JUDGED}
+            found = shares(f"reconstruct/{group}{row}".rstrip("/"), judged[row])
             kinds = {k.replace("kind_detector", "kind_top1"): v for k, v in found.items() if "kind_detector" in k}
             out |= found | kinds
-        return out
+        return out if group else out | self._differences(result, judged)
+
+    def _differences(self, result: Result, judged: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
+        """Chosen minus nearest training picture by every score and judge: `reconstruct/difference/retrieval_baseline/...`."""
+        sides: list[dict[str, np.ndarray]] = []
+        for row, of in (("chosen", ""), ("retrieval", "retrieval_baseline/")):
+            right = {name: found.astype(float) for name, found in judged[of].items()}
+            own = {name: np.asarray(result.arrays[f"each/{row}/{name}"]) for name in SCORES}
+            sides.append(own | right | {"kind_top1": right["kind_detector"]})
+        return differences(*sides, seed=self.seed)
 
     def _row(self, result: Result, row: str) -> np.ndarray:
         """The pictures of a row of the table."""

@@ -65,7 +65,7 @@ def demo(
     train: Train = 1200,
     test: Test = 200,
 ) -> None:
-    """The whole chain on the built-in phantom: align, attribute, encode, describe, report."""
+    """The whole chain on the built-in phantom: align, attribute, encode, reconstruct, describe, report."""
     from brainlens.claims.demo import next_commands, run_demo
 
     with steps(shorter="fewer scenes with --train N --test N") as tell:

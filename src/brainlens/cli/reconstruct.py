@@ -31,7 +31,7 @@ from brainlens.cli.options import (
 from brainlens.cli.terminal import carry_out
 from brainlens.datasets import DEFAULT
 
-DRAWING, PARCELS = "Drawing", "Parcels"
+DRAWING, PARCELS, SCORES = "Drawing", "Parcels", "Scores"
 SHORTER = "--steps N, --trials N, --candidates N or --start ridge"
 EXPLAINED = ("lesion", "lesion_by")
 
@@ -119,10 +119,36 @@ def reconstruct(
             rich_help_panel=DRAWING,
         ),
     ] = "removal",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Scores of a paper's table beside ours: mindeye, brain-diffuser or neuroadapter. Pictures that the same options "
+            "drew before are scored alone.",
+            rich_help_panel=SCORES,
+            callback=one_of("reconstruct: protocol", choices.PICTURE_PROTOCOLS),
+        ),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A network of the protocol, NAME=FOLDER: alexnet=WEIGHTS, or a folder or hub name of clip, inception, "
+            "efficientnet, swav; repeat.",
+            rich_help_panel=SCORES,
+        ),
+    ] = None,
+    repeat_ceiling: Annotated[
+        bool,
+        typer.Option(
+            "--repeat-ceiling",
+            help="Draw from each repetition of test images alone, too: the noise ceiling.",
+            rich_help_panel=SCORES,
+        ),
+    ] = False,
     parcels: Annotated[
         str,
         typer.Option(
-            help="patches, regions, blocks, schaefer, windows (EEG, MEG), or the file of an atlas. Default: by the recording.",
+            help="patches, regions, blocks, schaefer, windows (EEG, MEG), the file of an atlas, or LEFT.annot,RIGHT.annot of a "
+            "surface. Default: by the recording.",
             rich_help_panel=PARCELS,
         ),
     ] = "auto",
@@ -149,13 +175,11 @@ def reconstruct(
     again: Again = False,
 ) -> None:
     """What the picture looked like: drawn by a diffusion model from the tokens of brain regions, and which region drew what."""
-    from dataclasses import asdict
-
     check_source(context, dataset)
     given_options = parsed(dataset, option)
 
     from brainlens.datasets.source import Source
-    from brainlens.reconstruct.asked import Asked
+    from brainlens.reconstruct.asked import Asked, networks
     from brainlens.reconstruct.asked import preset as configuration
     from brainlens.reconstruct.regions import KINDS, Partition
     from brainlens.reconstruct.run import run_reconstruct
@@ -170,6 +194,8 @@ def reconstruct(
             without(context, ("edge",), f"{parcels} have no edge")
     else:
         without(context, ("edge",), "parcels are those of an atlas")
+        if "," in parcels:
+            without(context, ("atlas_table",), "annotations hold the names of their labels")
     if chosen.get("start", "attention") in ("ridge", "random"):
         who = "the paper" if preset == "paper" and start is None else f"start {chosen['start']}"
         without(context, ("pretrain", "pretrain_steps"), f"{who} trains on the recording alone")
@@ -184,7 +210,7 @@ def reconstruct(
     asked = Asked(
         pipeline=pipeline, parcels=how, regions=regions, pretrain=pretrain, pretrain_steps=pretrain_steps, steps=training_steps,
         low_level=low_level, guidance=guidance, trials=trials, explain=explain, lesions=tuple(lesion or ()),
-        lesion_by=lesion_by, **chosen,
+        lesion_by=lesion_by, repeat_ceiling=repeat_ceiling, protocol=protocol, features=networks(features or ()), **chosen,
     )  # fmt: skip
     source = Source(
         dataset, data, model, train, test, seed, subjects=() if subject is None else (subject,), regions=tuple(region or ()),
@@ -192,7 +218,7 @@ def reconstruct(
     )  # fmt: skip
 
     carry_out(
-        "reconstruct", runs, {**source.config(), "asked": asdict(asked), "seed": seed, "device": device},
+        "reconstruct", runs, {**source.config(), "asked": asked.settings(), "seed": seed, "device": device},
         lambda tell: run_reconstruct(source, runs, asked, seed=seed, device=device, tell=tell),
         title=f"reconstruct: {dataset}", shorter=SHORTER, data=source.folder, again=again,
     )  # fmt: skip

@@ -209,6 +209,9 @@ def _named(settings: Any) -> list[Path]:
         return []
     try:
         path = Path(settings)
-        return [path] if path.exists() and not (path / "result.json").is_file() else []
+        if path.exists():
+            return [] if (path / "result.json").is_file() else [path]
+        pair = [Path(part) for part in settings.split(",")]  # the files of both hemispheres
+        return pair if len(pair) > 1 and all(part.is_file() for part in pair) else []
     except OSError:  # a text that is too long for a name
         return []

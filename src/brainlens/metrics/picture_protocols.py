@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from brainlens.metrics.reconstruction import (
     as_unit_range,
     correlation_distance,
     pixel_correlation,
+    repeat_ceiling,
     similarities,
     ssim,
     two_way,
@@ -194,31 +196,91 @@ def score_pictures(
     of pixels the mean over a random pairing in which none does (a picture is like another one by more than 0).
     Raises DataError for a network that is needed and not given, one that the protocol does not read, and as the scores do.
     """
+    sets = {"y_pred": y_pred}
+    return score_sets(y_true, sets, name, features=features, measures=measures, groups=groups)["y_pred"]
+
+
+def score_sets(
+    y_true: np.ndarray,
+    sets: Mapping[str, np.ndarray],
+    name: str | Protocol = "mindeye",
+    *,
+    features: Mapping[str, Extractor] | None = None,
+    measures: Sequence[str] | None = None,
+    groups: Sequence[object] | np.ndarray | None = None,
+) -> dict[str, PictureScores]:
+    """`score_pictures` of several sets of reconstructions of the same pictures, which a network then reads once.
+
+    sets: name -> pictures (image, row, column[, 3]), such as candidates and baselines.
+    """
     chosen, given = protocol(name), dict(features or {})
     wanted = _wanted(chosen, given, measures)
-    true, pred = _pictures(y_true, "y_true"), _pictures(y_pred, "y_pred")
-    if len(true) != len(pred) or len(true) < 2:
-        raise DataError(f"scores of pictures: {len(true)} seen, {len(pred)} reconstructed; give the same 2 images or more")
-    values: dict[str, np.ndarray] = {}
-    level: dict[str, float] = {}
+    true, made = _pictures(y_true, "y_true"), {what: _pictures(pred, what) for what, pred in sets.items()}
+    for pred in made.values():
+        if len(true) != len(pred) or len(true) < 2:
+            raise DataError(f"scores of pictures: {len(true)} seen, {len(pred)} reconstructed; give the same 2 images or more")
     if any(one.statistic == "pixel_correlation" for one in wanted):
-        _refuse_flat(true, "y_true")
-        _refuse_flat(pred, "y_pred")
+        for what, pictures in (("y_true", true), *made.items()):
+            _refuse_flat(pictures, what)
+    out = {what: PictureScores(chosen.name, {}, {}) for what in made}
     every, other = np.arange(len(true)), _mismatched(len(true))
     for one in wanted:
-        if not one.features:
-            values[one.name] = _pixel_score(one, chosen, true, pred, every)
-            level[one.name] = float(_pixel_score(one, chosen, true, pred, other).mean())
+        seen = _network_rows(one, chosen, true, given[one.features]) if one.features else None
+        for what, pred in made.items():
+            values, level = out[what].values, out[what].chance
+            if seen is None:
+                values[one.name] = _pixel_score(one, chosen, true, pred, every)
+                level[one.name] = float(_pixel_score(one, chosen, true, pred, other).mean())
+                continue
+            drawn = _network_rows(one, chosen, pred, given[one.features])
+            if one.statistic == "two_way":
+                values[one.name], level[one.name] = two_way(seen, drawn, one.direction, groups=groups), 0.5
+            else:
+                n, like = len(seen), similarities(seen, drawn)
+                values[one.name] = correlation_distance(seen, drawn)
+                level[one.name] = float(1 - (like.sum() - np.trace(like)) / (n * (n - 1)))
+    return out
+
+
+def repeat_scores(
+    pictures: np.ndarray, name: str | Protocol = "mindeye", *, features: Mapping[str, Extractor] | None = None
+) -> PictureScores:
+    """The repeat noise ceiling in the scores of a protocol: reconstructions of one repetition beside those of another.
+
+        two-way:   mean over ordered pairs of repetitions            pixcorr:   sqrt(max(0, mean over pairs of r))
+        distance:  1 - sqrt(max(0, mean over pairs of r))            ssim:      mean over pairs
+
+    pictures (repetition, image, row, column[, 3]) of each repetition alone. See `metrics.reconstruction.repeat_ceiling`.
+    Chance is that of pictures which do not belong together, in the same terms but for .5 of two-way identification.
+    Raises DataError as `score_pictures` and `repeat_ceiling` do.
+    """
+    chosen, given = protocol(name), dict(features or {})
+    sets = [_pictures(one, f"repetition {k}") for k, one in enumerate(pictures)]
+    if len(sets) < 2 or len(sets[0]) < 2:
+        raise DataError(
+            f"repeat ceiling: {len(sets)} repetitions of {len(sets[0]) if sets else 0} images; give 2 or more of both"
+        )
+    for k, each in enumerate(sets):
+        _refuse_flat(each, f"repetition {k}")
+    out = PictureScores(chosen.name, {}, {})
+    every, other = np.arange(len(sets[0])), _mismatched(len(sets[0]))
+    for one in _wanted(chosen, given, None):
+        if one.features:
+            rows = np.stack([_network_rows(one, chosen, own, given[one.features]) for own in sets])
+            if one.statistic == "two_way":
+                out.values[one.name], out.chance[one.name] = repeat_ceiling(rows), 0.5
+            else:
+                out.values[one.name] = 1 - repeat_ceiling(rows, "correlation")
+                out.chance[one.name] = float(1 - repeat_ceiling(np.stack([rows[0], rows[1][other]]), "correlation").mean())
             continue
-        a, b = (_network_rows(one, chosen, pictures, given[one.features]) for pictures in (true, pred))
-        if one.statistic == "two_way":
-            values[one.name], level[one.name] = two_way(a, b, one.direction, groups=groups), 0.5
-        else:
-            n = len(a)
-            values[one.name] = correlation_distance(a, b)
-            like = similarities(a, b)
-            level[one.name] = float(1 - (like.sum() - np.trace(like)) / (n * (n - 1)))
-    return PictureScores(chosen.name, values, level)
+        alike, unlike = (
+            np.mean([_pixel_score(one, chosen, a, b, partner) for a, b in combinations(sets, 2)], axis=0)
+            for partner in (every, other)
+        )
+        root = one.statistic == "pixel_correlation"
+        out.values[one.name] = np.sqrt(np.maximum(0.0, alike)) if root else alike
+        out.chance[one.name] = float((np.sqrt(np.maximum(0.0, unlike)) if root else unlike).mean())
+    return out
 
 
 def resize(pictures: np.ndarray, side: int, resample: str = "bilinear") -> np.ndarray:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from brainlens.choices import CHOOSERS, LESIONS, RECONSTRUCT_PRESETS, STARTS, TOKENS
+from brainlens.choices import (
+    CHOOSERS,
+    LESIONS,
+    PICTURE_NETWORKS,
+    PICTURE_PROTOCOLS,
+    RECONSTRUCT_PRESETS,
+    STARTS,
+    TOKENS,
+)
 from brainlens.models.generation.adapter_tables import SHIPPED
 from brainlens.models.generation.sampling import Sampling
 from brainlens.reconstruct.regions import Partition
@@ -14,6 +23,7 @@ from brainlens.types import DataError
 MINIATURE = f"{SHIPPED}diffusion"
 PRESETS = RECONSTRUCT_PRESETS
 WIDTH = 0.4  # chosen on held-back training pictures of the phantom
+LATER = ("protocol", "features", "repeat_ceiling")  # a run that asks for none of these keeps the name that it had without them
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,8 @@ class Asked:
     width: candidates of joint tokens are drawn near the training pictures that fit best (None: .4; 0: at the prediction itself).
     trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are drawn;
     lesions: sets of regions that are removed, lesion_by "removal" from the model or by a "refit" without them. changes: of the
-    estimator's parameters, beyond the preset.
+    estimator's parameters, beyond the preset. repeat_ceiling: pictures are drawn from each repetition of test images alone, too.
+    protocol: published scores of the pictures beside ours; features: pairs of a network of it and its folder, name or weights.
     """
 
     preset: str = "default"
@@ -52,10 +63,14 @@ class Asked:
     lesions: tuple[str, ...] = ()
     lesion_by: str = "removal"
     changes: dict[str, Any] = field(default_factory=dict)
+    repeat_ceiling: bool = False
+    protocol: str | None = None
+    features: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name, known in (
             ("preset", PRESETS), ("start", STARTS), ("chooser", (None, *CHOOSERS)), ("lesion_by", LESIONS),
+            ("protocol", (None, *PICTURE_PROTOCOLS)),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise DataError(f"reconstruct: {name} {getattr(self, name)!r} is not one of {', '.join(n for n in known if n)}")
@@ -75,7 +90,19 @@ class Asked:
             raise DataError("reconstruct: evidence and width are of joint tokens; ask for --tokens joint, or leave them out")
         if self.width is not None and not 0 <= self.width <= 1:
             raise DataError(f"reconstruct: width {self.width} lies in (0, 1]; 0 draws at the prediction itself")
+        if self.features and self.protocol is None:
+            raise DataError("reconstruct: features are networks of a protocol; name it too, such as --protocol mindeye")
         Sampling(self.candidates, self.guidance, self.sampling_steps)  # refuses what cannot be drawn
+
+    @property
+    def drawn(self) -> Asked:
+        """What is asked of the pictures alone, without published scores of them."""
+        return replace(self, protocol=None, features=())
+
+    def settings(self) -> dict[str, Any]:
+        """Its fields by name, without those of `LATER` that are not asked for: what tells one call from another."""
+        plain = Asked()
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != getattr(plain, name)}
 
     @property
     def joint(self) -> bool:
@@ -110,3 +137,21 @@ def preset(name: str) -> dict[str, Any]:
         raise DataError(f"reconstruct: preset {name!r} is not one of {', '.join(PRESETS)}")
     paper = {"preset": "paper", "start": "random", "candidates": 8, "sampling_steps": 50, "chooser": "predictor"}
     return paper if name == "paper" else {}
+
+
+def networks(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs (network of a protocol, its folder, hub name or weights) from texts "clip=FOLDER".
+
+    Raises DataError for a text without "=", another network, and one that is given twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, given, place = text.partition("=")
+        if not given or not place:
+            raise DataError(f"reconstruct: features {text!r} are not NAME=FOLDER; such as clip=openai/clip-vit-large-patch14")
+        if name not in PICTURE_NETWORKS:
+            raise DataError(f"reconstruct: network {name!r} is not one of {', '.join(PICTURE_NETWORKS)}")
+        if name in found:
+            raise DataError(f"reconstruct: network {name!r} is given twice, as {found[name]} and as {place}; give it once")
+        found[name] = place
+    return tuple(sorted(found.items()))

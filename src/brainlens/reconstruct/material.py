@@ -23,7 +23,7 @@ class Material:
 
     train_rows (trial,): the image of each trial among `train_stimuli`; pictures (image, side, side, 3) uint8; embeddings
     (image, d); columns: the kept units among `all_units`; parcels of the kept units; snr (parcel,) of the kept parcels, NaN where
-    no image is repeated; layers of the network for the training images.
+    no image is repeated; layers of the network for the training images. test_trials: the single trials behind `test`.
     """
 
     train: Responses
@@ -40,6 +40,7 @@ class Material:
     all_units: pd.DataFrame
     space: Space | None
     train_layers: Features | None = None
+    test_trials: Responses | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -66,6 +67,22 @@ class Material:
         names = [str(name) for name in self.train_stimuli.ids]
         return latents_of(diffusion, match_images(self.train_pictures, names, len(names), None))
 
+    def repetitions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Test images that were shown twice or more (n,), numbers of their rows, and their responses (repetition, n, unit).
+
+        As many repetitions as all of them have. Raises DataError for fewer than 2 such images.
+        """
+        names = [] if self.test_trials is None else self.test_trials.trials["stimulus"].astype(str).to_numpy()
+        at = [np.flatnonzero(names == str(name)) for name in self.test_ids]
+        rows = np.array([i for i, own in enumerate(at) if len(own) > 1], dtype=np.int64)
+        if self.test_trials is None or len(rows) < 2:
+            raise DataError(
+                f"reconstruct: {len(rows)} of {len(at)} test images have single trials of several repetitions, a repeat noise "
+                "ceiling needs 2; leave --repeat-ceiling out"
+            )
+        count = min(len(at[i]) for i in rows)
+        return rows, np.stack([np.asarray(self.test_trials.data)[[at[i][k] for i in rows]] for k in range(count)])
+
     def whole(self, values: np.ndarray) -> np.ndarray:
         """Values of the kept parcels (parcel,) at every unit of the recording (unit,), NaN elsewhere."""
         out = np.full(len(self.all_units), np.nan, dtype=np.float32)
@@ -90,7 +107,8 @@ def material(
     columns = np.flatnonzero(parcels.label >= 0)
     parcels = Parcels(parcels.names, parcels.label[columns], parcels.source)
     whole = standardised(responses.columns(columns))
-    train, test = whole.where(split="train"), whole.where(split="test").average()
+    train, single = whole.where(split="train"), whole.where(split="test")
+    test = single.average()
     test = test if trials is None else test.rows(np.arange(min(trials, len(test))))
     names, rows = np.unique(train.trials["stimulus"].to_numpy(dtype=str), return_inverse=True)
     train_stimuli = recording.stimuli.take([str(name) for name in names])
@@ -104,7 +122,7 @@ def material(
         train=train, test=test, train_stimuli=train_stimuli, test_stimuli=test_stimuli, train_rows=rows,
         train_pictures=pictures[0], seen=pictures[1], train_embedding=prepared(recording).take(train_stimuli.ids)["image"],
         parcels=parcels, columns=dropped[columns], snr=parcels.mean(snr[columns]), all_units=recording.responses.units,
-        space=recording.responses.space, train_layers=layers, counts=counts,
+        space=recording.responses.space, train_layers=layers, test_trials=single, counts=counts,
     )  # fmt: skip
 
 

@@ -12,13 +12,14 @@ import numpy as np
 from brainlens.metrics.encoding import noise_ceiling
 from brainlens.parcels import (
     Parcels,
+    annot_parcels,
     atlas_parcels,
     cubic_patches,
     region_parcels,
     schaefer_parcels,
     window_parcels,
 )
-from brainlens.types import DataError, Responses, Volume
+from brainlens.types import DataError, Responses, Surface, Volume
 
 KINDS = ("auto", "patches", "regions", "blocks", "schaefer", "windows")
 EDGE = 3  # voxels of a cubic patch: 12 mm at 4 mm, about the volume of a parcel of Schaefer's 1,000
@@ -30,8 +31,9 @@ COLUMNS = 4000  # units whose repeats are compared at a time
 
 @dataclass(frozen=True)
 class Partition:
-    """How units become parcels: kind is one of KINDS or the file of an atlas with its lookup `table`; edge: of a patch in voxels,
-    units of a block, or ms of a time window (None: 3, 30, 100)."""
+    """How units become parcels: kind is one of KINDS, the file of an atlas with its lookup `table`, or the annotations of both
+    hemispheres of a surface, "lh.NAME.annot,rh.NAME.annot"; edge: of a patch in voxels, units of a block, or ms of a time window
+    (None: 3, 30, 100)."""
 
     kind: str = "auto"
     table: str | None = None
@@ -40,12 +42,24 @@ class Partition:
     def __post_init__(self) -> None:
         if self.edge is not None and self.edge < 1:
             raise DataError(f"reconstruct: patches of {self.edge} voxels; an edge is 1 or more")
-        if self.kind not in KINDS and not Path(self.kind).is_file():
+        if self.kind in KINDS:
+            return
+        missing = [file for file in self.files if not Path(file).is_file()]
+        if missing and len(self.files) > 1:
+            raise DataError(f"reconstruct: annotation {missing[0]!r} is not found; give --parcels LEFT.annot,RIGHT.annot")
+        if missing:
             raise DataError(f"reconstruct: parcels {self.kind!r} are neither one of {', '.join(KINDS)} nor the file of an atlas")
-        if self.kind not in KINDS and self.table is None:
+        if len(self.files) > 2 or (len(self.files) == 1 and self.kind.endswith(".annot")):
+            raise DataError("reconstruct: a surface has two hemispheres; give --parcels LEFT.annot,RIGHT.annot")
+        if len(self.files) == 1 and self.table is None:
             raise DataError(
                 f"atlas {Path(self.kind).name} needs its lookup table, a text file of 'value name' lines: --atlas-table"
             )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that the kind names: an atlas, or the annotations of the left and the right hemisphere."""
+        return (self.kind,) if Path(self.kind).is_file() else tuple(self.kind.split(","))
 
 
 def partition(responses: Responses, how: Partition) -> Parcels:
@@ -67,8 +81,14 @@ def partition(responses: Responses, how: Partition) -> Parcels:
         return block_parcels(len(responses.units), BLOCK if how.edge is None else how.edge)
     if kind == "regions":
         return region_parcels(responses)
+    if isinstance(space, Surface):
+        return surface_parcels(space, how)
     if not isinstance(space, Volume):
         raise DataError(f"reconstruct: {kind} need voxels with coordinates, this recording has none; use 'regions' or 'blocks'")
+    if len(how.files) > 1:
+        raise DataError(
+            "reconstruct: annotations are of a surface and this recording has voxels; give an atlas image and its table"
+        )
     if kind == "patches":
         regions = responses.units["roi"].astype(str).to_numpy() if named else None
         return patch_parcels(space, EDGE if how.edge is None else how.edge, regions)
@@ -76,6 +96,40 @@ def partition(responses: Responses, how: Partition) -> Parcels:
         return schaefer_parcels(space)
     assert how.table is not None
     return atlas_parcels(space, kind, how.table)
+
+
+def surface_parcels(space: Surface, how: Partition) -> Parcels:
+    """Parcels of vertices from annotations: those that are named, or Schaefer's, where they lie on disk.
+
+    Raises DataError for what is of volumes, and as `parcels.annot_parcels`.
+    """
+    way_out = "give --parcels LEFT.annot,RIGHT.annot, the annotations of an atlas on this mesh"
+    if how.kind == "schaefer":
+        return annot_parcels(space, *schaefer_annot(space.mesh))
+    if how.kind == "patches":
+        raise DataError(f"reconstruct: patches are cut from voxels and this recording is of the surface {space.mesh}; {way_out}")
+    if len(how.files) != 2:
+        raise DataError(f"reconstruct: {Path(how.kind).name} is no pair of annotations of the surface {space.mesh}; {way_out}")
+    return annot_parcels(space, *how.files)
+
+
+def schaefer_annot(mesh: str, regions: int = 1000, *, folder: str | Path | None = None) -> tuple[Path, Path]:
+    """The annotations of the Schaefer 2018 atlas on a surface, left and right, for `annot_parcels`.
+
+    They are looked for in `schaefer_2018/MESH` of the folder, by default where nilearn keeps its data; nothing is fetched.
+    Raises DataError that says where to get them and where to put them.
+    """
+    from nilearn.datasets import get_data_dirs
+
+    names = [f"{side}.Schaefer2018_{regions}Parcels_7Networks_order.annot" for side in ("lh", "rh")]
+    roots = [Path(root) / "schaefer_2018" / mesh for root in (get_data_dirs() if folder is None else [folder])]
+    for root in roots:
+        if all((root / name).is_file() for name in names):
+            return root / names[0], root / names[1]
+    raise DataError(
+        f"the Schaefer atlas on the surface {mesh} is not fetched: put {names[0]} and that of rh (github.com/ThomasYeoLab/CBIG, "
+        f"FreeSurfer5.3/{mesh}/label) into {roots[0]}, or give --parcels LEFT.annot,RIGHT.annot"
+    )
 
 
 def patch_parcels(space: Volume, edge: int, regions: np.ndarray | None = None) -> Parcels:

@@ -15,6 +15,7 @@ import numpy as np
 from brainlens import datasets, store
 from brainlens.backbones import clip, vision
 from brainlens.backbones.diffusion import Diffusion, decode, is_diffusion
+from brainlens.backbones.picture_features import protocol_features
 from brainlens.datasets.pictures import gallery_table
 from brainlens.datasets.runs import Rows, keep, table
 from brainlens.datasets.sensors import SENSOR_DATASETS
@@ -29,8 +30,9 @@ from brainlens.reconstruct.choosing import Choice, Chooser, choose_by_evidence, 
 from brainlens.reconstruct.explaining import explained
 from brainlens.reconstruct.material import Material, material
 from brainlens.reconstruct.prompts import PromptAxes
+from brainlens.reconstruct.protocols import CHOOSER, DRAWN, drawn_before, group_of, scored_again, with_protocol
 from brainlens.reconstruct.regions import named_sets
-from brainlens.reconstruct.scoring import Embed, Scorer, comparison, exchanged, metrics_of, retrieved, score_rows
+from brainlens.reconstruct.scoring import Embed, Scorer, comparison, differences, exchanges, metrics_of, retrieved, score_rows
 from brainlens.reconstruct.sensor_windows import open_windows
 from brainlens.reconstruct.starting import (
     first_captions,
@@ -57,9 +59,11 @@ def run_reconstruct(
     Raises DataError for a recording without pictures or split, and where the diffusion model is missing.
     """
     asked = asked if asked is not None else Asked()
-    _check(source)
+    _check(source, asked)
     with joined(device) as here:
         diffusion = open_pipeline(asked.place, here)  # what is missing is said before anything is simulated
+        if asked.protocol is not None and is_first():
+            protocol_features(asked.protocol, dict(asked.features))
         layers = (asked.candidates > 1 and asked.choosing != "evidence") or asked.start == "predicted"
         if source.dataset in SENSOR_DATASETS:
             cache = Path(runs) / "prepared"
@@ -69,8 +73,7 @@ def run_reconstruct(
         folder = reconstruct_opened(recording, source, runs, asked, diffusion=diffusion, seed=seed, device=here, tell=tell)
         if not is_first():
             return folder, []
-    shown = table(store.load_result(folder), "reconstruct/")
-    return folder, [row for row in shown if "ssim" not in row["metric"]]
+    return folder, _shown(store.load_result(folder), asked)
 
 
 def reconstruct_opened(
@@ -91,9 +94,18 @@ def reconstruct_opened(
     wanted = asked.regions if asked.regions is not None else {"paper": 200}.get(asked.preset, 100)
     given = material(recording, asked.parcels, wanted, asked.regions is not None, trials=asked.trials, size=_side(diffusion))
     named_sets(given.parcels, asked.lesions)  # a name that no kept parcel has is said before the training
-    config = {**_config(asked), "seed": seed, "pipeline_files": diffusion.files}
+    if asked.repeat_ceiling:
+        given.repetitions()  # so are repeats that there are not
+    config = {**_config(asked.drawn), "seed": seed, "pipeline_files": diffusion.files}
     data = [store.fingerprint(given.train), store.fingerprint(given.test)]
     place = store.run_folder(Path(runs) / "unfinished", "reconstruct", {**source.config(), **config}, data)
+    if asked.protocol is not None:  # scores are of a run's name, and not of the drawing's
+        config |= {"protocol": asked.protocol, "features": dict(asked.features)}
+        before = drawn_before(runs, place.name) if is_first() else None
+        if from_first(before is not None):
+            if before is None:
+                return place
+            return scored_again(before, runs, source, asked, config, seed=seed, device=device, tell=tell)
     with store.lock(place) if is_first() else nullcontext():
         made = Reconstruction(given, asked, source, diffusion, place, seed, device, tell)
         model = made.model()
@@ -103,11 +115,13 @@ def reconstruct_opened(
     counts = {f"data/{name}": float(v) for name, v in given.counts.items()}
     counts |= {"data/train_images": float(len(given.train_stimuli)), "data/test_images": float(len(given.seen))}
     counts |= {"data/parcels": float(len(given.parcels)), "data/parcel_units": float(len(given.columns))}
-    provenance = store.provenance(seed, device, data, started)
+    provenance = store.provenance(seed, device, data, started) | {DRAWN: place.name}
     result = replace(result, metrics=result.metrics | counts, config=config | result.config, provenance=provenance)
+    if asked.protocol is not None:
+        result = with_protocol(result, asked, seed=seed, device=device, tell=tell)
     folder = keep(result, runs, source, model=model)
     if chooser is not None:
-        chooser.model.save(folder / "chooser")
+        chooser.model.save(folder / CHOOSER)
     shutil.rmtree(place, ignore_errors=True)
     return folder
 
@@ -133,17 +147,22 @@ class Reconstruction:
         self.tell("scores", None)
         scorer = Scorer.of(self.given.seen, embed)
         others, rows_of = self.baselines(model)
-        rows_of["rows/shuffled"] = exchanged(len(pictures), self.seed)
-        others["shuffled"] = choice.pictures[rows_of["rows/shuffled"]]
+        orders = exchanges(len(pictures), self.seed)
+        rows_of["rows/shuffled"] = orders[0]
         rows = score_rows(scorer, pictures, choice.chosen, others)
+        rows["shuffled"] = scorer.shuffled(choice.pictures, orders)
+        if self.asked.repeat_ceiling:
+            rows_of["rows/repeat_ceiling"], others["repeat_ceiling"] = self.repeats(model)
+            rows["repeat_ceiling"] = scorer.repeat_ceiling(others["repeat_ceiling"])
         metrics = metrics_of(rows, seed=self.seed)
         arrays = {"pictures/seen": self.given.seen, "pictures/candidates": pictures, "columns": self.given.columns}
         arrays |= {"chosen": choice.chosen, "choice/correlation": choice.correlation, "ids": self.given.test_ids}
-        arrays |= {f"pictures/{name}": found for name, found in others.items() if name != "shuffled"}
+        arrays |= {f"pictures/{name}": found for name, found in others.items()}
         arrays |= {f"each/{row}/{name}": v for row, scores in rows.items() for name, v in scores.items()} | rows_of
         refit = self.model if self.asked.lesion_by == "refit" else None
         found, more, tables = explained(self.given, model, self.asked, refit=refit, seed=self.seed, tell=self.tell)
         tables |= {"comparison": comparison(metrics), "gallery": gallery_table(self.given.test_stimuli)}
+        metrics |= differences(rows["chosen"], rows["retrieval"], seed=self.seed)
         tables["log"] = _log(model)
         result = Result(
             "reconstruct", metrics | found, arrays | more, self.given.all_units, tables,
@@ -252,10 +271,26 @@ class Reconstruction:
     def pictures(self, model: NeuroAdapter) -> np.ndarray:
         """Pictures (trial, candidate, h, w, 3) of the test trials."""
         asked, text = self.asked, f"drawing {len(self.given.seen)} x {self.asked.candidates} pictures"
+        return self._draw(model, self.given.test.data, asked.candidates, "pictures", text)
+
+    def repeats(self, model: NeuroAdapter) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the repeated test images (n,), and pictures (repetition, n, h, w, 3) drawn from each repetition alone."""
+        rows, responses = self.given.repetitions()
+        drawn = [
+            self._draw(model, own, 1, f"repetition{k}", f"drawing {len(rows)} pictures of repetition {k + 1}", turn=k)[:, 0]
+            for k, own in enumerate(responses)  # with noise of its own, so that responses alone are shared
+        ]
+        return rows, np.stack(drawn)
+
+    def _draw(
+        self, model: NeuroAdapter, responses: np.ndarray, candidates: int, name: str, text: str, turn: int = 0
+    ) -> np.ndarray:
+        """Pictures (trial, candidate, h, w, 3) of responses (trial, unit), kept under a name; turn: added to the seed."""
+        asked = self.asked
         self.tell(text, None)
         return model.reconstruct(
-            self.given.test.data, asked.candidates, guidance=asked.guidance, steps=asked.sampling_steps, seed=self.seed,
-            width=asked.near, folder=self.place / "pictures", progress=self.share(text),
+            responses, candidates, guidance=asked.guidance, steps=asked.sampling_steps, seed=self.seed + turn,
+            width=asked.near, folder=self.place / name, progress=self.share(text),
         )  # fmt: skip
 
     def choice(self, model: NeuroAdapter, pictures: np.ndarray) -> tuple[Chooser | None, Choice]:
@@ -314,8 +349,21 @@ class Reconstruction:
         return lambda done: self.tell(text, done)
 
 
-def _check(source: Source) -> None:
+def _shown(result: Result, asked: Asked) -> Rows:
+    """The rows of the terminal: ours without SSIM, and of a protocol the chosen pictures and what they are measured against."""
+    ours = f"reconstruct/{group_of(asked.protocol)}/" if asked.protocol else "none"
+    rows = []
+    for row in table(result, "reconstruct/"):
+        kind = row["metric"].removeprefix(ours).rpartition("/")[0]
+        if kind in ("", "retrieval", "repeat_ceiling") if row["metric"].startswith(ours) else "ssim" not in row["metric"]:
+            rows.append(row)
+    return rows
+
+
+def _check(source: Source, asked: Asked) -> None:
     """What can be known before anything is read."""
+    if source.dataset in SENSOR_DATASETS and asked.repeat_ceiling:
+        raise DataError(f"reconstruct: repeats of {source.dataset} are averaged on opening; leave --repeat-ceiling out")
     if source.dataset in SENSOR_DATASETS and source.regions:
         raise DataError(f"reconstruct: {source.dataset} has channels and no regions; leave --region out")
     if not datasets.offers(source.dataset, "pictures"):
@@ -331,7 +379,7 @@ def _side(diffusion: Diffusion) -> int:
 
 def _config(asked: Asked) -> dict[str, Any]:
     """What a run folder remembers of what was asked."""
-    return {**asdict(asked), "lesions": list(asked.lesions), "pipeline": asked.place}
+    return {**asked.settings(), "lesions": list(asked.lesions), "pipeline": asked.place}
 
 
 def _log(model: NeuroAdapter) -> Any:

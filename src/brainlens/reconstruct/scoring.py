@@ -7,25 +7,28 @@ Every row of the table is a set of pictures, one for each test image, scored by 
     evidence_retrieval            the training picture that fits best by evidence, where the adapter has anchors
     random_picture                a training picture drawn at random
     low_level                     a ridge from the same voxels to latents, decoded
-    shuffled                      the chosen pictures, each beside another image
+    shuffled                      the chosen pictures, each beside another image: the mean over 20 exchanges
+    repeat_ceiling                pictures drawn from each repetition alone, one beside another, where that is asked for
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from brainlens.metrics.reconstruction import nearest_training, pixel_correlation, ssim, two_way
-from brainlens.metrics.statistics import bootstrap_mean
+from brainlens.metrics.reconstruction import nearest_training, pixel_correlation, repeat_ceiling, ssim, two_way
+from brainlens.metrics.statistics import bootstrap_mean, paired_bootstrap
 from brainlens.models.encoding.ridge import RidgeCV
 from brainlens.types import DataError
 
 ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))
 SCORES = ("two_way_clip", "pixcorr", "ssim")
 CHANCE = {"two_way_clip": 0.5}
+EXCHANGES = 20  # of the drawn pictures among the test images: one alone would be one draw of the control
 Embed = Callable[[np.ndarray], np.ndarray]  # pictures (n, h, w, 3) uint8 -> (n, d)
 
 
@@ -46,15 +49,40 @@ class Scorer:
 
         A picture of one value has no correlation: it counts as 0.
         """
-        flat = pictures.reshape(len(pictures), -1)
-        varied = flat.min(axis=1) < flat.max(axis=1)
+        return {"two_way_clip": two_way(self.seen_embedding, self.embed(pictures)), **self._pixels(pictures)}
+
+    def _pixels(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        varied = varies(pictures)
         pixels = np.zeros(len(pictures))
         pixels[varied] = pixel_correlation(self.seen[varied], pictures[varied]) if varied.any() else 0
-        return {
-            "two_way_clip": two_way(self.seen_embedding, self.embed(pictures)),
-            "pixcorr": pixels,
-            "ssim": ssim(self.seen, pictures),
-        }
+        return {"pixcorr": pixels, "ssim": ssim(self.seen, pictures)}
+
+    def shuffled(self, pictures: np.ndarray, orders: np.ndarray) -> dict[str, np.ndarray]:
+        """{score: (n,)} of pictures that stand beside other images: two-way identification as the mean over exchanges.
+
+            t_i = mean_k t_i(y_order_k(i))
+
+        pictures (n, h, w, 3); orders (exchange, n): the picture that each image is given. Nothing is drawn or embedded again.
+        The scores of pixels are those of the first exchange.
+        """
+        embedding = self.embed(pictures)
+        each = [two_way(self.seen_embedding, embedding[order]) for order in orders]
+        return {"two_way_clip": np.mean(each, axis=0), **self._pixels(pictures[orders[0]])}
+
+    def repeat_ceiling(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """{score: (n,)} of pictures (repetition, n, h, w, 3) of one repetition each, see `metrics.reconstruction.repeat_ceiling`.
+
+        Of SSIM, which no rule takes from two noisy sides to one, the mean over pairs. A picture of one value counts as 0.
+        """
+        count, n = pictures.shape[:2]
+        embedding = self.embed(pictures.reshape(-1, *pictures.shape[2:])).reshape(count, n, -1)
+        varied = varies(pictures.reshape(-1, *pictures.shape[2:])).reshape(count, n).all(axis=0)
+        pixels = np.zeros(n)
+        if varied.sum() > 1:
+            flat = pictures[:, varied].reshape(count, int(varied.sum()), -1).astype(np.float32)
+            pixels[varied] = repeat_ceiling(flat, "correlation")
+        alike = [ssim(pictures[a], pictures[b]) for a, b in combinations(range(count), 2)]
+        return {"two_way_clip": repeat_ceiling(embedding), "pixcorr": pixels, "ssim": np.mean(alike, axis=0)}
 
     def candidates(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """{score: (n, candidate)} of pictures (n, candidate, h, w, 3), each candidate as a set of its own."""
@@ -94,6 +122,19 @@ def metrics_of(rows: Mapping[str, Mapping[str, np.ndarray]], *, seed: int = 0) -
     return out
 
 
+def differences(chosen: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, float]:
+    """`reconstruct/difference/retrieval_baseline/SCORE`: chosen minus nearest training picture over the same images.
+
+    score -> (image,) of both; with `.low`, `.high` (95 % bootstrap over images), `.p` against 0 and `.n`.
+    """
+    out: dict[str, float] = {}
+    for name, values in chosen.items():
+        key = f"reconstruct/difference/retrieval_baseline/{name}"
+        found = paired_bootstrap(values, baseline[name], seed=seed)
+        out |= dict(zip((key, f"{key}.low", f"{key}.high", f"{key}.p"), found, strict=True)) | {f"{key}.n": float(len(values))}
+    return out
+
+
 def comparison(metrics: Mapping[str, float]) -> pd.DataFrame:
     """The table of the page: one line a set of pictures, its scores with intervals."""
     lines = []
@@ -114,11 +155,21 @@ def retrieved(x: np.ndarray, embedding: np.ndarray, new: np.ndarray) -> np.ndarr
     return nearest_training(decoded, embedding)
 
 
-def exchanged(n: int, seed: int = 0) -> np.ndarray:
-    """A permutation (n,) of n images in which none stays: a random order, moved on by one."""
+def exchanges(n: int, seed: int = 0, count: int = EXCHANGES) -> np.ndarray:
+    """Permutations (count, n) of n images in which none stays: random orders, moved on by one.
+
+    Raises DataError for fewer than 2 images.
+    """
     if n < 2:
         raise DataError(f"reconstruct: {n} test image has no other one to be told from; give 2 or more")
-    order = np.random.default_rng([seed, 71]).permutation(n)
-    out = np.empty(n, dtype=np.int64)
-    out[order] = np.roll(order, 1)
+    out = np.empty((count, n), dtype=np.int64)
+    for k, row in enumerate(out):
+        order = np.random.default_rng([seed, 71, k]).permutation(n)
+        row[order] = np.roll(order, 1)
     return out
+
+
+def varies(pictures: np.ndarray) -> np.ndarray:
+    """Whether each picture (n, h, w, 3) has more than one value (n,)."""
+    flat = pictures.reshape(len(pictures), -1)
+    return flat.min(axis=1) < flat.max(axis=1)

@@ -22,6 +22,11 @@ PICTURES = {  # which pictures a score of `reconstruct` is of, where the metric 
     "evidence_retrieval": "training picture by evidence",
     "low_level": "low level alone",
     "shuffled": "beside another image",
+    "repeat_ceiling": "repeat noise ceiling",
+    "difference": "chosen minus nearest training picture",
+    "mindeye": "MindEye's protocol",
+    "brain_diffuser": "Brain-Diffuser's protocol",
+    "neuroadapter": "NeuroAdapter's protocol",
 }
 NAMES = {
     "truth/auroc": "area under the ROC curve against the truth",
@@ -58,6 +63,11 @@ NAMES = {
     "mean_rank": "mean rank (0 = best)",
     "median_rank": "median rank (0 = best)",
     "two_way_clip": "two-way identification",
+    "two_way_alexnet2": "AlexNet(2), two-way",
+    "two_way_alexnet5": "AlexNet(5), two-way",
+    "two_way_inception": "Inception, two-way",
+    "distance_efficientnet": "EffNet-B distance (less is better)",
+    "distance_swav": "SwAV distance (less is better)",
     "pixcorr": "pixel correlation",
     "ssim": "SSIM",
     "change": "mean change of the picture (grey levels)",
@@ -234,6 +244,8 @@ def label(key: str) -> str:
     """A metric's name in words, with what stands before it."""
     parts = key.split("/")
     if is_difference(key):
+        if parts[1] == "difference":
+            del parts[2]
         parts[1] = parts[1].replace("-", " minus ")
         last = "difference of "
     else:

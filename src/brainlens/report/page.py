@@ -42,6 +42,7 @@ TABLES = (  # shown as they are
     *("layers", "seeds", "consistency", "one_layer", "topology", "learning_curve", "clusters", "parcels", "words"),
     *("runs", "side by side", "subjects", "agreement", "agreement_regions"),
 )
+PUBLISHED = ("protocol ", "networks of ")  # and tables of a published protocol, whose names begin so
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def _tables(result: Result) -> list[tuple[str, list[str], list[list[str]], int]]
     comparison = result.tables.get("comparison")
     if comparison is not None and not scores and "subjects" not in result.tables:  # a single encoder's scores are the key numbers
         out.append(_table("comparison", comparison))
-    out += [_table(name, result.tables[name]) for name in TABLES if name in result.tables]
+    published = [name for name in result.tables if name.startswith(PUBLISHED)]
+    out += [_table(name, result.tables[name]) for name in (*TABLES, *published) if name in result.tables]
     return [table for table in out if table[2]]
 
 

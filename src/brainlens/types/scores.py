@@ -60,9 +60,9 @@ def is_score(key: str) -> bool:
 
 
 def is_difference(key: str) -> bool:
-    """Whether a key is `<verb>/<method>-<method>/...`, the paired difference of two methods."""
+    """Whether a key is `<verb>/<method>-<method>/...` or `<verb>/difference/<method>/...`: of two methods, paired."""
     parts = key.split("/")
-    return len(parts) > 2 and parts[0] in VERBS and re.fullmatch(r"[a-z]\w*-[a-z]\w*", parts[1]) is not None
+    return len(parts) > 2 and parts[0] in VERBS and re.fullmatch(r"difference|[a-z]\w*-[a-z]\w*", parts[1]) is not None
 
 
 def chance(key: str, metrics: Mapping[str, float]) -> float | None:
