@@ -80,7 +80,11 @@ BAD = {
     "grey pictures": (lambda: Stimuli(np.array(["a", "b"]), pictures(2)[..., 0]), "got uint8 .* convert them to RGB"),
     "numeric ids": (lambda: Stimuli(np.array([1, 2]), pictures(2)), "ids are strings"),
     "duplicate ids": (lambda: stimuli("aba"), "more than once, first 'a'"),
-    "unknown stimulus": (lambda: stimuli().take(["a", "z"]), r"first 'z'.*3 ids"),
+    "unknown stimulus": (lambda: stimuli().take(["a", "z"]), r"first 'z'.*3 ids, first 'a'; name them alike"),
+    "ending of a file": (
+        lambda: stimuli().take(["a.png", "b.png"]),
+        "first 'a'; the ending of the file's name is the difference",
+    ),
     "repeated ids asked of features": (lambda: features().take(["a", "a"]), "more than once"),
     "repeated ids asked of stimuli": (lambda: stimuli().take(["b", "b"]), "more than once"),
     "responses rows": (lambda: Responses(np.ones((4, 5)), responses().trials, responses().units), "24 trials and 5 units"),

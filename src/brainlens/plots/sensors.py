@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result, Sensors
@@ -32,7 +30,7 @@ def topomaps(
 ) -> Figure:  # fmt: skip
     """Scalp maps (map, channel), or one (channel,), drawn by MNE on one colour scale; channels are the dots.
 
-    Colours end at the outline of the head: channels below its rim lie outside of it and colour only the edge.
+    Channels below the rim of the head lie outside its circle, and colours reach as far as the outermost channel.
 
     Raises DataError for maps that do not fit the sensors or hold missing values, one channel alone, and channels on one line or
     ring.
@@ -47,7 +45,7 @@ def topomaps(
 
     columns = len(maps) if len(maps) <= 4 else 4 if len(maps) <= 8 else 5
     rows = -(-len(maps) // columns)
-    figure, axes = style.canvas(max(2.0 * columns, 4.2), 2.15 * rows + 1.3, nrows=rows, ncols=columns)
+    figure, axes = style.canvas(max(2.0 * columns, 3.2), 2.0 * rows + 1.1, nrows=rows, ncols=columns)
     info, sphere = _info(space)
     power = _power(maps)
     maps, unit = maps / 10.0**power, unit + (f" × 10{str(power).translate(RAISED)}" if power else "")
@@ -65,7 +63,6 @@ def topomaps(
             )  # fmt: skip
         except QhullError:  # one ring, or one line
             raise DataError(f"the {len(space)} channels lie on one line or ring, between which no map can be drawn") from None
-        _inside_the_head(ax, sphere)
         for line in ax.lines:
             if line.get_linestyle() == "None" and len(space) > MANY:
                 line.set_markersize(1.0)
@@ -81,14 +78,6 @@ def _power(maps: np.ndarray) -> int:
     top = float(np.abs(maps).max())
     power = int(np.floor(np.log10(top))) if top > 0 else 0
     return power if not -2 <= power <= 3 else 0
-
-
-def _inside_the_head(ax: Axes, sphere: tuple[float, float, float, float]) -> None:
-    """Cuts colours and contours at the circle of the head."""
-    circle = Circle(sphere[:2], sphere[3], transform=ax.transData)
-    for part in (*ax.images, *ax.collections):
-        if not isinstance(part, PathCollection):  # the dots of the channels stay
-            part.set_clip_path(circle)
 
 
 def time_windows(

@@ -195,6 +195,20 @@ class Result:
         return f"Result({self.task}, metrics={len(self.metrics)}, arrays={ {k: v.shape for k, v in self.arrays.items()} })"
 
 
+def check_kinds(verb: str, **given: tuple[Any, type]) -> None:
+    """Raises DataError, which lists what a verb takes in its order, where one of name=(value, class) is of another class."""
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            wanted = ", ".join(f"{other} ({each.__name__})" for other, (_, each) in given.items())
+            raise DataError(
+                f"{verb} takes {wanted} in this order, got {type(value).__name__} for {name}; make it with {_made(kind)}"
+            )
+
+
+def _made(kind: type) -> str:
+    return f"{kind.__name__}.from_arrays" if hasattr(kind, "from_arrays") else f"{kind.__name__}(ids, images, captions)"
+
+
 def check_no_leak(train: Stimuli, test: Stimuli) -> None:
     """Raises DataError if a test image is in the training set, by id or by pixels."""
     shared = sorted(set(train.ids) & set(test.ids))
