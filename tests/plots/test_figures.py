@@ -11,6 +11,7 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -350,10 +351,11 @@ def test_the_colours_of_a_scalp_map_reach_every_channel() -> None:
     space = Sensors(np.array(names), np.array([places[name] for name in names]))
     ax = sensors.topomaps(space, np.arange(20.0)).axes[0]
     ax.figure.canvas.draw()
-    (dots,) = [line for line in ax.lines if line.get_linestyle() == "None"]
+    dots = next(
+        part.get_offsets() for part in ax.collections if isinstance(part, PathCollection) and len(part.get_offsets()) == 20
+    )
     ends = ax.images[0].get_clip_path().get_fully_transformed_path()
-    assert len(dots.get_xydata()) == 20
-    assert ends.contains_points(ax.transData.transform(dots.get_xydata())).all()
+    assert ends.contains_points(ax.transData.transform(dots)).all()
 
 
 @pytest.mark.parametrize("origin", [(0.0, 0.0, 0.0), (0.0, 0.015, 0.043)], ids=["in the middle", "between the ears"])

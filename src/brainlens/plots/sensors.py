@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from brainlens.plots import style
 from brainlens.types import DataError, Result, Sensors
 
+RIM, NOSE = 1.04, 1.18  # how far colours go beyond the outermost channel, and the nose and ears beyond the head
 MANY = 100  # channels, from which on dots and lines are drawn thinner
 WINDOWS = {  # what a window is, and where on the time axis it is drawn
     "growing": ("from the start until t", lambda part: part["end"]),
@@ -63,6 +66,7 @@ def topomaps(
             )  # fmt: skip
         except QhullError:  # one ring, or one line
             raise DataError(f"the {len(space)} channels lie on one line or ring, between which no map can be drawn") from None
+        _to_the_outermost_channel(ax, sphere)
         for line in ax.lines:
             if line.get_linestyle() == "None" and len(space) > MANY:
                 line.set_markersize(1.0)
@@ -78,6 +82,24 @@ def _power(maps: np.ndarray) -> int:
     top = float(np.abs(maps).max())
     power = int(np.floor(np.log10(top))) if top > 0 else 0
     return power if not -2 <= power <= 3 else 0
+
+
+def _to_the_outermost_channel(ax: Axes, sphere: tuple[float, float, float, float]) -> None:
+    """Cuts colours and contours at the circle of the head, or at that of the outermost channel, and fits the axes to it.
+
+    Farther out MNE goes on extrapolating, where nothing is measured.
+    """
+    dots = [part for part in ax.collections if isinstance(part, PathCollection)]
+    reach = [
+        np.linalg.norm(np.asarray(part.get_offsets()) - sphere[:2], axis=1).max() for part in dots if len(part.get_offsets())
+    ]
+    radius = max([sphere[3], *(RIM * each for each in reach)])
+    for image in (*ax.images, *ax.collections):
+        if not isinstance(image, PathCollection):
+            image.set_clip_path(Circle(sphere[:2], radius, transform=ax.transData))
+    edge = max(radius, NOSE * sphere[3])
+    ax.set_xlim(sphere[0] - edge, sphere[0] + edge)
+    ax.set_ylim(sphere[1] - edge, sphere[1] + edge)
 
 
 def time_windows(
