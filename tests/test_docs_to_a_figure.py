@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from brainlens import store
-from brainlens.types import DataError, Responses, Result
+from brainlens.encode import encode
+from brainlens.types import DataError, Features, Responses, Result
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "docs" / "guide" / "to_a_figure.md", ROOT / "README.md")
@@ -52,6 +53,43 @@ def test_ridge_on_own_arrays() -> None:
     assert f"{above} of 30 units" in found["figure"].get_suptitle()
     bars = found["figure"].axes[0].patches
     assert sum(bar.get_height() for bar in bars) == 30
+
+
+def test_regions_bring_bars_with_intervals() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N, 10))
+    Y = X @ rng.normal(size=(10, 30)) + rng.normal(size=(N, 30))
+    Y[:, 20:] = 0
+    shown = np.repeat(np.arange(N), 3)
+    Y = Y[shown] + 0.5 * rng.normal(size=(3 * N, 30))
+    roi = np.repeat(["V1", "IT", "noise"], 10)
+    responses = Responses.from_arrays(Y, [IDS[k] for k in shown], split=[SPLIT[k] for k in shown], roi=roi).zscore(by=None)
+    result = encode(responses, Features.from_arrays({"mine": X}, IDS), method="ridge")
+    assert {"model_bars_r2", "ceiling_scatter"} <= set(result.plot)
+    assert result.plot.model_bars_r2().axes[0].get_yticklabels()[0].get_text() == "noise"
+    table = result.tables["regions"].set_index("roi")
+    units = result.arrays["ncsnr"] > 0.3  # those that the mean of this name is of; over a lower ceiling it is noise over noise
+    for name in table.index:
+        mine = units & (roi == name)
+        expected = (result.arrays["r2"][mine] / result.arrays["ceiling"][mine]).mean() if mine.any() else np.nan
+        np.testing.assert_allclose(table.loc[name, "r2_of_ceiling"], expected, rtol=1e-6)
+    assert table.loc["noise", "r2_of_ceiling undefined"] >= 7
+    assert table.loc["V1", "r2_of_ceiling"] > 0.5
+
+
+def test_words_of_voxels_from_arrays() -> None:
+    rng = np.random.default_rng(0)
+    nouns = ["cat", "boat", "tree", "house"]
+    shows = rng.integers(0, 4, N)
+    X = np.eye(4)[shows] @ rng.normal(size=(4, 12)) + 0.2 * rng.normal(size=(N, 12))
+    Y = np.repeat(np.eye(4)[shows], 5, axis=1) + 0.3 * rng.normal(size=(N, 20))
+    captions = {name: [f"a {nouns[k]} on a table"] for name, k in reversed(list(zip(IDS, shows, strict=True)))}
+    pictures = np.zeros((N, 8, 8, 3), np.uint8)
+    given = {"X": X, "Y": Y, "ids": IDS, "split": SPLIT, "roi": np.repeat(nouns, 5), "captions": captions}
+    found = run("describe", picture_ids=IDS, pictures=pictures, **given)["result"]
+    first = found.tables["labels"]["label1"].to_numpy()
+    assert (first == np.repeat(nouns, 5)).mean() > 0.8
+    assert set(found.tables["histogram"]["roi"]) == set(nouns)
 
 
 def test_the_snippet_of_the_readme() -> None:

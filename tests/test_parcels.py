@@ -172,6 +172,17 @@ def test_time_windows_hold_all_channels():
     assert joined.names[-1] == "200 to 320 ms"
 
 
+def test_a_table_that_starts_at_0_loses_no_region():
+    values = np.array([0, 0, 1, 2])
+    assert label_parcels(values, {0: "V1", 1: "V2", 2: "V3"}, background=None).sizes.tolist() == [2, 1, 1]
+    for name in ("Background", "Unknown", "???", "Clear Label"):  # what tables of atlases call their background
+        assert label_parcels(values, {0: name, 1: "V2", 2: "V3"}).label.tolist() == [-1, -1, 0, 1]
+
+
+def test_a_text_is_one_name_of_a_parcel():
+    assert Parcels(("V1", "V2"), np.array([0, 1])).find("V2").tolist() == [1]
+
+
 def test_the_best_parcels_are_those_of_the_highest_mean():
     parcels = Parcels(("a", "b", "c", "d"), np.array([0, 0, 1, 2, 2, -1, 3, 1]))
     snr = np.array([1.0, 0.0, 0.2, 2.0, np.nan, 9.0, np.nan, 0.4])
@@ -179,7 +190,7 @@ def test_the_best_parcels_are_those_of_the_highest_mean():
     kept = parcels.best(snr, 2)
     assert kept.names == ("c", "a")
     assert kept.label.tolist() == [1, 1, -1, 0, 0, -1, -1, -1]
-    with pytest.raises(DataError, match="4 parcels are asked for, given has 3"):
+    with pytest.raises(DataError, match="4 parcels are asked for, 3 of given have"):
         parcels.best(snr, 4)
 
 
@@ -217,6 +228,12 @@ def test_bad_input_is_one_clear_line(space, tmp_path):
         (lambda: atlas_parcels(space, np.zeros(3), TABLE), "give a nibabel image"),
         (lambda: label_parcels(np.array([1.5]), TABLE), "whole numbers"),
         (lambda: label_parcels(np.zeros(3, int), TABLE), "there is no parcel"),
+        (
+            lambda: label_parcels(np.array([0, 1, 1]), {0: "V1", 1: "V2"}),
+            "the table names 0, the value of units in no region, 'V1'; give background=None where it is a region",
+        ),
+        (lambda: label_parcels(np.array(["V1", "V2"]), TABLE), r"got names, first 'V1'; number them with names, numbers = np"),
+        (lambda: Parcels(("a",), np.array([0])).best(np.ones(1), 9), "9 parcels are asked for, 1 of given have a signal"),
         (lambda: lookup(pd.DataFrame({"a": [1]})), "columns 'value'"),
         (lambda: lookup({}), "is empty"),
         (lambda: lookup({"V1": 1}), "whole numbers as values, got 'V1'"),

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from brainlens.types import DataError, Responses, Surface, Volume, read_grid, read_text
+from brainlens.types import DataError, Responses, Surface, Volume, read_grid
+from brainlens.types.label_tables import Table, is_nothing, is_wall, lookup
 
 MESH_VERTICES = {"fsaverage": 163842, "fsaverage6": 40962, "fsaverage5": 10242, "fsaverage4": 2562, "fsaverage3": 642}
 OUTSIDE = 0.5  # share of units off an atlas's grid above which it is taken to be of another space
 WRONG_SIDE = 0.1  # share of the one-sided parcels lying on the other side above which names and labels do not belong together
-WHOLE = re.compile(r"-?[0-9]{1,18}")  # the number of a label
 _SIDE = re.compile(r"(?:^|[^a-z])(lh|left|l)(?:[^a-z]|$)|(?:^|[^a-z])(rh|right|r)(?:[^a-z]|$)", re.IGNORECASE)
-
-Table: TypeAlias = "Mapping[int, str] | pd.DataFrame | str | Path"
 
 
 @dataclass(frozen=True)
@@ -106,12 +103,13 @@ class Parcels:
         found = int(np.isfinite(mean).sum())
         if not 1 <= p <= found:
             raise DataError(
-                f"{p} parcels are asked for, {self.source} has {found} with a signal-to-noise ratio; choose 1 to {found}"
+                f"{p} parcels are asked for, {found} of {self.source} have a signal-to-noise ratio; choose 1 to {found}"
             )
         return self.keep(np.argsort(-np.where(np.isfinite(mean), mean, -np.inf), kind="stable")[:p])
 
     def find(self, names: Sequence[str]) -> np.ndarray:
-        """Numbers of the parcels with these names. Raises DataError for a name that is not found."""
+        """Numbers of the parcels with these names; a text is one name. Raises DataError for a name that is not found."""
+        names = [names] if isinstance(names, str) else names
         place = {name: i for i, name in enumerate(self.names)}
         unknown = [name for name in names if name not in place]
         if unknown:
@@ -135,18 +133,31 @@ def region_parcels(responses: Responses, *, only: Sequence[str] | None = None) -
 
 
 def label_parcels(
-    labels: Any, table: Table, *, only: Sequence[str] | None = None, background: int = 0, source: str = "the labels"
+    labels: Any, table: Table, *, only: Sequence[str] | None = None, background: int | None = 0, source: str = "the labels"
 ) -> Parcels:
     """Parcels from a label value for each unit (unit,) and a lookup table {value: name}; `background` and values < 0 are none.
 
     table: a mapping, a frame with the columns `value` (or `index`) and `name`, or a text file with "value name" in each line.
-    Raises DataError for a list of names, for a value without a name, and for a name asked for that no unit has.
+    background: the value of units in no region, None where every value is a region.
+    Raises DataError for a list of names, a value without a name, a name asked for that no unit has, and a table that names the
+    background as a region.
     """
     values = np.asarray(labels)
+    if values.dtype.kind in "USO":
+        raise DataError(
+            f"{source}: labels are (unit,) whole numbers, got names, first {str(values.ravel()[0])!r}; number them with "
+            "names, numbers = np.unique(labels, return_inverse=True) and give numbers, dict(enumerate(names)), background=None"
+        )
     if values.ndim != 1 or values.dtype.kind not in "iuf" or not np.array_equal(values, np.round(values)):
         raise DataError(f"{source}: labels are (unit,) whole numbers, got {values.dtype} of shape {values.shape}")
     values = values.astype(np.int64)
     names = lookup(table)
+    called = None if background is None else names.get(background)
+    if called is not None and not is_nothing(called) and (values == background).any():
+        raise DataError(
+            f"{source}: the table names {background}, the value of units in no region, {called!r}; give "
+            "background=None where it is a region, or the value that means none"
+        )
     present = np.unique(values[(values != background) & (values > -1)])
     missing = [int(value) for value in present if int(value) not in names]
     if missing:
@@ -193,7 +204,8 @@ def atlas_parcels(
     values[inside] = grid[tuple(at[inside].T)].astype(np.int64)
     if not (values > 0).any():
         raise DataError(f"{name} has no label at any of the {len(values)} voxels; it is of another space, or all background")
-    found = label_parcels(values, table, only=only, source=name)
+    names = {value: text for value, text in lookup(table).items() if value != 0}  # 0 of an image is outside the atlas
+    found = label_parcels(values, names, only=only, source=name)
     _check_sides(found, millimetres[:, 0])
     return found
 
@@ -259,7 +271,7 @@ def annot_parcels(
         known = {int(value): name.decode() for value, name in zip(colours[:, 4], names, strict=True)}
         prefix = "LH_" if side == "left" else "RH_"
         row = [known.get(int(value), "") for value in labels[space.vertex[here]]]
-        text[here] = [prefix + name if name and not _is_wall(name) else "" for name in row]
+        text[here] = [prefix + name if name and not is_wall(name) else "" for name in row]
     return _named(text.astype(str), only, f"{Path(left).name} and {Path(right).name}")
 
 
@@ -310,46 +322,6 @@ def cubic_patches(mask: np.ndarray, patch: int, padding: str = "end") -> tuple[n
     return group, np.ravel_multi_index(tuple(inside.T), (patch,) * 3)
 
 
-def lookup(table: Table) -> dict[int, str]:
-    """{value: name} from a mapping, a frame, or a text file. Raises DataError for a list, whose order says nothing."""
-    if isinstance(table, (str, Path)):
-        return _read_table(Path(table))
-    if isinstance(table, pd.DataFrame):
-        value = next((name for name in ("value", "index") if name in table.columns), None)
-        if value is None or "name" not in table.columns:
-            raise DataError(f"a lookup table has the columns 'value' (or 'index') and 'name', this one has {list(table.columns)}")
-        pairs = list(zip(table[value], table["name"], strict=True))
-    elif isinstance(table, Mapping):
-        pairs = list(table.items())
-    else:
-        raise DataError(f"a lookup table is {{value: name}}, got a {type(table).__name__}; the order of a list is not trusted")
-    found: dict[int, str] = {}
-    for number, name in pairs:
-        if not isinstance(number, (int, np.integer)) and not (isinstance(number, float) and number.is_integer()):
-            raise DataError(f"a lookup table has whole numbers as values, got {number!r}; give {{value: name}}")
-        text = name.decode() if isinstance(name, bytes) else str(name)
-        if found.setdefault(int(number), text) != text:
-            raise DataError(f"the lookup table has two names for label {int(number)}: {found[int(number)]!r} and {text!r}")
-    if not found:
-        raise DataError("the lookup table is empty; give {value: name}")
-    return found
-
-
-def _read_table(path: Path) -> dict[int, str]:
-    if not path.is_file():
-        raise DataError(f"lookup table {str(path)!r} is not found; give a text file with 'value name' in each line")
-    found: dict[int, str] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        parts = line.replace(",", " ").split()
-        if not parts or parts[0].startswith("#") or (number == 1 and not WHOLE.fullmatch(parts[0])):
-            continue
-        if len(parts) < 2 or not WHOLE.fullmatch(parts[0]):
-            raise DataError(f"lookup table {path.name}, line {number}: {line[:60]!r} is not 'value name'")
-        if found.setdefault(int(parts[0]), parts[1]) != parts[1]:
-            raise DataError(f"lookup table {path.name}, line {number}: a second name for label {parts[0]}")
-    return lookup(found)
-
-
 def _named(text: np.ndarray, only: Sequence[str] | None, source: str) -> Parcels:
     names = sorted({name for name in text.tolist() if name}) if only is None else [str(name) for name in only]
     place = {name: i for i, name in enumerate(names)}
@@ -373,10 +345,6 @@ def _check_sides(parcels: Parcels, x: np.ndarray) -> None:
             f"{parcels.source}: {len(wrong)} of {total} one-sided parcels lie on the other side, first {wrong[0]!r}; "
             "the names are of another version of the atlas, or the image is flipped"
         )
-
-
-def _is_wall(name: str) -> bool:
-    return name.lower() in ("unknown", "medial_wall", "medial wall", "corpuscallosum") or "medial_wall" in name.lower()
 
 
 def _check_hash(path: str | Path, expected: str | None) -> None:

@@ -318,13 +318,15 @@ def test_raw_numbers_without_sessions_are_taken_as_they_are() -> None:
     assert found["unit"].endswith("without the columns session and split verbs take them as they are; z-score them before")
 
 
-def test_ids_at_the_wrong_rows_are_seen(own: Path) -> None:
+def test_ids_at_the_wrong_rows_are_seen(own: Path, tmp_path: Path) -> None:
     """Pairs correlate by .85 to .95 for data of seeds 0 to 9 in the right order (p = .001), by -.26 to .08 in another one."""
     data = np.load(own / "responses.npy")
     data[12:] = np.roll(data[12:], 5, axis=0)
     np.save(own / "responses.npy", data)
     level, said = findings(own)["order of trials"]
-    assert level == "note"
+    assert level == "warning"
+    page = write_page(audit("folder", own), "folder", own, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "1 warning" in page  # and not one of many notes
     assert "ids may stand at the wrong rows" in said
 
 

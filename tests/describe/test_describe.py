@@ -13,6 +13,7 @@ from brainlens import store
 from brainlens.describe import Beside, Describing, Space, describe, fit_describe, fit_ridge
 from brainlens.describe.bank import Bank
 from brainlens.describe.words import describe_words
+from brainlens.encode import EncodingDesign
 from brainlens.models.encoding import RidgeCV
 from brainlens.types import DataError, Features, Responses, Stimuli
 
@@ -171,13 +172,24 @@ def test_bad_input_is_one_line(planted) -> None:
     subjects = ["1", "2"] * (len(planted.responses) // 2)
     twice = replace(planted.responses, trials=planted.responses.trials.assign(subject=subjects))
     nosplit = replace(planted.responses, trials=planted.responses.trials[["stimulus"]])
+    leaky = replace(planted.responses, trials=nosplit.trials.assign(split=["train", "test"] * (len(subjects) // 2)))
+    alone = replace(planted.responses, trials=nosplit.trials.assign(split="train"))
+    fc = Features({"fc": planted.features.data["image"]}, planted.features.ids, "mine")
     nan = Features({"image": np.where(np.eye(260, 16) > 0, np.nan, 1.0)}, planted.features.ids, "planted")
     table = [
         ({"stimuli": bare}, "no captions"),
         ({"stimuli": empty}, "none of 0 nouns"),
         ({"design": replace(QUICK, layers=("conv5",))}, "no pooled layer 'conv5'"),
         ({"responses": twice}, "one subject"),
-        ({"responses": nosplit}, "split"),
+        ({"responses": nosplit}, "^describe: trials have no column 'split'"),
+        ({"responses": leaky}, "^[0-9]+ images are in two parts .* split by image, not by trial"),
+        ({"responses": alone}, r"^describe: the part 'test' has 0 images.*split holds \['train'\];"),
+        ({"features": fc}, r"reads the pooled layer 'image', mine has \['fc'\]; name one, design=Describing\(layers=\('fc',\)\)"),
+        (
+            {"responses": planted.features, "features": planted.responses},
+            r"describe takes responses \(Responses\), features \(Features\), stimuli \(Stimuli\) in this order, got Features for",
+        ),
+        ({"stimuli": list(planted.stimuli.ids)}, r"got list for stimuli; make it with Stimuli\(ids, images, captions\)"),
         ({"features": nan}, "NaN"),
         ({"design": replace(QUICK, tagger="nltk")}, "lexicon, spacy"),
     ]
@@ -194,6 +206,21 @@ def test_bad_input_is_one_line(planted) -> None:
     for wrong in ({"top": 0}, {"pictures": 0}, {"level": 1.0}):
         with pytest.raises(DataError):
             replace(QUICK, **wrong)
+
+
+def test_a_text_is_one_layer(planted) -> None:
+    assert replace(QUICK, layers="fc").layers == ("fc",)
+    assert EncodingDesign(layers="fc").layers == ("fc",)
+    assert EncodingDesign(layers="blocks").layers == "blocks"
+
+
+def test_why_no_voxel_has_a_word_is_said(planted, fitted) -> None:
+    """Voxels that are not predicted among all are not predicted alone."""
+    left = fitted[0].arrays["label"][:, 0] < 0
+    said = rf"no voxel has a word; 0 of {left.sum()} are predicted .*, and 6 nouns are in 3 of 180 training images .*least="
+    with pytest.warns(UserWarning, match=said):
+        result = describe(planted.responses.columns(left), planted.features, planted.stimuli, design=QUICK)
+    assert result.metrics["describe/labelled"] == 0
 
 
 def test_captions_without_nouns_and_in_other_scripts_are_counted(planted) -> None:

@@ -188,6 +188,9 @@ def test_maps_histograms_and_words() -> None:
     found = evidence.concept_maps(a, b)
     assert found[0] == pytest.approx(np.corrcoef(a[0], b[0])[0, 1])
     assert np.isnan(found[2])
+    bare = evidence.histogram(np.array([0, -1, -1]), ["cat"], ["A", "B", "B"])
+    assert bare["roi"].tolist() == ["A", "B"]  # a region without a word is there, with 0
+    assert bare["voxels"].tolist() == [1, 0]
     table = evidence.histogram(np.array([0, 1, 1, -1, 0]), ["cat", "bird"], ["A", "A", "A", "A", "B"], top=1)
     assert table.to_numpy().tolist() == [["A", "bird", 2, 2 / 3], ["B", "cat", 1, 1.0]]
     profile = np.array([3.0, 1.0, 2.0, 0.0])[:, None]

@@ -461,6 +461,25 @@ def test_the_validation_loss_is_that_of_a_plain_loop(fitted, planted, name: str)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+def test_a_short_trial_is_not_spent_on_judging_it() -> None:
+    """Noisy pictures of a validation loss are at most those of the training, and those of a default run are as many as asked."""
+    assert [AdapterTraining(steps=steps).judging(40).draws for steps in (1, 6, 8, 500)] == [32, 192, 256, 256]
+    assert AdapterTraining().judging(40) == AdapterTraining()
+    assert AdapterTraining().judging(9000) == AdapterTraining()
+
+
+def test_a_short_fit_passes_few_noisy_pictures(pipeline, planted, monkeypatch) -> None:
+    read, real = [], adapter_training.add_noise
+
+    def counted(clean, *rest):
+        read.append(len(clean))
+        return real(clean, *rest)
+
+    monkeypatch.setattr(adapter_training, "add_noise", counted)
+    planted.fit(pipeline, NeuroAdapter(2, training={"steps": 1, "batch": 8}))
+    assert sum(read) == 4 * 8  # the start with its regions and with none, the step, the end
+
+
 def test_batches_and_rows_change_nothing_and_candidates_differ(fitted, planted) -> None:
     model = fitted["mask"]
     drawn = model.reconstruct(planted.y_new[:5], 3, steps=3)
@@ -661,7 +680,10 @@ def test_bad_input_is_one_clear_line(pipeline, planted, fitted, tmp_path) -> Non
         (lambda: fit(y=holed), "Y: 1 of 24 columns hold NaN"),
         (lambda: fit(y=y[:, :20]), "Y has 20 units, the parcels are of 24"),
         (lambda: fit(parcels=fewer), "the parcels are of 23"),
-        (lambda: fit(NeuroAdapter(9)), "9 parcels are asked for, given has 4"),
+        (lambda: fit(parcels=parcels.label), r"parcels are a Parcels, got ndarray; make them by .* label_parcels\(labels, "),
+        (lambda: fit(parcels=["FFA"] * 24), "parcels are a Parcels, got list"),
+        (lambda: fit(images=np.ones((160, 8, 8, 3)) / 2), r"uint8 \(row, height, width, 3\), got float64 .*; multiply"),
+        (lambda: fit(NeuroAdapter(9)), "9 parcels are asked for, 4 of given have"),
         (lambda: fit(ids=[str(i) for i in range(160)]), "no training image is repeated"),
         (lambda: fit(ids=planted.ids[:-1]), "Y has 160 rows, ids has 159"),
         (lambda: fit(ids=list(range(160))), "string"),
@@ -702,6 +724,7 @@ def test_bad_input_is_one_clear_line(pipeline, planted, fitted, tmp_path) -> Non
         (lambda: NeuroAdapter().save(tmp_path / "none"), "is not fitted"),
         (lambda: model.reconstruct(y[:, :9]), "Y has 9 units, the model was fitted on 24"),
         (lambda: model.reconstruct(holed), "NaN"),
+        (lambda: model.reconstruct(1000 * y + 5000), r"Y: responses lie .* from its mean .*; prepare them as"),
         (lambda: model.reconstruct(y[:2], 0), "0 candidates"),
         (lambda: model.reconstruct(y[:2], steps=0), "steps=0"),
         (lambda: model.reconstruct(y[:2], steps=2000), "2000 steps of sampling; choose 1 to 1000"),

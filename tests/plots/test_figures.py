@@ -8,9 +8,11 @@ import time
 from dataclasses import replace
 from types import ModuleType
 
+import mne
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -339,6 +341,41 @@ def test_scalp_maps_and_time(made: ModuleType) -> None:
     drawn(sensors.generalisation(np.full((5, 5), 0.02) + 0.1 * np.eye(5), np.linspace(-0.1, 0.4, 5), chance=0.005))
     rng = np.random.default_rng(0)
     drawn(sensors.stages(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), {"luminance": rng.uniform(size=(16, 16))}))
+
+
+def test_the_colours_of_a_scalp_map_reach_every_channel() -> None:
+    """In the standard places Fp1, Fp2, F7 and F8 lie outside the circle of the head."""
+    names = [
+        "Fp1",
+        "Fp2",
+        "F7",
+        "F3",
+        "Fz",
+        "F4",
+        "F8",
+        "T7",
+        "C3",
+        "Cz",
+        "C4",
+        "T8",
+        "P7",
+        "P3",
+        "Pz",
+        "P4",
+        "P8",
+        "O1",
+        "Oz",
+        "O2",
+    ]
+    places = mne.channels.make_standard_montage("standard_1005").get_positions()["ch_pos"]
+    space = Sensors(np.array(names), np.array([places[name] for name in names]))
+    ax = sensors.topomaps(space, np.arange(20.0)).axes[0]
+    ax.figure.canvas.draw()
+    dots = next(
+        part.get_offsets() for part in ax.collections if isinstance(part, PathCollection) and len(part.get_offsets()) == 20
+    )
+    ends = ax.images[0].get_clip_path().get_fully_transformed_path()
+    assert ends.contains_points(ax.transData.transform(dots)).all()
 
 
 @pytest.mark.parametrize("origin", [(0.0, 0.0, 0.0), (0.0, 0.015, 0.043)], ids=["in the middle", "between the ears"])

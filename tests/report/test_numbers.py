@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from brainlens.datasets.runs import table
 from brainlens.report import numbers
+from brainlens.types import Result
 
 METRICS = {
     "retrieval/brain->image/top1": 0.225,
@@ -26,6 +28,19 @@ METRICS = {
     "data/units_constant": 0.0,
     "encoding/r2_mean": float("nan"),
 }
+
+
+def test_units_without_a_score_are_said_in_words() -> None:
+    assert numbers.label("r2_of_ceiling undefined") == "units without R² / noise ceiling"
+
+
+def test_a_difference_says_that_it_is_one_and_has_its_p() -> None:
+    key = "align/volume-ridge/retrieval/brain->image/top5"
+    both = {key: 0.05, f"{key}.low": 0.0, f"{key}.high": 0.15, f"{key}.p": 0.62, f"{key}.n": 20.0}
+    both |= {"align/ridge/retrieval/brain->image/top5": 0.9, "align/ridge/retrieval/brain->image/chance5": 0.25}
+    one, other = table(Result("align", both), "align/")
+    assert (one["metric"], one["p"], one["n"]) == (f"{key} (difference)", "0.62", "20")
+    assert (other["chance"], "p" in other) == ("0.25", False)
 
 
 def test_rows_bring_their_neighbours_along() -> None:

@@ -227,7 +227,8 @@ def test_wrong_epochs_are_one_line() -> None:
         (made_epochs("eeg", 10.0)[0], {}, "MNE keeps volts and tesla: scale them"),
         (made_epochs("mag", 1.0)[0], {}, r"Responses.from_arrays\(epochs.get_data\(\)"),
         (made_epochs("eeg", 1e-9)[0], {}, "uV, which looks like volts or tesla, and no recording in uV"),
-        (holes, {}, "NaN or infinity in 1 of 3 units"),
+        (holes, {}, r"NaN or infinity in 1 of 3 channels, first channel 'Pz' in epoch 0; drop these epochs \(epochs.drop\)"),
+        ("x-epo.fif", {}, r"got str; read the file first, mne.read_epochs\('x-epo.fif'\)"),
         (made_epochs("eeg", 1e-5)[0], {"stimulus": "image"}, r"no metadata column 'image'; they have \[\]"),
         (made_epochs("eeg", 1e-5, metadata=numbered)[0], {"stimulus": "picture"}, r"they have \['image'\]"),
         (made_epochs("eeg", 1e-5, metadata=numbered)[0], {"stimulus": "image"}, "ids are strings, got int"),
@@ -284,7 +285,7 @@ def test_hidden_states_are_split_as_the_backbones_split_them() -> None:
 BAD_FEATURES = [
     ({"ids": [1, 2]}, "ids are strings, got int 1"),
     ({"ids": ["a"]}, "layer 'l' has 2 rows for 1 ids"),
-    ({"ids": ["a", "a"]}, "occur more than once"),
+    ({"ids": ["a", "a"]}, "occur more than once, first 'a'"),
     ({"layers": {}}, "give at least one layer"),
     ({"layers": np.ones((2, 3))}, "features are a dict of arrays by layer"),
     ({"layers": {"l": np.array([[np.inf, 1], [0, 0]])}}, "layer 'l': image 'a' holds NaN or infinity"),

@@ -20,6 +20,16 @@ METRICS = {
 }
 
 
+def test_a_mean_r2_stands_beside_its_ceiling_and_a_count_by_its_rule() -> None:
+    metrics = {"encoding/r2_mean": 0.3, "encoding/ceiling_mean": 0.7, "encoding/r_mean": 0.5}
+    metrics |= {"encoding/units_significant": 82.0, "encoding/share_significant": 0.69}
+    rows = Result("encode", metrics).scores().set_index("metric")
+    assert rows.loc["encoding/r2_mean", "ceiling"] == 0.7
+    assert np.isnan(rows.loc["encoding/r_mean", "ceiling"])  # that of R2 is none of r
+    assert "R2 > 0" in rows.loc["encoding/units_significant", "unit"]
+    assert "r > 0" in rows.loc["encoding/share_significant", "unit"]
+
+
 def test_a_score_brings_its_interval_chance_ceiling_n_and_unit() -> None:
     found = Result("align", METRICS).scores()
     assert tuple(found.columns) == COLUMNS

@@ -69,9 +69,22 @@ BAD = {
         lambda: Stimuli(np.array(["a", "b"]), pictures(2), [], pd.DataFrame({"x": [1, 2, 3]})),
         "2 ids but 3 table",
     ),
+    "captions of other ids": (
+        lambda: Stimuli(np.array(["a", "b"]), pictures(2), {"a.png": ["x"]}),
+        "captions name none of the 2 ids; they have 'a.png', the stimuli 'a'",
+    ),
+    "float pictures": (
+        lambda: Stimuli(np.array(["a", "b"]), pictures(2) / 255.0),
+        r"uint8 \(n, height, width, 3\), got float64 .*; multiply by 255",
+    ),
+    "grey pictures": (lambda: Stimuli(np.array(["a", "b"]), pictures(2)[..., 0]), "got uint8 .* convert them to RGB"),
     "numeric ids": (lambda: Stimuli(np.array([1, 2]), pictures(2)), "ids are strings"),
     "duplicate ids": (lambda: stimuli("aba"), "more than once, first 'a'"),
-    "unknown stimulus": (lambda: stimuli().take(["a", "z"]), r"first 'z'.*3 ids"),
+    "unknown stimulus": (lambda: stimuli().take(["a", "z"]), r"first 'z'.*3 ids, first 'a'; name them alike"),
+    "ending of a file": (
+        lambda: stimuli().take(["a.png", "b.png"]),
+        "first 'a'; the ending of the file's name is the difference",
+    ),
     "repeated ids asked of features": (lambda: features().take(["a", "a"]), "more than once"),
     "repeated ids asked of stimuli": (lambda: stimuli().take(["b", "b"]), "more than once"),
     "responses rows": (lambda: Responses(np.ones((4, 5)), responses().trials, responses().units), "24 trials and 5 units"),
@@ -277,3 +290,8 @@ def test_positions_find_every_id(names):
     order = names[::-1]
     assert [names[i] for i in positions(order, names)] == order
     assert list(unique_ids(names)) == names
+
+
+def test_captions_by_id_are_joined_by_id():
+    told = {"c": ["two", "three"], "a": "one", "z": ["of no picture"]}
+    assert Stimuli(np.array(["a", "b", "c"]), pictures(3), told).captions == [["one"], [], ["two", "three"]]

@@ -25,7 +25,7 @@ from brainlens.models.volume.presets import Preset
 from brainlens.models.volume.split import Split, split_tables
 from brainlens.models.volume.training import AlignmentTraining
 from brainlens.nn.volume_encoder import VolumeDesign
-from brainlens.types import DataError, Features, Responses, Result
+from brainlens.types import DataError, Features, Responses, Result, check_kinds
 
 __all__ = ["Alignment", "align", "embeddings", "one_result", "score"]
 
@@ -71,6 +71,7 @@ def align(
     trained further, and all are centred as it was. centred: whether targets lose their training mean, for all encoders alike; the
     paper does not say so.
     """
+    check_kinds("align", responses=(responses, Responses), images=(images, Features))
     names = list(dict.fromkeys(encoders))
     unknown = [name for name in names if name not in ENCODERS]
     if unknown or not names:

@@ -332,9 +332,9 @@ def _beside(row: dict[str, Any]) -> Rows:
     out: Rows = []
     for k in (1, 5):
         value, low, high = (float(row[f"retrieval/brain->image/top{k}{side}"]) for side in ("", ".low", ".high"))
-        out.append(
-            {"metric": f"{row['encoder']}: brain->image/top{k}", "value": value, "95 % interval": f"{low:.3g} to {high:.3g}"}
-        )
+        one = {"metric": f"{row['encoder']}: brain->image/top{k}", "value": value, "95 % interval": f"{low:.3g} to {high:.3g}"}
+        one["chance"] = f"{row[f'retrieval/brain->image/chance{k}']:.3g}"
+        out.append(one | {"n": f"{row['retrieval/brain->image/n']:,.0f}"})
     return out
 
 

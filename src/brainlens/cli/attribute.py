@@ -38,7 +38,7 @@ def attribute(
         str | None,
         typer.Option(help="Where features are read: k, the output of block k, as the paper counts; `input`; or `patches`."),
     ] = None,
-    trials: Annotated[int, typer.Option(help="How many test images are explained.")] = 32,
+    trials: Annotated[int, typer.Option(help="How many test images are explained. Of fMRI: EEG, MEG explain all.")] = 32,
     captions: Captions = None,
     refine: Annotated[str, typer.Option(help="Within a brain patch: product, weight, signed or none (the paper's).")] = "product",
     beta: Annotated[float, typer.Option(help="Weight of the bits.", rich_help_panel=BOTTLENECK)] = 0.1,

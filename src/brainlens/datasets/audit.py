@@ -16,7 +16,7 @@ from brainlens.stimuli.captions import count_captions
 from brainlens.types import MAX_BAD_UNITS, DataError, Recording, Responses, Sensors, Stimuli, Surface, Volume, image_key
 from brainlens.types.sensor_units import LIMITS, typical_size
 
-LEVELS = ("ok", "note", "error")
+LEVELS = ("ok", "note", "warning", "error")
 IMAGES = 200  # pictures whose repeats are compared
 SHUFFLES = 999
 Z_MEAN, Z_DEVIATION = 0.5, (0.2, 2.0)  # of z-scores, see `_z`
@@ -25,7 +25,8 @@ HASHED = 1e9  # bytes of a file above which it is named without its hash
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the audit: `ok`, `note` (worth a look) or `error` (a verb would stop, or a score would mislead)."""
+    """One line of the audit: `ok`, `note` (worth a look), `warning` (scores may mislead: look before you trust them) or `error`
+    (a verb would stop, or a score would mislead)."""
 
     level: str
     what: str
@@ -175,7 +176,7 @@ def _order(responses: Responses, seed: int) -> Finding:
     )
     if p < 0.05:
         return Finding("ok", "order of trials", text)
-    return Finding("note", "order of trials", f"{text}: ids may stand at the wrong rows, or the signal is weak")
+    return Finding("warning", "order of trials", f"{text}: ids may stand at the wrong rows, or the signal is weak")
 
 
 def _pattern(responses: Responses, row: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from brainlens import datasets, store
 from brainlens.datasets.source import Source
 from brainlens.types import DataError, Responses, Result, reading
-from brainlens.types.scores import COUNTS
+from brainlens.types.scores import COUNTS, is_difference
 
 MODEL = "model"  # the folder of a run that holds what was fitted
 UNREAD = ("dataset", "folder", "cache", "device")  # settings of a call that name nothing that is read, or what is stamped anyway
@@ -108,17 +108,22 @@ def check_same_recording(run: str | Path, result: Result, responses: Responses) 
 
 
 def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:
-    """The scores under a prefix as rows: value, 95 % interval, chance and n where they are known; counts by their own name."""
+    """The scores under a prefix as rows: value, 95 % interval, chance, n and p where they are known; counts by their own name.
+
+    The paired difference of two methods says that it is one.
+    """
     if prefix.startswith("data/") or prefix.rpartition("/")[2] in COUNTS:
         return [{"metric": key, "value": float(value)} for key, value in result.metrics.items() if key.startswith(prefix)]
     found = result.scores()
     found = found[[key.startswith(prefix) and (ending is None or key.endswith(ending)) for key in found["metric"]]]
     rows: Rows = []
     for line in found.itertuples():
-        row = {"metric": line.metric, "value": float(line.value)}
+        said = f"{line.metric} (difference)" if is_difference(line.metric) else line.metric
+        row = {"metric": said, "value": float(line.value)}
         row["95 % interval"] = "" if np.isnan(line.low) else f"{line.low:.3g} to {line.high:.3g}"
         row["chance"] = "" if np.isnan(line.chance) else f"{line.chance:.3g}"
         row["n"] = "" if np.isnan(line.n) else f"{line.n:,.0f}"
+        row |= {"p": f"{p:.2g}"} if (p := result.metrics.get(f"{line.metric}.p")) is not None else {}
         rows.append(row)
     return rows
 

@@ -7,6 +7,7 @@ responses to test images, which chose nothing. BrainLMM (Gao et al.), Describe-a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -25,7 +26,7 @@ from brainlens.models.encoding import RidgeCV
 from brainlens.models.encoding.layered import pooled
 from brainlens.models.encoding.tables import tables
 from brainlens.stimuli.nouns import Vocabulary, presence, tagger, vocabulary
-from brainlens.types import DataError, Features, Responses, Result, Stimuli
+from brainlens.types import DataError, Features, Responses, Result, Stimuli, check_kinds
 
 __all__ = [
     "BASELINES",
@@ -50,12 +51,12 @@ Tell = Callable[[str, float | None], None]
 class Describing:
     """How voxels are described.
 
-    layers: pooled layers side by side (None: "image", the network's embedding). alphas: ridge penalties. top: strongest pictures
-    (and crops) whose captions give candidates; pictures: t of each noun in the bank; best: a of eq. 2 (None: half of them);
-    close: pictures whose likeness weights the scores as in the released code (`metrics.semantics.closeness_scores`), None: not at
-    all, as in the paper; labels: kept of each voxel. tagger: "lexicon", "spacy" or "spacy:MODEL"; least: training images that a
-    noun must be in; concreteness: table of norms, nouns below least_concrete go. permutations, resamples of the test images;
-    level of the false discovery rate.
+    layers: pooled layers side by side, a text is one (None: "image", the network's embedding). alphas: ridge penalties. top:
+    strongest pictures (and crops) whose captions give candidates; pictures: t of each noun in the bank; best: a of eq. 2 (None:
+    half of them); close: pictures whose likeness weights the scores as in the released code
+    (`metrics.semantics.closeness_scores`), None: not at all, as in the paper; labels: kept of each voxel. tagger: "lexicon",
+    "spacy" or "spacy:MODEL"; least: training images that a noun must be in; concreteness: table of norms, nouns below
+    least_concrete go. permutations, resamples of the test images; level of the false discovery rate.
 
     | setting | paper | default | why |
     |---|---|---|---|
@@ -80,6 +81,8 @@ class Describing:
     level: float = 0.05
 
     def __post_init__(self) -> None:
+        if isinstance(self.layers, str):
+            object.__setattr__(self, "layers", (self.layers,))
         for name in ("top", "pictures", "labels", "least", "permutations", "resamples"):
             if getattr(self, name) < 1:
                 raise DataError(f"describe: {name}={getattr(self, name)}; it is 1 or more")
@@ -152,8 +155,15 @@ def fit_describe(
     Raises DataError for images without captions, captions without nouns, layers that are not found, and split mistakes.
     """
     chosen, given, started, say = design or Describing(), beside or Beside(), store.Start(), tell or _silent
+    check_kinds("describe", responses=(responses, Responses), features=(features, Features), stimuli=(stimuli, Stimuli))
     layers = chosen.layers or ("image",)
-    data = tables(responses, features, seed=seed)
+    if chosen.layers is None and "image" not in features.data:
+        have, example = list(features.data), next(iter(features.data), "NAME")
+        raise DataError(
+            f"describe reads the pooled layer 'image', {features.model} has {have}; name one, "
+            f"design=Describing(layers=({example!r},))"
+        )
+    data = tables(responses, features, seed=seed, verb="describe")
     rows, y, _ = data.fitting
     words, present = _words(stimuli.take(features.ids), rows, chosen)
     say("ridge from pooled features", None)
@@ -173,6 +183,8 @@ def fit_describe(
     say("labels", None)
     found = problem.label(model.coef_, pool, pool_present)
     label = gate(found, model.best_score_)
+    if not (label[:, 0] >= 0).any():
+        _warn_of_no_label(model.best_score_, words, len(rows), chosen.least)
     say("evidence", None)
     proof = evidence_of(label, found.auroc, data.test.y, present=present[data.test.rows], design=chosen, seed=seed)
     halves = halves_agreement(problem.first_of, len(rows), seed=seed)
@@ -227,6 +239,17 @@ def gate(found: Labels, score: np.ndarray) -> np.ndarray:
     score (voxel,) -> numbers (voxel, k), -1 where it is not above 0.
     """
     return np.where((np.asarray(score) > 0)[:, None], found.number, -1)
+
+
+def _warn_of_no_label(score: np.ndarray, words: Vocabulary, images: int, least: int) -> None:
+    """Says why no voxel has a word: how many voxels are predicted, and how many nouns there are to choose from."""
+    rare = sum(why == "rare" for why in words.dropped.values())
+    warnings.warn(
+        f"describe: no voxel has a word; {int((np.asarray(score) > 0).sum())} of {len(score)} are predicted in cross-validation "
+        f"(R2 above 0), and {len(words.nouns)} nouns are in {least} of {images} training images or more ({rare} are in fewer); "
+        "give more images, or Describing(least=...)",
+        stacklevel=3,
+    )
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, alphas: tuple[float, ...] = ALPHAS, *, seed: int = 0) -> RidgeCV:

@@ -27,7 +27,7 @@ from brainlens.models.encoding import ClassToken, EncodingModel, FactorTopy, GNe
 from brainlens.models.encoding.cost import multiply_adds, parameters
 from brainlens.models.encoding.layered_models import TrainedReader, recipe_changes
 from brainlens.models.encoding.ridge import ALPHAS
-from brainlens.models.encoding.tables import EncodingTables, tables
+from brainlens.models.encoding.tables import BLOCKS, EncodingTables, tables
 from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress
 from brainlens.types import DataError, Features, Responses, Result
 
@@ -75,6 +75,10 @@ class EncodingDesign:
     refit: bool = True
     standardise: bool = True
     single_trials: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, str) and self.layers != BLOCKS:
+            object.__setattr__(self, "layers", (self.layers,))  # a text is one layer
 
 
 def encode(

@@ -63,7 +63,8 @@ def score_part(
         metrics["encoding/ceiling_undefined"] = 1.0
     if "roi" in data.units.columns and "layer_weights" in arrays:
         metrics |= _hierarchy(arrays["layer_weights"], data.units["roi"], seed)
-    return metrics, more, _regions(data, more | arrays, predicted, resamples, seed)
+    known = {"r2_of_ceiling": np.where(units, share, np.nan)}  # of the units that the metric of this name is of
+    return metrics, more, _regions(data, more | arrays | known, predicted, resamples, seed)
 
 
 def _interval(metrics: dict[str, float], name: str, low: float, high: float) -> None:
@@ -94,7 +95,10 @@ def _hierarchy(omega: np.ndarray, roi: pd.Series, seed: int) -> dict[str, float]
 def _regions(
     data: EncodingTables, arrays: dict[str, np.ndarray], predicted: np.ndarray, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """One row a region: units, mean scores with the interval of R2 over test images, mean layer, confidence and scale."""
+    """One row a region: units, mean scores with the interval of R2 over test images, mean layer, confidence and scale.
+
+    R2 over its ceiling is of the scored units alone: where a ceiling is hardly above 0 it is noise over noise.
+    """
     if "roi" not in data.units.columns:
         return pd.DataFrame()
     roi = data.units["roi"].astype(str).to_numpy()

@@ -104,12 +104,16 @@ def concept_maps(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
 def histogram(label: np.ndarray, names: Sequence[str], roi: Sequence[str] | np.ndarray, *, top: int = 10) -> pd.DataFrame:
     """The `top` most frequent labels of each region: columns roi, label, voxels, share (of the region's labelled voxels).
 
-    label (voxel,) numbers into names, -1 for none, which is left out; roi (voxel,) names.
+    label (voxel,) numbers into names, -1 for none, which is left out; roi (voxel,) names. A region without any has one row, of no
+    label and 0 voxels.
     """
     frame = pd.DataFrame({"roi": np.asarray(roi, dtype=str), "number": np.asarray(label)})
-    frame = frame[frame["number"] >= 0]
-    rows = []
-    for region, part in frame.groupby("roi", sort=True):
+    rows: list[tuple[str, str, int, float]] = []
+    for region, every in frame.groupby("roi", sort=True):
+        part = every[every["number"] >= 0]
+        if not len(part):
+            rows.append((str(region), "", 0, float("nan")))
+            continue
         counts = part["number"].value_counts()
         listed = sorted(((-int(n), str(names[int(k)])) for k, n in counts.items()))[:top]
         rows += [(str(region), name, -n, -n / len(part)) for n, name in listed]

@@ -15,6 +15,7 @@ from matplotlib.patches import Circle
 from brainlens.plots import style
 from brainlens.types import DataError, Result, Sensors
 
+RIM, NOSE = 1.04, 1.18  # how far colours go beyond the outermost channel, and the nose and ears beyond the head
 MANY = 100  # channels, from which on dots and lines are drawn thinner
 WINDOWS = {  # what a window is, and where on the time axis it is drawn
     "growing": ("from the start until t", lambda part: part["end"]),
@@ -32,7 +33,7 @@ def topomaps(
 ) -> Figure:  # fmt: skip
     """Scalp maps (map, channel), or one (channel,), drawn by MNE on one colour scale; channels are the dots.
 
-    Colours end at the outline of the head: channels below its rim lie outside of it and colour only the edge.
+    Channels below the rim of the head lie outside its circle, and colours reach as far as the outermost channel.
 
     Raises DataError for maps that do not fit the sensors or hold missing values, one channel alone, and channels on one line or
     ring.
@@ -47,7 +48,7 @@ def topomaps(
 
     columns = len(maps) if len(maps) <= 4 else 4 if len(maps) <= 8 else 5
     rows = -(-len(maps) // columns)
-    figure, axes = style.canvas(max(2.0 * columns, 4.2), 2.15 * rows + 1.3, nrows=rows, ncols=columns)
+    figure, axes = style.canvas(max(2.0 * columns, 3.2), 2.0 * rows + 1.1, nrows=rows, ncols=columns)
     info, sphere = _info(space)
     power = _power(maps)
     maps, unit = maps / 10.0**power, unit + (f" × 10{str(power).translate(RAISED)}" if power else "")
@@ -65,7 +66,7 @@ def topomaps(
             )  # fmt: skip
         except QhullError:  # one ring, or one line
             raise DataError(f"the {len(space)} channels lie on one line or ring, between which no map can be drawn") from None
-        _inside_the_head(ax, sphere)
+        _to_the_outermost_channel(ax, sphere)
         for line in ax.lines:
             if line.get_linestyle() == "None" and len(space) > MANY:
                 line.set_markersize(1.0)
@@ -83,12 +84,22 @@ def _power(maps: np.ndarray) -> int:
     return power if not -2 <= power <= 3 else 0
 
 
-def _inside_the_head(ax: Axes, sphere: tuple[float, float, float, float]) -> None:
-    """Cuts colours and contours at the circle of the head."""
-    circle = Circle(sphere[:2], sphere[3], transform=ax.transData)
-    for part in (*ax.images, *ax.collections):
-        if not isinstance(part, PathCollection):  # the dots of the channels stay
-            part.set_clip_path(circle)
+def _to_the_outermost_channel(ax: Axes, sphere: tuple[float, float, float, float]) -> None:
+    """Cuts colours and contours at the circle of the head, or at that of the outermost channel, and fits the axes to it.
+
+    Farther out MNE goes on extrapolating, where nothing is measured.
+    """
+    dots = [part for part in ax.collections if isinstance(part, PathCollection)]
+    reach = [
+        np.linalg.norm(np.asarray(part.get_offsets()) - sphere[:2], axis=1).max() for part in dots if len(part.get_offsets())
+    ]
+    radius = max([sphere[3], *(RIM * each for each in reach)])
+    for image in (*ax.images, *ax.collections):
+        if not isinstance(image, PathCollection):
+            image.set_clip_path(Circle(sphere[:2], radius, transform=ax.transData))
+    edge = max(radius, NOSE * sphere[3])
+    ax.set_xlim(sphere[0] - edge, sphere[0] + edge)
+    ax.set_ylim(sphere[1] - edge, sphere[1] + edge)
 
 
 def time_windows(

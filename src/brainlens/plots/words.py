@@ -102,9 +102,12 @@ def noun_number(result: Result, noun: str) -> int:
 
 
 def word_histograms(result: Result, *, most: int = 12) -> Figure:
-    """The most frequent first labels of each region, as numbers of voxels with a significant label (Fig. 3 of the paper)."""
+    """The most frequent first labels of each region, as numbers of voxels with a significant label (Fig. 3 of the paper).
+
+    A region without any has a panel that says so. Raises DataError where no region has one.
+    """
     table = result.tables.get("histogram", pd.DataFrame())
-    if not len(table):
+    if not len(table) or not (table["voxels"] > 0).any():
         raise DataError("word histograms: no region has a significant label")
     sizes = table.groupby("roi")["voxels"].sum().sort_values(ascending=False)
     regions = [name for name in sizes.index if name != "none"][:most] or list(sizes.index[:1])
@@ -112,15 +115,15 @@ def word_histograms(result: Result, *, most: int = 12) -> Figure:
     rows = -(-len(regions) // columns)
     figure, axes = style.canvas(2.6 * columns, 2.15 * rows + 0.5, nrows=rows, ncols=columns)
     for ax, region in zip(axes.ravel(), regions):
-        part = table[table["roi"] == region].iloc[::-1]
+        part = table[(table["roi"] == region) & (table["voxels"] > 0)].iloc[::-1]
         ax.barh(np.arange(len(part)), part["voxels"], color=style.BLUE, height=0.7)
         ax.set_yticks(np.arange(len(part)), [style.printable(str(name)) for name in part["label"]], fontsize=8)
         ax.set_ylim(min(-0.6, len(part) - 4.6), len(part) - 0.4)  # a lone bar is at the top, no thicker than the others
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        style.label(ax, title=str(region), x="voxels")
+        style.label(ax, title=str(region) if len(part) else f"{region}: 0", x="voxels")
     for ax in axes.ravel()[len(regions) :]:
         ax.set_axis_off()
-    return style.head(figure, "Labels of each region", result)
+    return style.head(figure, "Significant first words of each region", result)
 
 
 def category_ranking(result: Result, *, most: int = 12) -> Figure:

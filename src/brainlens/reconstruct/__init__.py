@@ -22,3 +22,8 @@ def __getattr__(name: str) -> Any:
     if place is None:
         raise AttributeError(f"brainlens.reconstruct has no name {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(f"brainlens.reconstruct.{place}"), name)
+
+
+def __dir__() -> list[str]:
+    """What `help` lists, though it is imported only when it is asked for."""
+    return sorted({*globals(), *__all__})

@@ -12,6 +12,8 @@ from brainlens.report.encode import SELECTORS, selector_maps
 from brainlens.report.parts import Section, capital, in_standard_space, lost
 from brainlens.types import Result, Surface, Volume
 
+MOST_REGIONS = 24  # bars of one figure
+
 
 def attribution_section(result: Result, dpi: int | None) -> Section:
     """The found map beside truth and control, on cortex and slices; deletion, insertion and sensitivity."""
@@ -122,6 +124,16 @@ def encoding_section(result: Result, dpi: int | None) -> Section:
         caption += "counted at it."
         section.draw(partial(unit_scores.score_histogram, result), caption, "Histogram of scores.")
         _maps(section, result, "r2", title="Test R²", unit="R²")
+    regions = result.tables.get("regions")
+    if regions is not None and {"roi", "units", "r2"} <= set(regions.columns) and len(regions) > 1:
+        caption = "Mean test R² of the units of each region; whiskers: 95 % intervals over test images."
+        shown = regions.nlargest(MOST_REGIONS, "units") if len(regions) > MOST_REGIONS else regions
+        caption += f" The {MOST_REGIONS} largest of {len(regions)} regions." if len(regions) > MOST_REGIONS else ""
+        make = partial(
+            layers.model_bars, shown, "r2", name="roi", title="Mean R² by region, 95 % intervals", axis="mean test R²",
+            chance=0.0, result=result,
+        )  # fmt: skip
+        section.draw(make, caption, "Bars of R² by region.")
     known = section.has(result, "ceiling", figure="R² against the noise ceiling")
     if known and "r2" in arrays and np.isfinite(np.asarray(arrays["ceiling"], dtype=float)).any():
         caption = "Test R² of every unit against its noise ceiling; the line is a model without error."

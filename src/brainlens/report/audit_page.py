@@ -24,7 +24,8 @@ PAGE = """<!doctype html>
 <table><thead><tr><th></th><th>what</th><th>found</th></tr></thead><tbody>
 {% for one in findings %}<tr><td>{{ one.level }}</td><td>{{ one.what }}</td><td>{{ one.found }}</td></tr>
 {% endfor %}</tbody></table>
-<p>error: a verb would stop, or a score would mean something else than it says. note: worth a look.</p>
+<p>error: a verb would stop, or a score would mean something else than it says. warning: scores may mislead,
+look before you trust them. note: worth a look.</p>
 </main></body></html>
 """
 

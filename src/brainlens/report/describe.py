@@ -51,7 +51,10 @@ def words_section(result: Result, dpi: int | None) -> Section:
             caption += "the most voxels. Other words: words.html beside the run."
             section.draw(partial(words.concept_rows, result, nouns), caption, f"Maps of {', '.join(nouns)}.")
     if "histogram" in result.tables:
-        caption = "Words of each region, by the number of voxels with a significant first word."
+        caption = (
+            f"Words of each region, by the number of voxels with a significant first word, in all {counted:,} of {total:,}. "
+        )
+        caption += untested(result)
         section.draw(partial(words.word_histograms, result), caption, "Bars of words by region.")
     cards = [name for name in result.arrays if name.startswith("cards/")]
     if section.has(result, "cards/unit", figure="the cards of voxels", beside=cards):
@@ -96,3 +99,11 @@ def _main_nouns(result: Result) -> list[str]:
     names = result.tables["nouns"]["noun"].astype(str).to_numpy()
     counts = np.bincount(label[proven], minlength=len(names))
     return [str(names[k]) for k in np.argsort(-counts, kind="stable")[:CONCEPTS] if counts[k]]
+
+
+def untested(result: Result) -> str:
+    """Which voxels with a word have no p, and why; empty where all were tested."""
+    has = np.asarray(result.arrays["label"])[:, 0] >= 0
+    left = int((has & ~np.isfinite(result.arrays["label_p"])).sum()) if "label_p" in result.arrays else 0
+    why = "too few test images name it, or too few do not"
+    return f"{left:,} more have a word that could not be tested, since {why}." if left else ""

@@ -256,6 +256,8 @@ def label(key: str) -> str:
         text = f"top-{top[1]}"
     elif ways:
         text = f"{ways[1]}-way"
+    elif name.endswith(" undefined"):
+        text = f"units without {label(name.removesuffix(' undefined'))}"
     else:
         text = NAMES.get(name, name.replace("_", " "))
     before = [PICTURES.get(p, p) if parts[0] == "reconstruct" else p for p in parts[: -1 - name.count("/")]]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from brainlens.types.recording import Recording
     from brainlens.types.responses import MAX_BAD_UNITS, Responses
     from brainlens.types.spaces import Sensors, Space, Surface, Volume
-    from brainlens.types.tables import Features, Result, Stimuli, check_no_leak
+    from brainlens.types.tables import Features, Result, Stimuli, check_kinds, check_no_leak
     from brainlens.types.texts import as_captions, part_of, read_lines, read_text
 
 _IN = {
@@ -26,7 +26,7 @@ _IN = {
     "Recording": "recording",
     **dict.fromkeys(("MAX_BAD_UNITS", "Responses"), "responses"),
     **dict.fromkeys(("Sensors", "Space", "Surface", "Volume"), "spaces"),
-    **dict.fromkeys(("Features", "Result", "Stimuli", "check_no_leak"), "tables"),
+    **dict.fromkeys(("Features", "Result", "Stimuli", "check_kinds", "check_no_leak"), "tables"),
     **dict.fromkeys(("as_captions", "part_of", "read_lines", "read_text"), "texts"),
 }
 
@@ -47,6 +47,7 @@ __all__ = [
     "check_expansion",
     "check_gifti",
     "check_gzip",
+    "check_kinds",
     "check_mat",
     "check_no_leak",
     "choose",

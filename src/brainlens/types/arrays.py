@@ -90,14 +90,19 @@ def responses_from_arrays(
     return {"data": data, "trials": table, "units": frame, "space": space, "times": None if times is None else np.asarray(times)}
 
 
-def refuse_missing(data: np.ndarray, way: str) -> None:
-    """Raises DataError, which ends in the way out, where responses (trial, unit[, time]) hold NaN or infinity."""
+def refuse_missing(data: np.ndarray, way: str, channels: Sequence[str] = ()) -> None:
+    """Raises DataError, which ends in the way out, where responses (trial, unit[, time]) hold NaN or infinity.
+
+    channels: names of the units, where they have any; the first channel is then named, and the first epoch of it by its number.
+    """
     bad = ~np.isfinite(data)
     if bad.any():
         columns = bad.any(axis=(0, 2) if data.ndim == 3 else 0)
-        raise DataError(
-            f"Y holds NaN or infinity in {int(columns.sum())} of {len(columns)} units, first unit {int(columns.argmax())}; {way}"
-        )
+        first, kind = int(columns.argmax()), "channels" if channels else "units"
+        where = f"unit {first}"
+        if channels:
+            where = f"channel {channels[first]!r} in epoch {int(bad[:, first].any(axis=-1).argmax())}"
+        raise DataError(f"Y holds NaN or infinity in {int(columns.sum())} of {len(columns)} {kind}, first {where}; {way}")
 
 
 def as_volume(mask: Any, what: str = "mask") -> Volume:
@@ -157,19 +162,22 @@ def masked(nifti: Any, mask: Any) -> tuple[np.ndarray, Volume]:
 def responses_from_epochs(epochs: Any, stimulus: str | None, trials: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a Responses from mne.Epochs; see `Responses.from_epochs`."""
     if not all(hasattr(epochs, name) for name in ("get_data", "event_id", "get_channel_types")):
-        raise DataError(f"epochs should be mne.Epochs, got {type(epochs).__name__}; for arrays use Responses.from_arrays")
+        way = "for arrays use Responses.from_arrays"
+        if isinstance(epochs, (str, Path)):
+            way = f"read the file first, mne.read_epochs({str(epochs)!r})"
+        raise DataError(f"epochs should be mne.Epochs, got {type(epochs).__name__}; {way}")
     picks, unit = data_channels(epochs.info, epochs.get_channel_types())
     if not len(epochs.selection):
         raise DataError("epochs hold no trial; all were dropped, see epochs.drop_log")
     measure, factor = measure_of(unit)
     data = (epochs.get_data(picks=picks, copy=False) * factor).astype(np.float32)
-    refuse_missing(data, "drop these epochs or channels first")
+    names = [epochs.ch_names[i] for i in picks]
+    refuse_missing(data, "drop these epochs (epochs.drop) or channels (epochs.drop_channels) first", names)
     check_size(
         typical_size(data), measure,
         "MNE keeps volts and tesla: scale them, or give other units as they are with "
         "Responses.from_arrays(epochs.get_data(), ..., times=epochs.times)",
     )  # fmt: skip
-    names = [epochs.ch_names[i] for i in picks]
     ids, more = _seen(epochs, stimulus)
     named = {name: values for name, values in more.items() if name in TRIAL_COLUMNS}
     table = trial_table(ids, len(data), {**named, **{k: v for k, v in trials.items() if v is not None}})

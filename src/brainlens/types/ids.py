@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,27 @@ def unique_ids(ids: Iterable[Any], what: str = "ids") -> np.ndarray:
 def positions(of: Iterable[str], among: Iterable[str], what: str = "stimulus") -> np.ndarray:
     """Row numbers (n,) of the ids `of` in the table whose ids are `among`.
 
-    Raises DataError naming the first missing ids.
+    Raises DataError naming the first missing ids and an id of the table, and whether the ending of a file's name is the cause.
     """
     row = {name: i for i, name in enumerate(among)}
     wanted = list(of)
     missing = [name for name in dict.fromkeys(wanted) if name not in row]
     if missing:
         first = ", ".join(repr(str(name)) for name in missing[:3])
-        raise DataError(f"{what}: {len(missing)} ids are not found, first {first}; the table holds {len(row)} ids")
+        raise DataError(
+            f"{what}: {len(missing)} ids are not found, first {first}; the table holds {len(row)} ids{_near(missing, row)}"
+        )
     return np.fromiter((row[name] for name in wanted), dtype=np.int64, count=len(wanted))
+
+
+def _near(missing: Sequence[str], row: Mapping[str, int]) -> str:
+    """An id of the table, and the way out where names differ by the ending of a file alone."""
+    if not row:
+        return ""
+    bare = {PurePath(str(name)).stem for name in row}
+    ending = all(PurePath(str(name)).stem in bare for name in missing)
+    way = "the ending of the file's name is the difference: name both with it or without it" if ending else "name them alike"
+    return f", first {str(next(iter(row)))!r}; {way}"
 
 
 def choose(table: pd.DataFrame, wanted: Mapping[str, Any], what: str) -> np.ndarray:

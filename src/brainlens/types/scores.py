@@ -1,9 +1,9 @@
 """Metrics as one tidy table: what a score is, its interval, its chance, its ceiling and its n, found by their names.
 
 A metric `group/name` brings its neighbours along: `group/name.low`, `.high`, `.p`, `.chance`, `.ceiling`; for retrieval
-`group/chanceK`; `group/n` and `group/gallery`. Where no neighbour states chance, it is the one that follows from the
-definition: .5 for an area under the ROC curve, 1/n for n-way accuracy, 0 for r and R2. A difference of two methods is no
-score: its chance is 0 and its unit says so.
+`group/chanceK`; `group/n` and `group/gallery`; for a mean R2 the mean ceiling. Where no neighbour states chance, it is that
+of the definition: .5 for an area under the ROC curve, 1/n for n-way accuracy, 0 for r and R2. A difference of two methods
+is no score: its chance is 0 and its unit says so.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ COUNTS = ("n", "gallery", "parameters", "multiply_adds", "seconds")
 SHARE = re.compile(
     r"(top\d+|nway\d+|accuracy|share\w*|\w+_share\w*|pointing_game|two_way\w*|kind_top\d|domain_top\d|\w*_area|noise_significant)$"
 )
+RULES = {  # two tests, which need not agree on a unit
+    "units_significant": "units, R2 > 0, bootstrap, q < .05",
+    "share_significant": "share, r > 0, t test, q < .05",
+}
 _SPELLED = {  # methods whose names the field writes otherwise than options do
     word.lower().replace("-", ""): word
     for word in ("Grad-CAM", "RISE", "Chefer", "MLP", "CNN", "FactorTopy", "NeuroAlign", "GNet", "EEGNet", "NICE", "SVM")
@@ -46,7 +50,8 @@ def scores(metrics: Mapping[str, float]) -> pd.DataFrame:
         group, _, name = key.rpartition("/")
         level, n = chance(key, metrics), metrics.get(f"{key}.n", metrics.get(join(group, "n"), np.nan))
         low, high = (metrics.get(key + side, np.nan) for side in (".low", ".high"))
-        ceiling = metrics.get(f"{key}.ceiling", np.nan)
+        level_of_mean = metrics.get(join(group, "ceiling_mean"), np.nan) if name == "r2_mean" else np.nan
+        ceiling = metrics.get(f"{key}.ceiling", level_of_mean)
         unit = f"difference of {unit_of(name)}".removesuffix(" of ") if is_difference(key) else unit_of(name)
         rows.append((key, float(value), low, high, np.nan if level is None else level, ceiling, n, unit))
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -93,7 +98,12 @@ def chance(key: str, metrics: Mapping[str, float]) -> float | None:
 
 
 def unit_of(name: str) -> str:
-    """What a metric is counted in: share (0 to 1), AUROC, R2, r, rank, ms, s, layers; empty where it is none of these."""
+    """What a metric is counted in: share (0 to 1), AUROC, R2, r, rank, ms, s, layers; empty where it is none of these.
+
+    What counts units as significant says by which rule.
+    """
+    if name in RULES:
+        return RULES[name]
     if SHARE.match(name):
         return "share"
     if name.endswith("auroc") or name == "auc":

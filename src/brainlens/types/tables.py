@@ -22,17 +22,21 @@ class Stimuli:
     """Images with their captions.
 
     ids (n,) strings, unique; images[i] -> (h, w, 3) uint8, an array or any lazy sequence;
-    captions: one list of strings per image (may be empty lists; a text alone is one caption); table: one row per image.
+    captions: one list of strings per image (may be empty lists; a text alone is one caption), or {id: them}, joined by id, where
+    an image that it does not name has none; table: one row per image.
+    Raises DataError for lengths that do not match, an array of pictures that is not uint8 RGB, and captions of other ids.
     """
 
     ids: np.ndarray
     images: Sequence[np.ndarray] | np.ndarray
-    captions: list[list[str]] = field(default_factory=list)
+    captions: Any = field(default_factory=list)
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", unique_ids(self.ids, "stimuli"))
         n = len(self.ids)
+        if isinstance(self.captions, Mapping):
+            object.__setattr__(self, "captions", _by_id(self.captions, self.ids))
         if not self.captions:
             object.__setattr__(self, "captions", [[] for _ in range(n)])
         if self.table.empty and len(self.table) != n:
@@ -40,6 +44,7 @@ class Stimuli:
         for name, size in [("images", len(self.images)), ("captions", len(self.captions)), ("table", len(self.table))]:
             if size != n:
                 raise DataError(f"stimuli: {n} ids but {size} {name}")
+        _check_pictures(self.images)
         captions = [as_captions(given, f"stimulus {str(name)!r}") for name, given in zip(self.ids, self.captions, strict=True)]
         object.__setattr__(self, "captions", captions)
 
@@ -55,6 +60,23 @@ class Stimuli:
         images = self.images[rows] if isinstance(self.images, np.ndarray) else [self.images[i] for i in rows]
         table = self.table.iloc[rows].reset_index(drop=True)
         return Stimuli(self.ids[rows], images, [self.captions[i] for i in rows], table)
+
+
+def _by_id(captions: Mapping[str, Any], ids: np.ndarray) -> list[Any]:
+    """The captions of each id, none where it is not named. Raises DataError where no id is."""
+    if captions and not any(str(name) in captions for name in ids):
+        first = f"{next(iter(captions))!r}, the stimuli {str(ids[0])!r}" if len(ids) else "some, there is no stimulus"
+        raise DataError(f"stimuli: captions name none of the {len(ids)} ids; they have {first}; name both alike")
+    return [captions.get(str(name)) for name in ids]
+
+
+def _check_pictures(images: Any) -> None:
+    """Raises DataError for an array that is no uint8 RGB; a lazy sequence is not read here."""
+    if not isinstance(images, np.ndarray) or images.dtype == object or not len(images):
+        return
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        way = "multiply by 255 and .astype('uint8')" if images.dtype.kind == "f" else "convert them to RGB of 8 bits"
+        raise DataError(f"stimuli: images are uint8 (n, height, width, 3), got {images.dtype} {images.shape}; {way}")
 
 
 @dataclass(frozen=True)
@@ -171,6 +193,20 @@ class Result:
 
     def __repr__(self) -> str:
         return f"Result({self.task}, metrics={len(self.metrics)}, arrays={ {k: v.shape for k, v in self.arrays.items()} })"
+
+
+def check_kinds(verb: str, **given: tuple[Any, type]) -> None:
+    """Raises DataError, which lists what a verb takes in its order, where one of name=(value, class) is of another class."""
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            wanted = ", ".join(f"{other} ({each.__name__})" for other, (_, each) in given.items())
+            raise DataError(
+                f"{verb} takes {wanted} in this order, got {type(value).__name__} for {name}; make it with {_made(kind)}"
+            )
+
+
+def _made(kind: type) -> str:
+    return f"{kind.__name__}.from_arrays" if hasattr(kind, "from_arrays") else f"{kind.__name__}(ids, images, captions)"
 
 
 def check_no_leak(train: Stimuli, test: Stimuli) -> None:

@@ -17,7 +17,7 @@ from brainlens.metrics.encoding import noise_ceiling, pearson
 from brainlens.metrics.statistics import fdr
 from brainlens.nn.factortopy import resize_tokens
 from brainlens.subjects import check_parts, held_out
-from brainlens.types import DataError, Features, Responses, as_ids, positions
+from brainlens.types import DataError, Features, Responses, as_ids, check_kinds, positions
 from brainlens.types.arrays import varies
 
 LEAST_PAIRS = 10  # images shown more than once, from which reliability is estimated
@@ -128,31 +128,34 @@ class EncodingTables:
         return np.concatenate([part.rows for part in parts]), np.concatenate([part.y for part in parts]), held
 
 
-def tables(responses: Responses, features: Features, *, seed: int = 0, single_trials: bool = False) -> EncodingTables:
+def tables(
+    responses: Responses, features: Features, *, seed: int = 0, single_trials: bool = False, verb: str = "encode"
+) -> EncodingTables:
     """Responses averaged over repeats and split by the column `split`.
 
     single_trials: training and validation keep every trial as a row, as the paper fits; the test part is averaged either way,
-    so that scores compare.
+    so that scores compare. verb: who asks, for its errors.
     Without validation trials a tenth of the training images is held back. The noise ceiling uses all repeats for the
     signal-to-noise ratio and the test part's repeats for the ceiling.
     Raises DataError for several subjects or time points, a missing split, an image in two parts, an empty part, images
     without features, and more than 20 % of units missing.
     """
+    check_kinds(verb, responses=(responses, Responses), features=(features, Features))
     if responses.data.ndim != 2:
-        raise DataError(f"encode takes (trial, unit), got {responses.data.shape}; pick one time point or average over time")
+        raise DataError(f"{verb} takes (trial, unit), got {responses.data.shape}; pick one time point or average over time")
     trials = responses.trials
     if "subject" in trials.columns and trials["subject"].nunique() > 1:
         raise DataError(
-            f"encode takes one subject at a time, got {trials['subject'].nunique()}; use responses.where(subject=...)"
+            f"{verb} takes one subject at a time, got {trials['subject'].nunique()}; use responses.where(subject=...)"
         )
     before = _region_names(responses.units)
     responses, counts = responses.clean()
     counts["regions_left_out"] = len(before - _region_names(responses.units))
-    part = _parts(trials, seed)
+    part = _parts(trials, seed, verb)
     fixed = _never_changes(responses.data[part == "train"])
     if fixed.any():
         if fixed.all():
-            raise DataError("encode: no unit changes over the training images; is the recording z-scored by session?")
+            raise DataError(f"{verb}: no unit changes over the training images; is the recording z-scored by session?")
         responses, counts = responses.columns(~fixed), counts | {"units_constant_in_training": int(fixed.sum())}
         said = (
             f"{int(fixed.sum())} of {len(fixed)} units never change in training and are left out: nothing can be learned of them"
@@ -325,16 +328,20 @@ def held_back(names: np.ndarray, seed: int) -> np.ndarray:
     return names[held_out(len(names), HELD_BACK, seed)]
 
 
-def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
+def _parts(trials: pd.DataFrame, seed: int, verb: str) -> np.ndarray:
     """The part of each trial; a tenth of the training images validates where the recording names none."""
     if "split" not in trials.columns:
-        raise DataError("encode: trials have no column 'split'; add one with values train, test and, if you like, validation")
+        raise DataError(f"{verb}: trials have no column 'split'; add one with values train, test and, if you like, validation")
     part = np.array(trials["split"].astype(str), dtype=object)  # a copy: what is held back must not be written into the trials
-    check_parts(part)
+    given = part.tolist()  # as the user named them, before any are held back
+    check_parts(given)
     stimulus = as_ids(trials["stimulus"], "trials.stimulus")
     owner = pd.DataFrame({"stimulus": stimulus, "part": part}).drop_duplicates().groupby("stimulus")["part"].nunique()
     if (owner > 1).any():
-        raise DataError(f"{int((owner > 1).sum())} images are in two parts of the split, first {owner.index[owner > 1][0]!r}")
+        raise DataError(
+            f"{int((owner > 1).sum())} images are in two parts of the split, first {owner.index[owner > 1][0]!r}; split by "
+            "image, not by trial: all repeats of an image go to one part"
+        )
     if not (part == "validation").any():
         names = np.unique(stimulus[part == "train"])
         part[np.isin(stimulus, held_back(names, seed)) & (part == "train")] = "validation"
@@ -342,7 +349,7 @@ def _parts(trials: pd.DataFrame, seed: int) -> np.ndarray:
         have = len(np.unique(stimulus[part == name]))
         if have < least:
             raise DataError(
-                f"encode: the part {name!r} has {have} images, it needs at least {least}; split holds {sorted(set(part))}; "
+                f"{verb}: the part {name!r} has {have} images, it needs at least {least}; split holds {sorted(set(given))}; "
                 "give some images another part in the column `split`"
             )
     return part

@@ -20,6 +20,7 @@ from brainlens.types import DataError, Stimuli, as_ids, positions
 
 ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))
 SHIPPED = "miniatures/"
+APART = 10.0  # root mean square of new responses in standard deviations of training; single trials of 40 repeats reach 6
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ def match_images(images: Any, ids: Sequence[str] | None, rows: int, prompts: Any
         raise DataError(f"there are {count} images, prompts has {len(given)}; give one for every image")
     chosen = None if given is None else given[at]
     if isinstance(pictures, np.ndarray) and pictures.dtype.kind == "f":
+        if pictures.ndim == 4 and pictures.shape[-1] == 3:
+            raise DataError(
+                f"images are uint8 (row, height, width, 3), got {pictures.dtype} {pictures.shape}; multiply pictures of 0 to 1 "
+                "by 255 and .astype('uint8')"
+            )
         latents = pictures[at].astype(np.float32)
         if latents.ndim != 4 or not np.isfinite(latents).all():
             raise DataError(f"latents of shape {pictures.shape} should be finite (row, channel, height, width)")
@@ -96,6 +102,32 @@ def match_images(images: Any, ids: Sequence[str] | None, rows: int, prompts: Any
             shape = np.asarray(pictures[i]).shape
             raise DataError(f"images are (h, w, 3) uint8, got {np.asarray(pictures[i]).dtype} {shape}; or give latents as floats")
     return ImageRows(group, unique, pictures, at, None, chosen, count)
+
+
+def check_parcels(parcels: Any, units: int) -> None:
+    """Raises DataError for what is no Parcels, and for parcels of another number of units."""
+    if not isinstance(parcels, Parcels):
+        raise DataError(
+            f"parcels are a Parcels, got {type(parcels).__name__}; make them by brainlens.parcels: label_parcels(labels, "
+            "{value: name}) of one label a unit, or region_parcels(responses)"
+        )
+    if parcels.label.shape != (units,):
+        raise DataError(f"Y has {units} units, the parcels are of {len(parcels.label)}; make them from the same recording")
+
+
+def read_alike(y: np.ndarray, mean: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """(y - mean) * gain of new responses y (row, unit), float32, of root mean square 1 on the training images.
+
+    Units without gain say nothing. Raises DataError where the size shows that y was prepared in another way than for the fit.
+    """
+    x = np.asarray((y - mean) * gain, dtype=np.float32)
+    size = float(np.sqrt(np.square(x[:, gain != 0], dtype=np.float64).mean())) if x.size and (gain != 0).any() else 1.0
+    if not size <= APART:
+        raise DataError(
+            f"Y: responses lie {size:.2g} standard deviations of the training from its mean (root mean square), more than "
+            f"{APART:g}; prepare them as those of the fit, e.g. z-scored by the same trials"
+        )
+    return x
 
 
 def fit_responses(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class AdapterTraining:
     dropout: tokens of a sample are dropped with a probability r ~ U(0, 1) drawn for it. weighting, gamma: `loss_weights`.
     distil: share of the target that is the network's own answer under the caption, where captions are given; see `_aim`.
     head: a linear map and layer norm shared by all tokens. scale: weight of the attention to regions. draws: noisy
-    pictures in the validation loss, held-back images in turn, read every `evaluate_every` steps.
+    pictures in the validation loss, held-back images in turn, read every `evaluate_every` steps; never more than the training
+    itself reads (steps x batch), so that a short trial is not spent on judging it.
     """
 
     epochs: int = 30
@@ -70,6 +71,10 @@ class AdapterTraining:
 
     def total(self, images: int) -> int:
         return self.steps if self.steps > 0 else self.epochs * max(1, images // self.batch)
+
+    def judging(self, images: int) -> AdapterTraining:
+        """The settings of the validation loss: `draws` of at most what the training reads."""
+        return replace(self, draws=min(self.draws, max(1, self.total(images)) * self.batch))
 
 
 DEFAULT = AdapterTraining()
@@ -119,7 +124,7 @@ def train_adapter(
     """
     device = diffusion.prompt.device
     same_everywhere(adapter)
-    total = training.total(len(table.train))
+    total, judging = training.total(len(table.train)), training.judging(len(table.train))
     weights = loss_weights(diffusion.alphas, diffusion.prediction, training.weighting, training.gamma).to(device)
     optimiser = torch.optim.AdamW(adapter.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     draw = torch.Generator().manual_seed(seed)
@@ -132,10 +137,10 @@ def train_adapter(
         record = {
             "step": float(step),
             "loss": loss,
-            "validation": validation_loss(diffusion, adapter, table, prompt_of, training),
+            "validation": validation_loss(diffusion, adapter, table, prompt_of, judging),
         }
         if not log:
-            record["validation_text"] = validation_loss(diffusion, adapter, table, prompt_of, training, regions=regions)
+            record["validation_text"] = validation_loss(diffusion, adapter, table, prompt_of, judging, regions=regions)
         log.append(record)
         if best is None or record["validation"] < best[0]:
             best = (record["validation"], {k: v.detach().clone() for k, v in adapter.state_dict().items()})

@@ -16,10 +16,12 @@ from brainlens.models.estimator import Model, check_device
 from brainlens.models.generation.adapter_tables import (
     FitResponses,
     caption_table,
+    check_parcels,
     fit_responses,
     latents_of,
     match_images,
     open_pipeline,
+    read_alike,
     ridge_latents,
     same_inputs,
 )
@@ -135,10 +137,7 @@ class NeuroAdapter(Model):
         check_device(self.device)
         recipe = self._recipe()
         y = as_array(Y, "Y")
-        if parcels.label.shape != (y.shape[1],):
-            raise DataError(
-                f"Y has {y.shape[1]} units, the parcels are of {len(parcels.label)}; make them from the same recording"
-            )
+        check_parcels(parcels, y.shape[1])
         rows = match_images(images, ids, len(y), prompts)
         held = held_out(rows.n, 0.1, self.seed)
         if isinstance(before, NeuroAdapter):
@@ -193,7 +192,7 @@ class NeuroAdapter(Model):
         without: names of regions that are removed. width: of joint tokens that started by ridge, candidate c is drawn near the
         training picture that fits the responses c-th best (`Evidence.near`); None: at the prediction.
         watch: sees the attention to regions. folder: pictures are kept as they are drawn, and a killed run goes on.
-        Raises DataError for other units than in the fit, NaN, zero candidates, and a width without anchors.
+        Raises DataError for other units than in the fit, another scale, NaN, zero candidates, and a width without anchors.
         """
         self._check_fitted("adapter_")
         strength = 1.0 if self.low_level is None else float(self.low_level)
@@ -231,7 +230,7 @@ class NeuroAdapter(Model):
             raise DataError(
                 f"Y has {y.shape[1]} units, the model was fitted on {self.n_units_}; give the same ones in the same order"
             )
-        return np.asarray((y[:, self.units_] - self.mean_) * self.gain_, dtype=np.float32)
+        return read_alike(y[:, self.units_], self.mean_, self.gain_)
 
     def evidence(self, Y: Any, prompts: np.ndarray) -> np.ndarray:
         """How well embeddings (m, d) or (row, m, d) fit responses Y (row, unit): (row, m), see `Anchors.match`. Raises DataError
