@@ -90,9 +90,8 @@ def _to_the_outermost_channel(ax: Axes, sphere: tuple[float, float, float, float
     Farther out MNE goes on extrapolating, where nothing is measured.
     """
     dots = [part for part in ax.collections if isinstance(part, PathCollection)]
-    reach = [
-        np.linalg.norm(np.asarray(part.get_offsets()) - sphere[:2], axis=1).max() for part in dots if len(part.get_offsets())
-    ]
+    places = [np.asarray(part.get_offsets(), dtype=float) for part in dots]
+    reach = [np.linalg.norm(place - sphere[:2], axis=1).max() for place in places if len(place)]
     radius = max([sphere[3], *(RIM * each for each in reach)])
     for image in (*ax.images, *ax.collections):
         if not isinstance(image, PathCollection):
