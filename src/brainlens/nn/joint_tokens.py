@@ -87,7 +87,7 @@ class JointTokens(ParcelReader):
 
 
 def value_products(values: Tensor) -> Tensor:
-    """Products v_pi . v_pj of the parts of values (B, heads, P, T, channels), each pair i <= j once: (B, heads, P, T (T + 1) / 2).
+    """Products v_pi . v_pj of parts of values (B, heads, P, T, channels), each pair i <= j once: (B, heads, P, T (T + 1) / 2).
 
     Those of i < j are doubled, so that with the products a_i a_j of one attention vector they sum to |sum_j a_j v_pj|^2.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from brainlens.choices import CHOOSERS, LESIONS, RECONSTRUCT_PRESETS, STARTS, TOKENS
@@ -13,6 +13,7 @@ from brainlens.types import DataError
 
 MINIATURE = f"{SHIPPED}diffusion"
 PRESETS = RECONSTRUCT_PRESETS
+LATER = {"scheduler": "ddim"}  # at these, runs from before they could be asked for are found again
 WIDTH = 0.4  # chosen on held-back training pictures of the phantom
 
 
@@ -27,6 +28,7 @@ class Asked:
     write together, or "region", one each as published (None: joint with the start "attention", which they need). chooser:
     "evidence" (joint tokens alone), or an encoding model, "ridge" or "predictor" (None: evidence with joint tokens, else ridge).
     width: candidates of joint tokens are drawn near the training pictures that fit best (None: .4; 0: at the prediction itself).
+    scheduler: ddim, ddpm, euler or dpm, by which the steps of drawing go (`schedules`).
     trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are drawn;
     lesions: sets of regions that are removed, lesion_by "removal" from the model or by a "refit" without them. changes: of the
     estimator's parameters, beyond the preset.
@@ -45,6 +47,7 @@ class Asked:
     candidates: int = 4
     guidance: float = 4.0
     sampling_steps: int = 20
+    scheduler: str = "ddim"
     trials: int | None = None
     chooser: str | None = None
     width: float | None = None
@@ -75,7 +78,24 @@ class Asked:
             raise DataError("reconstruct: evidence and width are of joint tokens; ask for --tokens joint, or leave them out")
         if self.width is not None and not 0 <= self.width <= 1:
             raise DataError(f"reconstruct: width {self.width} lies in (0, 1]; 0 draws at the prediction itself")
-        Sampling(self.candidates, self.guidance, self.sampling_steps)  # refuses what cannot be drawn
+        Sampling(self.candidates, self.guidance, self.sampling_steps, scheduler=self.scheduler)  # refuses what cannot be drawn
+
+    def config(self) -> dict[str, Any]:
+        """The fields as a run is named by; see `LATER`."""
+        return {name: value for name, value in asdict(self).items() if (name, value) not in LATER.items()}
+
+    @property
+    def grey(self) -> bool:
+        """Whether drawing begins at a noised grey picture, as the released code does."""
+        return self.preset == "paper" and self.scheduler == "ddpm" and self.low_level is None
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Arguments of `NeuroAdapter.reconstruct` that every picture of a run is drawn by."""
+        return {
+            "guidance": self.guidance, "steps": self.sampling_steps, "width": self.near, "scheduler": self.scheduler,
+            "grey": self.grey,
+        }  # fmt: skip
 
     @property
     def joint(self) -> bool:
@@ -104,9 +124,11 @@ class Asked:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The fields of `Asked` that a preset sets: "paper" trains from the start, draws eight candidates in fifty steps, and lets a
-    transformer choose. Raises DataError listing the known ones."""
+    """The fields of `Asked` that a preset sets: "paper" trains from the start, draws eight candidates in fifty steps of DDPM from
+    a noised grey picture, and lets a transformer choose. Raises DataError listing the known ones."""
     if name not in PRESETS:
         raise DataError(f"reconstruct: preset {name!r} is not one of {', '.join(PRESETS)}")
-    paper = {"preset": "paper", "start": "random", "candidates": 8, "sampling_steps": 50, "chooser": "predictor"}
+    paper = {
+        "preset": "paper", "start": "random", "candidates": 8, "sampling_steps": 50, "scheduler": "ddpm", "chooser": "predictor",
+    }  # fmt: skip
     return paper if name == "paper" else {}

@@ -184,7 +184,7 @@ class Reconstruction:
             model.set_params(joint=len(before[TOKEN_MAP[0]]))
         self.tell("latents of the training images", None)
         model.fit(
-            given.train.data, given.train_stimuli, parcels, pipeline=self.asked.place, ids=given.train_names,
+            given.train, given.train_stimuli, parcels, pipeline=self.asked.place, ids=given.train_names,
             prompts=prompts, captions=first_captions(given.train_stimuli), before=before, folder=self.place / f"fit{mark}",
             progress=self.share("training the adapter"),
         )  # fmt: skip
@@ -255,8 +255,8 @@ class Reconstruction:
         asked, text = self.asked, f"drawing {len(self.given.seen)} x {self.asked.candidates} pictures"
         self.tell(text, None)
         return model.reconstruct(
-            self.given.test.data, asked.candidates, guidance=asked.guidance, steps=asked.sampling_steps, seed=self.seed,
-            width=asked.near, folder=self.place / "pictures", progress=self.share(text),
+            self.given.test, asked.candidates, seed=self.seed, folder=self.place / "pictures", progress=self.share(text),
+            **asked.drawing,
         )  # fmt: skip
 
     def choice(self, model: NeuroAdapter, pictures: np.ndarray) -> tuple[Chooser | None, Choice]:
@@ -332,7 +332,7 @@ def _side(diffusion: Diffusion) -> int:
 
 def _config(asked: Asked) -> dict[str, Any]:
     """What a run folder remembers of what was asked."""
-    return {**asdict(asked), "lesions": list(asked.lesions), "pipeline": asked.place}
+    return {**asked.config(), "lesions": list(asked.lesions), "pipeline": asked.place}
 
 
 def _log(model: NeuroAdapter) -> Any:
