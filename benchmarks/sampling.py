@@ -5,12 +5,14 @@
 Both sides draw the same pictures at the same noise, 10 steps of DDIM with guidance, so that the time ratio is that of exact
 rewriting alone. The network is the shipped diffusion miniature, or one of its size with random
 weights where none ships; weights do not change the time. The peer is `StableDiffusionPipeline` with diffusers' own IP-adapter
-processors. What fewer steps save beside it at an equal two-way score is measured apart (`sampling_score`) and noted in the row.
+processors. What fewer steps save beside it at an equal two-way score is measured apart (`sampling_score`) and noted in the row;
+so is what recording the attention to regions costs (`recording_ratio`), with the joint tokens that are the default.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 
 sys.modules["bottleneck"] = None  # type: ignore[assignment]  # pandas would take bottleneck.py here for the package
 from typing import Any  # noqa: E402
@@ -22,17 +24,19 @@ from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0  # no
 from diffusers.models.embeddings import MultiIPAdapterImageProjection  # noqa: E402
 
 from brainlens import miniatures  # noqa: E402
+from brainlens.attribution.cross_attention import AttentionRecord  # noqa: E402
 from brainlens.backbones.diffusion import Diffusion, load_diffusion  # noqa: E402
 from brainlens.backbones.preprocess import Preprocess  # noqa: E402
 from brainlens.models.generation.noise import candidate_noise  # noqa: E402
 from brainlens.models.generation.sampling import Prompts, Sampling, draw_latents, draw_pictures  # noqa: E402
-from brainlens.nn.region_adapter import RegionAdapter, cross_attention, text_keys  # noqa: E402
+from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt, cross_attention, text_keys  # noqa: E402
 from brainlens.types import DataError  # noqa: E402
 from harness import compare  # noqa: E402
 from sampling_score import at_equal_score  # noqa: E402
 
 REGIONS, VOXELS, CANDIDATES, STEPS, GUIDANCE = 100, 15, 2, 10, 4.0
 COMPARED = 2  # trials whose latents are compared
+JOINT, RECORDED = (20, 127), 8  # tokens and channels of the code of the attention that ships; trials drawn at a time
 SCHEDULE = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False, "steps_offset": 1,
@@ -146,6 +150,34 @@ def peer(device: str) -> Any:
     return lambda: [one(row, c) for row in range(len(x)) for c in range(CANDIDATES)], outputs
 
 
+def recording_ratio(device: str, trials: int = RECORDED, steps: int = STEPS, repeats: int = 3) -> float:
+    """Time of drawing with the attention recorded over the time without: the shortest of each, taken in turns.
+
+    With contributions and maps of ten sets of regions. On the processor its own time, so that other processes do not count.
+    """
+    diffusion = model(device)
+    members = list(np.arange(REGIONS * VOXELS).reshape(REGIONS, VOXELS))
+    adapter = RegionAdapter(diffusion.unet, members, joint=JOINT).to(device).eval().requires_grad_(False)
+    x = torch.randn(trials, REGIONS * VOXELS, generator=torch.Generator().manual_seed(1)).to(device)
+    text = text_keys(diffusion.unet, diffusion.prompt)
+    prompts = Prompts(lambda rows: adapter.prompt(x[rows], text), lambda rows: RegionPrompt(text), trials)
+    sets = {str(k): part.tolist() for k, part in enumerate(np.array_split(np.arange(REGIONS), 10))}
+    cuda = device.startswith("cuda")
+    clock = time.perf_counter if cuda else time.process_time
+
+    def seconds(steps: int, recorded: bool) -> float:
+        watch = AttentionRecord(trials, REGIONS, sets=sets, bins=1) if recorded else None
+        begun = clock()
+        draw_latents(diffusion, adapter, prompts, Sampling(1, GUIDANCE, steps), rows=np.arange(trials), watch=watch)
+        if cuda:
+            torch.cuda.synchronize()
+        return clock() - begun
+
+    seconds(1, True)  # warm-up
+    times = [(seconds(steps, True), seconds(steps, False)) for _ in range(repeats)]
+    return min(with_record for with_record, _ in times) / min(without for _, without in times)
+
+
 if __name__ == "__main__":
     compare(
         "sampling",
@@ -154,5 +186,6 @@ if __name__ == "__main__":
         peer_name="StableDiffusionPipeline, one picture at a time",
         pictures=lambda device: trials(device) * CANDIDATES,
         steps=STEPS,
+        recording_ratio=recording_ratio,
         also=lambda device: at_equal_score(model(device), stock),
     )

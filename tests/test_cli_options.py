@@ -122,6 +122,7 @@ REFUSED = [
     (("reconstruct", "--candidates", "1", "--chooser", "ridge"), "--chooser"),
     (("reconstruct", "--candidates", "0"), "0 candidates"),
     (("reconstruct", "--sampling-steps", "0"), "steps=0"),
+    (("reconstruct", "--scheduler", "pndm"), "ddim, ddpm, euler, dpm"),
     (("reconstruct", "--steps", "-1"), "steps -1"),
     (("reconstruct", "--width", "2"), "width 2.0"),
     (("reconstruct", "--tokens", "region", "--width", "0.3"), "evidence and width are of joint tokens"),

@@ -70,6 +70,7 @@ GOALS = (
         needs="equal_score_holds",
         bound="passes through the diffusion network, whose number the score needs",
     ),
+    Goal("sampling", "recording_ratio", 1.25, most=True, bound="products of the attention to pairs of tokens, for every region"),
     Goal(
         "adapter_training",
         "time_ratio",

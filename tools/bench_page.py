@@ -13,6 +13,7 @@ UNITS = {
     "time_ratio": ("time of the baseline over ours", "x"),
     "memory_ratio": ("memory of the baseline over ours", "x"),
     "equal_score_ratio": ("time of the published sampling over ours at the same two-way score", "x"),
+    "recording_ratio": ("time of drawing with the attention recorded over without", "x"),
     "time_s": ("time", " s"),
     "peak_mb": ("peak memory", " MB"),
     "overhead": ("time beside its runs, as a share", ""),

@@ -127,6 +127,16 @@ def check_same_volume(a: Volume, b: Volume, what: str, than: str) -> None:
         )
 
 
+def check_same_subjects(responses: Responses, known: Sequence[str], where: str, remedy: str) -> None:
+    """Raises DataError for responses of a subject that is not among those a model was fitted on; either may be without names."""
+    trained = [name for name in known if name]
+    if trained and "subject" in responses.trials.columns:
+        others = sorted(set(responses.trials["subject"].astype(str)) - set(trained))
+        if others:
+            pair = f"its model is of subject {', '.join(trained)}, the responses are of {', '.join(others)}"
+            raise DataError(f"{where}: {pair}; {remedy}")
+
+
 def select_subjects(responses: Responses, subjects: Sequence[str]) -> Responses:
     """The trials of these subjects. Raises DataError listing the subjects that there are."""
     if "subject" not in responses.trials.columns:

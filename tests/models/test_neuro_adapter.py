@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -22,6 +25,7 @@ from sklearn.linear_model import Ridge
 from brainlens import store
 from brainlens.attribution.cross_attention import AttentionRecord
 from brainlens.backbones.diffusion import caption_states, decode, load_diffusion
+from brainlens.choices import SCHEDULERS
 from brainlens.models.generation import adapter_training
 from brainlens.models.generation.adapter_tables import open_pipeline
 from brainlens.models.generation.adapter_training import (
@@ -34,11 +38,13 @@ from brainlens.models.generation.adapter_training import (
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.noise import add_noise, candidate_noise, ddim_step, loss_weights, sampling_times, target
 from brainlens.models.generation.pretraining import pretrain_attention, start_tokens, token_targets
-from brainlens.models.generation.sampling import Sampling, draw_latents
+from brainlens.models.generation.sampling import NOTE, Prompts, Sampling, _claim, draw_latents
+from brainlens.models.generation.schedules import step_generator
 from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt, cross_attention, text_keys
 from brainlens.parcels import Parcels
+from brainlens.reconstruct.maps import lesions, region_maps
 from brainlens.subjects import held_out
-from brainlens.types import DataError, Stimuli
+from brainlens.types import DataError, Responses, Stimuli
 
 ALPHAS = np.logspace(0, 6, 13)
 # over ten seeds: a factor that is read is right in .75 or more of the drawings (.97 or more with the other region lesioned), a
@@ -123,9 +129,9 @@ class Planted:
     def mean(self) -> np.ndarray:
         return self.y.reshape(-1, 2, 24).mean(axis=1)
 
-    def fit(self, pipeline: Path, model: NeuroAdapter, **more: Any) -> NeuroAdapter:
+    def fit(self, pipeline: Path, model: NeuroAdapter, y: Any = None, **more: Any) -> NeuroAdapter:
         given = {"ids": self.ids, "pipeline": pipeline} | more
-        return model.fit(self.y, self.latents[self.shown], self.parcels, **given)
+        return model.fit(self.y if y is None else y, self.latents[self.shown], self.parcels, **given)
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +270,8 @@ def test_the_low_level_path_is_ridge_and_drawing_starts_there(fitted, planted) -
         other._unpack(model._pack())
         away.append(np.abs(other.reconstruct(planted.y_new[:4], guidance=1.0, steps=20) - start).mean())
     assert away[0] < 0.5 * away[1]
+    with pytest.raises(DataError, match="draws from low-level latents"):
+        model.reconstruct(planted.y_new[:1], steps=2, grey=True)
     with pytest.raises(DataError, match="without a low-level path"):
         fitted["mask"].low_level_latents(planted.y_new)
 
@@ -368,6 +376,120 @@ for folder in sys.argv[2:]:
 """
 
 
+def own_scheduler(diffusion: Any, name: str) -> Any:
+    """diffusers' scheduler of that name from the configuration of the pipeline's."""
+    classes = {
+        "ddim": diffusers.DDIMScheduler,
+        "ddpm": diffusers.DDPMScheduler,
+        "euler": diffusers.EulerDiscreteScheduler,
+        "dpm": diffusers.DPMSolverMultistepScheduler,
+    }
+    return classes[name].from_config(diffusion.scheduler.config)
+
+
+@pytest.mark.parametrize("begin", ["noise", "grey", "given"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_and_begin_equals_a_plain_loop(tmp_path, planted, scheduler: str, begin: str) -> None:
+    """One picture at a time, on a schedule that does not end in pure noise, where a grey begin is not noise."""
+    diffusion = load_diffusion(build_pipeline(tmp_path / "sd", "epsilon"))
+    adapter = RegionAdapter(diffusion.unet, planted.parcels.members).eval().requires_grad_(False)
+    x, text = torch.from_numpy(planted.y_new[:3]), text_keys(diffusion.unet, diffusion.prompt)
+    start = torch.from_numpy(planted.latents[:3]) if begin == "given" else None
+    prompts = Prompts(lambda rows: adapter.prompt(x[rows], text), lambda rows: RegionPrompt(text), 3, start)
+    sampling = Sampling(2, 3.0, 5, 9, 0.6 if begin == "given" else 1.0, scheduler=scheduler, grey=begin == "grey")
+    rows = np.array([0, 2])
+    got = draw_latents(diffusion, adapter, prompts, sampling, rows=rows)
+    with torch.no_grad():
+        grey = diffusion.vae.encode(torch.zeros(1, 3, 16, 16)).latents * 2.0
+    expected = []
+    for row in rows:
+        for candidate in range(2):
+            own, draw = own_scheduler(diffusion, scheduler), step_generator(9, candidate)
+            own.set_timesteps(5)
+            noise, times = candidate_noise(9, candidate, (4, 8, 8))[None], own.timesteps
+            if begin == "noise":
+                z = noise * own.init_noise_sigma
+            else:
+                times = times[2:] if begin == "given" else times
+                if hasattr(own, "set_begin_index"):
+                    own.set_begin_index(2 if begin == "given" else 0)
+                z = own.add_noise(grey if begin == "grey" else start[row : row + 1], noise, times[:1])
+            for time in times:
+                seen = own.scale_model_input(z, time)
+                with torch.no_grad(), adapter.on(diffusion.unet):
+                    given = diffusion.unet(seen, time, encoder_hidden_states=adapter.prompt(x[row : row + 1], text)).sample
+                    free = diffusion.unet(seen, time, encoder_hidden_states=RegionPrompt(text)).sample
+                extra = {} if scheduler == "ddim" else {"generator": draw}
+                z = own.step(free + 3.0 * (given - free), time, z, **extra).prev_sample
+            expected.append(z)
+    torch.testing.assert_close(got, torch.cat(expected), rtol=1e-3, atol=1e-3)
+    if begin == "grey":
+        assert not torch.allclose(
+            got, draw_latents(diffusion, adapter, prompts, replace(sampling, grey=False), rows=rows), atol=0.01
+        )
+
+
+@pytest.mark.parametrize("scheduler", ["ddpm", "euler", "dpm"])
+def test_other_schedulers_are_a_function_of_the_seed_in_any_batch(fitted, planted, tmp_path, scheduler: str) -> None:
+    model, y = fitted["mask"], planted.y_new[:3]
+    given = {"steps": 2, "scheduler": scheduler}
+    whole = model.reconstruct(y, 8, **given, folder=tmp_path)
+    assert np.array_equal(model.reconstruct(y, 8, **given), whole)
+    assert not np.array_equal(model.reconstruct(y, 8, **given, seed=1), whole)
+    last = model.reconstruct(y[2:], 8, **given)[0].astype(int)
+    assert np.abs(last - whole[2]).max() <= 1  # alone as in a batch, but for the last digit
+    store.remove_array(tmp_path, sorted(store.manifest(tmp_path))[0])
+    assert np.array_equal(model.reconstruct(y, 8, **given, folder=tmp_path), whole)
+    with pytest.raises(DataError, match="holds pictures of other responses"):
+        model.reconstruct(y, 8, steps=2, folder=tmp_path)
+
+
+def test_new_noise_is_drawn_at_every_step_of_ddpm(fitted, planted) -> None:
+    draws = [torch.randn(4, generator=step_generator(seed, c)) for seed, c in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(one.tolist()) for one in draws}) == 3
+    assert not torch.equal(draws[0], candidate_noise(0, 0, (4,)))  # nor is it the first noise again
+    one, other = (fitted["mask"].reconstruct(planted.y_new[:1], steps=4, scheduler=name) for name in ("ddpm", "ddim"))
+    assert not np.array_equal(one, other)
+
+
+def test_folders_from_before_schedulers_go_on(tmp_path) -> None:
+    key = repr(["k", 3, [("batch", 16), ("candidates", 1), ("guidance", 4.0), ("seed", 0), ("steps", 20), ("strength", 1.0)]])
+    store.save_json(tmp_path / NOTE, {"key": hashlib.sha256(key.encode()).hexdigest()})
+    prompts = Prompts(None, None, 3, key="k")
+    _claim(tmp_path, prompts, Sampling())
+    for other in (Sampling(scheduler="ddpm"), Sampling(grey=True)):
+        with pytest.raises(DataError, match="holds pictures of other responses"):
+            _claim(tmp_path, prompts, other)
+
+
+def test_a_model_reads_its_own_subject(pipeline, planted, tmp_path) -> None:
+    def of(y: np.ndarray, ids: list[str], name: str) -> Responses:
+        return Responses(y, pd.DataFrame({"stimulus": ids, "subject": name}), pd.DataFrame({"unit": np.arange(24)}))
+
+    made = planted.fit(pipeline, NeuroAdapter(3, training=QUICK), y=of(planted.y, planted.ids, "sub-01"))
+    made.save(tmp_path / "new")
+    model, y = NeuroAdapter.load(tmp_path / "new"), planted.y_new[:2]
+    other, same = of(y, ["a", "b"], "sub-02"), of(y, ["a", "b"], "sub-01")
+    plain = model.reconstruct(y, steps=2)
+    assert np.array_equal(model.reconstruct(same, steps=2), plain)
+    message = "its model is of subject sub-01, the responses are of sub-02; fit one on these first"
+    for call in (
+        lambda: model.reconstruct(other, steps=2),
+        lambda: model.region_gradients(other, steps=2),
+        lambda: region_maps(model, other, steps=2, bins=2),
+        lambda: lesions(model, other, {"a": ["FFA"]}, steps=2),
+        lambda: planted.fit(pipeline, NeuroAdapter(None, training=QUICK), before=model, y=of(planted.y, planted.ids, "sub-02")),
+    ):
+        with pytest.raises(DataError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+    state = model._pack()  # as it was saved before subjects were remembered
+    del state["subjects_"]
+    given = {"version": model.version, "parameters": model.get_params(deep=False), "state": state}
+    store.save_model(tmp_path / "old", model="NeuroAdapter", **given)
+    assert np.array_equal(NeuroAdapter.load(tmp_path / "old").reconstruct(other, steps=2), plain)
+
+
 @pytest.mark.parametrize("name", ["mask", "paper", "joint"])
 def test_sampling_equals_one_picture_at_a_time_with_nothing_cached(fitted, planted, name: str) -> None:
     """Plain reference: text and region keys anew at every step, two passes, diffusers' own scheduler."""
@@ -393,12 +515,13 @@ def test_sampling_equals_one_picture_at_a_time_with_nothing_cached(fitted, plant
     torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_the_papers_form_draws_what_the_stock_pipeline_draws(fitted, planted, pipeline) -> None:
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_papers_form_draws_what_the_stock_pipeline_draws(fitted, planted, pipeline, scheduler: str) -> None:
     """StableDiffusionPipeline with diffusers' own IP-adapter processors, one picture at a time, at the same noise."""
     model = fitted["paper"]
     adapter = model._ready()[1]
     x = torch.from_numpy(model.inputs(planted.y_new[:3]))
-    got = model.reconstruct(planted.y_new[:3], 2, guidance=3.0, steps=5, seed=9)
+    got = model.reconstruct(planted.y_new[:3], 2, guidance=3.0, steps=5, seed=9, scheduler=scheduler)
     stock = load_diffusion(pipeline)
     for own, attn in zip(adapter.attention, cross_attention(stock.unet), strict=True):
         processor = IPAdapterAttnProcessor2_0(attn.to_q.in_features, 16, num_tokens=(3,), scale=1.0)
@@ -409,7 +532,7 @@ def test_the_papers_form_draws_what_the_stock_pipeline_draws(fitted, planted, pi
     stock.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
     parts = {"tokenizer": None, "text_encoder": None, "safety_checker": None, "feature_extractor": None}
     pipe = diffusers.StableDiffusionPipeline(
-        vae=stock.vae, unet=stock.unet, scheduler=stock.scheduler, **parts, requires_safety_checker=False
+        vae=stock.vae, unet=stock.unet, scheduler=own_scheduler(stock, scheduler), **parts, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
     none = torch.zeros(1, 3, dtype=torch.bool)
@@ -424,6 +547,7 @@ def test_the_papers_form_draws_what_the_stock_pipeline_draws(fitted, planted, pi
                 latents=candidate_noise(9, candidate, (4, 8, 8))[None],
                 guidance_scale=3.0,
                 num_inference_steps=5,
+                generator=step_generator(9, candidate),
                 output_type="np",
             ).images[0]
             assert np.abs(got[row, candidate] - 255 * drawn).max() < 1  # rounding of grey levels

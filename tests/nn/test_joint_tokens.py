@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
-from brainlens.nn.joint_tokens import JointTokens, added_by_regions
+from brainlens.nn.joint_tokens import JointTokens, added_by_regions, value_products
 from brainlens.nn.region_adapter import RegionAdapter, text_keys
 from brainlens.types import DataError
 
@@ -191,11 +191,27 @@ def test_repeated_prompts_equal_repeated_rows(unet, adapter, inputs, run) -> Non
         torch.testing.assert_close(one, other)
 
 
+def test_products_of_values_are_made_once_and_do_not_grow_with_steps(unet, adapter, inputs) -> None:
+    latents, x, text = inputs()
+    prompt = adapter.prompt(x, text_keys(unet, text)).watched(lambda layer, probs, values: None)
+    held = []
+    with adapter.on(unet), torch.no_grad():
+        for time in (900, 500, 7):
+            unet(latents, time, encoder_hidden_states=prompt)
+            held.append(dict(prompt.parts.kept))
+    assert set(held[0]) == set(range(len(adapter.layers)))
+    assert all(later[layer] is one for later in held for layer, one in held[0].items())
+    silent = adapter.prompt(x, text_keys(unet, text))
+    with adapter.on(unet), torch.no_grad():
+        unet(latents, 7, encoder_hidden_states=silent)
+    assert not silent.parts.kept  # who does not watch does not pay
+
+
 def test_added_by_regions_equals_norms_of_sums() -> None:
     draw = torch.Generator().manual_seed(0)
     probs = torch.rand(2, 3, 5, 4, generator=draw).softmax(-1)
     parts = torch.randn(2, 3, 6, 4, 7, generator=draw)
-    share, values = added_by_regions(probs, parts)
+    share, values = added_by_regions(probs, value_products(parts))
     size = torch.einsum("bhqj,bhpjc->bhqpc", probs, parts).norm(dim=-1)
     torch.testing.assert_close(share, size / size.sum(-1, keepdim=True))
     torch.testing.assert_close(values[..., 0], size.sum(-1).mean(2, keepdim=True).expand(2, 3, 6))

@@ -24,8 +24,11 @@ from brainlens.models.generation.adapter_training import AdapterTraining
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.models.generation.pretraining import pretrain_attention
 from brainlens.plots import reconstruct as figures
+from brainlens.plots import style
+from brainlens.plots.attribution import overlay
 from brainlens.reconstruct import starting
 from brainlens.reconstruct.asked import WIDTH, Asked
+from brainlens.reconstruct.asked import preset as preset_of
 from brainlens.reconstruct.material import material
 from brainlens.reconstruct.prompts import PromptAxes
 from brainlens.reconstruct.regions import Partition, block_parcels, named_sets, partition, patch_parcels, region_sets
@@ -485,12 +488,44 @@ def test_attention_that_ships_is_used_for_its_own_pipeline_alone(
         assert ("training the attention on other pictures" in said) == trained
 
 
+def test_maps_along_denoising_are_those_of_the_arrays(run: Path) -> None:
+    """Lines are the sets that contribute most, and the numbers below are shares of a parcel in the stretch of each column."""
+    result = store.load_result(run)
+    shares, groups = result.arrays["value_contribution/parcels"], figures.groups_of(result)  # three steps, in three bins
+    mean = {name: shares[:, :, groups[name]].mean() for name in figures.map_sets(result)}
+    order = sorted(mean, key=lambda name: -mean[name])[:2]
+    axes = figures.region_map_strip(result, image=1, most=2).axes
+    assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == [style.printable(name, 18) for name in order]
+    for line, name in enumerate(order):
+        for k in range(3):
+            assert axes[3 * line + k].get_xlabel() == f"{20 * shares[:, k, groups[name]].mean():.2f}"
+    own = np.stack([result.arrays[f"maps/{name}"][1] for name in mean])
+    above = np.clip(own - own.mean(axis=0), 0, None)
+    top = max(above[list(mean).index(name)].max() for name in order)
+    expected = overlay(result.arrays["maps/pictures"][1], above[list(mean).index(order[1]), 2], most=top)
+    np.testing.assert_allclose(axes[5].get_images()[0].get_array(), expected, atol=1e-6)
+    for given, message in (({"image": 3}, "images 0 to 2"), ({"sets": ["nose"]}, "no set of regions is called 'nose'")):
+        with pytest.raises(DataError, match=message):
+            figures.region_map_strip(result, **given)
+
+
+def test_the_scheduler_is_a_part_of_what_was_asked_and_the_papers_is_the_released_codes() -> None:
+    assert "scheduler" not in Asked().settings()  # runs from before it could be asked for are found again
+    assert Asked(scheduler="dpm").settings()["scheduler"] == "dpm"
+    paper = Asked(**preset_of("paper"))
+    assert paper.drawing == {"guidance": 4.0, "steps": 50, "width": None, "scheduler": "ddpm", "grey": True}
+    before = replace(paper, scheduler="ddim")
+    assert not before.grey
+    assert "scheduler" not in before.settings()
+    assert not replace(paper, low_level=0.7).grey
+
+
 def test_the_page_draws_everything_that_a_run_holds(run: Path) -> None:
     """Every figure is drawn (a note says why one is not), and curves stand at the shares that the arrays hold."""
     result = store.load_result(run)
     made = {section.title: section for section in sections(result, dpi=40)}
     assert len(made["Reconstructed pictures"].pictures) == 1
-    assert len(made["Which region drew what"].pictures) == 4  # curves, cortex, maps, lesions
+    assert len(made["Which region drew what"].pictures) == 5  # curves, cortex, maps, maps along denoising, lesions
     notes = [picture.note for section in made.values() for picture in section.pictures if picture.note]
     assert not notes
     groups = figures.groups_of(result)

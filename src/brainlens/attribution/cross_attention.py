@@ -53,10 +53,13 @@ class AttentionRecord:
             raise DataError(f"layers {layers!r} weighted so is not known; choose from {', '.join(LAYERS)}")
         if trials < 1 or regions < 1 or side < 1 or bins < 1:
             raise DataError(f"attention record: {trials} trials, {regions} regions, side {side}, bins {bins}; all are 1 or more")
-        self.sets = {name: torch.as_tensor(np.asarray(numbers, dtype=np.int64)) for name, numbers in (sets or {}).items()}
-        for name, numbers in self.sets.items():
+        self.sets = tuple(sets or {})
+        self._members = torch.zeros(regions, len(self.sets))  # the mean over the regions of each set, as a product
+        for place, (name, given) in enumerate((sets or {}).items()):
+            numbers = np.asarray(given, dtype=np.int64)
             if not len(numbers) or int(numbers.min()) < 0 or int(numbers.max()) >= regions:
                 raise DataError(f"set {name!r} holds {numbers[:8].tolist()}; regions are numbered 0 to {regions - 1}")
+            self._members[:, place] = torch.from_numpy(np.bincount(numbers, minlength=regions) / len(numbers))
         self.trials, self.regions, self.side, self.bins = trials, regions, side, bins
         self.layers, self.value_norm = layers, value_norm
         self._contribution: np.ndarray | None = None
@@ -82,8 +85,9 @@ class AttentionRecord:
         if probs.shape[-1] != self.regions or len(probs) % len(rows):
             raise DataError(f"attention of shape {tuple(probs.shape)} does not fit {len(rows)} trials and {self.regions} regions")
         read = probs.float() * values.float().norm(dim=-1)[:, :, None, :] if self.value_norm else probs.float()
-        queries = read.shape[2]
-        share = read.mean(dim=(1, 2))
+        read = read.mean(1)  # (B, queries, regions)
+        queries = read.shape[1]
+        share = read.mean(1)
         share = share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)  # no region there: 0
         weight = queries if self.layers == "queries" else 1
         self._contribution[rows, step] += weight * _by_trial(share, len(rows))
@@ -103,14 +107,13 @@ class AttentionRecord:
             raise DataError(f"no set of regions is called {name!r}; there are {list(self.sets)}")
         if (self._count == 0).any():
             raise DataError(f"{self.bins} bins over fewer steps, or trials not drawn; use bins up to the number of steps")
-        return np.asarray(self._maps[:, list(self.sets).index(name)] / self._count[:, :, None, None])
+        return np.asarray(self._maps[:, self.sets.index(name)] / self._count[:, :, None, None])
 
     def _add_maps(self, read: Tensor, rows: np.ndarray, place: int) -> None:
-        edge = round(read.shape[2] ** 0.5)
-        if edge**2 != read.shape[2]:
-            raise DataError(f"a layer has {read.shape[2]} queries, which are no square; maps are for square pictures")
-        heads = read.mean(1)  # (B, queries, regions)
-        grids = torch.stack([heads[:, :, numbers.to(heads.device)].mean(-1) for numbers in self.sets.values()], dim=1)
+        edge = round(read.shape[1] ** 0.5)
+        if edge**2 != read.shape[1]:
+            raise DataError(f"a layer has {read.shape[1]} queries, which are no square; maps are for square pictures")
+        grids = (read @ self._members.to(read.device)).transpose(1, 2)  # (B, sets, queries)
         maps = F.interpolate(grids.unflatten(2, (edge, edge)), size=(self.side, self.side), mode="bilinear", align_corners=False)
         maps = maps / maps.sum(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
         self._maps[rows, :, place] += _by_trial(maps, len(rows))

@@ -36,7 +36,7 @@ RANKED = 200  # parcels of the run whose contributions are ranked
 TRAINED: dict[str, dict[str, Any]] = {  # what is changed of a training on the recording, of so many steps as all of these have
     "reference": {"width": 0.0},  # nothing but that it trains, and is drawn at the prediction: the others are compared with it
     "trained": {},  # the same near training pictures, as the main run is
-    "paper": {**preset("paper"), "steps": None},
+    "paper": {**preset("paper"), "steps": None, "scheduler": "ddim"},  # drawn as all others are
     "no_dropout": {"width": 0.0, "changes": {"training": {"dropout": False}}},
     "no_min_snr": {"width": 0.0, "changes": {"training": {"weighting": "none"}}},
     "no_distillation": {"width": 0.0, "changes": {"training": {"distil": 0.0}}},

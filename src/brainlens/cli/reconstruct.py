@@ -105,6 +105,14 @@ def reconstruct(
     ] = None,
     guidance: Annotated[float, typer.Option(help="Guidance by the brain; 1 is without.", rich_help_panel=DRAWING)] = 4.0,
     sampling_steps: Annotated[int | None, typer.Option(help="Steps of denoising.", rich_help_panel=DRAWING)] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Steps by ddim, ddpm, euler or dpm (DPM-Solver++). Default: ddim; paper: ddpm, from a noised grey picture.",
+            rich_help_panel=DRAWING,
+            callback=one_of("reconstruct: scheduler", choices.SCHEDULERS),
+        ),
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Test images that are drawn. Default: all.", rich_help_panel=DRAWING)] = None,
     explain: Annotated[
         int, typer.Option(help="Of so many test images: contributions, maps, lesions; 0 for none.", rich_help_panel=DRAWING)
@@ -186,7 +194,7 @@ def reconstruct(
 
     chosen: dict[str, Any] = configuration(preset)
     typed = {"start": start, "tokens": tokens, "candidates": candidates, "chooser": chooser, "width": width,
-             "sampling_steps": sampling_steps}  # fmt: skip
+             "sampling_steps": sampling_steps, "scheduler": scheduler}  # fmt: skip
     chosen |= {name: value for name, value in typed.items() if value is not None}
     if parcels in KINDS:
         without(context, ("atlas_table",), f"it names the labels of an atlas, and parcels are {parcels}")

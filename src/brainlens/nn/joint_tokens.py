@@ -10,7 +10,7 @@ region p adds to the output of a layer at query q is therefore exact: |sum_j a_q
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,14 +22,21 @@ from brainlens.types import DataError
 
 @dataclass(frozen=True)
 class Parts:
-    """What each region wrote: codes (B, P, d) and the map W (T, d, width) from a code to tokens."""
+    """What each region wrote: codes (B, P, d) and the map W (T, d, width) from a code to tokens. kept: `products` by layer."""
 
     codes: Tensor
     weight: Tensor
+    kept: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def tokens(self) -> Tensor:
-        """The part of each region in each token, (B, P, T, width)."""
-        return torch.einsum("bpd,tdw->bptw", self.codes, self.weight)
+    def products(self, layer: int, to_v: nn.Linear, heads: int) -> Tensor:
+        """`value_products` (B, heads, P, T (T + 1) / 2) of a layer's values of each region's part of each token.
+
+        They do not depend on the latents: a layer's are made when it is first watched and serve all later steps.
+        """
+        if layer not in self.kept:
+            values = torch.einsum("bpd,tdc->bptc", self.codes, to_v(self.weight))  # V (W_j c_p) = (V W_j) c_p, the smaller one
+            self.kept[layer] = value_products(values.unflatten(3, (heads, -1)).permute(0, 3, 1, 2, 4)).detach()
+        return self.kept[layer]
 
     def gated(self, gate: Tensor) -> Tensor:
         """sum_p g_p of the parts, (B, T, width), for gate (B, P)."""
@@ -79,17 +86,30 @@ class JointTokens(ParcelReader):
         self.read.requires_grad_(False)
 
 
-def added_by_regions(probs: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention (B, heads, queries, T) to tokens and parts of their values (B, heads, P, T, channels), as attention to regions.
+def value_products(values: Tensor) -> Tensor:
+    """Products v_pi . v_pj of parts of values (B, heads, P, T, channels), each pair i <= j once: (B, heads, P, T (T + 1) / 2).
+
+    Those of i < j are doubled, so that with the products a_i a_j of one attention vector they sum to |sum_j a_j v_pj|^2.
+    """
+    i, j = torch.triu_indices(values.shape[3], values.shape[3], device=values.device)
+    return (values @ values.transpose(-1, -2))[..., i, j] * (2 - (i == j).to(values))
+
+
+def added_by_regions(probs: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention (B, heads, queries, T) to tokens and `value_products` of their parts, as attention to regions.
 
         s_qp = |sum_j a_qj v_pj|,     A_qp = s_qp / sum_p s_qp,     n = mean over queries of sum_p s_qp
 
-    Returns A (B, heads, queries, P) and "values" (B, heads, P, 1) of norm n, the same for all regions of a head. Through the Gram
-    matrix of each region's parts no output of a single region is ever held.
+    Returns A (B, heads, queries, P) and "values" (B, heads, P, 1) of norm n, the same for all regions of a head. No output of a
+    single region is ever held, and the products of values do not depend on the queries.
     """
-    gram = (parts @ parts.transpose(-1, -2)).flatten(3)  # (B, heads, P, T * T)
-    pairs = (probs[..., :, None] * probs[..., None, :]).flatten(3)
-    size = (pairs @ gram.transpose(-1, -2)).clamp_min(0).sqrt()
-    whole = size.sum(-1, keepdim=True)
-    share = size / whole.clamp_min(torch.finfo(size.dtype).tiny)
-    return share, whole.mean(2, keepdim=True).expand(-1, -1, size.shape[-1], -1)
+    by_token, count = probs.transpose(-1, -2).contiguous(), probs.shape[-1]  # whole rows are multiplied below
+    pairs = probs.new_empty(*probs.shape[:2], products.shape[-1], probs.shape[2])
+    start = 0
+    for j in range(count):  # in the order of `torch.triu_indices`
+        torch.mul(by_token[:, :, j:], by_token[:, :, j : j + 1], out=pairs[:, :, start : start + count - j])
+        start += count - j
+    size = (products @ pairs).clamp_min_(0).sqrt_()  # (B, heads, P, queries)
+    whole = size.sum(2, keepdim=True)
+    share = size.div_(whole.clamp_min(torch.finfo(size.dtype).tiny))
+    return share.transpose(-1, -2), whole.mean(3, keepdim=True).expand(-1, -1, size.shape[2], -1)

@@ -8,7 +8,8 @@ softmax, so that the others share all of it; where every region is removed the s
 text alone, to the bit. (Towards Interpretable Visual Decoding with Attention to Brain Representations, section 3; there a
 dropped token is multiplied by 0 before a further linear map, and goes on taking attention as a constant.)
 
-Keys and values do not depend on the latents: they are computed once for a prompt and serve all steps of denoising.
+Keys and values do not depend on the latents: they are computed once for a prompt and serve all steps of denoising; so are the
+products of values that recording reads.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class RegionAttention(nn.Module):
         if prompt.watch is not None:
             seen = probs, value
             if prompt.parts is not None:
-                seen = added_by_regions(probs, self.to_v(prompt.parts.tokens()).unflatten(3, (heads, -1)).permute(0, 3, 1, 2, 4))
+                seen = added_by_regions(probs.detach(), prompt.parts.products(self.layer, self.to_v, heads))
             prompt.watch(self.layer, *(part.detach() for part in seen))
         return self.scale * (probs @ value)
 

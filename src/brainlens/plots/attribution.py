@@ -55,12 +55,13 @@ def pixel_maps(
     return style.head(figure, f"What in the picture the brain response supports, n = {len(images)}", result)
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The picture under its heat map, scaled to its own largest value and enlarged bilinearly.
+def overlay(image: np.ndarray, heat: np.ndarray, *, most: float | None = None) -> np.ndarray:
+    """The picture under its heat map, scaled to `most` (None: to its own largest value) and enlarged bilinearly.
 
     image (h, w, 3) in 0 to 255, heat (rows, columns) -> (h, w, 3) in [0, 1].
     """
-    hot = np.clip(heat, 0, None) / (heat.max() if heat.max() > 0 else 1.0)
+    top = float(heat.max()) if most is None else most
+    hot = np.clip(heat, 0, None) / (top if top > 0 else 1.0)
     scale = (image.shape[0] / heat.shape[0], image.shape[1] / heat.shape[1])
     hot = np.clip(zoom(hot, scale, order=1, grid_mode=True, mode="nearest"), 0, 1)[..., None]
     return image / 255 * (1 - OVERLAY * hot) + OVERLAY * hot * matplotlib.colormaps[style.SEQUENTIAL](hot[..., 0])[..., :3]

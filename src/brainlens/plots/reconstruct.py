@@ -195,6 +195,42 @@ def region_map_grid(result: Result, *, most: int = 4, sets: Sequence[str] | None
     return style.head(figure, "Where in the picture regions are looked up more than others, mean over denoising", result)
 
 
+def region_map_strip(result: Result, *, image: int = 0, most: int = 4, sets: Sequence[str] | None = None) -> Figure:
+    """Image-guided maps of one image along denoising: a line a set of regions, a column a stretch, on one scale.
+
+    Over the drawn picture: where a set is looked up more than all sets are on average in that stretch. The `most` sets whose
+    parcels contribute most, or those that are named. Below each: the contribution of a parcel of the set in that stretch over all
+    images, in units of an even share. Raises DataError without maps, for an image that is not there, and for unknown sets.
+    """
+    known = map_sets(result)
+    if not known:
+        style.need(result, "maps/pictures", "maps/V1")
+    unknown = sorted(set(sets or ()) - set(known))
+    if unknown:
+        raise DataError(f"no set of regions is called {unknown[0]!r}; there are {known}")
+    pictures, shares = style.need(result, "maps/pictures", "value_contribution/parcels")
+    if not 0 <= image < len(pictures):
+        raise DataError(f"maps are of images 0 to {len(pictures) - 1}, got {image}")
+    maps = np.stack([style.need(result, f"maps/{name}")[0][image] for name in known])  # (set, bin, side, side)
+    above = dict(zip(known, np.clip(maps - maps.mean(axis=0), 0, None), strict=True))
+    bins, groups = maps.shape[1], groups_of(result)
+    stretch = np.arange(shares.shape[1]) * bins // shares.shape[1]  # as the maps were averaged
+    along = shares.mean(axis=0) * shares.shape[2]
+    part = {name: [float(along[stretch == k][:, groups[name]].mean()) for k in range(bins)] for name in known}
+    names = sorted(known, key=lambda name: -float(np.mean(part[name])))[:most] if sets is None else list(sets)
+    top = max(float(above[name].max()) for name in names)
+    figure, axes = style.canvas(1.5 * bins + 1.6, 1.62 * len(names) + 0.9, nrows=len(names), ncols=bins)
+    for line, name in zip(axes, names, strict=True):
+        for ax, heat, value in zip(line, above[name], part[name], strict=True):
+            _picture(ax, overlay(pictures[image], heat, most=top))
+            ax.set_xlabel(f"{value:.2f}", fontsize=8.5, color=style.INK)
+        line[0].set_ylabel(style.printable(name, 18), rotation=0, ha="right", va="center", fontsize=8.5, color=style.INK)
+    for k, ax in enumerate(axes[0]):
+        text = "from noise" if k == 0 else "to picture" if k == bins - 1 else ""
+        ax.set_title(f"part {k + 1}\n{text}", fontsize=8.5, color=style.INK)
+    return style.head(figure, f"Where regions are looked up along denoising, image {image + 1}", result)
+
+
 def lesion_grid(result: Result, *, most: int = 6) -> Figure:
     """Seen, drawn with the whole brain, and without each set of regions at the same noise. Raises DataError without lesions."""
     names = [name.removeprefix("lesion/") for name in result.arrays if name.startswith("lesion/") and name != "lesion/whole"]

@@ -23,7 +23,7 @@ from brainlens.types import DataError
 MINIATURE = f"{SHIPPED}diffusion"
 PRESETS = RECONSTRUCT_PRESETS
 WIDTH = 0.4  # chosen on held-back training pictures of the phantom
-LATER = ("protocol", "features", "repeat_ceiling")  # a run that asks for none of these keeps the name that it had without them
+LATER = ("protocol", "features", "repeat_ceiling", "scheduler")  # a run that asks for none of these keeps its old name
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Asked:
     write together, or "region", one each as published (None: joint with the start "attention", which they need). chooser:
     "evidence" (joint tokens alone), or an encoding model, "ridge" or "predictor" (None: evidence with joint tokens, else ridge).
     width: candidates of joint tokens are drawn near the training pictures that fit best (None: .4; 0: at the prediction itself).
+    scheduler: ddim, ddpm, euler or dpm, by which the steps of drawing go (`schedules`).
     trials: test images that are drawn (None: all). explain: of so many of them contributions, maps and lesions are drawn;
     lesions: sets of regions that are removed, lesion_by "removal" from the model or by a "refit" without them. changes: of the
     estimator's parameters, beyond the preset. repeat_ceiling: pictures are drawn from each repetition of test images alone, too.
@@ -56,6 +57,7 @@ class Asked:
     candidates: int = 4
     guidance: float = 4.0
     sampling_steps: int = 20
+    scheduler: str = "ddim"
     trials: int | None = None
     chooser: str | None = None
     width: float | None = None
@@ -92,7 +94,20 @@ class Asked:
             raise DataError(f"reconstruct: width {self.width} lies in (0, 1]; 0 draws at the prediction itself")
         if self.features and self.protocol is None:
             raise DataError("reconstruct: features are networks of a protocol; name it too, such as --protocol mindeye")
-        Sampling(self.candidates, self.guidance, self.sampling_steps)  # refuses what cannot be drawn
+        Sampling(self.candidates, self.guidance, self.sampling_steps, scheduler=self.scheduler)  # refuses what cannot be drawn
+
+    @property
+    def grey(self) -> bool:
+        """Whether drawing begins at a noised grey picture, as the released code does."""
+        return self.preset == "paper" and self.scheduler == "ddpm" and self.low_level is None
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Arguments of `NeuroAdapter.reconstruct` that every picture of a run is drawn by."""
+        return {
+            "guidance": self.guidance, "steps": self.sampling_steps, "width": self.near, "scheduler": self.scheduler,
+            "grey": self.grey,
+        }  # fmt: skip
 
     @property
     def drawn(self) -> Asked:
@@ -131,11 +146,13 @@ class Asked:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The fields of `Asked` that a preset sets: "paper" trains from the start, draws eight candidates in fifty steps, and lets a
-    transformer choose. Raises DataError listing the known ones."""
+    """The fields of `Asked` that a preset sets: "paper" trains from the start, draws eight candidates in fifty steps of DDPM from
+    a noised grey picture, and lets a transformer choose. Raises DataError listing the known ones."""
     if name not in PRESETS:
         raise DataError(f"reconstruct: preset {name!r} is not one of {', '.join(PRESETS)}")
-    paper = {"preset": "paper", "start": "random", "candidates": 8, "sampling_steps": 50, "chooser": "predictor"}
+    paper = {
+        "preset": "paper", "start": "random", "candidates": 8, "sampling_steps": 50, "scheduler": "ddpm", "chooser": "predictor",
+    }  # fmt: skip
     return paper if name == "paper" else {}
 
 

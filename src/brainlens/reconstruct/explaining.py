@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,10 +37,11 @@ def explained(
     if count < 2:
         return {}, {}, {}
     y = np.asarray(given.test.data[:count])
-    sampling: dict[str, Any] = {"guidance": asked.guidance, "steps": asked.sampling_steps, "width": asked.near}
     sets = region_sets(given.parcels)
     tell("contributions of regions", None)
-    found = region_maps(model, y, sets=sets, side=SIDE, bins=min(BINS, asked.sampling_steps), seed=seed, candidates=1, **sampling)
+    found = region_maps(
+        model, y, sets=sets, side=SIDE, bins=min(BINS, asked.sampling_steps), seed=seed, candidates=1, **asked.drawing
+    )
     own = (found.contributions, found.value_contributions, found.gradients)
     each = dict(zip(KINDS, (*own, found.shuffled_contributions, found.other_contributions), strict=True))
     arrays = {f"{kind}/parcels": values.astype(np.float32) for kind, values in each.items()}
@@ -62,7 +62,9 @@ def explained(
     metrics: dict[str, float] = {}
     if asked.lesions:
         tell("lesions", None)
-        removed = lesions(model, y, named_sets(given.parcels, asked.lesions), refit=refit, seed=seed, candidates=1, **sampling)
+        removed = lesions(
+            model, y, named_sets(given.parcels, asked.lesions), refit=refit, seed=seed, candidates=1, **asked.drawing
+        )
         arrays["lesion/whole"] = removed.whole[:, 0]
         for name, pictures in removed.without.items():
             arrays[f"lesion/{name}"] = pictures[:, 0]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from brainlens.attribution.cross_attention import AttentionRecord, shuffle_regions
+from brainlens.models.generation.adapter_tables import responses_array
 from brainlens.models.generation.neuro_adapter import NeuroAdapter
 from brainlens.types import DataError
 
@@ -76,10 +77,10 @@ def region_maps(
     candidates, guidance, steps of `NeuroAdapter.reconstruct`. Pictures are the same to the bit as without recording.
     Raises DataError for fewer than 2 trials, whose brains cannot be exchanged, and for regions that the model does not have.
     """
-    y = np.asarray(Y)
+    model._check_fitted("parcels_")
+    y = responses_array(Y, model.subjects_)
     if y.ndim != 2 or len(y) < 2:
         raise DataError(f"region maps exchange the brains of trials, so Y {y.shape} needs (trial, unit) and 2 trials or more")
-    model._check_fitted("parcels_")
     names = model.parcels_.names
     chosen = {name: [name] for name in names} if sets is None else sets
     numbers = {name: model.parcels_.find(list(members)) for name, members in chosen.items()}

@@ -43,7 +43,7 @@ from brainlens.reconstruct.starting import (
     trained_attention,
 )
 from brainlens.solvers.ridge import ridge_cv, ridge_predict
-from brainlens.types import DataError, Result, Stimuli
+from brainlens.types import DataError, Responses, Result, Stimuli
 
 GOING_ON = replace(DEFAULT, lr=1e-3)  # of a start that draws already
 PRETRAIN, PRETRAIN_STEPS = 4000, 1500  # other pictures, and steps on them, where no attention ships
@@ -202,7 +202,7 @@ class Reconstruction:
             model.set_params(joint=len(before[TOKEN_MAP[0]]))
         self.tell("latents of the training images", None)
         model.fit(
-            given.train.data, given.train_stimuli, parcels, pipeline=self.asked.place, ids=given.train_names,
+            given.train, given.train_stimuli, parcels, pipeline=self.asked.place, ids=given.train_names,
             prompts=prompts, captions=first_captions(given.train_stimuli), before=before, folder=self.place / f"fit{mark}",
             progress=self.share("training the adapter"),
         )  # fmt: skip
@@ -271,7 +271,7 @@ class Reconstruction:
     def pictures(self, model: NeuroAdapter) -> np.ndarray:
         """Pictures (trial, candidate, h, w, 3) of the test trials."""
         asked, text = self.asked, f"drawing {len(self.given.seen)} x {self.asked.candidates} pictures"
-        return self._draw(model, self.given.test.data, asked.candidates, "pictures", text)
+        return self._draw(model, self.given.test, asked.candidates, "pictures", text)
 
     def repeats(self, model: NeuroAdapter) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the repeated test images (n,), and pictures (repetition, n, h, w, 3) drawn from each repetition alone."""
@@ -283,14 +283,13 @@ class Reconstruction:
         return rows, np.stack(drawn)
 
     def _draw(
-        self, model: NeuroAdapter, responses: np.ndarray, candidates: int, name: str, text: str, turn: int = 0
+        self, model: NeuroAdapter, responses: Responses | np.ndarray, candidates: int, name: str, text: str, turn: int = 0
     ) -> np.ndarray:
         """Pictures (trial, candidate, h, w, 3) of responses (trial, unit), kept under a name; turn: added to the seed."""
         asked = self.asked
         self.tell(text, None)
         return model.reconstruct(
-            responses, candidates, guidance=asked.guidance, steps=asked.sampling_steps, seed=self.seed + turn,
-            width=asked.near, folder=self.place / name, progress=self.share(text),
+            responses, candidates, seed=self.seed + turn, folder=self.place / name, progress=self.share(text), **asked.drawing,
         )  # fmt: skip
 
     def choice(self, model: NeuroAdapter, pictures: np.ndarray) -> tuple[Chooser | None, Choice]:

@@ -53,6 +53,11 @@ def regions_section(result: Result, dpi: int | None) -> Section:
             "the picture, so a map of one alone would show little. Last row: the mean over images with another image's brain."
         )
         section.draw(partial(reconstruct.region_map_grid, result), caption, "Heat maps of regions over pictures.")
+        caption = (
+            "The same for the first image along denoising, of the regions that contribute most, all on one scale. Below each "
+            "picture: the contribution of a parcel in that stretch, over all images; 1 is an even share."
+        )
+        section.draw(partial(reconstruct.region_map_strip, result), caption, "Heat maps of regions by stretch of denoising.")
     section.has(result, *lost(result, "maps/"), figure="the maps of regions over pictures")
     cut = [name for name in result.arrays if name.startswith("lesion/")]
     if section.has(result, "lesion/whole", figure="pictures without regions", beside=cut):

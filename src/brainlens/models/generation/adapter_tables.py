@@ -14,9 +14,11 @@ from torch import Tensor
 from brainlens import miniatures
 from brainlens.backbones.diffusion import Diffusion, caption_states, encode, load_diffusion
 from brainlens.metrics.encoding import noise_ceiling
+from brainlens.models.volume.arrays import as_array
 from brainlens.parcels import Parcels, reliability
 from brainlens.solvers.ridge import ridge_cv
-from brainlens.types import DataError, Stimuli, as_ids, positions
+from brainlens.subjects import check_same_subjects
+from brainlens.types import DataError, Responses, Stimuli, as_ids, positions
 
 ALPHAS = tuple(float(a) for a in np.logspace(0, 6, 13))
 SHIPPED = "miniatures/"
@@ -39,6 +41,29 @@ class ImageRows:
     @property
     def n(self) -> int:
         return len(self.names)
+
+
+def subjects_of(Y: Any) -> list[str]:
+    """Names of the subjects of `Responses`, sorted; none of an array, and of responses without a column `subject`."""
+    named = isinstance(Y, Responses) and "subject" in Y.trials.columns
+    return sorted(set(Y.trials["subject"].astype(str))) if named else []
+
+
+def responses_array(Y: Any, known: Sequence[str] = ()) -> np.ndarray:
+    """Numbers (row, unit) of an array or of `Responses`. Raises DataError for responses of another subject than the known ones,
+    where both are named, and as `as_array`."""
+    if isinstance(Y, Responses):
+        check_same_subjects(Y, known, "NeuroAdapter", "fit one on these first")
+    return as_array(Y.data if isinstance(Y, Responses) else Y, "Y")
+
+
+def check_same_parcels(parcels: Parcels, own: Parcels, units: int, regions: int | None) -> None:
+    """Raises DataError where the inputs of a model of `units` units and its own parcels cannot be read from other parcels."""
+    known = dict(zip(parcels.names, parcels.members, strict=True)) if len(parcels.label) == units else {}
+    pairs = zip(own.names, own.members, strict=True)
+    same = all(name in known and np.array_equal(known[name], numbers) for name, numbers in pairs)
+    if not same or (regions is not None and regions != len(own)):
+        raise DataError("before: a NeuroAdapter of other parcels; give it the same ones, and regions=None or its number of them")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,15 @@ class AdapterTraining:
 DEFAULT = AdapterTraining()
 # section 3 and the released code
 PAPER = AdapterTraining(epochs=300, batch=16, lr=1e-4, weighting="min-snr", distil=0.0, head=True)
+
+
+def changed_training(changes: Mapping[str, Any]) -> AdapterTraining:
+    """The default recipe with some fields changed. Raises DataError for a field that it does not have."""
+    known = set(asdict(DEFAULT))
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise DataError(f"training has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return replace(DEFAULT, **dict(changes))
 
 
 @dataclass(frozen=True)

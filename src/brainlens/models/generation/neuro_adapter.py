@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,19 +17,23 @@ from brainlens.models.generation.adapter_tables import (
     FitResponses,
     caption_table,
     check_parcels,
+    check_same_parcels,
     fit_responses,
     latents_of,
     match_images,
     open_pipeline,
     read_alike,
+    responses_array,
     ridge_latents,
     same_inputs,
+    subjects_of,
 )
 from brainlens.models.generation.adapter_training import (
     PAPER,
     AdapterTable,
     AdapterTraining,
     Progress,
+    changed_training,
     empty_text,
     response_prompts,
     train_adapter,
@@ -37,7 +41,6 @@ from brainlens.models.generation.adapter_training import (
 from brainlens.models.generation.anchors import Anchors, near_anchors
 from brainlens.models.generation.pretraining import TOKEN_MAP, start_joint, start_tokens, token_targets
 from brainlens.models.generation.sampling import Prompts, Sampling, Watcher, draw_pictures, gate_gradients
-from brainlens.models.volume.arrays import as_array
 from brainlens.nn.joint_tokens import JointTokens
 from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt
 from brainlens.parcels import Parcels
@@ -67,17 +70,16 @@ class NeuroAdapter(Model):
     | target | where captions are given, the network's own answer under them (`distil`) | the noise |
     | loss | capped on the velocity's own scale | min(snr, 5), which gives no weight to a step of pure noise |
     | training | rate 2e-3, 30 epochs of batches of 32 | rate 1e-4, 300 epochs of batches of 16 |
-    | sampling | 20 steps of DDIM from noise | 50 steps of DDPM from a noised grey picture (here: `steps=50`, DDIM) |
+    | sampling | 20 steps of DDIM from noise | 50 of DDPM from a noised grey picture: `steps=50, scheduler="ddpm", grey=True` |
 
     Why: a region that is removed must not speak, and a schedule that ends in pure noise starts to draw there. On planted
     pictures of two factors (80 steps, eight seeds, chance .5) .70 of the factors were right, .48 with min(snr, 5), .55 without
     reliability, .52 with the head, .74 with zeroing, .82 without token dropout; standard errors are .02 to .05.
     regions: number of parcels kept, None for all. removal: "mask" or "zero". joint: None for one token a region as published, or
     the number of tokens that all regions write together through a code (`nn.joint_tokens`); contributions are then what a region
-    adds to the answer, exactly. start: "random", or "ridge", which starts the
-    tokens as joint ridge predictions of the `prompts` of `fit` (`pretraining.start_tokens`). low_level: None, or the share of
-    noise in (0, 1] from which drawing starts on latents that a ridge predicts from the same voxels. training: fields of
-    `AdapterTraining` to be changed.
+    adds to the answer, exactly. start: "random", or "ridge": tokens start as joint ridge predictions of the `prompts` of `fit`
+    (`pretraining.start_tokens`). low_level: None, or the share of noise in (0, 1] from which drawing starts on latents that a
+    ridge predicts from the same voxels. training: fields of `AdapterTraining` to be changed.
     """
 
     def __init__(
@@ -123,8 +125,9 @@ class NeuroAdapter(Model):
         folder: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Fits on training responses Y (row, unit) to images; a tenth of the images is held back to choose the best state.
+        """Fits on responses Y (row, unit) to images; a tenth of the images is held back to choose the best state.
 
+        Y: an array, or `Responses`, so that those of another subject are refused later.
         images: (row, h, w, 3) uint8, or latents (row, c, h, w) of the pipeline, or `Stimuli` that hold every id. ids: names of
         the images of the rows; rows of one name are repeats. pipeline: a Stable Diffusion folder or name, "miniatures/diffusion"
         for the one that ships. prompts: for start="ridge", an embedding of each image as `before` reads it, or in the width of
@@ -136,12 +139,12 @@ class NeuroAdapter(Model):
         """
         check_device(self.device)
         recipe = self._recipe()
-        y = as_array(Y, "Y")
+        y = responses_array(Y)
         check_parcels(parcels, y.shape[1])
         rows = match_images(images, ids, len(y), prompts)
         held = held_out(rows.n, 0.1, self.seed)
         if isinstance(before, NeuroAdapter):
-            before._check_same(parcels, self.regions)
+            before._check_same(Y, parcels, self.regions)
             responses = same_inputs(y, rows, before._reads())
         else:
             responses = fit_responses(y, rows, held, parcels, regions=self.regions, weighted=self.reliability)
@@ -166,7 +169,8 @@ class NeuroAdapter(Model):
         )
         self.parcels_, self.units_, self.members_ = responses.parcels, responses.units, responses.members
         self.mean_, self.gain_, self.snr_ = responses.mean, responses.gain, responses.snr
-        self.n_units_, self.pipeline_ = y.shape[1], {"place": str(pipeline), "files": diffusion.files}
+        self.n_units_, self.subjects_ = y.shape[1], subjects_of(Y)
+        self.pipeline_ = {"place": str(pipeline), "files": diffusion.files}
         self.adapter_ = {name: value.detach().cpu() for name, value in adapter.state_dict().items()}
         self.low_ = None if self.low_level is None else ridge_latents(responses.x, latents, held)
         self._loaded = (diffusion, adapter)
@@ -179,6 +183,8 @@ class NeuroAdapter(Model):
         *,
         guidance: float = 4.0,
         steps: int = 20,
+        scheduler: str = "ddim",
+        grey: bool = False,
         seed: int = 0,
         without: Sequence[str] = (),
         width: float | None = None,
@@ -188,18 +194,15 @@ class NeuroAdapter(Model):
     ) -> np.ndarray:
         """Pictures (row, candidates, h, w, 3) uint8 of new responses Y (row, unit), averaged over repeats.
 
-        guidance g: answers are u + g (c - u), u without regions; steps of DDIM; seed of the noise, which rows share.
-        without: names of regions that are removed. width: of joint tokens that started by ridge, candidate c is drawn near the
-        training picture that fits the responses c-th best (`Evidence.near`); None: at the prediction.
-        watch: sees the attention to regions. folder: pictures are kept as they are drawn, and a killed run goes on.
-        Raises DataError for other units than in the fit, another scale, NaN, zero candidates, and a width without anchors.
+        guidance g: answers are u + g (c - u), u without regions; steps of denoising by the scheduler (ddim, ddpm, euler, dpm: see
+        `schedules`); grey: begin at a noised grey picture; seed of the noise, which rows share. without: regions that are
+        removed. width: of joint tokens that started by ridge, candidate c is drawn near the training picture that fits c-th best
+        (`Evidence.near`); None: at the prediction. watch: sees the attention to regions. folder: pictures are kept there.
+        Raises DataError for other units or subjects than in the fit, another scale, NaN, no candidate, width without anchors, grey with a start.
         """
-        self._check_fitted("adapter_")
-        strength = 1.0 if self.low_level is None else float(self.low_level)
-        sampling = Sampling(candidates, guidance, steps, seed, strength)
+        sampling = self._sampling(candidates, guidance, steps, seed, scheduler, grey)
         prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without), width)
-        diffusion, adapter = self._ready()
-        return draw_pictures(diffusion, adapter, prompts, sampling, watch=watch, folder=folder, progress=progress)
+        return draw_pictures(*self._ready(), prompts, sampling, watch=watch, folder=folder, progress=progress)
 
     def region_gradients(
         self,
@@ -207,6 +210,8 @@ class NeuroAdapter(Model):
         *,
         guidance: float = 4.0,
         steps: int = 20,
+        scheduler: str = "ddim",
+        grey: bool = False,
         seed: int = 0,
         without: Sequence[str] = (),
         width: float | None = None,
@@ -215,9 +220,7 @@ class NeuroAdapter(Model):
 
         Shares that sum to 1 over regions: see `sampling.gate_gradients`. Raises DataError as `reconstruct`.
         """
-        self._check_fitted("adapter_")
-        strength = 1.0 if self.low_level is None else float(self.low_level)
-        sampling = Sampling(1, guidance, steps, seed, strength)
+        sampling = self._sampling(1, guidance, steps, seed, scheduler, grey)
         prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without), width)
         pieces = np.array_split(np.arange(prompts.n), range(sampling.batch, prompts.n, sampling.batch))
         return np.concatenate([gate_gradients(*self._ready(), prompts, sampling, rows=rows) for rows in pieces])
@@ -225,7 +228,7 @@ class NeuroAdapter(Model):
     def inputs(self, Y: Any) -> np.ndarray:
         """What the tokens read of responses Y (row, unit): chosen voxels, z-scored and weighted, (row, chosen) float32."""
         self._check_fitted("adapter_")
-        y = as_array(Y, "Y")
+        y = responses_array(Y, self.subjects_)
         if y.shape[1] != self.n_units_:
             raise DataError(
                 f"Y has {y.shape[1]} units, the model was fitted on {self.n_units_}; give the same ones in the same order"
@@ -250,6 +253,12 @@ class NeuroAdapter(Model):
         self.pipeline_ = self.pipeline_ | {"place": str(pipeline)}
         return self
 
+    def _sampling(self, candidates: int, guidance: float, steps: int, seed: int, scheduler: str, grey: bool) -> Sampling:
+        self._check_fitted("adapter_")
+        if grey and self.low_level is not None:
+            raise DataError("grey: this NeuroAdapter draws from low-level latents; leave grey out, or fit it with low_level=None")
+        return Sampling(candidates, guidance, steps, seed, float(self.low_level or 1.0), scheduler=scheduler, grey=grey)
+
     def _there(self, without: Sequence[str]) -> np.ndarray:
         return ~np.isin(np.arange(len(self.parcels_)), self.parcels_.find(list(without)))
 
@@ -263,22 +272,13 @@ class NeuroAdapter(Model):
             raise DataError(f"start {self.start!r} of the tokens is not known; choose from {', '.join(STARTS)}")
         if self.low_level is not None and not 0 < self.low_level <= 1:
             raise DataError(f"low_level={self.low_level} is a share of noise above 0 and up to 1, or None")
-        known = set(asdict(AdapterTraining()))
-        unknown = sorted(set(self.training or {}) - known)
-        if unknown:
-            raise DataError(f"training has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
-        return replace(AdapterTraining(), **dict(self.training or {}))
+        return changed_training(self.training or {})
 
-    def _check_same(self, parcels: Parcels, regions: int | None) -> None:
-        """This model's inputs can be read from responses with these parcels. Raises DataError where they cannot."""
+    def _check_same(self, Y: Any, parcels: Parcels, regions: int | None) -> None:
+        """This model's inputs can be read from responses Y with these parcels. Raises DataError where they cannot."""
         self._check_fitted("adapter_")
-        known = dict(zip(parcels.names, parcels.members, strict=True)) if len(parcels.label) == self.n_units_ else {}
-        own = zip(self.parcels_.names, self.parcels_.members, strict=True)
-        same = all(name in known and np.array_equal(known[name], units) for name, units in own)
-        if not same or (regions is not None and regions != len(self.parcels_)):
-            raise DataError(
-                "before: a NeuroAdapter of other parcels; give it the same ones, and regions=None or its number of them"
-            )
+        responses_array(Y, self.subjects_)
+        check_same_parcels(parcels, self.parcels_, self.n_units_, regions)
 
     def _reads(self) -> FitResponses:
         """How the tokens read responses, without the responses of the fit."""
@@ -394,6 +394,6 @@ class NeuroAdapter(Model):
         return state
 
     def _unpack(self, state: dict[str, Any]) -> None:
-        super()._unpack(state)
+        super()._unpack({"subjects_": []} | state)  # what was saved before subjects were remembered fits any
         self.anchors_ = None if state.get("anchors_") is None else Anchors.of_state(state["anchors_"])
         self.parcels_ = Parcels(tuple(state["parcels_"]["names"]), state["parcels_"]["label"], state["parcels_"]["source"])

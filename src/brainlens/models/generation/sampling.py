@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from brainlens import store
-from brainlens.backbones.diffusion import decode
-from brainlens.models.generation.noise import add_noise, candidate_noise, ddim_step, sampling_times
+from brainlens.backbones.diffusion import decode, encode
+from brainlens.models.generation.noise import candidate_noise
+from brainlens.models.generation.schedules import Schedule, check_scheduler, open_schedule
 from brainlens.nn.region_adapter import RegionAdapter, RegionPrompt
 from brainlens.types import DataError
 
 NOTE = "sampling.json"
+LATER = {"scheduler": "ddim", "grey": False}  # at these, a folder that was begun before they were there goes on
 
 
 class Watcher(Protocol):
@@ -33,8 +35,9 @@ class Watcher(Protocol):
 @dataclass(frozen=True)
 class Sampling:
     """candidates: pictures of a trial; guidance g: u + g (c - u) of the network's answers with (c) and without regions (u);
-    steps of DDIM; seed of the noise, which a candidate shares over trials; strength: share of the noise that a given start gets;
-    batch: pictures drawn at a time."""
+    steps of denoising; seed of the noise, which a candidate shares over trials; strength: share of the noise that a given start
+    gets; batch: pictures drawn at a time; scheduler: ddim, ddpm, euler or dpm (`schedules`); grey: drawing begins at the latents
+    of a grey picture under the noise of the first step, not at noise alone. The same where the schedule ends in pure noise."""
 
     candidates: int = 1
     guidance: float = 4.0
@@ -42,8 +45,11 @@ class Sampling:
     seed: int = 0
     strength: float = 1.0
     batch: int = 16
+    scheduler: str = "ddim"
+    grey: bool = False
 
     def __post_init__(self) -> None:
+        check_scheduler(self.scheduler)
         if self.candidates < 1:
             raise DataError(f"{self.candidates} candidates of a picture; ask for 1 or more")
         if self.steps < 1 or self.batch < 1:
@@ -122,22 +128,22 @@ def draw_latents(
 ) -> Tensor:
     """Latents (rows x candidates, c, h, w) of these trials, candidates of a trial one after the other."""
     device, count = diffusion.prompt.device, sampling.candidates
-    times = sampling_times(diffusion, sampling.steps)
-    shape = _latent_shape(diffusion)
+    schedule = _schedule(diffusion, sampling, len(rows))
+    times, shape = schedule.times, _latent_shape(diffusion)
     noise = torch.stack([candidate_noise(sampling.seed, c, shape) for c in range(count)]).repeat(len(rows), 1, 1, 1).to(device)
-    latents, first = _begin(diffusion, prompts, sampling, noise, rows)
+    latents, first = _begin(diffusion, schedule, prompts, sampling, noise, rows)
     with torch.no_grad(), adapter.on(diffusion.unet):
         given = prompts.of(rows, count).watched(watch)
         without = prompts.without(rows).repeat(count) if sampling.guidance != 1 else None
         for number in range(first, len(times)):
             if watch is not None:
                 watch.at(number - first, len(times) - first, rows)
-            said = diffusion.unet(latents, times[number], encoder_hidden_states=given, return_dict=False)[0]
+            seen = schedule.seen(latents, number)
+            said = diffusion.unet(seen, times[number], encoder_hidden_states=given, return_dict=False)[0]
             if without is not None:
-                free = diffusion.unet(latents, times[number], encoder_hidden_states=without, return_dict=False)[0]
+                free = diffusion.unet(seen, times[number], encoder_hidden_states=without, return_dict=False)[0]
                 said = free + sampling.guidance * (said - free)
-            following = times[number + 1] if number + 1 < len(times) else None
-            latents = ddim_step(diffusion, said, latents, times[number], following)
+            latents = schedule.after(said, latents, number)
     return latents
 
 
@@ -152,39 +158,50 @@ def gate_gradients(
 
     c, u: the answers with regions and without. A region that is looked at and changes nothing has none; so has one removed.
     """
-    one, times = replace(sampling, candidates=1), sampling_times(diffusion, sampling.steps)
-    device = diffusion.prompt.device
+    one, device = replace(sampling, candidates=1), diffusion.prompt.device
+    schedule = _schedule(diffusion, one, len(rows))
     noise = candidate_noise(one.seed, 0, _latent_shape(diffusion))[None].repeat(len(rows), 1, 1, 1).to(device)
-    latents, first = _begin(diffusion, prompts, one, noise, rows)
+    latents, first = _begin(diffusion, schedule, prompts, one, noise, rows)
     found = []
     with adapter.on(diffusion.unet):
         with torch.no_grad():
             given, without = prompts.of(rows, 1), prompts.without(rows)
         regions = adapter.regions
-        for number in range(first, len(times)):
+        for number in range(first, len(schedule.times)):
+            seen, time = schedule.seen(latents, number), schedule.times[number]
             gate = torch.zeros(len(rows), regions, device=device, requires_grad=True)
-            said = diffusion.unet(latents, times[number], encoder_hidden_states=given.gated(gate), return_dict=False)[0]
+            said = diffusion.unet(seen, time, encoder_hidden_states=given.gated(gate), return_dict=False)[0]
             with torch.no_grad():
-                free = diffusion.unet(latents, times[number], encoder_hidden_states=without, return_dict=False)[0]
+                free = diffusion.unet(seen, time, encoder_hidden_states=without, return_dict=False)[0]
                 change = said - free
                 size = change.flatten(1).norm(dim=1).clamp_min(torch.finfo(change.dtype).tiny).view(-1, 1, 1, 1)
             (slope,) = torch.autograd.grad((said * change / size).sum(), gate)
             slope = slope.abs()
             found.append((slope / slope.sum(1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)).double().cpu().numpy())
-            following = times[number + 1] if number + 1 < len(times) else None
             with torch.no_grad():
-                latents = ddim_step(diffusion, free + one.guidance * (said - free), latents, times[number], following)
+                latents = schedule.after(free + one.guidance * (said - free), latents, number)
     return np.stack(found, axis=1)
 
 
-def _begin(diffusion: Any, prompts: Prompts, sampling: Sampling, noise: Tensor, rows: np.ndarray) -> tuple[Tensor, int]:
+def _schedule(diffusion: Any, sampling: Sampling, trials: int) -> Schedule:
+    how: dict[str, int] = {"seed": sampling.seed, "candidates": sampling.candidates, "trials": trials}
+    return open_schedule(diffusion, sampling.scheduler, sampling.steps, **how)
+
+
+def _begin(
+    diffusion: Any, schedule: Schedule, prompts: Prompts, sampling: Sampling, noise: Tensor, rows: np.ndarray
+) -> tuple[Tensor, int]:
     """Latents that drawing begins with, and the number of its first step: pure noise, or a given start under some noise."""
-    if prompts.start is None:
-        return noise * float(diffusion.scheduler.init_noise_sigma), 0
-    first = min(int((1 - sampling.strength) * sampling.steps), sampling.steps - 1)
-    start = prompts.start[torch.from_numpy(rows)].to(noise.device).repeat_interleave(sampling.candidates, 0)
-    time = sampling_times(diffusion, sampling.steps)[first]
-    return add_noise(start, noise, diffusion.alphas[time].expand(len(start))), first
+    if prompts.start is not None:
+        steps = len(schedule.times)
+        first = min(int((1 - sampling.strength) * steps), steps - 1)
+        start = prompts.start[torch.from_numpy(rows)].to(noise.device).repeat_interleave(sampling.candidates, 0)
+        return schedule.noised(start, noise, first), first
+    if sampling.grey:
+        with torch.no_grad():
+            middle = encode(diffusion, np.zeros((1, 3, *diffusion.preprocess.crop), np.float32))
+        return schedule.noised(middle.expand_as(noise), noise, 0), 0
+    return noise * schedule.sigma, 0
 
 
 def _latent_shape(diffusion: Any) -> tuple[int, int, int]:
@@ -194,7 +211,8 @@ def _latent_shape(diffusion: Any) -> tuple[int, int, int]:
 
 def _claim(folder: Path, prompts: Prompts, sampling: Sampling) -> None:
     """The folder is for these pictures and no others."""
-    text = repr([prompts.key, prompts.n, sorted(asdict(sampling).items())])
+    asked = [(name, value) for name, value in sorted(asdict(sampling).items()) if (name, value) not in LATER.items()]
+    text = repr([prompts.key, prompts.n, asked])
     key = hashlib.sha256(text.encode()).hexdigest()
     note = folder / NOTE
     if note.is_file():

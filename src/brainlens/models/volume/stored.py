@@ -7,7 +7,7 @@ from pathlib import Path
 from brainlens import store
 from brainlens.models.volume.estimators import VolumeAligner, load_aligner
 from brainlens.models.volume.model import Aligner
-from brainlens.subjects import check_same_volume
+from brainlens.subjects import check_same_subjects, check_same_volume
 from brainlens.types import DataError, Responses, Result, Volume
 
 MODEL = "model"  # the folder in a run that holds the main aligner; the volume encoder, where another is the main one, is in it
@@ -41,12 +41,7 @@ def volume_aligner(run: str | Path) -> VolumeAligner:
 
 def check_recording(run: str | Path, model: Aligner, responses: Responses) -> None:
     """Raises DataError for responses in another space, with another mask or of another subject than the model's."""
-    trials, trained = responses.trials, [name for name in model.subjects_ if name]
-    if trained and "subject" in trials.columns:
-        others = sorted(set(trials["subject"].astype(str)) - set(trained))
-        if others:
-            pair = f"its model is of subject {', '.join(trained)}, the responses are of {', '.join(others)}"
-            raise DataError(f"{run}: {pair}; align these first")
+    check_same_subjects(responses, model.subjects_, str(run), "align these first")
     space = responses.clean()[0].space
     if model.space_ is not None:
         if not isinstance(space, Volume):
