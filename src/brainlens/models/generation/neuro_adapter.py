@@ -198,7 +198,8 @@ class NeuroAdapter(Model):
         `schedules`); grey: begin at a noised grey picture; seed of the noise, which rows share. without: regions that are
         removed. width: of joint tokens that started by ridge, candidate c is drawn near the training picture that fits c-th best
         (`Evidence.near`); None: at the prediction. watch: sees the attention to regions. folder: pictures are kept there.
-        Raises DataError for other units or subjects than in the fit, another scale, NaN, no candidate, width without anchors, grey with a start.
+        Raises DataError for other units, subjects or scale than in the fit, NaN, no candidate, width without anchors, grey with a
+        start.
         """
         sampling = self._sampling(candidates, guidance, steps, seed, scheduler, grey)
         prompts = self._prompts(torch.from_numpy(self.inputs(Y)), self._there(without), width)
