@@ -89,10 +89,8 @@ def _to_the_outermost_channel(ax: Axes, sphere: tuple[float, float, float, float
 
     Farther out MNE goes on extrapolating, where nothing is measured.
     """
-    dots = [part for part in ax.collections if isinstance(part, PathCollection)]
-    reach = [
-        np.linalg.norm(np.asarray(part.get_offsets()) - sphere[:2], axis=1).max() for part in dots if len(part.get_offsets())
-    ]
+    dots = [np.asarray(part.get_offsets()) for part in ax.collections if isinstance(part, PathCollection)]
+    reach = [float(np.linalg.norm(places - sphere[:2], axis=1).max()) for places in dots if len(places)]
     radius = max([sphere[3], *(RIM * each for each in reach)])
     for image in (*ax.images, *ax.collections):
         if not isinstance(image, PathCollection):
