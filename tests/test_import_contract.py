@@ -166,6 +166,12 @@ def test_no_drawer_for_odds_and_ends(path):
     assert not set(path.relative_to(ROOT).with_suffix("").parts) & set(FORBIDDEN_WORDS)
 
 
+def test_help_lists_what_is_imported_only_when_asked_for():
+    import brainlens.reconstruct
+
+    assert set(brainlens.reconstruct.__all__) <= set(dir(brainlens.reconstruct))
+
+
 def test_the_command_line_imports_nothing_heavy():
     script = f"import sys, brainlens.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)

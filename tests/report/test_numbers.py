@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from brainlens.align.run_sensors import _beside
 from brainlens.datasets.runs import table
 from brainlens.report import numbers
+from brainlens.report.describe import untested
 from brainlens.types import Result
 
 METRICS = {
@@ -28,6 +31,19 @@ METRICS = {
     "data/units_constant": 0.0,
     "encoding/r2_mean": float("nan"),
 }
+
+
+def test_baselines_of_sensors_have_chance_and_n() -> None:
+    way = "retrieval/brain->image/"
+    row = {"encoder": "ridge", f"{way}n": 200.0}
+    for k, chance in ((1, 0.005), (5, 0.025)):
+        row |= {f"{way}top{k}": 0.1, f"{way}top{k}.low": 0.05, f"{way}top{k}.high": 0.2, f"{way}chance{k}": chance}
+    assert [(one["chance"], one["n"]) for one in _beside(row)] == [("0.005", "200"), ("0.025", "200")]
+
+
+def test_a_word_that_could_not_be_tested_is_said() -> None:
+    arrays = {"label": np.array([[0, 1], [1, -1], [-1, -1]]), "label_p": np.array([0.01, np.nan, np.nan])}
+    assert untested(Result("describe", {}, arrays)).startswith("1 more have a word that could not be tested")
 
 
 def test_units_without_a_score_are_said_in_words() -> None:
