@@ -132,11 +132,11 @@ def test_the_page_of_factortopy_draws_the_fit_with_and_without_topology(tmp_path
     for result, folder in zip((through, free), folders, strict=True):
         store.save_result(result, folder)
     rows = [{"table": "t", "row": "r", "r2_mean": 0.1}]
-    made = store.load_result(_kept("factortopy", rows, tmp_path, 0.0, folders, pair=folders))
+    made = store.load_result(_kept("factortopy", rows, tmp_path, store.Start(), folders, pair=folders))
     np.testing.assert_array_equal(made.arrays["topology/layer"], [[0, 1, np.nan], [0, 2, np.nan]])  # of units the first predicts
     np.testing.assert_allclose(made.arrays["topology/confidence"], [[0.9, 0.9, np.nan], [0.2, 0.2, np.nan]])
     assert list(makers(made)) == ["layer_rows_selected_layer_with_and_without_topology"]
-    alone = store.load_result(_kept("factortopy", rows, tmp_path, 0.0, folders[:1], pair=folders[:1]))
+    alone = store.load_result(_kept("factortopy", rows, tmp_path, store.Start(), folders[:1], pair=folders[:1]))
     assert not makers(alone)
 
 

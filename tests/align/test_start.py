@@ -121,8 +121,12 @@ def test_variants(split):
 
 
 def test_shuffled_pairs_are_at_chance_with_the_learned_metric(split):
-    control = fit("volume", unpaired(split, seed=1), QUICK, design=SHAPE)
-    assert score(control, split.test)["retrieval/brain->image/top5.low"] <= 5 / 30
+    """Mean over 20 permutations of the pairs, whose standard error is about .02: five test images of 30 are found by chance."""
+    found = []
+    for seed in range(20):
+        control = fit("volume", unpaired(split, seed=seed), QUICK, design=SHAPE)
+        found.append(score(control, split.test)["retrieval/brain->image/top5"])
+    assert np.mean(found) == pytest.approx(5 / 30, abs=0.075)
 
 
 def test_a_study_goes_on_from_what_is_kept(split, tmp_path):

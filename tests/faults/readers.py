@@ -299,7 +299,7 @@ HASHED: dict[str, tuple[Make, Read]] = {
     "model": (model, store.load_model),
     "arrays": (arrays, lambda f: [np.asarray(store.open_array(f, name)) for name in "ab"]),
     "archive": (archived, unpacked),
-    "page": (run, lambda f: [(place.name, found) for place, found in run_folders(f)]),
+    "page": (run, lambda f: [(place.name, found) for place, found in run_folders(f)[0]]),
     "sealed": (sealed_recording, opened("folder")),
     "seal": (seal, lambda f: [sealed.check_sealed(f)]),
 }

@@ -15,7 +15,15 @@ from brainlens import datasets
 from brainlens.cli import app
 
 ROOT = Path(brainlens.__file__).parent
-OTHERS = {"--nproc-per-node", "--nnodes", "--standalone", "--rdzv-backend", "--rdzv-endpoint", "--upgrade"}  # torchrun, pip
+OTHERS = {
+    "--nproc-per-node",
+    "--nnodes",
+    "--standalone",
+    "--rdzv-backend",
+    "--rdzv-endpoint",
+    "--upgrade",
+    "--nthreads",
+}  # torchrun, pip, a worker of Dask
 SWEEP = {"--parts"}  # of `sweep`, which reads the line of the verb itself
 
 

@@ -233,7 +233,10 @@ def test_a_run_is_not_used_with_another_recording_or_mask(case: Any) -> None:
 def another_recording_than_that_of_the_run(case: Any, _: Writers) -> None:
     responses, _features = planted()
     made = Result(
-        "align", {}, config={"folder": "data"}, provenance=store.provenance(0, "cpu", [store.fingerprint(responses)], 0)
+        "align",
+        {},
+        config={"folder": "data"},
+        provenance=store.provenance(0, "cpu", [store.fingerprint(responses)], store.Start()),
     )
     check_same_recording("run", made, responses)
     other = replace(responses, data=responses.data + 1)

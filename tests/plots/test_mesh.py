@@ -99,7 +99,7 @@ def test_fslr_without_its_spheres_says_where_to_get_them(tmp_path: Path, monkeyp
     with pytest.raises(DataError, match=r"fs_LR-deformed_to-fsaverage.L.sphere.*standard_mesh_atlases.*BRAINLENS_FSLR"):
         mesh.on_surface(np.ones(1), space)
     (tmp_path / "fs_LR-deformed_to-fsaverage.L.sphere.32k_fs_LR.surf.gii").write_text("no mesh")
-    with pytest.raises(DataError, match="is no mesh or damaged"):
+    with pytest.raises(DataError, match="is damaged or of another format"):
         mesh.on_surface(np.ones(1), space)
 
 

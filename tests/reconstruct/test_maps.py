@@ -131,7 +131,7 @@ def test_lesions_are_drawn_at_the_same_noise(models, planted, name):
     assert np.array_equal(found.without["faces"], model.reconstruct(y, seed=5, without=["FFA"], **SAMPLING))
     assert (found.change["faces"] > 0).all()
     other = y.copy()
-    other[:, :8] += 50  # FFA
+    other[:, :8] += 5  # FFA
     assert np.array_equal(model.reconstruct(other, seed=5, without=["FFA"], **SAMPLING), found.without["faces"])
     models_left = {("FFA",): models["mask" if name == "joint" else "joint"]}  # any other model stands for one fitted without
     refitted = lesions(model, y, {"faces": ["FFA"]}, refit=lambda left: models_left[tuple(left)], seed=5, **SAMPLING)

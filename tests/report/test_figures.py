@@ -77,7 +77,7 @@ def test_a_run_that_misses_an_array_still_has_a_page() -> None:
     broken = Result("describe", {"describe/significant_share": 0.2}, {"label": np.zeros((4, 4), dtype=int)}, tables=tables)
     text = report.render([("describe-1", broken)])
     assert "20.0 %" in text
-    assert "Not drawn: the run does not hold what this section needs; it misses &#39;significant&#39;." in text
+    assert "Not drawn: what is drawn of words needs the array &#39;significant&#39;." in text
 
 
 def haxby() -> Result:

@@ -49,6 +49,14 @@ def stored(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return run_align_sensors(source, tmp_path_factory.mktemp("runs"), options, tell=silent)
 
 
+@pytest.fixture(scope="module")
+def network(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
+    """A run of the network alone, which after two epochs is behind the linear encoder and would not be the one that is kept."""
+    source = Source("phantom_eeg", embeddings, n_train=120)
+    options = SensorOptions(("nice",), epochs=2, repeats=8)
+    return run_align_sensors(source, tmp_path_factory.mktemp("network"), options, tell=silent)
+
+
 def test_a_run_holds_scores_analyses_and_weights(stored: tuple[Path, list]) -> None:
     folder, rows = stored
     result = store.load_result(folder)
@@ -127,12 +135,12 @@ def test_a_file_of_epochs_is_embedded_row_by_row(stored: tuple[Path, list], tmp_
         embed_sensor_run(stored[0], tmp_path, source=Source("phantom_eeg", tmp_path / "none-epo.fif"), tell=silent)
 
 
-def test_a_training_goes_on_from_a_stored_run(stored: tuple[Path, list], embeddings: Path, tmp_path: Path) -> None:
+def test_a_training_goes_on_from_a_stored_run(network: tuple[Path, list], embeddings: Path, tmp_path: Path) -> None:
     source = Source("phantom_eeg", embeddings, n_train=120)
-    options = SensorOptions(("nice",), epochs=1, repeats=8, start=str(stored[0]))
+    options = SensorOptions(("nice",), epochs=1, repeats=8, start=str(network[0]))
     folder, _ = run_align_sensors(source, tmp_path, options, tell=silent)
     plain, _ = run_align_sensors(source, tmp_path, replace(options, start=None), tell=silent)
-    first = [store.load_result(path).tables["log"]["validation_loss"].iloc[0] for path in (stored[0], folder, plain)]
+    first = [store.load_result(path).tables["log"]["validation_loss"].iloc[0] for path in (network[0], folder, plain)]
     assert first[2] == first[0]  # the same start at random
     assert first[1] < first[0]  # one that has learnt
     with pytest.raises(DataError, match="keeps 'nice'"):
@@ -253,24 +261,24 @@ def test_subjects_have_one_number(subject: str | int) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_channels_of_a_stored_run_are_attributed(stored: tuple[Path, list], method: str, tmp_path: Path) -> None:
-    assert is_sensor_run(stored[0])
-    folder, _ = run_attribute_sensors(stored[0], tmp_path, method=method, tell=silent)
-    found, aligned = store.load_result(folder), store.load_result(stored[0])
+def test_channels_of_a_stored_run_are_attributed(network: tuple[Path, list], method: str, tmp_path: Path) -> None:
+    assert is_sensor_run(network[0])
+    folder, _ = run_attribute_sensors(network[0], tmp_path, method=method, tell=silent)
+    found, aligned = store.load_result(folder), store.load_result(network[0])
     assert found.arrays["contribution"].shape == (63, 250)
     assert found.arrays["topomap/contribution"] == pytest.approx(found.arrays["contribution"].sum(1), abs=1e-9)
     if method == "gradient_x_input":  # the weights came back as they were
         assert found.arrays["topomap/contribution"] == pytest.approx(aligned.arrays["topomap/contribution"], abs=1e-6)
 
 
-def test_deeplift_and_integrated_gradients_agree_on_what_a_decoder_adds(stored: tuple[Path, list], tmp_path: Path) -> None:
+def test_deeplift_and_integrated_gradients_agree_on_what_a_decoder_adds(network: tuple[Path, list], tmp_path: Path) -> None:
     maps = []
     for method in ("integrated_gradients", "deeplift"):
-        folder, _ = run_attribute_sensors(stored[0], tmp_path, method=method, tell=silent)
+        folder, _ = run_attribute_sensors(network[0], tmp_path, method=method, tell=silent)
         maps.append(np.asarray(store.load_result(folder).arrays["contribution"]))
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.8
     with pytest.raises(DataError, match="deeplift"):
-        run_attribute_sensors(stored[0], tmp_path, method="rise", tell=silent)
+        run_attribute_sensors(network[0], tmp_path, method="rise", tell=silent)
 
 
 @pytest.mark.realdata

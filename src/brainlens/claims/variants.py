@@ -34,11 +34,18 @@ def fewer(split: Split, images: int, *, seed: int = 0) -> Split:
 
 
 def unpaired(split: Split, *, seed: int = 0) -> Split:
-    """The control: training responses keep their noise and their repeats, but get the targets of other images."""
-    part = split.train
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(part.ids)))
-    text = None if part.text is None else part.text[order]
-    return replace(split, train=replace(part, image=part.image[order], text=text))
+    """The control: training and validation responses keep their noise and their repeats, but get the targets of other images.
+
+    True pairs in the validation part alone already teach: penalty, metric and step are chosen by them (top-5 of 30 test images
+    .225 over 25 permutations with them, .170 +- .013 over 60 without; chance .167).
+    """
+    rng = np.random.default_rng(seed)
+    return replace(split, train=_exchanged(split.train, rng), validation=_exchanged(split.validation, rng))
+
+
+def _exchanged(part: AlignmentPart, rng: np.random.Generator) -> AlignmentPart:
+    order = torch.from_numpy(rng.permutation(len(part.ids)))
+    return replace(part, image=part.image[order], text=None if part.text is None else part.text[order])
 
 
 def within(split: Split, regions: Sequence[str]) -> Split:
