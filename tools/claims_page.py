@@ -107,8 +107,8 @@ TABLES = (
     Table(
         "Which image or caption was seen? fMRI",
         "align",
-        "Top-1 of 1,000 test images, repeats averaged; chance .001. 9,000 training images x 3. How long the paper's form was trained: "
-        "[notes on align](notes/align.md).",
+        "Top-1 of 1,000 test images, repeats averaged; chance .001. 9,000 training images x 3. How long the paper's form was "
+        "trained: [notes on align](notes/align.md).",
         ALIGNERS,
         [(way, way) for way in FMRI],
         "align/{row}/retrieval/{column}/top1",
