@@ -140,3 +140,9 @@ def test_another_script_is_refused(written: Path, tmp_path: Path, chromium: Modu
         tab.wait("document.readyState === 'complete'")
         assert tab.value("window.hurt") is None
         assert any("Content Security Policy" in line for line in tab.said)
+
+
+def test_maps_are_called_by_what_they_are() -> None:
+    assert cortex_view._title("map/contribution") == "Contribution by attention"
+    assert cortex_view._title("map/value_contribution_2") == "Contribution by attention x size of values, stretch 3 of denoising"
+    assert cortex_view._title("map/my_own") == "my own"

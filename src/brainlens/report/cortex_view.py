@@ -44,7 +44,16 @@ TITLES = {
     "confidence": "Confidence in the layer",
     "scale": "Scale (0 = one place, 1 = whole picture)",
     "ceiling": "Noise ceiling",
+    "ncsnr": "Signal to noise (ncsnr)",
+    "r2_low": "Test R², lower end of 95 %",
+    "r2_high": "Test R², upper end of 95 %",
+    "cluster": "Cluster of channel weights",
+    "scored": "Units in the mean (1 = yes)",
+    "map/contribution": "Contribution by attention",
+    "map/value_contribution": "Contribution by attention x size of values",
+    "map/gradient": "Contribution by gradient",
 }
+STRETCH = "map/value_contribution_"  # followed by the number of a stretch of denoising, from 0
 WHOLE = ("layer", "confidence", "scale")  # 0 is a value like any other: nothing fades
 
 
@@ -109,7 +118,7 @@ def _maps(result: Result) -> Iterator[dict[str, Any]]:
         scale, colours = cortex.scale_of(values, None)
         table = np.rint(colours(np.linspace(0, 1, COLOURS))[:, :3] * 255).astype(np.uint8)
         yield {
-            "title": TITLES.get(name, name.replace("_", " ")),
+            "title": _title(name),
             "low": float(scale.vmin or 0.0),
             "high": float(scale.vmax or 0.0),
             "fades": name not in WHOLE,
@@ -117,6 +126,13 @@ def _maps(result: Result) -> Iterator[dict[str, Any]]:
             "colours": _packed(table),
             "values": _packed(on.astype("<f4")),
         }
+
+
+def _title(name: str) -> str:
+    """What a map is called in the list of maps."""
+    if name.startswith(STRETCH):
+        return f"{TITLES['map/value_contribution']}, stretch {int(name.removeprefix(STRETCH)) + 1} of denoising"
+    return TITLES.get(name, name.removeprefix("map/").replace("_", " "))
 
 
 def _units(result: Result) -> dict[str, Any]:
