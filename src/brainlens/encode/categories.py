@@ -110,7 +110,7 @@ def decode(
     labels, codes = clean.trials[target].astype(str).to_numpy(), onehot.argmax(axis=1)
     predicted = np.empty_like(labels, dtype=object)
     groups = list(dict.fromkeys(runs))
-    area, spread = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
+    area, variance = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
     for i, run in enumerate(groups):
         test = runs == run
         if len(set(labels[~test])) < 2:
@@ -119,10 +119,10 @@ def decode(
         predicted[test] = model.fit(y[~test], labels[~test]).predict(y[test])
         distance = _distances(model, y[test], names)[None]
         area[i] = lda.areas(distance, codes[test][None])[0]
-        spread[i] = lda.area_variances(distance, codes[test][None])[0]
+        variance[i] = lda.area_variances(distance, codes[test][None])[0]
     right = predicted == labels
     by_group = pd.DataFrame([{group: g, "accuracy": float(right[runs == g].mean())} for g in groups]).assign(auc=area)
-    metrics = _pattern_scores(by_group, spread, classes=len(names), trials=len(labels), seed=seed)
+    metrics = _pattern_scores(by_group, variance, classes=len(names), trials=len(labels), seed=seed)
     metrics |= {"decode/trials": float(len(labels)), "decode/groups": float(len(groups)), "decode/units": float(y.shape[1])}
     metrics |= {f"decode/{name}": float(n) for name, n in counts.items()}
     confusion = pd.crosstab(labels, predicted.astype(str), normalize="index").reindex(index=names, columns=names, fill_value=0.0)
@@ -142,10 +142,10 @@ def _distances(model: Any, x: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return out
 
 
-def _pattern_scores(by_group: pd.DataFrame, spread: np.ndarray, *, classes: int, trials: int, seed: int) -> dict[str, float]:
+def _pattern_scores(by_group: pd.DataFrame, variance: np.ndarray, *, classes: int, trials: int, seed: int) -> dict[str, float]:
     """Accuracy and area over groups with interval, chance and n: over groups from three on, else over trials.
 
-    spread (group,): variance of each group's area for a fixed classifier.
+    variance (group,): that of each group's area for a fixed classifier.
     """
     accuracy, area = by_group["accuracy"].to_numpy(), by_group["auc"].to_numpy()
     mean = float(accuracy.mean())
@@ -158,8 +158,8 @@ def _pattern_scores(by_group: pd.DataFrame, spread: np.ndarray, *, classes: int,
         out |= {"auc": mean, "auc.chance": 0.5, "auc.n": float(held.sum() if held.sum() > 2 else trials)}
         if held.sum() > 2:
             out["auc.low"], out["auc.high"] = bootstrap_mean(area[held], seed=seed)[1:]
-        elif np.isfinite(spread[held]).all():
-            reach = float(norm.ppf(0.975) * np.sqrt(spread[held].sum()) / held.sum())
+        elif np.isfinite(variance[held]).all():
+            reach = float(norm.ppf(0.975) * np.sqrt(variance[held].sum()) / held.sum())
             out["auc.low"], out["auc.high"] = max(0.0, mean - reach), min(1.0, mean + reach)
     return {f"decode/{name}": value for name, value in out.items()}
 

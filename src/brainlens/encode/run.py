@@ -62,8 +62,7 @@ class Asked:
 
     def config(self) -> dict[str, Any]:
         """What a call is found again by; a field that came later stands in it where it is asked for, so that older runs stay."""
-        found = asdict(self)
-        return found if self.compare_topology else {k: v for k, v in found.items() if k != "compare_topology"}
+        return store.settings_of(self, {"compare_topology": False})
 
     @property
     def every_method(self) -> tuple[str | None, ...]:

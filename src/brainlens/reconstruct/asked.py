@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from brainlens import store
 from brainlens.choices import (
     CHOOSERS,
     LESIONS,
@@ -23,7 +24,8 @@ from brainlens.types import DataError
 MINIATURE = f"{SHIPPED}diffusion"
 PRESETS = RECONSTRUCT_PRESETS
 WIDTH = 0.4  # chosen on held-back training pictures of the phantom
-LATER = ("protocol", "features", "repeat_ceiling", "scheduler")  # a run that asks for none of these keeps its old name
+# a run that asks for none of these keeps its old name
+LATER = {"protocol": None, "features": (), "repeat_ceiling": False, "scheduler": "ddim"}
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,7 @@ class Asked:
 
     def settings(self) -> dict[str, Any]:
         """Its fields by name, without those of `LATER` that are not asked for: what tells one call from another."""
-        plain = Asked()
-        return {name: value for name, value in asdict(self).items() if name not in LATER or value != getattr(plain, name)}
+        return store.settings_of(self, LATER)
 
     @property
     def joint(self) -> bool:

@@ -49,6 +49,7 @@ from brainlens.store.results import (
     provenance,
     run_folder,
     save_result,
+    settings_of,
 )
 from brainlens.store.rows import LazyRows, join_rows, select_rows
 from brainlens.store.training import load_checkpoint, load_weights, remove_checkpoints, save_checkpoint, save_weights
@@ -112,5 +113,6 @@ __all__ = [
     "save_weights",
     "seal",
     "select_rows",
+    "settings_of",
     "sha256",
 ]

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,14 @@ def load_result(folder: str | Path, *, without: Collection[str] = ()) -> Result:
             provenance=dict(content["provenance"]),
             space=_space_in(folder, content.get("space")),
         )
+
+
+def settings_of(asked: Any, later: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass by name, by which work is found again, without those of `later` at the value they have there.
+
+    later: fields that came after the first finished work, at the value that says the same as their absence.
+    """
+    return {name: value for name, value in asdict(asked).items() if name not in later or value != later[name]}
 
 
 def run_folder(root: str | Path, task: str, config: Mapping[str, Any], data: Sequence[str]) -> Path:

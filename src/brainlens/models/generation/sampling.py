@@ -211,7 +211,7 @@ def _latent_shape(diffusion: Any) -> tuple[int, int, int]:
 
 def _claim(folder: Path, prompts: Prompts, sampling: Sampling) -> None:
     """The folder is for these pictures and no others."""
-    asked = [(name, value) for name, value in sorted(asdict(sampling).items()) if (name, value) not in LATER.items()]
+    asked = sorted(store.settings_of(sampling, LATER).items())
     text = repr([prompts.key, prompts.n, asked])
     key = hashlib.sha256(text.encode()).hexdigest()
     note = folder / NOTE

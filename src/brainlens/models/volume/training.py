@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ __all__ = ["AlignmentTraining", "learning_rate", "reciprocal_rank", "repeat_weig
 
 Progress = Callable[[int, dict[str, float]], None]
 FORMAT = 2  # of a checkpoint; raised when what it holds changes
-LATER = (("select", "loss"), ("queue_holds", "all"))  # fields that older checkpoints lack, at the value they were trained with
+LATER = {"select": "loss", "queue_holds": "all"}  # fields that older checkpoints lack, at the value they were trained with
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def _made_for(module: nn.Module, part: AlignmentPart, training: AlignmentTrainin
         "voxels": part.x.shape[1],
         "images": hashlib.sha256("\n".join(part.ids.tolist()).encode()).hexdigest()[:16],
         "encoder": hashlib.sha256(shapes.encode()).hexdigest()[:16],
-        "training": {name: v for name, v in asdict(training).items() if (name, v) not in LATER},
+        "training": store.settings_of(training, LATER),
         "seed": seed,
     }
 
