@@ -142,7 +142,7 @@ def _read_raw(path: Path) -> Any:
 
 
 def _check_packed(path: Path) -> None:
-    """Raises DataError for a packed recording that unpacks to more than anyone would store so."""
+    """Raises DataError for a packed recording that unpacks to more than anyone would store so, and for a damaged .set."""
     if path.suffix == ".gz":
         check_gzip(path)
     if path.suffix == ".set":

@@ -78,26 +78,6 @@ def check_gzip(path: str | Path) -> None:
             check_expansion(path, total, size)
 
 
-def check_mat(path: str | Path) -> None:
-    """`check_expansion` of a MATLAB 5 file: its packed variables are unpacked piece by piece and only counted."""
-    path = Path(path)
-    size, total = path.stat().st_size, 0
-    with reading(path), open(path, "rb") as handle:
-        start = handle.read(128)
-        order = "big" if start[126:128] == b"MI" else "little"
-        while len(tag := handle.read(8)) == 8:
-            kind, length = (int.from_bytes(tag[i : i + 4], order) for i in (0, 4))  # type: ignore[arg-type]
-            if kind != 15:  # what is not packed cannot be larger than the file
-                handle.seek(length, os.SEEK_CUR)
-                continue
-            unpacker, end = zlib.decompressobj(), handle.tell() + length
-            while (packed := handle.read(max(0, min(PIECE, end - handle.tell())))) and not unpacker.eof:
-                for count in _unpacked(unpacker, packed):
-                    total += count
-                    check_expansion(path, total, size)
-            handle.seek(end)
-
-
 def check_gifti(path: str | Path) -> None:
     """`check_expansion` of a GIFTI file (.gii, .gii.gz) by the sizes that its arrays declare and by what they unpack to.
 
@@ -144,15 +124,15 @@ class _Gifti:
         self.rest += "".join(text.split()).encode()
         whole = len(self.rest) - len(self.rest) % 4  # letters of base64 stand for three bytes by fours
         packed, self.rest = base64.b64decode(self.rest[:whole]), self.rest[whole:]
-        for count in _unpacked(self.unpacker, packed):
-            self.total += count
+        for piece in unpacked(self.unpacker, packed):
+            self.total += len(piece)
             check_expansion(self.path, self.total, self.size)
 
 
-def _unpacked(unpacker: Any, packed: bytes) -> Iterator[int]:
-    """Numbers of bytes that a piece unpacks to, a bounded piece at a time."""
+def unpacked(unpacker: Any, packed: bytes) -> Iterator[bytes]:
+    """What the next bytes of a deflated stream unpack to, a piece of at most `PIECE` bytes at a time."""
     while packed and not unpacker.eof:
-        yield len(unpacker.decompress(packed, PIECE))
+        yield unpacker.decompress(packed, PIECE)
         packed = unpacker.unconsumed_tail
 
 
