@@ -11,6 +11,7 @@ import base64
 import gzip
 import math
 import os
+import struct
 import xml.parsers.expat
 import zlib
 from collections.abc import Iterable, Iterator
@@ -76,6 +77,27 @@ def check_gzip(path: str | Path) -> None:
         while piece := handle.read(PIECE):
             total += len(piece)
             check_expansion(path, total, size)
+
+
+def check_fif(path: str | Path) -> None:
+    """Raises DataError where the tags of a FIF file (.fif, .fif.gz) lead back to one another, which MNE would follow without end.
+
+    A tag is four big-endian integers (kind, type, bytes, next): the next one follows its bytes (0), lies elsewhere (a position),
+    or there is none (-1).
+    """
+    path = Path(path)
+    seen: set[int] = set()
+    with reading(path), gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
+        at = 0
+        while len(head := handle.read(16)) == 16:
+            seen.add(at)
+            _, _, size, following = struct.unpack(">iIii", head)
+            if following < 0:
+                return
+            at = following or at + 16 + size
+            if at < 0 or at in seen:
+                raise DataError(f"{path} is damaged: its tags lead in a circle; fetch it again, or write it again")
+            handle.seek(at)
 
 
 def check_gifti(path: str | Path) -> None:
