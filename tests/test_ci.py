@@ -37,7 +37,7 @@ def test_without_a_browser_that_works_it_fails_before_the_tests(programs: dict[s
     assert not [call for call in made if call.startswith("test")]
 
 
-def test_with_one_the_tests_must_use_it_and_try_60_mutations(tmp_path: Path) -> None:
+def test_with_one_the_tests_must_use_it_and_try_200_mutations(tmp_path: Path) -> None:
     code, said, made = run(tmp_path, chromium=YES)
     assert code == 0, said
-    assert "test required 60" in made
+    assert "test required 200" in made

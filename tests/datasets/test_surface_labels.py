@@ -18,7 +18,7 @@ from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTabl
 from brainlens import datasets
 from brainlens.datasets.surface_labels import _labels, _numbers, read_labels, read_values, visual_field, with_atlas
 from brainlens.datasets.surface_places import _checked
-from brainlens.types import DataError, Responses, Surface, doors
+from brainlens.types import DataError, Responses, Surface, check_mat, doors
 
 COUNT, NAMES = 10_242, {0: "???", 1: "V1v", 2: "hV4"}
 SPACE = Surface("fsaverage5", np.repeat(["left", "right"], 4), np.array([0, 5, 9, 10_241] * 2))
@@ -117,7 +117,7 @@ def test_no_size_spares_a_packed_file_from_being_counted(tmp_path: Path, kind: s
         scipy.io.savemat(place, {"x": np.zeros(500_000)}, do_compression=True, appendmat=False)
     assert place.stat().st_size > 1000
     with pytest.raises(DataError, match="more than 200 times"):
-        {"gzip": doors.check_gzip, "mat": doors.check_mat}[kind](place)
+        {"gzip": doors.check_gzip, "mat": check_mat}[kind](place)
 
 
 def write_cifti(folder: Path) -> list[Path]:

@@ -193,6 +193,16 @@ def known_objects(folder: Path) -> None:
     np.savez_compressed(folder / images92.FILE, images=pictures, category=category, **flags, **distances)
 
 
+def eeglab(folder: Path) -> None:
+    """Four channels at 128 Hz for 4 s with three squares, in the layout of EEGLAB's sample recording."""
+    places = [{"labels": name, "X": float(k), "Y": 1.0, "Z": 2.0} for k, name in enumerate(("Fz", "Cz", "Pz", "Oz"))]
+    shown = [{"type": "square", "position": 1.0 + k % 2, "latency": 120.0 + 100 * k} for k in range(3)]
+    np.random.default_rng(0).normal(size=(512, 4)).astype("<f4").tofile(folder / "eeglab_data.fdt")
+    head = {"nbchan": 4.0, "trials": 1.0, "pnts": 512.0, "srate": 128.0, "xmin": 0.0, "xmax": 511 / 128, "ref": "common"}
+    inside = {"chanlocs": places, "event": shown, "data": "eeglab_data.fdt", "setname": "made", "icawinv": np.zeros((0, 0))}
+    scipy.io.savemat(folder / "eeglab_data.set", {"EEG": head | inside}, appendmat=False)
+
+
 def meg(folder: Path) -> None:
     table = writer("meg").trials({"cat": 2, "dog": 2}, {"owl": 3})
     writer("meg").write(folder, table, samples=241)
@@ -342,6 +352,7 @@ PLAIN: dict[str, tuple[Make, Read]] = {
     "epochs": (by("epochs", "as_fif"), opened("epochs")),
     "epochs_saved": (by("epochs", "as_saved"), opened("epochs")),
     "epochs_array": (by("epochs", "as_array"), opened("epochs")),
+    "eeglab": (eeglab, opened("eeglab_visual", highpass=None, lowpass=None)),
     "things_meg": (meg, opened("things_meg")),
     "images92": (known_objects, opened("images92")),
     "classes": (classes, lambda f: read_classes(f / "classes.csv", Stimuli(np.array(["a", "b"]), [None, None]))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from brainlens import miniatures, store
 from brainlens.backbones.diffusion import load_diffusion
 from brainlens.models.volume.arrays import as_volume
 from brainlens.parcels import atlas_parcels, lookup
-from brainlens.types import DataError, Result, Volume
+from brainlens.types import DataError, Result, Volume, check_fif
 
 Spoil = Callable[[Path], None]
 
@@ -84,3 +85,17 @@ def test_a_diffusion_model_of_parts_that_do_not_fit_is_one_line(tmp_path: Path, 
     with pytest.raises(DataError, match="diffusion") as error:
         load_diffusion(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("following", "passes"), [((0, 0, -1), True), ((0, 0, 0), True), ((0, 60, 0), True), ((0, 0, 20), False), ((0, 20, 0), False)]
+)
+def test_tags_of_a_fif_file_that_lead_in_a_circle_are_one_line(tmp_path: Path, following: tuple[int, ...], passes: bool) -> None:
+    """Three tags of 4 bytes each, at 0, 20 and 40, with the place of the next; 60 is the end. MNE would follow without end."""
+    place = tmp_path / "rec_raw.fif"
+    place.write_bytes(b"".join(struct.pack(">iIii4x", 100, 3, 4, one) for one in following))
+    if passes:
+        check_fif(place)
+    else:
+        with pytest.raises(DataError, match="tags lead in a circle"):
+            check_fif(place)

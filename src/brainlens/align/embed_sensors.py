@@ -19,7 +19,7 @@ from brainlens.models.sensors.recordings import recorded
 from brainlens.models.sensors.stored import load_aligner
 from brainlens.stimuli.saliency import FilterSettings
 from brainlens.subjects import Protocol
-from brainlens.types import DataError, Responses, Result
+from brainlens.types import DataError, Responses, Result, check_fif
 
 BLOCK = 256  # images
 
@@ -73,6 +73,7 @@ def of_epochs(model: SensorAligner, file: Path) -> tuple[np.ndarray, pd.DataFram
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of the file's name, which says nothing of what is in it
+            check_fif(file)
             epochs = mne.read_epochs(file, verbose=False)
     except (ValueError, OSError, RuntimeError, AttributeError, KeyError, TypeError) as error:  # what mne raises for other files
         said = " ".join(str(error).split())

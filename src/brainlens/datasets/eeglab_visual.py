@@ -41,10 +41,8 @@ def load_raw(folder: str | Path) -> Any:
     if not path.exists():
         raise DataError(f"{path} is missing; see {FACTS['url']}")
     check_mat(path)
-    try:
+    with reading(path, "fetch it again", fault="or its .fdt is damaged"):
         raw = mne.io.read_raw_eeglab(path, preload=True, verbose="error")
-    except Exception as error:  # the reader raises many kinds for damaged files
-        raise DataError(f"{path} or its .fdt is damaged ({type(error).__name__}: {error}); fetch it again") from None
     expected = raw.n_times * len(raw.ch_names) * 4
     data_file = path.with_suffix(".fdt")
     if data_file.exists() and data_file.stat().st_size != expected:

@@ -22,7 +22,7 @@ from brainlens.datasets.shown_stimuli import shown_stimuli, with_split
 from brainlens.datasets.stored_arrays import find_array, read_array
 from brainlens.datasets.text_tables import EMPTY, read_table
 from brainlens.signals.epochs import cleaned, make_epochs
-from brainlens.types import DataError, Recording, Responses, Sensors, check_gzip, check_mat
+from brainlens.types import DataError, Recording, Responses, Sensors, check_fif, check_gzip, check_mat
 from brainlens.types.sensor_units import check_size, measure_of, typical_size
 
 CONTINUOUS = (".fif", ".fif.gz", ".vhdr", ".edf", ".bdf", ".gdf", ".set", ".cnt", ".mff", ".nxe", ".sqd", ".con")
@@ -125,7 +125,7 @@ def _found(folder: Path) -> tuple[str, Path]:
 def _read_raw(path: Path) -> Any:
     import mne
 
-    _check_packed(path)
+    _check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # boundaries and channel types that MNE guesses; what matters is checked below
@@ -141,12 +141,14 @@ def _read_raw(path: Path) -> Any:
     return raw
 
 
-def _check_packed(path: Path) -> None:
-    """Raises DataError for a packed recording that unpacks to more than anyone would store so."""
+def _check_file(path: Path) -> None:
+    """Raises DataError for a packed recording that unpacks to more than anyone would store so, a broken .set or .fif."""
     if path.suffix == ".gz":
         check_gzip(path)
     if path.suffix == ".set":
         check_mat(path)
+    if path.name.endswith((".fif", ".fif.gz")):
+        check_fif(path)
 
 
 def _read_csv(path: Path, unit: str) -> Any:
@@ -279,7 +281,7 @@ def _from_saved(path: Path, stimulus: str, rename: Sequence[str], clean: dict[st
     """Saved mne.Epochs; what was seen is a column of their metadata, or the name of the event without one."""
     import mne
 
-    _check_packed(path)
+    _check_file(path)
     try:
         epochs = cleaned(_renamed(mne.read_epochs(path, preload=True, verbose="error"), rename), **clean)
     except DataError:

@@ -13,7 +13,7 @@ from brainlens.datasets.kept import kept_folder
 from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.things_tables import with_categories
 from brainlens.store import ArrayWriter, open_array
-from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli, inside
+from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli, check_fif, inside
 
 MEMORY = 2e9
 BLOCK = 256  # epochs read at a time
@@ -108,7 +108,10 @@ def _parts(folder: Path, subject: int) -> list[Path]:
 def _read(folder: Path, subject: int) -> Any:
     import mne
 
-    path = _parts(folder, subject)[0]
+    parts = _parts(folder, subject)
+    path = parts[0]
+    for part in parts:
+        check_fif(part)
     try:
         return mne.read_epochs(path, preload=False, verbose="error")
     except Exception as error:  # the reader raises many kinds for damaged and for missing parts

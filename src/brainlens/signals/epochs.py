@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainlens.types import DataError, Responses, Sensors
+from brainlens.types import DataError, Responses, Sensors, check_mat, reading
 from brainlens.types.sensor_units import SI, check_size, data_channels, measure_of, typical_size
 
 ENDS = "reach over an end of the recording"
@@ -23,13 +23,14 @@ WAYS = {"TOO_SHORT": ENDS, "NO_DATA": ENDS, "DROP DUPLICATE": "stand at the samp
 
 
 def read_eeglab(path: str | Path) -> Any:
-    """A continuous EEGLAB recording (.set with its .fdt) as an mne Raw, in memory. Raises DataError if it is not found."""
+    """A continuous EEGLAB recording (.set with its .fdt) as an mne Raw, in memory. Raises DataError if missing or damaged."""
     import mne
 
     path = Path(path)
     if not path.exists():
         raise DataError(f"no recording at {path}; give the .set file of an EEGLAB recording")
-    with warnings.catch_warnings():
+    check_mat(path)
+    with reading(path, "fetch it again", fault="or its .fdt is damaged"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # boundaries and channel types that MNE guesses; what matters is checked below
         return mne.io.read_raw_eeglab(path, preload=True, verbose=False)
 

@@ -10,9 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from brainlens.types.doors import check_expansion, check_gifti, check_gzip, check_mat, inside, read_grid, reading
+    from brainlens.types.doors import check_expansion, check_fif, check_gifti, check_gzip, inside, read_grid, reading
     from brainlens.types.errors import DataError
     from brainlens.types.ids import as_ids, choose, image_key, positions, unique_ids
+    from brainlens.types.matlab_files import check_mat
     from brainlens.types.recording import Recording
     from brainlens.types.responses import MAX_BAD_UNITS, Responses
     from brainlens.types.spaces import Sensors, Space, Surface, Volume
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from brainlens.types.texts import as_captions, part_of, read_lines, read_text
 
 _IN = {
-    **dict.fromkeys(("check_expansion", "check_gifti", "check_gzip", "check_mat", "inside", "read_grid", "reading"), "doors"),
+    **dict.fromkeys(("check_expansion", "check_fif", "check_gifti", "check_gzip", "inside", "read_grid", "reading"), "doors"),
     "DataError": "errors",
     **dict.fromkeys(("as_ids", "choose", "image_key", "positions", "unique_ids"), "ids"),
+    "check_mat": "matlab_files",
     "Recording": "recording",
     **dict.fromkeys(("MAX_BAD_UNITS", "Responses"), "responses"),
     **dict.fromkeys(("Sensors", "Space", "Surface", "Volume"), "spaces"),
@@ -45,6 +47,7 @@ __all__ = [
     "as_captions",
     "as_ids",
     "check_expansion",
+    "check_fif",
     "check_gifti",
     "check_gzip",
     "check_kinds",

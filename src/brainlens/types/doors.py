@@ -11,6 +11,7 @@ import base64
 import gzip
 import math
 import os
+import struct
 import xml.parsers.expat
 import zlib
 from collections.abc import Iterable, Iterator
@@ -78,24 +79,25 @@ def check_gzip(path: str | Path) -> None:
             check_expansion(path, total, size)
 
 
-def check_mat(path: str | Path) -> None:
-    """`check_expansion` of a MATLAB 5 file: its packed variables are unpacked piece by piece and only counted."""
+def check_fif(path: str | Path) -> None:
+    """Raises DataError where the tags of a FIF file (.fif, .fif.gz) lead back to one another, which MNE would follow without end.
+
+    A tag is four big-endian integers (kind, type, bytes, next): the next one follows its bytes (0), lies elsewhere (a position),
+    or there is none (-1).
+    """
     path = Path(path)
-    size, total = path.stat().st_size, 0
-    with reading(path), open(path, "rb") as handle:
-        start = handle.read(128)
-        order = "big" if start[126:128] == b"MI" else "little"
-        while len(tag := handle.read(8)) == 8:
-            kind, length = (int.from_bytes(tag[i : i + 4], order) for i in (0, 4))  # type: ignore[arg-type]
-            if kind != 15:  # what is not packed cannot be larger than the file
-                handle.seek(length, os.SEEK_CUR)
-                continue
-            unpacker, end = zlib.decompressobj(), handle.tell() + length
-            while (packed := handle.read(max(0, min(PIECE, end - handle.tell())))) and not unpacker.eof:
-                for count in _unpacked(unpacker, packed):
-                    total += count
-                    check_expansion(path, total, size)
-            handle.seek(end)
+    seen: set[int] = set()
+    with reading(path), gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
+        at = 0
+        while len(head := handle.read(16)) == 16:
+            seen.add(at)
+            _, _, size, following = struct.unpack(">iIii", head)
+            if following < 0:
+                return
+            at = following or at + 16 + size
+            if at < 0 or at in seen:
+                raise DataError(f"{path} is damaged: its tags lead in a circle; fetch it again, or write it again")
+            handle.seek(at)
 
 
 def check_gifti(path: str | Path) -> None:
@@ -144,15 +146,15 @@ class _Gifti:
         self.rest += "".join(text.split()).encode()
         whole = len(self.rest) - len(self.rest) % 4  # letters of base64 stand for three bytes by fours
         packed, self.rest = base64.b64decode(self.rest[:whole]), self.rest[whole:]
-        for count in _unpacked(self.unpacker, packed):
-            self.total += count
+        for piece in unpacked(self.unpacker, packed):
+            self.total += len(piece)
             check_expansion(self.path, self.total, self.size)
 
 
-def _unpacked(unpacker: Any, packed: bytes) -> Iterator[int]:
-    """Numbers of bytes that a piece unpacks to, a bounded piece at a time."""
+def unpacked(unpacker: Any, packed: bytes) -> Iterator[bytes]:
+    """What the next bytes of a deflated stream unpack to, a piece of at most `PIECE` bytes at a time."""
     while packed and not unpacker.eof:
-        yield len(unpacker.decompress(packed, PIECE))
+        yield unpacker.decompress(packed, PIECE)
         packed = unpacker.unconsumed_tail
 
 
