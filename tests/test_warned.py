@@ -14,6 +14,7 @@ import brainlens
 from brainlens.datasets.shown_stimuli import DrawnTest
 from brainlens.datasets.source import Source, noting
 from brainlens.signals.epochs import match_times
+from brainlens.types import reading
 from brainlens.warned import BrainlensWarning, warn
 
 ROOT = Path(brainlens.__file__).parent
@@ -120,6 +121,11 @@ def test_what_is_noted_of_a_run_does_not_depend_on_what_is_shown() -> None:
         with noting(source):
             warn("4 of 20 images\nare drawn", DrawnTest)
     assert source.notes == ["4 of 20 images are drawn"]
+
+
+def test_a_warning_that_is_an_error_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
+    with pytest.raises(BrainlensWarning, match="said"), reading(tmp_path / "a.csv"):  # warnings are errors here
+        warn("said")
 
 
 def called(path: Path) -> list[str]:

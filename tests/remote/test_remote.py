@@ -67,7 +67,7 @@ def test_what_changed_there_or_here_is_fetched_again_and_nothing_else(bucket: An
 
 
 @pytest.mark.parametrize("fault", ["short", "broken"])
-def test_a_download_cut_off_leaves_no_half_file_and_is_gone_on_from(
+def test_a_download_cut_off_leaves_no_half_file_and_goes_on(
     bucket: Any, recording: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(remote, "PIECE", 1000)
