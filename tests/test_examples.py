@@ -28,7 +28,7 @@ def test_the_script_makes_what_it_says(name: str, tmp_path: Path, request: pytes
         if not folder.is_dir():
             pytest.skip(f"no {RECORDINGS[name]} in the test data")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-W", "error::UserWarning:brainlens", str(FOLDER / f"{name}.py")]
+    command = [sys.executable, "-W", "error::UserWarning:__main__", str(FOLDER / f"{name}.py")]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

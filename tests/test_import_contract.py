@@ -18,6 +18,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOOR = {
     "moved": 0,  # old names, by text alone
     "looks": -1,  # who draws, by text alone
+    "warned": -1,  # one line of text
     "choices": -1,  # words of options, by text alone
     "types": 0,
     "subjects": 1,

@@ -27,6 +27,7 @@ from hypothesis.extra import numpy as npst
 from brainlens import store
 from brainlens.store import results
 from brainlens.types import DataError, Features, Responses, Result, Sensors, Stimuli, Surface, Volume
+from brainlens.warned import BrainlensWarning
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -556,6 +557,28 @@ def test_a_large_array_is_hashed_by_blocks(tmp_path):
     tracemalloc.stop()
     assert peak < 40e6
     assert one == store.fingerprint(np.zeros((20000, 1000), "f4"))
+
+
+def test_a_run_whose_task_computes_other_numbers_by_now_says_so(tmp_path, monkeypatch):
+    made = Result("align", {"mrr": 0.5}, {})
+    store.save_result(made, tmp_path / "a")
+    read = store.load_result(tmp_path / "a")  # warnings are errors here
+    now = store.TASKS["align"]
+    assert read.provenance == {"task_version": now}
+    monkeypatch.setitem(results.TASKS, "align", now + 1)
+    line = f"a holds numbers of version {now} of align, and {now + 1} is computed now: run again to compare the two"
+    with pytest.warns(BrainlensWarning, match=line):
+        store.load_result(tmp_path / "a")
+    store.save_result(read, tmp_path / "b")  # its numbers do not become new ones by being written again
+    with pytest.warns(BrainlensWarning, match=line.replace("a holds", "b holds")):
+        store.load_result(tmp_path / "b")
+    monkeypatch.setitem(results.TASKS, "encode", store.TASKS["encode"] + 1)
+    monkeypatch.setitem(results.TASKS, "align", now)
+    assert store.load_result(tmp_path / "a").metrics == {"mrr": 0.5}  # of another task it says nothing
+    monkeypatch.setattr(results, "TASKS", {})  # as before the number was written
+    store.save_result(made, tmp_path / "old")
+    monkeypatch.undo()
+    assert store.load_result(tmp_path / "old").provenance == {}
 
 
 def test_provenance_says_with_what_and_how_long():

@@ -23,6 +23,7 @@ _FROM = {
         "brainlens.models.volume.estimators",
     ),
     **dict.fromkeys(("NeuroAlign", "NICE", "ATM", "EEGNet"), "brainlens.models.sensors.networks"),
+    "BrainlensWarning": "brainlens.warned",
     "NeuroAdapter": "brainlens.models.generation.neuro_adapter",
     "ParcelPredictor": "brainlens.models.generation.parcel_predictor",
     "SensorRidge": "brainlens.models.sensors.closed_form",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from brainlens.warned import warn
 
 MOVED = {
     "brainlens.pipeline": "brainlens.datasets",
@@ -32,7 +33,7 @@ class Moved:
     def exec_module(module: ModuleType) -> None:
         """Fills it."""
         name = module.__name__
-        warnings.warn(f"{name} has moved to {MOVED[name]}; the old name goes with version 0.3", DeprecationWarning, stacklevel=2)
+        warn(f"{name} has moved to {MOVED[name]}; the old name goes with version 0.3", DeprecationWarning)
         now = importlib.import_module(MOVED[name])
         module.__dict__.update({key: value for key, value in vars(now).items() if not key.startswith("_")})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from brainlens.nn.volume_encoder import VolumeDesign, VolumeEncoder
 from brainlens.stimuli.captions import CaptionSource, clean_captions, with_source
 from brainlens.subjects import join_subjects
 from brainlens.types import DataError, Features, Responses, Result, Stimuli, Volume
+from brainlens.warned import BrainlensWarning
 
 MASK = np.ones((4, 4, 4), dtype=bool)
 HOLED = MASK.copy()
@@ -159,14 +159,13 @@ def test_the_encoder_of_a_run_comes_back_as_it_was(tmp_path):
     assert np.array_equal(found.transform(x), model(responses()).transform(x))
 
 
-def test_captions_beyond_the_limit_or_said_twice_are_counted(caplog):
+def test_captions_beyond_the_limit_or_said_twice_are_counted():
     network = clip.load_clip(miniatures.folder("clip"))
     said = [["a red car on a beach", "a red car on a beach", " "], ["a dog " * 100]]
     kept, counts = clean_captions(said, ["i00", "i01"])
     assert (counts["repeated"], counts["empty"]) == (1, 1)
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(BrainlensWarning, match=f"1 of 2 captions are longer than {network.max_tokens} tokens and were cut"):
         clip.embed_texts(network, kept, ["i00", "i01"])
-    assert f"1 of 2 captions are longer than {network.max_tokens} tokens and were cut" in caplog.text
 
 
 WHOLE = [

@@ -6,7 +6,9 @@ import gzip
 import os
 import pickle
 import resource
+import struct
 import warnings
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from PIL import Image
 
 from brainlens.datasets import hdf5, pictures, unpickle, volumes
 from brainlens.types import DataError, Volume
+from brainlens.warned import BrainlensWarning
 
 AFFINE = np.diag([-2.0, 2, 2, 1])
 AFFINE[:3, 3] = (90, -126, -72)
@@ -380,7 +383,9 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.png", exif=exif)
-    read = {p.stem: pictures.read_image(p) for p in tmp_path.iterdir()}
+    with pytest.warns(BrainlensWarning, match="16 bit are scaled") as said:
+        read = {p.stem: pictures.read_image(p) for p in tmp_path.iterdir()}
+    assert len(said) == 1  # of one of them
     for name in ("grey", "deep", "palette"):
         np.testing.assert_array_equal(read[name], np.dstack([grey] * 3))
     assert (read["clear"] == 255).all()
@@ -397,9 +402,27 @@ def test_the_depth_of_a_picture_says_its_scale_and_not_its_content(tmp_path, top
     Image.fromarray(deep.astype(np.int32)).save(tmp_path / "b.tif")
     Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "c.tif")
     for name in ("a.png", "a.tif", "b.tif"):
-        assert np.abs(pictures.read_image(tmp_path / name)[..., 1] - grey).max() <= 0.5 + 1 / 257
+        with pytest.warns(BrainlensWarning, match=r"pictures of 16 bit are scaled to 8 \(65535 becomes 255\)"):
+            read = pictures.read_image(tmp_path / name)
+        assert np.abs(read[..., 1] - grey).max() <= 0.5 + 1 / 257
     with pytest.raises(DataError, match=r"c\.tif: image of mode F .* save it as 8 or 16 bit"):
         pictures.read_image(tmp_path / "c.tif")
+
+
+def test_colour_of_16_bit_is_said_too_and_8_bit_is_not(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 65536, (4, 5, 3)).astype(">u2")
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0))]  # which PIL itself does not write
+    chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.warns(BrainlensWarning, match="pictures of 16 bit are scaled to 8"):
+        read = pictures.read_image(tmp_path / "deep.png")
+    assert np.abs(read - rows / 257).max() <= 1
+    Image.fromarray(read).save(tmp_path / "plain.png")
+    Image.fromarray(read[..., 0]).save(tmp_path / "grey.tif")
+    Image.fromarray(read).save(tmp_path / "plain.bmp")
+    for name in ("plain.png", "plain.bmp", "grey.tif"):  # warnings are errors here
+        assert pictures.read_image(tmp_path / name).shape == (4, 5, 3)
 
 
 def test_damaged_and_giant_images_are_named(tmp_path, monkeypatch):

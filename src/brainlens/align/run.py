@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from brainlens.models.volume.model import CHEAP, Aligner
 from brainlens.models.volume.presets import Preset, preset
 from brainlens.models.volume.stored import run_aligner, save_models
 from brainlens.types import DataError, Result, Volume
+from brainlens.warned import warn
 
 SHOWN = ("top1", "top5", "chance1")
 
@@ -43,7 +43,7 @@ def check_whole_brain(name: str, source: Source, encoders: Sequence[str] | None)
     found = f"align: preset {name} is a form for the whole brain, and --region {', '.join(source.regions)} keeps a part of it"
     if name == "paper":
         raise DataError(f"{found}; leave it out, take --preset default, or add --part-of-brain where the part is what you want")
-    warnings.warn(f"{found}; --part-of-brain says that this is meant", stacklevel=2)
+    warn(f"{found}; --part-of-brain says that this is meant")
 
 
 def _warn_of_patches(chosen: Preset, names: Sequence[str], space: object) -> None:
@@ -53,10 +53,9 @@ def _warn_of_patches(chosen: Preset, names: Sequence[str], space: object) -> Non
     size = np.linalg.norm(space.affine[:3, :3], axis=0)
     edge, fits = chosen.design.patch * float(size.mean()), max(1, round(PATCH_MM / float(size.mean())))
     if abs(edge / PATCH_MM - 1) > FAR:
-        warnings.warn(
+        warn(
             f"align: {chosen.design.patch} voxels of {size.mean():.3g} mm make patches of {edge:.3g} mm, and the published ones "
             f"have {PATCH_MM:g} mm, here {fits} voxels; preset small is for voxels of 4 mm, paper for 2 mm",
-            stacklevel=2,
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,7 @@ from brainlens.backbones.vision import read_images
 from brainlens.metrics.retrieval import retrieval
 from brainlens.store import append_log, read_log
 from brainlens.types import DataError, Stimuli, image_key, read_text, reading
-
-log = logging.getLogger(__name__)
+from brainlens.warned import warn
 
 KINDS = {
     "blip": "BlipForConditionalGeneration",
@@ -184,7 +182,7 @@ def caption_images(
                 append_log(folder, {"stimulus": str(stimuli.ids[i]), "key": keys[i], "caption": noted[keys[i]]})
     captions = [noted[key] for key in keys]
     if not all(captions):
-        log.warning("%s gave no text for %d of %d images", captioner.name, sum(not c for c in captions), len(captions))
+        warn(f"{captioner.name} gave no text for {sum(not c for c in captions)} of {len(captions)} images")
     return captions
 
 

@@ -5,7 +5,6 @@ The vision layers of the same folder come from `vision.extract(clip.backbone, ..
 
 from __future__ import annotations
 
-import logging
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ import torch
 from brainlens.backbones import vision
 from brainlens.backbones.folder import load_tokenizer, model_folder
 from brainlens.types import DataError, Features, Stimuli, reading, unique_ids
-
-log = logging.getLogger(__name__)
+from brainlens.warned import warn
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def _tokenize(clip: Clip, texts: list[str]) -> list[list[int]]:
     tokens = _plain(clip, texts)
     long = sum(len(row) > clip.max_tokens for row in tokens)
     if long:
-        log.warning("%d of %d captions are longer than %d tokens and were cut", long, len(tokens), clip.max_tokens)
+        warn(f"{long} of {len(tokens)} captions are longer than {clip.max_tokens} tokens and were cut")
     return [row if len(row) <= clip.max_tokens else [*row[: clip.max_tokens - 1], row[-1]] for row in tokens]
 
 

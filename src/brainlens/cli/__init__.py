@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -26,6 +27,7 @@ from brainlens.cli.reconstruct import reconstruct
 from brainlens.cli.share import compare, export, import_
 from brainlens.cli.sweep import EXTRA, sweep
 from brainlens.cli.terminal import show, steps
+from brainlens.warned import HANDLER
 
 TEMPLATE = "Standard space of volumes that do not say theirs: MNI152."
 
@@ -130,7 +132,8 @@ def _wait_asleep() -> None:
 
 def main() -> None:
     """Entry point: a mistake of the user is one line and exit code 2, an interruption leaves a run that goes on (130)."""
-    warnings.formatwarning = _warning_line
+    warnings.formatwarning = _warning_line  # of other libraries
+    HANDLER.setFormatter(logging.Formatter("warning: %(message)s"))  # beside "error: ..."
     _wait_asleep()
     try:
         _check_processes(sys.argv[1:])

@@ -15,6 +15,7 @@ import typer
 
 from brainlens.cli.options import OUTPUT, Again, Runs
 from brainlens.cli.terminal import LAST, show, steps
+from brainlens.warned import anew
 
 SWEPT = ("encode", "align", "attribute", "reconstruct", "describe", "decode")
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -111,7 +112,7 @@ def carry_piece(job: Mapping[str, Any]) -> dict[str, Any]:
 
     began, error, text = time.monotonic(), "", io.StringIO()
     LAST.clear()
-    with redirect_stdout(text), redirect_stderr(text):
+    with redirect_stdout(text), redirect_stderr(text), anew():
         try:
             app([str(word) for word in job["line"]], standalone_mode=False)
         except Exception as fault:  # the other pieces go on; the log has the whole of it

@@ -9,7 +9,6 @@ derivatives/NAME/sub-01/ses-01/func/sub-01_ses-01_task-view_run-1_..._betas.nii.
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from brainlens.datasets.text_tables import EMPTY, read_table
 from brainlens.datasets.volumes import Header, coordinates_table, read_frames, read_header, read_mask, read_masked
 from brainlens.types import DataError, Recording, Responses, Space, Surface, Volume, reading
 from brainlens.types.spaces import MESHES
+from brainlens.warned import warn
 
 BETAS = re.compile(r"_(stat-|desc-)?betas?(_[a-z]+)?\.(nii|nii\.gz|func\.gii|gii|mgh|mgz|dscalar\.nii)$")
 BOLD = re.compile(r"_bold\.(nii|nii\.gz)$")
@@ -215,7 +215,7 @@ def _space(runs: list[_Run], root: Path, label: str) -> tuple[Space | None, Volu
             for frame in read_frames(header):
                 seen |= np.isfinite(frame) & (frame != 0)
             mask = Volume(seen, header.affine)
-            warnings.warn(f"{first}: no mask lies beside it; the {len(mask):,} voxels that are not 0 are read", stacklevel=4)
+            warn(f"{first}: no mask lies beside it; the {len(mask):,} voxels that are not 0 are read")
         return mask, mask
     return _surface(runs[0])[1], None
 

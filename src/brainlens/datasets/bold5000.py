@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from brainlens.datasets.shown_stimuli import PICTURES, shown_stimuli, with_split
 from brainlens.datasets.volumes import coordinates_table, read_frames, read_header, read_volume
 from brainlens.store import open_npy
 from brainlens.types import DataError, Recording, Responses, Stimuli, Volume, read_lines
+from brainlens.warned import warn
 
 BETAS = "GLMbetas-TYPED-FITHRF-GLMDENOISE-RR"  # the kind that the release recommends
 AGAIN = "rep_"  # before the name of a picture that is shown once more, in some of the lists
@@ -137,14 +137,14 @@ def _affine(root: Path, name: str, own: np.ndarray, known: np.ndarray) -> np.nda
     found = sorted(root.rglob(f"{name}_brainmask.nii.gz"))
     if not found:
         lacking = root / f"{name}_brainmask.nii.gz"
-        warnings.warn(f"{lacking} is missing: the betas' own affine is wrong, and places are in no space", stacklevel=4)
+        warn(f"{lacking} is missing: the betas' own affine is wrong, and places are in no space")
         return own
     brain, affine = read_volume(found[0])
     if brain.shape != known.shape:
         raise DataError(f"{found[0]} has the grid {brain.shape}, the betas {known.shape}; both must be of subject {name}")
     share = float((brain > 0)[known].mean())
     if share < 0.8:
-        warnings.warn(f"{found[0]}: only {share:.0%} of the voxels that have betas lie in the brain mask", stacklevel=4)
+        warn(f"{found[0]}: only {share:.0%} of the voxels that have betas lie in the brain mask")
     return affine
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 from brainlens.datasets.text_tables import EMPTY, read_table
 from brainlens.store import read_json
 from brainlens.types import DataError
+from brainlens.warned import warn
 
 METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
 NEAR, FAR = 0.03, 0.3  # m, the median distance of a head's electrodes from their centroid
@@ -47,7 +47,7 @@ def with_electrodes(raw: Any, folder: Path) -> Any:
     without = [name for name in names if name not in numbers.index or numbers.loc[name].isna().any()]
     if without:
         few = ", ".join(without[:5])
-        warnings.warn(f"{path}: no places of {len(without)} of {len(names)} channels ({few}); left out", stacklevel=5)
+        warn(f"{path}: no places of {len(without)} of {len(names)} channels ({few}); left out")
         return raw
     frame, scale, landmarks = _frame(path)
     at = numbers.loc[names].to_numpy(dtype=float) * scale
@@ -57,7 +57,7 @@ def with_electrodes(raw: Any, folder: Path) -> Any:
             f"{path}: the median distance of electrodes from their centroid is {spread:.3g} m, which no head has; check the units"
         )
     if landmarks is None and frame.lower() != "captrak":
-        warnings.warn(f"{path}: places in {frame!r} without nasion and ears are not places on the head; left out", stacklevel=5)
+        warn(f"{path}: places in {frame!r} without nasion and ears are not places on the head; left out")
         return raw
     places = dict(zip(names, at, strict=True))
     if landmarks is None:

@@ -24,6 +24,7 @@ from brainlens.datasets.text_tables import EMPTY, read_table
 from brainlens.signals.epochs import cleaned, make_epochs
 from brainlens.types import DataError, Recording, Responses, Sensors, check_fif, check_gzip, check_mat
 from brainlens.types.sensor_units import check_size, measure_of, typical_size
+from brainlens.warned import warn
 
 CONTINUOUS = (".fif", ".fif.gz", ".vhdr", ".edf", ".bdf", ".gdf", ".set", ".cnt", ".mff", ".nxe", ".sqd", ".con")
 SAVED = re.compile(r".*[-_]epo\.fif(\.gz)?$")
@@ -273,7 +274,7 @@ def _named(table: pd.DataFrame, stimulus: str, path: Path) -> pd.DataFrame:
     if not there.any():
         raise DataError(f"{path}: no line names a {stimulus}; name another column by --option stimulus=COLUMN")
     if not there.all():
-        warnings.warn(f"{path}: {int((~there).sum())} of {len(there)} events name no {stimulus} and are left out", stacklevel=5)
+        warn(f"{path}: {int((~there).sum())} of {len(there)} events name no {stimulus} and are left out")
     return table[there].reset_index(drop=True)
 
 

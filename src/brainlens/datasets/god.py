@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 from brainlens.datasets.bdata import BData, read_bdata
 from brainlens.datasets.shown_stimuli import shown_stimuli
 from brainlens.types import DataError, Recording, Responses
+from brainlens.warned import warn
 
 KINDS = {1: "train", 2: "test"}  # of the column DataType; 3 is imagery
 IMAGERY = 3
@@ -59,7 +59,7 @@ def load(folder: str | Path, *, subject: int = 1) -> Recording:
         raise DataError(f"{path}: DataType {sorted(unknown)[0]:g} is not 1 (training), 2 (test) or 3 (imagery)")
     seen = np.isin(kind, list(KINDS))
     if (~seen).any():
-        warnings.warn(f"{path}: {int((~seen).sum())} of {len(seen)} trials are of imagery and are left out", stacklevel=2)
+        warn(f"{path}: {int((~seen).sum())} of {len(seen)} trials are of imagery and are left out")
     ids = imagenet_ids(found)[seen]
     trials = pd.DataFrame({"stimulus": ids, "subject": str(subject), "split": [KINDS[int(each)] for each in kind[seen]]})
     trials["concept"] = [name.split("_")[0] for name in ids]

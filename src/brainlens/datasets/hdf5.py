@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from brainlens.types import DataError, check_expansion, reading
+from brainlens.warned import warn
 
 BUDGET = 64e9
 TEXTS = 10e6  # bytes of a dataset of texts
@@ -149,10 +149,9 @@ def warn_if_slow(data: Any, path: str | Path) -> None:
     """A warning with the way out for compressed files whose chunks cut across rows."""
     if slow_rows(data):
         row = "x".join(map(str, (1, *data.shape[1:])))
-        warnings.warn(
+        warn(
             f"{path}: chunks {data.chunks} make random rows slow, each unpacks {data.chunks[0]}; store one row a chunk "
             f"(h5repack -l CHUNK={row}), or as .npy, which is not unpacked at all",
-            stacklevel=3,
         )
 
 

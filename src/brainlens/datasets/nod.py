@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from brainlens.datasets.pictures import ImageFiles, NoImages
 from brainlens.datasets.shown_stimuli import with_split
 from brainlens.datasets.surface_files import read_cifti
 from brainlens.types import DataError, Recording, Responses, Stimuli, inside, read_lines
+from brainlens.warned import warn
 
 SIDES = (("CIFTI_STRUCTURE_CORTEX_LEFT", "left"), ("CIFTI_STRUCTURE_CORTEX_RIGHT", "right"))
 
@@ -90,9 +90,7 @@ def load(
     values = np.concatenate(data)
     missing = int((~np.isfinite(values).all(axis=0)).sum())
     if missing:
-        warnings.warn(
-            f"nod subject {subject}: {missing} vertices are missing or constant in a run; clean() drops them", stacklevel=2
-        )
+        warn(f"nod subject {subject}: {missing} vertices are missing or constant in a run; clean() drops them")
     units = pd.DataFrame({"hemisphere": space.hemisphere, "vertex": space.vertex})
     measure = "z" if zscore else "psc"
     return Recording(Responses(values, table, units, space, measure=measure), _stimuli(root, table))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from brainlens.datasets.volumes import coordinates_table, read_header, read_mask
 from brainlens.store import ArrayWriter, open_array
 from brainlens.subjects import join_stimuli
 from brainlens.types import DataError, Recording, Responses, Surface, Volume, read_lines, reading
+from brainlens.warned import warn
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 TRIALS = 750  # a session
@@ -124,16 +124,12 @@ def load(
     data = _gather(plan, trials, count, zscore, cache)
     bad = _missing(data, count)
     if bad:
-        warnings.warn(
-            f"nsd subject {subject}: {bad} of {len(plan.units)} units hold missing betas; clean() drops them", stacklevel=2
-        )
+        warn(f"nsd subject {subject}: {bad} of {len(plan.units)} units hold missing betas; clean() drops them")
     measure = "psc" if zscore == "none" else "z"
     if tests == SHARED:
         return Recording(Responses(data, trials, plan.units, plan.space, measure=measure), nsd_stimuli(folder, trials, captions))
     own = (trials["split"] == "train").to_numpy()
-    warnings.warn(
-        f"nsd subject {subject}: {int((~own).sum())} trials of shared images are left out, the test is {tests}", stacklevel=2
-    )
+    warn(f"nsd subject {subject}: {int((~own).sum())} trials of shared images are left out, the test is {tests}")
     more, beta = further_trials(folder, subject, tests)
     files = _files(plan, f"betas_{experiment(tests)}", plan.betas.with_name(f"{experiment(tests)}{betas}"))
     block = _block(plan, files)

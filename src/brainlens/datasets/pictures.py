@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from PIL import Image
 
 from brainlens.backbones.preprocess import as_rgb
 from brainlens.types import DataError, Stimuli, check_expansion, reading
+from brainlens.warned import warn
 
 MAX_PIXELS = 64_000_000
+DEEP = re.compile(";16[BLN]")  # PIL's name of 16 bit a colour, by their order of bytes; BGR;16 are 16 bit of all three
 THUMBNAIL = 96  # pixels of a picture in the gallery of a report
 
 
@@ -62,12 +65,19 @@ class ImageFiles(Sequence[np.ndarray]):
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """One image file as (h, w, 3) uint8."""
+    """One image file as (h, w, 3) uint8; that 16 bit are scaled to 8 is said once a folder."""
     with reading(path, "save it again", fault="cannot be opened as an image"), Image.open(path) as image:
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{path} claims {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}; reduce it first")
         check_expansion(path, 4 * image.width * image.height)
-        return np.array(as_rgb(image))
+        deep = image.mode.startswith("I") or any(DEEP.search(str(tile[3])) for tile in getattr(image, "tile", ()))  # grey; colour
+        picture = np.array(as_rgb(image))
+    if deep:
+        warn(
+            f"{Path(path).parent}: pictures of 16 bit are scaled to 8 (65535 becomes 255); where the values end lower, as at "
+            "4095, they come out dark: save them as 8 bit"
+        )
+    return picture
 
 
 def thumbnails(stimuli: Stimuli, size: int = THUMBNAIL) -> np.ndarray | None:

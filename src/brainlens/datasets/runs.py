@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from brainlens import datasets, store
 from brainlens.datasets.source import Source
 from brainlens.types import DataError, Responses, Result, reading
 from brainlens.types.scores import COUNTS, is_difference
+from brainlens.warned import warn
 
 MODEL = "model"  # the folder of a run that holds what was fitted
 UNREAD = ("dataset", "folder", "cache", "device")  # settings of a call that name nothing that is read, or what is stamped anyway
@@ -104,7 +104,7 @@ def check_same_recording(run: str | Path, result: Result, responses: Responses) 
     parts += [now["versions"].get(key) == then.get("versions", {}).get(key) for key in ("numpy", "scipy", "torch", "mne")]
     if all(parts):
         raise DataError(f"{text}; put the files back as they were, or run again on these")
-    warnings.warn(f"{text}, as may be on another processor or with other versions", stacklevel=3)
+    warn(f"{text}, as may be on another processor or with other versions")
 
 
 def table(result: Result, prefix: str, *, ending: tuple[str, ...] | None = None) -> Rows:
@@ -181,7 +181,7 @@ def _noted(note: Path, key: str) -> tuple[list[Path], Rows, str] | None:
             if {"format", "sha256"} & found.keys():
                 store.check_seal(note, found)
             else:
-                warnings.warn(f"{note} is of an older version and has no hash to check; --again makes it anew", stacklevel=3)
+                warn(f"{note} is of an older version and has no hash to check; --again makes it anew")
             folders = [note.parent.parent / Path(str(name)).name for name in found["folders"]]
             rows = [dict(row) for row in found["rows"]]
     except DataError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from brainlens import store
 from brainlens.types import DataError, inside, reading
+from brainlens.warned import warn
 
 NOTE = "brainlens-seal.json"
 FORMAT = 1
@@ -51,7 +51,7 @@ def check_sealed(folder: str | Path) -> int:
                 )
     more = [name for name in _files(folder) if name not in files]
     if more:
-        warnings.warn(f"{folder}: {len(more)} files are not named in its seal, first {more[0]}", stacklevel=3)
+        warn(f"{folder}: {len(more)} files are not named in its seal, first {more[0]}")
     return len(files)
 
 

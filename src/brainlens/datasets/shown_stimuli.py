@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from brainlens.datasets.stored_arrays import find_array
 from brainlens.datasets.text_tables import read_table
 from brainlens.stimuli.captions import CaptionSource
 from brainlens.types import DataError, Stimuli, as_captions, inside
+from brainlens.warned import BrainlensWarning, warn
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = ("train", "validation", "test")
@@ -165,7 +165,7 @@ def listed_captions(path: Path) -> CaptionSource:
     return CaptionSource(path.stem, found)
 
 
-class DrawnTest(UserWarning):
+class DrawnTest(BrainlensWarning):
     """The test part was drawn, since the recording names none: a result says so, too."""
 
 
@@ -191,9 +191,8 @@ def with_split(
     if not 0 < test < 1 or min(count, len(ids) - count) < 2:
         raise DataError(f"{where} {why}, and a share test={test:g} of {len(ids)} images leaves no two parts")
     drawn = np.random.default_rng([seed, 61]).permutation(ids)[:count]
-    warnings.warn(
+    warn(
         f"{where} {why}: {count} of {len(ids)} images are drawn for the test (--option test=, draw=){way}",
         DrawnTest,
-        stacklevel=4,
     )
     return trials.assign(split=np.where(trials["stimulus"].isin(drawn), "test", "train"))

@@ -20,6 +20,7 @@ from brainlens.phantom.fmri import make_trials, simulate
 from brainlens.stimuli.captions import choose_source, clean_captions, read_captions, with_source
 from brainlens.subjects import join_stimuli, join_subjects, select_part, select_regions, select_subjects
 from brainlens.types import DataError, Features, Recording, Responses, Stimuli, as_captions, check_no_leak, inside
+from brainlens.warned import pass_on, warn
 
 Tell = Callable[[str, float | None], None]
 OWN = {  # options of loaders that a source holds itself, and where they are given
@@ -162,7 +163,7 @@ def noting(source: Source) -> Iterator[None]:
         for one in heard:
             if issubclass(one.category, DrawnTest) and str(one.message) not in source.notes:
                 source.notes.append(str(one.message))
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            pass_on(one)
 
 
 def _load(source: Source) -> Recording:
@@ -325,9 +326,8 @@ def standardised(responses: Responses) -> Responses:
     training = (trials["split"] == "train").groupby([trials[name] for name in keys]).sum()
     few = int((training < 2).sum())
     if few:
-        warnings.warn(
+        warn(
             f"{few} of {len(training)} sessions hold fewer than 2 training trials: they are z-scored by all of their own trials",
-            stacklevel=2,
         )
     return responses.zscore(by="session", fit_on="train", alone=True)
 

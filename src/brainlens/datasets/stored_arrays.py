@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 from brainlens.datasets.hdf5 import open_dataset, warn_if_slow
 from brainlens.store import open_npy
 from brainlens.types import DataError, check_mat, read_lines, reading
+from brainlens.warned import warn
 
 ENDINGS = (".npy", ".csv", ".tsv", ".mat", ".h5", ".hdf5")
 BUDGET = 16e9  # bytes that a file may claim, where it is read whole
@@ -59,7 +59,7 @@ def _csv(path: Path) -> np.ndarray:
     if rows and _are_names(rows[0]):
         head, rows = rows[0], rows[1:]
         if head[0] in ROW_NAMES and len({len(row) for row in (head, *rows)}) == 1 and _counts([row[0] for row in rows]):
-            warnings.warn(f"{path}: its first column has no name and counts the lines; it is left out", stacklevel=4)
+            warn(f"{path}: its first column has no name and counts the lines; it is left out")
             rows = [row[1:] for row in rows]
     lengths = {len(row) for row in rows}
     if len(lengths) != 1:

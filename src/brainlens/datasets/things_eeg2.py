@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from brainlens.signals.prepare import CUT, Cut, Piece, prepare
 from brainlens.store import ArrayWriter, open_array, release
 from brainlens.types import DataError, Recording, Responses, Sensors, Stimuli, inside
 from brainlens.types.sensor_units import LIMITS, measure_of
+from brainlens.warned import warn
 
 # fmt: off
 CHANNELS = (
@@ -130,7 +130,7 @@ def _open(folder: Path, subject: int, part: str, unit: str) -> dict[str, Any]:
     _once(names, path)
     times = np.asarray(content["times"], dtype=np.float64).ravel()
     if len(times) > data.shape[3]:
-        warnings.warn(f"{path}: {len(times)} times for {data.shape[3]} samples; the last {data.shape[3]} are used", stacklevel=3)
+        warn(f"{path}: {len(times)} times for {data.shape[3]} samples; the last {data.shape[3]} are used")
         times = times[-data.shape[3] :]
     if len(times) != data.shape[3]:
         raise DataError(f"{path}: {len(times)} times for {data.shape[3]} samples")

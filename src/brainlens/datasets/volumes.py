@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from brainlens.types import DataError, Volume, check_expansion, reading
+from brainlens.warned import warn
 
 BUDGET = 16e9  # bytes that one file may claim
 AFFINE_TOLERANCE = 1e-3  # mm
@@ -77,7 +78,7 @@ def read_header(path: str | Path, *, max_bytes: float = BUDGET) -> Header:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
         raise DataError(f"{path}: its affine is not invertible; set the space of the file first")
     if not np.isfinite(slope) or not np.isfinite(intercept):
-        warnings.warn(f"{path}: its scaling is not a number and is left out, as other readers do", stacklevel=3)
+        warn(f"{path}: its scaling is not a number and is left out, as other readers do")
         slope, intercept = 1.0, 0.0
     return Header(path, shape, dtype, np.asarray(affine, float), offset, slope or 1.0, intercept if slope else 0.0)
 

@@ -7,7 +7,6 @@ responses to test images, which chose nothing. BrainLMM (Gao et al.), Describe-a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -27,6 +26,7 @@ from brainlens.models.encoding.layered import pooled
 from brainlens.models.encoding.tables import tables
 from brainlens.stimuli.nouns import Vocabulary, presence, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli, check_kinds
+from brainlens.warned import warn
 
 __all__ = [
     "BASELINES",
@@ -244,11 +244,10 @@ def gate(found: Labels, score: np.ndarray) -> np.ndarray:
 def _warn_of_no_label(score: np.ndarray, words: Vocabulary, images: int, least: int) -> None:
     """Says why no voxel has a word: how many voxels are predicted, and how many nouns there are to choose from."""
     rare = sum(why == "rare" for why in words.dropped.values())
-    warnings.warn(
+    warn(
         f"describe: no voxel has a word; {int((np.asarray(score) > 0).sum())} of {len(score)} are predicted in cross-validation "
         f"(R2 above 0), and {len(words.nouns)} nouns are in {least} of {images} training images or more ({rare} are in fewer); "
         "give more images, or Describing(least=...)",
-        stacklevel=3,
     )
 
 

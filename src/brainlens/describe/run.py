@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +24,7 @@ from brainlens.describe.crops import MOST, STEP, Box, CropPool
 from brainlens.models.generation.text_drawing import load_drawer
 from brainlens.stimuli.nouns import read_concreteness, tagger, vocabulary
 from brainlens.types import DataError, Features, Responses, Result, Stimuli
+from brainlens.warned import warn
 
 BANKS = ("real", "diffusion")
 TEXT = "a picture of a {}"  # around a noun, for the baselines, and for text encoders that do not know the published prompt
@@ -95,7 +95,7 @@ def run_describe(
     try:
         shared = label_agreement(dict(zip(source.subjects, results, strict=True)), seed=seed)
     except DataError as error:  # the descriptions stand without it
-        warnings.warn(f"the words of the subjects were not compared: {error}", stacklevel=2)
+        warn(f"the words of the subjects were not compared: {error}")
         return folders, table(results[-1], "describe/")
     return [*folders, keep(shared, runs, source)], table(shared, "describe/")
 

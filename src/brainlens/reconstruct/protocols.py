@@ -6,7 +6,6 @@ A run that drew the same pictures before is found, so that another protocol or a
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from brainlens.metrics.picture_protocols import PROTOCOLS, PictureScores, protoc
 from brainlens.reconstruct.asked import Asked
 from brainlens.reconstruct.scoring import varies
 from brainlens.types import DataError, Result
+from brainlens.warned import warn
 
 BASELINES = ("retrieval", "evidence_retrieval", "random_picture", "low_level")  # rows whose pictures a run holds
 DRAWN = "drawn"  # what a run's provenance calls the drawing of its pictures, whatever they were scored by
@@ -54,7 +54,7 @@ def with_protocol(result: Result, asked: Asked, *, seed: int = 0, device: str = 
     tables = {f"protocol {name}": _table(metrics, group, rows), f"networks of {name}": _networks(asked)}
     missing = missing_networks(asked)
     if missing:
-        warnings.warn(missing, stacklevel=2)
+        warn(missing)
         tables["warnings"] = pd.DataFrame({"message": [missing]})
     return replace(result, metrics=result.metrics | metrics, arrays={**result.arrays, **arrays}, tables=result.tables | tables)
 

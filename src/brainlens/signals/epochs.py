@@ -17,6 +17,7 @@ import pandas as pd
 
 from brainlens.types import DataError, Responses, Sensors, check_mat, reading
 from brainlens.types.sensor_units import SI, check_size, data_channels, measure_of, typical_size
+from brainlens.warned import warn
 
 ENDS = "reach over an end of the recording"
 WAYS = {"TOO_SHORT": ENDS, "NO_DATA": ENDS, "DROP DUPLICATE": "stand at the sample of another event"}  # in MNE's drop log
@@ -128,7 +129,7 @@ def cleaned(epochs: Any, *, reference: tuple[str, ...] | None = None, reject: fl
         if not len(epochs):
             raise DataError(f"reject={reject:g}: all {before} epochs exceed {said}; give a larger value")
         if len(epochs) < before:
-            warnings.warn(f"{before - len(epochs)} of {before} epochs exceed {said}, and are left out", stacklevel=2)
+            warn(f"{before - len(epochs)} of {before} epochs exceed {said}, and are left out")
     return epochs
 
 
@@ -140,7 +141,7 @@ def _tell_dropped(log: Sequence[Sequence[str]]) -> None:
         for reason, count in reasons.items():
             said[WAYS.get(reason, f"lie in a stretch marked {reason!r}")] += count
         parts = ", ".join(f"{count} {text}" for text, count in said.items())
-        warnings.warn(f"{sum(reasons.values())} of {len(log)} events give no epoch: {parts}", stacklevel=3)
+        warn(f"{sum(reasons.values())} of {len(log)} events give no epoch: {parts}")
 
 
 def evoked(responses: Responses, *, stimulus: str | None = None) -> np.ndarray:
@@ -193,7 +194,7 @@ def without_bad_channels(responses: Responses) -> Responses:
     keep = ~responses.units["channel"].astype(str).isin(gone).to_numpy()
     if not keep.any():
         raise DataError(f"no good channel is left: {said}; is the recording whole?")
-    warnings.warn(f"channels are left out: {said}", stacklevel=3)
+    warn(f"channels are left out: {said}")
     return responses.columns(keep)
 
 
@@ -238,9 +239,7 @@ def match_times(times: np.ndarray, samples: int) -> np.ndarray:
     if len(times) < samples:
         raise DataError(f"{len(times)} times for {samples} samples; give the time of every sample")
     if len(times) > samples:
-        warnings.warn(
-            f"{len(times)} times for {samples} samples: the last {samples} are taken, as in released files", stacklevel=2
-        )
+        warn(f"{len(times)} times for {samples} samples: the last {samples} are taken, as in released files")
     return np.asarray(times)[len(times) - samples :]
 
 

@@ -8,7 +8,6 @@ block are done at once, in double: the shrinkage needs only the product X X' and
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from brainlens.store import release
 from brainlens.types import DataError, Responses
+from brainlens.warned import warn
 
 if TYPE_CHECKING:  # a list of recordings names readers that whiten, and waits for no torch
     from torch import Tensor
@@ -156,5 +156,5 @@ def _pieces(rows: np.ndarray, form: str, groups: np.ndarray | None, block: int) 
     if not found:
         raise DataError("MVNN: form 'time' needs stimuli with two repetitions or more; use form='epochs'")
     if len(found) < len(many):
-        warnings.warn(f"MVNN: {len(many) - len(found)} stimuli shown once do not count in form 'time'", stacklevel=3)
+        warn(f"MVNN: {len(many) - len(found)} stimuli shown once do not count in form 'time'")
     return found

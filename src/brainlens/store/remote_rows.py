@@ -9,7 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -48,9 +48,8 @@ class RemoteArray:
             raise DataError(
                 f"{self._file} belongs to other rows, or to the same in another order; compute it again for these ids"
             )
-        with remote.said(self._file):
-            self._system = remote.system_of()
-            self._state = remote.state_of(self._system, self._file)
+        self._system = remote.system_of()
+        self._state = remote.answer(self._file, lambda: remote.state_of(self._system, self._file))
         try:
             self.shape, self.dtype = tuple(int(n) for n in entry["shape"]), np.dtype(entry["dtype"])
             header = array_header(self.shape, self.dtype)
@@ -105,13 +104,8 @@ class RemoteArray:
         start, stop = first * SPAN, min((last + 1) * SPAN, self._state[0])
         self._place.mkdir(parents=True, exist_ok=True)
         remote.check_room(self._url, self._place, stop - start)
-        with remote.said(self._file):
-            content: Any = self._system.cat_file(self._file.removeprefix("s3://"), start=start, end=stop)
-            now = remote.state_of(self._system, self._file)
-        if now != self._state:
-            raise DataError(f"{self._file} was replaced while it was read; run again")
-        if len(content) != stop - start:
-            raise DataError(f"{self._file}: {len(content)} bytes came where {stop - start} were asked for; run again")
+        content = remote.fetched(self._system, self._file, start, stop, self._state)
+        remote.check_state(self._system, self._file, self._state)
         found = {number: content[(number - first) * SPAN : (number - first + 1) * SPAN] for number in range(first, last + 1)}
         for number, piece in found.items():
             with replacing(self._place / str(number)) as handle:

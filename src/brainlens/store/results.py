@@ -42,6 +42,7 @@ from brainlens.types import (
     image_key,
     reading,
 )
+from brainlens.warned import warn
 
 FORMAT = 2  # 1 had no hash of itself
 RESULT = "result.json"
@@ -60,6 +61,7 @@ TASKS = {
     "sweep": 1,
     "paper": 1,
 }  # raised when numbers change
+TASK_VERSION = "task_version"  # of the provenance: the number of TASKS that a result was made with
 VERSIONS = ("numpy", "pandas", "scipy", "torch", "transformers", "diffusers", "scikit-learn", "nibabel", "nilearn", "mne")
 
 
@@ -71,6 +73,8 @@ def save_result(result: Result, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     metrics, config, provenance_ = plain(dict(result.metrics)), plain(result.config), plain(result.provenance)
+    if result.task in TASKS:  # of a result that was read, that of its own time
+        provenance_.setdefault(TASK_VERSION, TASKS[result.task])
     clash = [name for name in result.arrays if name.startswith(SPACE)]
     if clash:
         raise DataError(f"array name {clash[0]!r}: names that begin with {SPACE!r} are kept for the space")
@@ -148,7 +152,7 @@ def load_result(folder: str | Path, *, without: Collection[str] = ()) -> Result:
     with reading(path, "run again"):
         check_seal(path, content, required=number >= 2)
         units = content.get("units")
-        return Result(
+        result = Result(
             task=content["task"],
             metrics={name: float("nan") if value is None else float(value) for name, value in content["metrics"].items()},
             arrays={name: _listed_array(folder, name, e) for name, e in content["arrays"].items() if name not in without},
@@ -157,6 +161,18 @@ def load_result(folder: str | Path, *, without: Collection[str] = ()) -> Result:
             config=dict(content["config"]),
             provenance=dict(content["provenance"]),
             space=_space_in(folder, content.get("space")),
+        )
+    _tell_other_version(folder, result)
+    return result
+
+
+def _tell_other_version(folder: Path, result: Result) -> None:
+    """Warns of a run whose task computes other numbers by now; one of before the number was written says nothing of it."""
+    made = result.provenance.get(TASK_VERSION)
+    now = TASKS.get(result.task, made)
+    if made is not None and made != now:
+        warn(
+            f"{folder} holds numbers of version {made} of {result.task}, and {now} is computed now: run again to compare the two"
         )
 
 

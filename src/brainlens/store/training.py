@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from brainlens.store.arrays import entry_of, record
 from brainlens.store.files import check_file, check_seal, file_name, read_json, replacing, save_text, seal
 from brainlens.store.locks import folder_turn
 from brainlens.types import DataError, reading
+from brainlens.warned import warn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,7 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
                 check_file(path, note["tensors_sha256"])
                 return decode_state(note["state"], read_tensors(path))
         except DataError as error:
-            warnings.warn(f"checkpoint {number} is not used: {error}", stacklevel=2)
+            warn(f"checkpoint {number} is not used: {error}")
     if numbers:
         raise DataError(f"{folder}: none of {len(numbers)} checkpoints is whole; remove them to train from the start")
     return None

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from brainlens.types.ids import DataError
+from brainlens.warned import BrainlensWarning
 
 FREE = 1 << 27  # bytes that any file may expand to
 RATIO = 200  # times its own size that a larger one may; brain images reach 50, deflate cannot go beyond 1,032
@@ -37,10 +38,13 @@ def reading(
 ) -> Iterator[None]:
     """Turns whatever is raised inside into a DataError of one line that names the file and ends in the way out.
 
-    A DataError passes, with the file's name before it where it has none; an interruption passes as it is.
+    A DataError passes, with the file's name before it where it has none. An interruption passes as it is, and so does a warning
+    that a filter of the user made an error.
     """
     try:
         yield
+    except BrainlensWarning:  # which a filter of the user made an error
+        raise
     except DataError as error:
         if str(path) in str(error):
             raise

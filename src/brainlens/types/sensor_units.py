@@ -7,13 +7,13 @@ an error with the way out. Nothing is multiplied by a guess.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from brainlens.types.ids import DataError
+from brainlens.warned import warn
 
 UNITS = {
     "V": ("uV", 1e6), "mV": ("uV", 1e3), "uV": ("uV", 1.0), "T": ("fT", 1e15), "fT": ("fT", 1.0),
@@ -48,7 +48,7 @@ def data_channels(info: Mapping[str, Any], types: Sequence[str], *, pick: str = 
         raise DataError(f"channels of the types {', '.join(kinds)} have no common unit; pick one, e.g. {pick}({kinds[0]!r})")
     if len(picks) < len(data):
         left = [info["ch_names"][i] for i in data if i not in picks]
-        warnings.warn(f"{len(left)} of {len(data)} channels are marked bad and left out: {', '.join(left)}", stacklevel=3)
+        warn(f"{len(left)} of {len(data)} channels are marked bad and left out: {', '.join(left)}")
     return picks, SI[kinds[0]]
 
 

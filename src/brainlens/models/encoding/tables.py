@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from brainlens.nn.factortopy import resize_tokens
 from brainlens.subjects import check_parts, held_out
 from brainlens.types import DataError, Features, Responses, as_ids, check_kinds, positions
 from brainlens.types.arrays import varies
+from brainlens.warned import warn
 
 LEAST_PAIRS = 10  # images shown more than once, from which reliability is estimated
 LEAST_CEILING = 0.01  # R2 over a smaller ceiling is noise over noise and is left undefined
@@ -160,7 +160,7 @@ def tables(
         said = (
             f"{int(fixed.sum())} of {len(fixed)} units never change in training and are left out: nothing can be learned of them"
         )
-        warnings.warn(said, stacklevel=3)
+        warn(said)
     ceiling = noise_ceiling(responses.data, as_ids(trials["stimulus"]))
     made = {
         name: _part(responses, part == name, features, single=single_trials and name != "test")
