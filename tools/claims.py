@@ -307,9 +307,11 @@ def images92_group(scale: str) -> dict[str, float]:
     fitted = encode_patterns(responses, network, rdms=rdms)
     keep(fitted, WORK / "runs", Source("images92", folder / "images92", str(folder / "mobilenet_v2_1.0_224")))
     small = np.stack([thumbnail(image) for image in stimuli.images])
-    pixels = similarity.rsa(Features({"pixels": small}, stimuli.ids, "RGB 32 x 32"), rdms)
+    plain = Features({"pixels": small}, stimuli.ids, "RGB 32 x 32")
+    pixels = similarity.rsa(plain, rdms)
     metrics = {f"images92/{k}": v for k, v in result.metrics.items()}
-    metrics |= {k.replace("encoding/", "images92/encode/"): v for k, v in fitted.metrics.items()}
+    for name, model in (("encode", fitted), ("encode_pixels", encode_patterns(responses, plain, rdms=rdms))):
+        metrics |= {k.replace("encoding/", f"images92/{name}/"): v for k, v in model.metrics.items()}
     metrics |= claims_judges.it_claims(folder, WORK, tell)
     return metrics | {
         k.replace("rsa/best_layer", "images92/rsa/pixels"): v for k, v in pixels.metrics.items() if "best_layer" in k
