@@ -6,7 +6,7 @@ ONLY ?=
 WORKERS ?= 2
 THREADS ?= 1
 
-.PHONY: install demo test test-avx2 fuzz races mutants claims bench docs gallery wheel lint clean
+.PHONY: install demo test test-avx2 fuzz races mutants claims bench tables docs gallery wheel lint clean
 
 install: $(VENV)/installed
 
@@ -46,6 +46,11 @@ claims: install
 
 bench: install
 	$(BIN)/python tools/bench.py
+
+# Every figure of the pages from claims/*.json and docs/benchmarks.json, without measuring; names words that these deny.
+tables: install
+	$(BIN)/python tools/bench.py --page
+	$(BIN)/python tools/claims.py --page
 
 # The documentation as a site in site/; a broken link or anchor is an error. `gallery` runs the examples for its figures.
 docs: $(VENV)/docs

@@ -2,6 +2,7 @@
 
     python tools/bench.py [--device cpu|cuda] [--only NAME ...] [--go-on]
     python tools/bench.py --profile --only ridge        what its time is spent in, beside the times that are there
+    python tools/bench.py --page                       the page alone, from what was measured
 
 Each benchmark is a program of its own that prints a JSON object as its last line. One that fails is reported as failed and does
 not stop the others. Rows of another device, or of benchmarks that were not run, stay in the file with their date; --go-on leaves
@@ -160,11 +161,12 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a benchmark is given up")
     parser.add_argument("--profile", action="store_true", help="only what the time is spent in, for the rows that are there")
     parser.add_argument("--threads", type=int, default=None, help="with --profile: of the runs and the rows")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page from what was measured")
     chosen = parser.parse_args()
     kept = ROOT / "docs" / "benchmarks.json"
     rows = store.read_json(kept) if kept.exists() else []
     today = datetime.date.today().isoformat()
-    for name, threads in planned(chosen.only, chosen.device):
+    for name, threads in () if chosen.page else planned(chosen.only, chosen.device):
         done = [r for r in rows if (r["name"], r["device"], r.get("date")) == (name, chosen.device, today) and "failed" not in r]
         if chosen.go_on and any(r.get("asked_threads") == threads for r in done):
             continue

@@ -1,6 +1,7 @@
-"""Every ground-truth claim at its full size, group by group: claims/result.json and the page docs/claims.md.
+"""Every ground-truth claim at its full size, group by group: claims/result.json, docs/claims.md, and the figures of the guide.
 
     python tools/claims.py [--only GROUP] [--again] [--go-on] [--scale full|half|small]
+    python tools/claims.py --page           the pages alone, from what was measured
 
 A group that is done is not run again (--again runs it again); its numbers are kept in claims/GROUP.json with the date, the
 commit, the device and the size. A claim that is missed stays on the page with its value.
@@ -18,12 +19,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import claims_judges
 import claims_page
 import claims_reconstruct
+import guide_page
 from brainlens import store
 from brainlens.align import Alignment, one_result
 from brainlens.claims.align import ideal_claims
@@ -307,9 +310,11 @@ def images92_group(scale: str) -> dict[str, float]:
     fitted = encode_patterns(responses, network, rdms=rdms)
     keep(fitted, WORK / "runs", Source("images92", folder / "images92", str(folder / "mobilenet_v2_1.0_224")))
     small = np.stack([thumbnail(image) for image in stimuli.images])
-    pixels = similarity.rsa(Features({"pixels": small}, stimuli.ids, "RGB 32 x 32"), rdms)
+    plain = Features({"pixels": small}, stimuli.ids, "RGB 32 x 32")
+    pixels = similarity.rsa(plain, rdms)
     metrics = {f"images92/{k}": v for k, v in result.metrics.items()}
-    metrics |= {k.replace("encoding/", "images92/encode/"): v for k, v in fitted.metrics.items()}
+    for name, model in (("encode", fitted), ("encode_pixels", encode_patterns(responses, plain, rdms=rdms))):
+        metrics |= {k.replace("encoding/", f"images92/{name}/"): v for k, v in model.metrics.items()}
     metrics |= claims_judges.it_claims(folder, WORK, tell)
     return metrics | {
         k.replace("rsa/best_layer", "images92/rsa/pixels"): v for k, v in pixels.metrics.items() if "best_layer" in k
@@ -461,16 +466,35 @@ def record(metrics: dict[str, float], scale: str) -> dict[str, object]:
     return {"date": today, "commit": commit.stdout.strip(), "device": where, "scale": scale, "metrics": metrics}
 
 
-def merge() -> None:
-    """claims/result.json and docs/claims.md from the groups that were run."""
-    groups = {name: store.read_json(CLAIMS / f"{name}.json") for name in ORDER if (CLAIMS / f"{name}.json").exists()}
-    metrics = {key: value for kept in groups.values() for key, value in kept["metrics"].items()}
+def ran() -> dict[str, dict[str, Any]]:
+    """The groups that were run: {group: {date, commit, device, scale, metrics}}."""
+    return {name: store.read_json(CLAIMS / f"{name}.json") for name in ORDER if (CLAIMS / f"{name}.json").exists()}
+
+
+def pages() -> tuple[dict[Path, str], list[str]]:
+    """docs/claims.md and the pages of the guide, from the groups that were run; and what a person has to change on them."""
+    groups = ran()
     before: dict[str, float] = {}
     for name, kept in groups.items():
         if (BEFORE / f"{name}.json").exists() and kept["date"] >= claims_page.REBUILT:
             before |= store.read_json(BEFORE / f"{name}.json")["metrics"]
+    texts = {ROOT / "docs" / "claims.md": claims_page.page(groups, before, TARGETS, claims_judges.order)}
+    wrong = []
+    for path in guide_page.PAGES:
+        texts[path], said = guide_page.filled(path.read_text(encoding="utf-8"), groups)
+        wrong += [f"{path.relative_to(ROOT)}: {each}" for each in said]
+    return texts, wrong
+
+
+def merge() -> list[str]:
+    """Writes claims/result.json and the pages; what a person has to change on them."""
+    metrics = {key: value for kept in ran().values() for key, value in kept["metrics"].items()}
     store.save_json(CLAIMS / "result.json", {"task": "claims", "metrics": metrics})
-    store.save_text(ROOT / "docs" / "claims.md", claims_page.page(groups, before, TARGETS, claims_judges.order))
+    texts, wrong = pages()
+    for path, text in texts.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            store.save_text(path, text)
+    return wrong
 
 
 IN_PARTS = {  # groups of which parts can be run singly
@@ -500,6 +524,7 @@ def main() -> None:
         default=None,
         help="of the group of --only: only these, which join its other figures",
     )
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the pages from what was measured")
     chosen = parser.parse_args()
     parts = tuple(chosen.parts or ())
     GROUPS["eeg"] = partial(eeg_group, minutes=chosen.minutes)
@@ -514,7 +539,7 @@ def main() -> None:
     if chosen.encoders:
         GROUPS["align"] = partial(align_group, encoders=tuple(chosen.encoders))
         GROUPS["judges"] = partial(judges_group, aligners=tuple(chosen.encoders))
-    wanted = [chosen.only] if chosen.only else list(GROUPS)
+    wanted = [] if chosen.page else [chosen.only] if chosen.only else list(GROUPS)
     if chosen.again and "align" in wanted:
         shutil.rmtree(WORK / f"align-{chosen.scale}", ignore_errors=True)
     for name in wanted:
@@ -525,7 +550,11 @@ def main() -> None:
         tell(f"group {name}")
         store.save_json(file, record(GROUPS[name](chosen.scale), chosen.scale))
         merge()
-    merge()
+    if wrong := merge():
+        said = "\n".join(["the figures are written; to be changed by hand:", *wrong])
+        if chosen.page:
+            raise SystemExit(said)
+        print(said)
 
 
 if __name__ == "__main__":

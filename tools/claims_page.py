@@ -261,7 +261,9 @@ def page(groups: Mapping[str, Mapping[str, object]], before: Metrics, targets: T
         metrics |= kept["metrics"]  # type: ignore[operator]
     lines = [HEAD, "## Targets\n", *target_table(metrics, targets)]
     for each in TABLES:
-        lines += ["", f"## {each.title}\n", f"{each.said} {facts(groups, each.group)}\n"]
+        rows = homes(groups, [key for line in keys(each) for key in line]) - {each.group}
+        also = "".join(f" Other rows: `{name}`, {run_of(groups[name])}." for name in groups if name in rows)
+        lines += ["", f"## {each.title}\n", f"{each.said} {facts(groups, each.group)}{also}\n"]
         lines += body(each, metrics, before) if each.group in groups else []
     lines += ["", "## Which ranking survives other judges?\n", facts(groups, "judges") + "\n"]
     lines += order(groups["judges"]["metrics"]) if "judges" in groups else []  # type: ignore[arg-type]
@@ -281,22 +283,43 @@ def where() -> str:
     return f"cpu, {os.cpu_count()} cores, {instructions}, {threads} thread{'' if threads == 1 else 's'}"
 
 
+def homes(groups: Mapping[str, Mapping[str, object]], wanted: Sequence[str]) -> set[str]:
+    """The groups that keys come from; of a key in two of them the later one."""
+    home = {key: name for name, kept in groups.items() for key in kept["metrics"]}  # type: ignore[attr-defined]
+    return {home[key] for key in wanted if key in home}
+
+
+def run_of(kept: Mapping[str, object]) -> str:
+    """When a group was run and how."""
+    return f"{kept['date']} ({kept['device']}, size: {kept['scale']}, commit {kept['commit']})"
+
+
 def facts(groups: Mapping[str, Mapping[str, object]], name: str) -> str:
     """When a group was run and how, or that it was not."""
     if name not in groups:
         return f"Not run yet (`make claims ONLY={name}`)."
     kept = groups[name]
     old = " Measured on the phantom and the miniature before their rebuild." if str(kept["date"]) < REBUILT else ""
-    return f"Last run on {kept['date']} ({kept['device']}, size: {kept['scale']}, commit {kept['commit']}).{old}"
+    return f"Last run on {run_of(kept)}.{old}"
+
+
+def table(title: str) -> Table:
+    """A table of the page by its title."""
+    return next(each for each in TABLES if each.title == title)
+
+
+def keys(table: Table) -> list[list[str]]:
+    """The key of each cell, row by row."""
+    return [[table.key.format(row=row, column=piece.format(row=row)) for _, piece in table.columns] for _, row in table.rows]
 
 
 def body(table: Table, metrics: Metrics, before: Metrics) -> list[str]:
     """The rows that hold a figure, under the columns that do."""
-    keys = [[table.key.format(row=row, column=piece.format(row=row)) for _, piece in table.columns] for _, row in table.rows]
-    filled = [any(metrics.get(line[i]) is not None for line in keys) for i in range(len(table.columns))]
+    grid = keys(table)
+    filled = [any(metrics.get(line[i]) is not None for line in grid) for i in range(len(table.columns))]
     heads = [head for (head, _), there in zip(table.columns, filled, strict=True) if there]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for (said, _), line in zip(table.rows, keys, strict=True):
+    for (said, _), line in zip(table.rows, grid, strict=True):
         if any(metrics.get(key) is not None for key in line):
             cells = [cell(metrics, before, key) for key, there in zip(line, filled, strict=True) if there]
             lines.append(f"| {said} | {' | '.join(cells)} |")

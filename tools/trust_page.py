@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from brainlens import store
+from marks import between
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
 
 
 def write_table(program: str, text: str) -> None:
     """Puts the text between the marks of tools/PROGRAM.py; what stands around them stays."""
-    begin, end = f"<!-- {program}: written by tools/{program}.py -->", f"<!-- end of {program} -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    store.save_text(PAGE, f"{before}{begin}\n{text}\n{end}{after}")
+    store.save_text(PAGE, between(PAGE.read_text(encoding="utf-8"), program, program, text))
