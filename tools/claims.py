@@ -51,6 +51,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "claims"
 BEFORE = CLAIMS / "before"  # the figures on the phantom and the miniature before their rebuild, for comparison
 WORK = CLAIMS / "work"
+CONTROLS = ("control", "unfiltered", "enhancing")  # parts of eeg_control
 SIZES = {"full": (9000, 500, 1000), "half": (3000, 300, 1000), "small": (1200, 150, 200)}
 BASELINES = EncodeTraining(steps=3000, batch=16, lr=5e-3, epoch=250, patience=3)  # class token, patch token, gnet
 FIRST = ("ridge", "ridge_whitened", "ridge_projected", "volume")  # of the alignment, before those that take long
@@ -340,18 +341,23 @@ def eeg_group(scale: str, minutes: float = 60.0) -> dict[str, float]:
     return sensor_claims(SensorStudy(minutes=minutes, **sizes[scale]), WORK / f"eeg-{scale}", tell=tell, workers=2)  # type: ignore[arg-type]
 
 
-def eeg_control_group(scale: str, minutes: float = 60.0, parts: tuple[str, ...] = ("control", "unfiltered")) -> dict[str, float]:
-    """Sources that read the filtered picture, and the parts of NeuroAlign on the unfiltered base: three subjects, one process.
+def eeg_control_group(scale: str, minutes: float = 60.0, parts: tuple[str, ...] = CONTROLS) -> dict[str, float]:
+    """Sources that read the filtered picture; the parts of NeuroAlign on the unfiltered base; and the filter's other sign.
 
-    minutes: of each part, no fit is begun after them.
+    Three subjects, one process; of the other sign ten where the sources read the picture as shown. minutes: of each part, no fit
+    is begun after them.
     """
-    from brainlens.claims.sensors import SensorStudy, control_claims, unfiltered_claims
+    from brainlens.claims.sensors import SensorStudy, control_claims, enhancing_claims, unfiltered_claims
 
     sizes = {"full": {}, "half": {"train": 4000}, "small": {"train": 1000, "epochs": 10}}
-    study = SensorStudy(minutes=minutes, subjects=(1, 2, 3), **sizes[scale])  # type: ignore[arg-type]
+    study = SensorStudy(minutes=minutes, **sizes[scale])  # type: ignore[arg-type]
+    three = replace(study, subjects=study.controlled)
     metrics = earlier("eeg_control")
     for part in parts:
-        metrics |= {"control": control_claims, "unfiltered": unfiltered_claims}[part](study, WORK / f"eeg-{scale}", tell)
+        if part == "enhancing":
+            metrics |= enhancing_claims(study if scale != "small" else three, WORK / f"eeg-{scale}", tell)
+        else:
+            metrics |= {"control": control_claims, "unfiltered": unfiltered_claims}[part](three, WORK / f"eeg-{scale}", tell)
         store.save_json(CLAIMS / "eeg_control.json", record(metrics, f"{scale}, not finished"))
     return metrics
 
@@ -502,7 +508,7 @@ IN_PARTS = {  # groups of which parts can be run singly
     "reconstruct": claims_reconstruct.PARTS,
     "attribute": ("ib_ba_paper",),
     "describe": ("drawn",),
-    "eeg_control": ("control", "unfiltered"),
+    "eeg_control": CONTROLS,
     "judges": ("digits69", "taken_apart"),
 }
 

@@ -214,7 +214,7 @@ BAD: list[tuple[str, Callable[[Path], object], dict[str, object], str]] = [
     ("an unknown mesh", lambda f: (f / "mask.nii.gz").unlink()
      or (f / "units.csv").write_text("hemisphere,vertex\n" + "left,1\n" * 5), {"mesh": "moon"}, "'moon' is not one of"),
     ("a variable of a plain file", lambda f: None, {"variable": "x"}, "holds one array without a name"),
-    ("a damaged .mat", lambda f: (f / "responses.npy").rename(f / "responses.mat"), {}, "damaged or not a MATLAB file"),
+    ("a damaged .mat", lambda f: (f / "responses.npy").rename(f / "responses.mat"), {}, "no header of MATLAB"),
     ("words in a .csv", lambda f: (f / "responses.npy").unlink() or (f / "responses.csv").write_text("1,2\n3,x\n"), {},
      "'x' of trial 2, column 2, is not a number"),
     ("a reliability in words", lambda f: (f / "units.csv").write_text("roi,NCSNR\n" + "V1,high\n" * 5), {},

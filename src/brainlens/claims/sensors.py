@@ -322,6 +322,25 @@ def control_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, fl
     return {key.replace("eeg/no_saliency/", "eeg/unfiltered/").replace("eeg/", "eeg/control/", 1): v for key, v in found.items()}
 
 
+def enhancing_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, float]:
+    """The filter's other sign in both worlds, within subjects: `eeg/enhancing/...` where the sources read the picture as shown,
+    and `eeg/control/enhancing/...` where they read the filtered one.
+
+    Where pictures are read as shown the unfiltered form knows no sign: its figures are those of `sensor_claims`.
+    """
+    other = replace(study, settings=FilterSettings("enhancing"), across=(), ablations=(), reseeded=(), controlled=())
+    worlds = {
+        "eeg/control/enhancing/": replace(other, control=True, subjects=study.controlled, methods=("neuroalign", "no_saliency")),
+        "eeg/enhancing/": replace(other, methods=("neuroalign",)),
+    }
+    place, found = Path(folder) / "enhancing", {}
+    for head, world in worlds.items():
+        kept = place / ("filtered" if world.control else "shown")
+        scores = summarise(run_fits(world, sensor_tables(world, place, tell), kept, tell))
+        found |= {key.replace("eeg/", head, 1).replace("/no_saliency/", "/unfiltered/"): v for key, v in scores.items()}
+    return found
+
+
 def unfiltered_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, float]:
     """`eeg/unfiltered/...`: NeuroAlign without saliency (`full`) and the same without guidance or adjustment, within subjects."""
     some = replace(
