@@ -333,7 +333,8 @@ def enhancing_claims(study: SensorStudy, folder: Path, tell: Tell) -> dict[str, 
         "eeg/control/enhancing/": replace(other, control=True, subjects=study.controlled, methods=("neuroalign", "no_saliency")),
         "eeg/enhancing/": replace(other, methods=("neuroalign",)),
     }
-    place, found = Path(folder) / "enhancing", {}
+    place = Path(folder) / "enhancing"
+    found: dict[str, float] = {}
     for head, world in worlds.items():
         kept = place / ("filtered" if world.control else "shown")
         scores = summarise(run_fits(world, sensor_tables(world, place, tell), kept, tell))
