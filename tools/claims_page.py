@@ -73,6 +73,14 @@ SENSORS = (
     ("NeuroAlign without all three", "no_saliency_guidance_adjustment"), ("NeuroAlign, shuffled pairs", "shuffled"),
 )  # fmt: skip
 CONTROLLED = (("NeuroAlign", "neuroalign"), ("NeuroAlign without saliency", "unfiltered"))
+SIGNS = (
+    ("picture as shown", "printed", "eeg/neuroalign"), ("picture as shown", "enhancing", "eeg/enhancing/neuroalign"),
+    ("picture as shown", "no filter", "eeg/no_saliency"),
+    ("filtered, printed sign", "printed", "eeg/control/neuroalign"),
+    ("filtered, printed sign", "no filter", "eeg/control/unfiltered"),
+    ("filtered, enhancing sign", "enhancing", "eeg/control/enhancing/neuroalign"),
+    ("filtered, enhancing sign", "no filter", "eeg/control/enhancing/unfiltered"),
+)  # fmt: skip
 UNFILTERED = tuple((head, key) for head, key in SENSORS if key.startswith("no_saliency"))
 DRAWN = (
     ("chosen of the candidates", ""), ("first candidate", "first/"), ("best possible choice", "best/"),
@@ -178,10 +186,19 @@ TABLES = (
         "eeg/control/{row}/{column}",
     ),
     Table(
+        "Which sign of the filter? NeuroAlign by what the sources read",
+        "eeg_control",
+        "Eq. 1 as printed takes weight from what is bright and coloured; the other sign adds it. Rows: what the sources "
+        "read, and the sign of the filter. Of 200 test images, chance .005 and .025, within subjects.",
+        tuple((f"{read}: {sign}", row) for read, sign, row in SIGNS),
+        [("subjects", "within/subjects"), ("top-1", "within/top1"), ("top-5", "within/top5")],
+        "{row}/{column}",
+    ),
+    Table(
         "What do guidance and adjustment bring? NeuroAlign without saliency",
         "eeg",
-        "The brain of the table before last, whose sources read the picture. Of 200 test images, chance .005 and .025, within "
-        "subjects; the last column is NeuroAlign without saliency minus the row, on the row's subjects.",
+        "The brain of the table of EEG retrieval, whose sources read the picture. Of 200 test images, chance .005 and .025, "
+        "within subjects; the last column is NeuroAlign without saliency minus the row, on the row's subjects.",
         UNFILTERED,
         [
             ("subjects", "{row}/within/subjects"),
