@@ -160,3 +160,27 @@ def test_fits_side_by_side_are_those_of_one_process(tmp_path: Path) -> None:
     two = run_fits(study, sensor_tables(study, tmp_path / "two", quiet), tmp_path / "two", quiet)
     assert [fit["ranks"] for fit in one] == [fit["ranks"] for fit in two]
     assert [os.environ.get(name) for name in THREADS] == before
+
+
+def test_the_other_sign_is_fitted_in_both_worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def fits(world: SensorStudy, _: object, folder: Path, __: object) -> list[SensorStudy]:
+        seen[folder] = (world.control, world.settings.sign, world.subjects, world.methods)
+        return [world]
+
+    def scores(found: list[SensorStudy]) -> dict[str, float]:
+        return {f"eeg/{method}/within/top1": float(found[0].control) for method in found[0].methods}
+
+    for name, stand_in in (("run_fits", fits), ("summarise", scores), ("sensor_tables", lambda *_: None)):
+        monkeypatch.setattr(sensors, name, stand_in)
+    study = replace(STUDY, subjects=(1, 2, 3), controlled=(1, 2))
+    assert sensors.enhancing_claims(study, tmp_path, quiet) == {
+        "eeg/control/enhancing/neuroalign/within/top1": 1.0,  # the sources read the picture that this sign filters
+        "eeg/control/enhancing/unfiltered/within/top1": 1.0,
+        "eeg/enhancing/neuroalign/within/top1": 0.0,
+    }
+    assert seen == {
+        tmp_path / "enhancing" / "filtered": (True, "enhancing", (1, 2), ("neuroalign", "no_saliency")),
+        tmp_path / "enhancing" / "shown": (False, "enhancing", (1, 2, 3), ("neuroalign",)),
+    }
