@@ -2,7 +2,8 @@
 
     w_i, b_i = argmin sum_m (y_im - <v_im, w> / D - b)^2 + a_i |w / D|^2
 
-with v_im of eq. 1 under the found u, omega, alpha, or what the other readers pool. Not part of the paper. Stochastic
+with v_im of eq. 1 under the found u, omega, alpha, or what the other readers pool; where a model has a common reading, v_im and
+w_i are followed by B_s g_s and z_i. Not part of the paper. Stochastic
 training has one stopping time for all voxels, so those with little signal are overfitted when those with much are done;
 here every voxel has its own penalty, by generalised cross-validation (Golub, Heath, Wahba 1979) on training and validation
 images: the least of n RSS(a) / (n - 1 - sum_k d_k / (d_k + a))^2.
@@ -41,16 +42,21 @@ def refit_readout(
     summed = isinstance(model, FactorTopyNetwork) and model.options["reduce"] == "sum"
     scale = 1 if summed else model.width
     chosen = torch.empty(len(model.readout))
+    joint = isinstance(model, FactorTopyNetwork) and model.common
+    width = 2 * model.width if joint else model.width
+    block = max(1, block // 4) if joint else block  # as many numbers are held
     with torch.no_grad():
         selected = model.select() if isinstance(model, FactorTopyNetwork) else None
         for start in range(0, len(model.readout), block):
             rows = torch.arange(start, min(start + block, len(model.readout)), device=model.readout.device)
-            sums = Sums(len(rows), model.width, rows.device, shared=isinstance(model, ClassTokenNetwork | PatchTokenNetwork))
+            sums = Sums(len(rows), width, rows.device, shared=isinstance(model, ClassTokenNetwork | PatchTokenNetwork))
             for part in parts:
                 for v, y in _channels(model, selected, rows, part, tokens, batch):
                     sums.add(v, y)
             weights, bias, penalty = sums.solve(alphas)
-            model.readout[rows], model.bias[rows] = weights * scale, bias
+            model.readout[rows], model.bias[rows] = weights[:, : model.width] * scale, bias
+            if joint:
+                model.common_readout[rows] = weights[:, model.width :] * scale  # type: ignore[index,operator]
             chosen[rows.cpu()] = penalty.cpu()
     return chosen
 
@@ -172,7 +178,10 @@ def _channels(
         if isinstance(model, FactorTopyNetwork):
             assert selected is not None
             space, omega, alpha = (value[rows] for value in selected)
-            v = _read(model, space, omega, alpha, model.table(*inputs))
+            table = model.table(*inputs)
+            v = _read(model, space, omega, alpha, table)
+            if model.common:
+                v = torch.cat([v, model.common_tokens(table).expand(len(rows), -1, -1)], dim=2)
         else:
             v = model.read(*inputs, rows)
         yield v, target[start : start + batch, rows.cpu()].T.to(rows.device)

@@ -20,7 +20,7 @@ from brainlens import store
 from brainlens.metrics.encoding import r2
 from brainlens.models.encoding.readout import refit_readout
 from brainlens.models.encoding.shards import ALONE, Shard
-from brainlens.models.encoding.start import search, start_bottlenecks, start_selectors
+from brainlens.models.encoding.start import common_reading, search, start_bottlenecks, start_selectors
 from brainlens.models.encoding.tables import EncodingPart, FittingParts, LayerTokens
 from brainlens.models.processes import is_first, wait
 from brainlens.nn.factortopy import FactorTopyNetwork, entropy_penalty
@@ -71,13 +71,15 @@ def train(
     *,
     units: np.ndarray,
     seed: int = 0,
+    common: str | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
     shard: Shard = ALONE,
 ) -> list[dict[str, float]]:
     """Trains `model` in place and returns one record an epoch; the weights left in it are the soup's.
 
-    units (unit,) bool: those whose mean validation R2 decides. With a folder a checkpoint is written after every epoch, and a
+    units (unit,) bool: those whose mean validation R2 decides; common: the layer of a common reading, None for that with the
+    most evidence. With a folder a checkpoint is written after every epoch, and a
     run that was killed goes on from it to the same bits on the CPU. In several processes model, tables and units are those
     of this one's `shard`; the first one writes, and another number of processes can go on. Raises DataError when the loss is
     not finite.
@@ -93,13 +95,8 @@ def train(
         optimiser.load_state_dict(shard.part_optimiser(model, optimiser, saved["optimiser"]))
         generator.set_state(saved["generator"])
         log, kept = saved["log"], [(score, shard.part(state)) for score, state in saved["kept"]]
-    elif training.searched_start and isinstance(model, FactorTopyNetwork):
-        start_bottlenecks(model, tables, tokens)
-        shard.agree(model)
-        start_selectors(model, search(model, tables, tokens), shard=shard)
-        refit_readout(model, [tables.train], tokens)
-        score = validate(model, tables.validation, tokens, units, shard)
-        log, kept = [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, _copy(model))]
+    elif isinstance(model, FactorTopyNetwork):
+        log, kept = _start(model, tables, tokens, training, units=units, common=common, shard=shard)
     wait()  # all have read what the first one is about to write over
     target = torch.from_numpy(tables.train.y).to(next(model.parameters()).device)
     rows = torch.from_numpy(tables.train.rows)
@@ -122,6 +119,29 @@ def train(
                 store.save_checkpoint(folder, state)
     _soup(model, kept, lambda: validate(model, tables.validation, tokens, units, shard))
     return log
+
+
+def _start(
+    model: FactorTopyNetwork,
+    tables: FittingParts,
+    tokens: LayerTokens,
+    training: EncodingTraining,
+    *,
+    units: np.ndarray,
+    common: str | None,
+    shard: Shard,
+) -> tuple[list[dict[str, float]], list[tuple[float, State]]]:
+    """The layer of the common reading, and the searched start with its score, the first of the log and of the checkpoints."""
+    if training.searched_start:
+        start_bottlenecks(model, tables, tokens)
+        shard.agree(model)
+    beside = common_reading(model, tables, tokens, layer=common, shard=shard) if model.common else None
+    if not training.searched_start:
+        return [], []
+    start_selectors(model, search(model, tables, tokens, beside=beside), shard=shard)
+    refit_readout(model, [tables.train], tokens)
+    score = validate(model, tables.validation, tokens, units, shard)
+    return [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, _copy(model))]
 
 
 def predict(model: nn.Module, part: EncodingPart, tokens: LayerTokens, *, batch: int = 32) -> np.ndarray:
