@@ -55,7 +55,8 @@ METHODS = (
 )  # fmt: skip
 POINTING = tuple((head, "" if key == "bottleneck" else f"/{key}") for head, key in METHODS[:1] + METHODS[2:7])
 ENCODERS = (
-    ("true selectors (oracle)", "oracle"), ("FactorTopy, our default", "factortopy"),
+    ("true selectors (oracle)", "oracle"), ("true selectors and the common reading", "oracle_common"),
+    ("FactorTopy, our default", "factortopy"), ("FactorTopy, eq. 1 alone, searched start", "factortopy_eq1"),
     ("FactorTopy, the paper's text", "factortopy_paper"),
     ("FactorTopy, the paper's text, closing ridge", "factortopy_paper_refit"),
     ("FactorTopy, the released code's form", "factortopy_released"),

@@ -52,7 +52,7 @@ TABLES = {
     ),
     "pointing": claims_page.table("Which pixels and words?"),
     "encode": own(
-        chosen(claims_page.ENCODERS, "oracle", "shuffled", *(key for _, key in claims_page.RECIPES)),
+        chosen(claims_page.ENCODERS, "oracle", "oracle_common", "shuffled", *(key for _, key in claims_page.RECIPES)),
         [
             ("R2, 1,200 images", "curve/{row}/1200/r2_mean"),
             ("R2, 9,000 images", "{row}/r2_mean"),

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from brainlens.claims.encode import Plan, floor, informative_and_noise, named
+from brainlens.claims.encode import EQ1, Plan, floor, informative_and_noise, named
 from brainlens.datasets.source import Opened, Tell
 from brainlens.encode import encode, selector_truth
 from brainlens.encode.presets import preset
 from brainlens.types import DataError
 
 PUBLISHED = ("paper", "released")
-OURS = ("factortopy", "ridge")
+OURS = ("factortopy", EQ1, "ridge")
 
 
 def recipe_claims(
@@ -50,9 +50,10 @@ def recipe_claims(
         tail = "" if size is None else f"/{size}"
         metrics.update({key.replace(f"encode/{name}", f"{head}{name}{tail}", 1): value for key, value in found.items()})
 
-    for method in OURS if size is not None else ():
-        tell(f"encoding, {method}", None)
-        add(method, method=method, design=chosen.design, training=chosen.training)
+    for name in OURS if size is not None else ():
+        tell(f"encoding, {name}", None)
+        design = replace(chosen.design, common=None) if name == EQ1 else chosen.design
+        add(name, method="ridge" if name == "ridge" else "factortopy", design=design, training=chosen.training)
     for recipe in recipes:
         design, training = preset(recipe)
         training = replace(training, steps=min(steps, training.steps))

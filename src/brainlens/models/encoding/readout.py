@@ -128,12 +128,14 @@ def pooled_ridge(
     *,
     layer: np.ndarray,
     pool: np.ndarray,
+    common: str | None = None,
     block: int = 256,
 ) -> np.ndarray:
     """Predictions (image, unit) for `test` of a ridge of every unit on one layer's tokens, pooled by weights of its own.
 
     layer (unit,): numbers into `tokens.layers`, -1 for none; pool (unit, 64 + 1): weights of the places and the global
-    token. With a phantom's true layers and fields this is how far a readout gets whose selectors are right. Penalties as
+    token; common: a layer whose global token all units read as well. With a phantom's true layers and fields this is how far a
+    readout gets whose selectors are right. Penalties as
     in `refit_readout`; units without a layer are predicted by their mean.
     """
     predicted = np.broadcast_to(np.concatenate([p.y for p in parts]).mean(axis=0), test.y.shape).astype(np.float32)
@@ -141,26 +143,30 @@ def pooled_ridge(
         inside = np.flatnonzero(layer == number)
         for rows in np.split(inside, range(block, len(inside), block)) if len(inside) else []:
             weights = torch.from_numpy(pool[rows]).float()
-            sums = Sums(len(rows), tokens.channels[name])
+            sums = Sums(len(rows), tokens.channels[name] + (0 if common is None else tokens.channels[common]))
             for part in parts:
-                for v, y in _pooled(weights, rows, part, tokens, name):
+                for v, y in _pooled(weights, rows, part, tokens, name, common):
                     sums.add(v, y)
             solved, bias, _ = sums.solve(ALPHAS)
             told = [
-                torch.bmm(v, solved[:, :, None])[:, :, 0] + bias[:, None] for v, _ in _pooled(weights, rows, test, tokens, name)
+                torch.bmm(v, solved[:, :, None])[:, :, 0] + bias[:, None]
+                for v, _ in _pooled(weights, rows, test, tokens, name, common)
             ]
             predicted[:, rows] = torch.cat(told, 1).T.numpy()
     return predicted
 
 
 def _pooled(
-    weights: Tensor, rows: np.ndarray, part: EncodingPart, tokens: LayerTokens, layer: str, batch: int = 64
+    weights: Tensor, rows: np.ndarray, part: EncodingPart, tokens: LayerTokens, layer: str, common: str | None, batch: int = 64
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(part.rows), batch):
         spatial, whole = tokens.of(layer, part.rows[start : start + batch])
         both = torch.cat([spatial, whole[:, None]], 1).cpu()
-        v = weights @ both.transpose(0, 1).flatten(1)
-        yield v.view(len(rows), len(both), -1), torch.from_numpy(part.y[start : start + batch, rows].T)
+        v = (weights @ both.transpose(0, 1).flatten(1)).view(len(rows), len(both), -1)
+        if common is not None:
+            shared = tokens.of(common, part.rows[start : start + batch])[1].cpu()
+            v = torch.cat([v, shared.expand(len(rows), -1, -1)], 2)
+        yield v, torch.from_numpy(part.y[start : start + batch, rows].T)
 
 
 def _channels(
