@@ -34,7 +34,7 @@ from brainlens.claims.align_study import ABLATIONS, Study
 from brainlens.claims.attribute import attribute_claims, paper_claims
 from brainlens.claims.describe import OPTIONS as KINDS
 from brainlens.claims.describe import DescribePlan, describe_claims
-from brainlens.claims.encode import EQ1, Plan, encode_claims, informative_and_noise
+from brainlens.claims.encode import BESIDE, EQ1, Plan, encode_claims, informative_and_noise
 from brainlens.claims.pointing import pointing_claims
 from brainlens.claims.recipes import PUBLISHED, recipe_claims
 from brainlens.datasets.runs import keep
@@ -230,7 +230,7 @@ def encode_group(scale: str) -> dict[str, float]:
     """
     train, validation, test = SIZES[scale]
     source = Source(n_train=train, n_validation=validation, n_test=test)
-    methods = ("factortopy", EQ1, "oracle", "oracle_common", "ridge", "shuffled", "class_token", "patch_token", "gnet")
+    methods = ("factortopy", EQ1, BESIDE, "oracle", "oracle_common", "ridge", "shuffled", "class_token", "patch_token", "gnet")
     plan = Plan(methods=methods, baselines=BASELINES)
     recording = open_recording(source, layers=True, tell=tell)
     chosen = informative_and_noise(recording.responses, noise=plan.noise, seed=plan.seed)

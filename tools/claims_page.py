@@ -57,6 +57,7 @@ POINTING = tuple((head, "" if key == "bottleneck" else f"/{key}") for head, key 
 ENCODERS = (
     ("true selectors (oracle)", "oracle"), ("true selectors and the common reading", "oracle_common"),
     ("FactorTopy, our default", "factortopy"), ("FactorTopy, eq. 1 alone, searched start", "factortopy_eq1"),
+    ("FactorTopy, searched beside the common reading", "factortopy_beside"),
     ("FactorTopy, the paper's text", "factortopy_paper"),
     ("FactorTopy, the paper's text, closing ridge", "factortopy_paper_refit"),
     ("FactorTopy, the released code's form", "factortopy_released"),

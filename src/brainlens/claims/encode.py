@@ -23,6 +23,8 @@ METHODS = ("factortopy", "ridge")
 CONTROLS = ("oracle", "shuffled")
 NAMES = {"encoding/r2_mean": "r2_mean", "encoding/r2_of_ceiling": "r2_of_ceiling", "encoding/hierarchy_slope": "hierarchy_slope"}
 EQ1 = "factortopy_eq1"  # without the common reading
+BESIDE = "factortopy_beside"  # selectors are searched beside it
+OURS = ("factortopy", EQ1, BESIDE)
 QUICK = EncodingTraining(steps=1500, batch=16, lr=5e-3, epoch=250, patience=3)
 
 
@@ -65,7 +67,8 @@ def encode_claims(
 
     The responses are taken as they are, z-scored by the caller. oracle: a ridge readout of the tokens that each voxel truly
     reads, what is attainable with perfect selectors, and oracle_common the same beside the last layer's global token;
-    factortopy_eq1: without the common reading; shuffled: factortopy on training responses of other images.
+    factortopy_eq1: without the common reading; factortopy_beside: selectors searched beside it; shuffled: factortopy on training
+    responses of other images.
     done(name, None) gives the metrics of a method that was finished before, done(name, metrics) keeps them.
     """
     if recording.layers is None:
@@ -93,9 +96,8 @@ def fitted(
     method: str, responses: Responses, layers: Features, *, source: Source, runs: Path, plan: Plan, device: str, tell: Tell
 ) -> dict[str, float]:
     """The metrics of one method under the names of the claim table; its result is kept in a run folder."""
-    shuffled, ours = method == "shuffled", method in ("factortopy", EQ1, "shuffled")
-    training = plan.training if ours else plan.baselines
-    design = replace(plan.design, common=None) if method == EQ1 else plan.design
+    shuffled, ours = method == "shuffled", method in (*OURS, "shuffled")
+    design, training = form(method, plan) if ours else (plan.design, plan.baselines)
     result, model = fit_encoding(
         mispaired(responses, plan.seed) if shuffled else responses, layers, method="factortopy" if ours else method,
         design=design, training=training, seed=plan.seed, device=device,
@@ -110,6 +112,12 @@ def fitted(
         network = {"name": source.model, "layers": None, "steps": None, "grid": None}  # as the phantom's layers were read
         keep(replace(result, config={**result.config, "network": network}), runs, source, model=model)
     return metrics
+
+
+def form(method: str, plan: Plan) -> tuple[EncodingDesign, EncodingTraining]:
+    """The form and the recipe of one of `OURS`, and of the shuffled one."""
+    design = replace(plan.design, common=None) if method == EQ1 else plan.design
+    return design, replace(plan.training, search_beside=method == BESIDE)
 
 
 def mispaired(responses: Responses, seed: int) -> Responses:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from brainlens.claims.encode import EQ1, Plan, floor, informative_and_noise, named
+from brainlens.claims.encode import OURS as SEARCHED
+from brainlens.claims.encode import Plan, floor, form, informative_and_noise, named
 from brainlens.datasets.source import Opened, Tell
 from brainlens.encode import encode, selector_truth
 from brainlens.encode.presets import preset
 from brainlens.types import DataError
 
 PUBLISHED = ("paper", "released")
-OURS = ("factortopy", EQ1, "ridge")
+OURS = (*SEARCHED, "ridge")
 
 
 def recipe_claims(
@@ -52,8 +53,8 @@ def recipe_claims(
 
     for name in OURS if size is not None else ():
         tell(f"encoding, {name}", None)
-        design = replace(chosen.design, common=None) if name == EQ1 else chosen.design
-        add(name, method="ridge" if name == "ridge" else "factortopy", design=design, training=chosen.training)
+        design, training = form(name, chosen)
+        add(name, method="ridge" if name == "ridge" else "factortopy", design=design, training=training)
     for recipe in recipes:
         design, training = preset(recipe)
         training = replace(training, steps=min(steps, training.steps))

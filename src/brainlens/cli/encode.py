@@ -47,7 +47,7 @@ from brainlens.datasets import DEFAULT, check_kind
 
 DETAILS = (
     *("bottlenecks", "padding", "readout_start", "selector_start", "scale_penalty", "decay_steps", "selector_rate"),
-    "common",
+    *("common", "search_beside"),
 )
 SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer", "compare_topology", *DETAILS)
 TRAINED = ("refit", "training_steps", "preset", "standardise", "single_trials")
@@ -122,6 +122,14 @@ def encode(
         typer.Option(
             help="Layer whose global token all voxels read beside their own: evidence (it decides), none (paper), or a name.",
             rich_help_panel=MODEL,
+        ),
+    ] = None,
+    search_beside: Annotated[
+        bool | None,
+        typer.Option(
+            "--search-beside/--search-alone",
+            help="Search selectors for what a voxel reads beyond the common reading, or (default) for all that it reads.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     padding: Annotated[
@@ -216,7 +224,7 @@ def encode(
     details: dict[str, Any] = {
         "bottlenecks": bottlenecks, "padding": padding, "readout_start": readout_start, "selector_start": selector_start,
         "scale_penalty": scale_penalty, "decay_steps": decay_steps, "selector_rate": selector_rate,
-        "common": common,
+        "common": common, "search_beside": search_beside,
     }  # fmt: skip
     form, training = configuration(preset)
     training = training if training_steps is None else shorter(training, training_steps)

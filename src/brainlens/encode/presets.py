@@ -55,6 +55,7 @@ def detailed(
     decay_steps: int | None = None,
     selector_rate: float | None = None,
     common: str | None = None,
+    search_beside: bool | None = None,
 ) -> tuple[EncodingDesign, EncodingTraining]:
     """A recipe with single details of FactorTopy set, each as in the paper's text or its code; None leaves one as it is.
 
@@ -87,7 +88,9 @@ def detailed(
             f"encode: readout start {readout_start!r} is replaced by the ridge of the searched start; switch that off too, with "
             "--no-search (searched_start=False)"
         )
-    given = {"scale_penalty": scale_penalty, **numbers}
+    if search_beside and (not training.searched_start or common == "none" or (common is None and design.common is None)):
+        raise DataError("encode: selectors are searched beside a common reading; leave out --no-search and --common none")
+    given = {"scale_penalty": scale_penalty, "search_beside": search_beside, **numbers}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     shared = design.common if common is None else None if common == "none" else common
     return replace(design, variant=variant, common=shared), replace(training, **changes)

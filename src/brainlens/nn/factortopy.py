@@ -126,8 +126,8 @@ class FactorTopyNetwork(nn.Module):
     value beyond the outermost token centres, "zeros" is the code's, which halves voxels pushed to the border;
     reduce "mean" as in listing and code, "sum" as in eq. 1; zero_start as in the code; readout "normal" starts w at N(0, 1),
     "linear" at U(-1/sqrt(D), 1/sqrt(D)), as the `nn.Linear` of the code does, 20 times smaller. common=True adds what all
-    voxels read beside their own, <B_s g_s, z_i> / D with the global token of one layer s, `common_layer`, and free z_i (not
-    in the paper).
+    voxels read beside their own, <B_s g_s, z_i> / D with the global token of one layer s, `common_layer` (-1: of none), and
+    free z_i (not in the paper).
     Raises DataError on missing or NaN coordinates and on unknown options.
     """
 
@@ -178,7 +178,7 @@ class FactorTopyNetwork(nn.Module):
         space, omega, alpha = selected
         scale = 1 / self.width if self.options["reduce"] == "mean" else 1.0
         offset: Tensor = self.bias
-        if self.common:
+        if self.reads_common:
             offset = offset + self.common_tokens(table) @ self.common_readout.T * scale
         if "space" not in self.use:
             average = torch.stack([table[: GRID**2].mean(0), table[-1]])
@@ -194,6 +194,11 @@ class FactorTopyNetwork(nn.Module):
             total = part if total is None else total + part
         assert total is not None
         return total.T * (scale / self.samples) + offset
+
+    @property
+    def reads_common(self) -> bool:
+        """Whether there is a common reading, and a layer that it is of."""
+        return self.common and int(self.common_layer) >= 0
 
     def common_tokens(self, table: Tensor) -> Tensor:
         """B_s g_s, (image, D), of a table as `table` gives it."""

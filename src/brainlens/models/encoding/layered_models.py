@@ -201,12 +201,13 @@ class FactorTopy(TrainedReader):
     V_l, g_l: spatial tokens on 8 x 8 places and global token of layer l; u (space), omega (layer), alpha (scale) from networks on
     the units' coordinates in mm; w_i free. Yang, Gee, Shi 2024 (Brain Decodes Deep Nets).
     Here, and not in the paper, + <B_s g_s, z_i> / D stands beside it: what every unit reads of the scene as a whole, from the
-    global token of one layer s, z_i free. The selectors then say what a unit reads beyond that.
+    global token of one layer s, z_i free. training={"search_beside": True} searches selectors for what a unit reads beyond that.
 
-    common: "evidence" (s is the layer with the most evidence over all units), the name of a layer, or None for eq. 1 alone;
-    samples: places a unit (their mean); variant: options of form, {"use": selectors that are on, "topological": False frees the
-    selectors of each unit, "shared_bottleneck", "padding", "reduce", "zero_start", "readout"}, see
-    `nn.factortopy.FactorTopyNetwork`; the others as in `TrainedReader`. fit(features, Y, coordinates=xyz).
+    common: "evidence" (s is the layer with the most evidence over all units, and validation images decide whether it is read),
+    the name of a layer, or None for eq. 1 alone; samples: places a unit (their mean); variant: options of form, {"use":
+    selectors that are on, "topological": False frees the selectors of each unit, "shared_bottleneck", "padding", "reduce",
+    "zero_start", "readout"}, see `nn.factortopy.FactorTopyNetwork`; the others as in `TrainedReader`. fit(features, Y,
+    coordinates=xyz).
     layer_weights_ (unit, layer), omega; space_ (unit, sample, 2), u as (x, y) in [-1, 1]; scale_ (unit,), alpha; confidence_
     (unit,), 1 - H(omega) / log L (eq. 2); common_layer_, the name of s, and common_weights_ (unit, D), z, both None without; and
     those of `TrainedReader`.
@@ -292,8 +293,9 @@ class FactorTopy(TrainedReader):
             space, omega, alpha = (value.cpu().numpy() for value in network.select())
         self.space_, self.layer_weights_, self.scale_ = space, omega, alpha
         self.confidence_ = confidence(omega).astype(np.float32)
-        self.common_layer_ = network.layers[int(network.common_layer)] if network.common else None
-        self.common_weights_ = network.common_readout.detach().cpu().numpy().copy() if network.common else None
+        shared = network.reads_common
+        self.common_layer_ = network.layers[int(network.common_layer)] if shared else None
+        self.common_weights_ = network.common_readout.detach().cpu().numpy().copy() if shared else None
 
     def _unpack(self, state: dict[str, Any]) -> None:
         if "common_readout" not in state.get("weights", {}):

@@ -42,7 +42,7 @@ def refit_readout(
     summed = isinstance(model, FactorTopyNetwork) and model.options["reduce"] == "sum"
     scale = 1 if summed else model.width
     chosen = torch.empty(len(model.readout))
-    joint = isinstance(model, FactorTopyNetwork) and model.common
+    joint = isinstance(model, FactorTopyNetwork) and model.reads_common
     width = 2 * model.width if joint else model.width
     block = max(1, block // 4) if joint else block  # as many numbers are held
     with torch.no_grad():
@@ -186,7 +186,7 @@ def _channels(
             space, omega, alpha = (value[rows] for value in selected)
             table = model.table(*inputs)
             v = _read(model, space, omega, alpha, table)
-            if model.common:
+            if model.reads_common:
                 v = torch.cat([v, model.common_tokens(table).expand(len(rows), -1, -1)], dim=2)
         else:
             v = model.read(*inputs, rows)

@@ -38,6 +38,7 @@ class EncodingTraining:
     (start.py, readout.py; not in the paper). Gradient steps go on from there for as long as they raise the validation score:
     epochs of `epoch` steps (the paper 1,000), `patience` epochs without a gain (the paper 20), at most `steps`; steps=0
     keeps the start. The start is one of the checkpoints that the soup is made of.
+    search_beside: selectors are searched for what units read beside the common reading, and not for all that they read.
     penalty x decay(step) weighs the entropy term, decay falling to 0 over decay_steps (the paper 6,000, its code 2,000);
     scale_penalty adds the code's further term (alpha - 1/2)^2, which the paper does not have; selector_rate multiplies the
     learning rate of the selector networks (the paper and its code: 1). With standardised tokens and a readout that starts at
@@ -58,6 +59,7 @@ class EncodingTraining:
     patience: int = 4
     soup: int = 10
     searched_start: bool = True
+    search_beside: bool = False
 
 
 PAPER = EncodingTraining(epoch=1000, patience=20, searched_start=False, selector_rate=1.0, scale_penalty=False)  # appendix E.3
@@ -79,10 +81,10 @@ def train(
     """Trains `model` in place and returns one record an epoch; the weights left in it are the soup's.
 
     units (unit,) bool: those whose mean validation R2 decides; common: the layer of a common reading, None for that with the
-    most evidence. With a folder a checkpoint is written after every epoch, and a
-    run that was killed goes on from it to the same bits on the CPU. In several processes model, tables and units are those
-    of this one's `shard`; the first one writes, and another number of processes can go on. Raises DataError when the loss is
-    not finite.
+    most evidence if the searched start predicts the validation images better with it. With a folder a checkpoint is written
+    after every epoch, and a run that was killed goes on from it to the same bits on the CPU. In several processes model, tables
+    and units are those of this one's `shard`; the first one writes, and another number of processes can go on. Raises DataError
+    when the loss is not finite.
     """
     shard.agree(model)
     optimiser = _optimiser(model, training)
@@ -138,10 +140,18 @@ def _start(
     beside = common_reading(model, tables, tokens, layer=common, shard=shard) if model.common else None
     if not training.searched_start:
         return [], []
-    start_selectors(model, search(model, tables, tokens, beside=beside), shard=shard)
+    start_selectors(model, search(model, tables, tokens, beside=beside if training.search_beside else None), shard=shard)
     refit_readout(model, [tables.train], tokens)
-    score = validate(model, tables.validation, tokens, units, shard)
-    return [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, _copy(model))]
+    score, best = validate(model, tables.validation, tokens, units, shard), _copy(model)
+    if model.common and common is None:  # twice the weights a unit: with few images they cost more than they bring
+        model.common_layer.fill_(-1)
+        model.common_readout.data.zero_()
+        refit_readout(model, [tables.train], tokens)
+        alone = validate(model, tables.validation, tokens, units, shard)
+        if alone >= score:
+            score, best = alone, _copy(model)
+        model.load_state_dict(best)
+    return [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, best)]
 
 
 def predict(model: nn.Module, part: EncodingPart, tokens: LayerTokens, *, batch: int = 32) -> np.ndarray:
