@@ -100,7 +100,7 @@ class Sums:
         n, mean = self.n, self.total / self.n
         moves = (self.high - self.low > FLAT * torch.maximum(self.high.abs(), self.low.abs())).to(mean.dtype)
         gram = (self.gram - n * mean[:, :, None] * mean[:, None, :]) * moves[:, :, None] * moves[:, None, :]
-        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = _eigh(gram)
         values = values.clamp_min(0)
         rotated = _times(vectors.transpose(1, 2), (self.cross - mean * self.y) * moves)
         power = self.power - self.y**2 / n
@@ -114,6 +114,15 @@ class Sums:
         weights = _times(vectors, rotated / (values + unit * at)) * moves
         bias = (self.y / n + self.shift[1])[:, 0] - (weights * (mean + self.shift[0][:, 0])).sum(1)
         return weights, bias, at[:, 0].cpu()
+
+
+def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors; in double where single does not converge, as with few images and channels that are the same."""
+    try:
+        return torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError:
+        values, vectors = torch.linalg.eigh(gram.double())
+        return values.to(gram.dtype), vectors.to(gram.dtype)
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
