@@ -117,7 +117,7 @@ def digits_group(scale: str, work: Path, tell: Tell) -> dict[str, float]:
     except DataError:
         diffusion = None  # without the miniature its autoencoder is no space to choose from
     tell("digits in ten folds", None)
-    metrics, pictures = digit_claims(data / "digits69", spaces_of(data / "taef2", diffusion), diffusion=diffusion)
+    metrics, pictures = digit_claims(data / "digits69", spaces_of(data / "taef2", diffusion))
     for name, found in pictures.items():
         store.save_array(work / "digits69", name, found)
     return metrics
