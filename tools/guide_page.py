@@ -95,6 +95,7 @@ TABLES = {
         [("all pictures", "two_way"), ("pictures of the same digit", "two_way_within")],
         "digits69/reconstruct/{row}{column}",
     ),
+    "digits69_diffusion": claims_page.table("Digits from real fMRI: what does the diffusion path add?"),
 }
 
 
