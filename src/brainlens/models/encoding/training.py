@@ -81,10 +81,10 @@ def train(
     """Trains `model` in place and returns one record an epoch; the weights left in it are the soup's.
 
     units (unit,) bool: those whose mean validation R2 decides; common: the layer of a common reading, None for that with the
-    most evidence if the searched start predicts the validation images better with it. With a folder a checkpoint is written
-    after every epoch, and a run that was killed goes on from it to the same bits on the CPU. In several processes model, tables
-    and units are those of this one's `shard`; the first one writes, and another number of processes can go on. Raises DataError
-    when the loss is not finite.
+    most evidence if the searched start predicts the validation images better with it, by more than a standard error. With a
+    folder a checkpoint is written after every epoch, and a run that was killed goes on from it to the same bits on the CPU. In
+    several processes model, tables and units are those of this one's `shard`; the first one writes, and another number of
+    processes can go on. Raises DataError when the loss is not finite.
     """
     shard.agree(model)
     optimiser = _optimiser(model, training)
@@ -142,16 +142,24 @@ def _start(
         return [], []
     start_selectors(model, search(model, tables, tokens, beside=beside if training.search_beside else None), shard=shard)
     refit_readout(model, [tables.train], tokens)
-    score, best = validate(model, tables.validation, tokens, units, shard), _copy(model)
+    best = _copy(model)
     if model.common and common is None:  # twice the weights a unit: with few images they cost more than they bring
+        missed = _missed(model, tables.validation, tokens, units, shard)
         model.common_layer.fill_(-1)
         model.common_readout.data.zero_()
         refit_readout(model, [tables.train], tokens)
-        alone = validate(model, tables.validation, tokens, units, shard)
-        if alone >= score:
-            score, best = alone, _copy(model)
+        gain = _missed(model, tables.validation, tokens, units, shard) - missed
+        if not gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5:
+            best = _copy(model)
         model.load_state_dict(best)
+    score = validate(model, tables.validation, tokens, units, shard)
     return [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, best)]
+
+
+def _missed(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray, shard: Shard) -> np.ndarray:
+    """Squared error of each image of a part, (image,), the mean over the chosen units of all processes."""
+    error = np.square(part.y[:, units] - predict(model, part, tokens)[:, units]).sum(axis=1, dtype=np.float64)
+    return np.array([shard.mean(float(one), int(units.sum())) for one in error])
 
 
 def predict(model: nn.Module, part: EncodingPart, tokens: LayerTokens, *, batch: int = 32) -> np.ndarray:
