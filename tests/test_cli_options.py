@@ -97,7 +97,7 @@ REFUSED = [
         ("--samples", "3"), ("--without", "scale"), ("--per-voxel",), ("--search",), ("--one-layer",), ("--refit",),
         ("--steps", "9"), ("--raw-tokens",), ("--single-trials",), ("--compare-topology",), ("--bottlenecks", "separate"),
         ("--padding", "zeros"), ("--readout-start", "linear"), ("--selector-start", "zero"), ("--no-scale-penalty",),
-        ("--decay-steps", "9"), ("--selector-rate", "1"),
+        ("--decay-steps", "9"), ("--selector-rate", "1"), ("--common", "none"), ("--search-beside",),
     )],
     (("encode", "--padding", "mirror"), "border, zeros"),
     (("encode", "--readout-start", "linear"), "--no-search"),

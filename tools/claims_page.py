@@ -55,7 +55,9 @@ METHODS = (
 )  # fmt: skip
 POINTING = tuple((head, "" if key == "bottleneck" else f"/{key}") for head, key in METHODS[:1] + METHODS[2:7])
 ENCODERS = (
-    ("true selectors (oracle)", "oracle"), ("FactorTopy, our default", "factortopy"),
+    ("true selectors (oracle)", "oracle"), ("true selectors and the common reading", "oracle_common"),
+    ("FactorTopy, our default", "factortopy"), ("FactorTopy, eq. 1 alone, searched start", "factortopy_eq1"),
+    ("FactorTopy, searched beside the common reading", "factortopy_beside"),
     ("FactorTopy, the paper's text", "factortopy_paper"),
     ("FactorTopy, the paper's text, closing ridge", "factortopy_paper_refit"),
     ("FactorTopy, the released code's form", "factortopy_released"),
@@ -107,6 +109,7 @@ DESCRIBERS = (
     ("pictures alone", "image_only/"),
     ("majority noun", "majority/"), ("text readout", "text_readout/"), ("BrainSCUBA", "brainscuba/"), ("CLIP-MSM", "clip_msm/"),
 )  # fmt: skip
+STRENGTHS = (("no noise: the low-level picture", "0"), *((f"noise {s[1:]}", s) for s in ("0.1", "0.2", "0.4", "0.6")))
 FOUND = (
     ("R2", "r2_mean"), ("share of the ceiling", "r2_of_ceiling"), ("layers (Spearman)", "truth/layer_spearman"),
     ("field error", "truth/rf_error_median"), ("scale (AUROC)", "truth/scale_auroc"), ("hierarchy slope", "hierarchy_slope"),
@@ -232,6 +235,24 @@ TABLES = (
         [("drawn", ""), ("the scenes themselves", "real/")],
         [("caption of 50", "pick50"), ("colour", "color"), ("place", "place"), ("kind", "kind_detector")],
         "diffusion/{row}{column}",
+    ),
+    Table(
+        "Digits from real fMRI: what does the diffusion path add?",
+        "digits69",
+        "Latents that ridge predicts out of fold, under a share of noise, drawn on by the miniature (empty prompt, no guidance); "
+        "pixels of the mean of four draws, and of one draw. Added: two-way minus that of the undiffused picture, paired over "
+        "images. True latents: the same from the seen pictures themselves, what a perfect brain would keep.",
+        STRENGTHS,
+        [
+            ("two-way", "diffusion/{row}/two_way"),
+            ("added", "diffusion/{row}/added"),
+            ("within a digit", "diffusion/{row}/two_way_within"),
+            ("added within", "diffusion/{row}/added_within"),
+            ("one draw, added", "diffusion/{row}/single/added"),
+            ("one draw, added within", "diffusion/{row}/single/added_within"),
+            ("true latents, one draw, two-way within", "diffusion_of_truth/{row}/single/two_way_within"),
+        ],
+        "digits69/reconstruct/{column}",
     ),
     Table(
         "What does each voxel mean?",

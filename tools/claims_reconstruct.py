@@ -107,7 +107,7 @@ def reconstruct_group(
 
 
 def digits_group(scale: str, work: Path, tell: Tell) -> dict[str, float]:
-    """Real fMRI of handwritten digits, decoded in ten folds through the spaces that are there."""
+    """Real fMRI of handwritten digits, decoded in ten folds through the spaces that are there, and drawn on by the miniature."""
     folder = os.environ.get("BRAINLENS_TEST_DATA")
     if not folder:
         raise SystemExit("set BRAINLENS_TEST_DATA to the folder of the real recordings, or leave this group out")
@@ -115,9 +115,9 @@ def digits_group(scale: str, work: Path, tell: Tell) -> dict[str, float]:
     try:
         diffusion = load_diffusion(miniatures.folder("diffusion"))
     except DataError:
-        diffusion = None  # without the miniature its autoencoder is no space to choose from
+        diffusion = None  # without the miniature its autoencoder is no space to choose from, and nothing is drawn
     tell("digits in ten folds", None)
-    metrics, pictures = digit_claims(data / "digits69", spaces_of(data / "taef2", diffusion))
+    metrics, pictures = digit_claims(data / "digits69", spaces_of(data / "taef2", diffusion), diffusion=diffusion)
     for name, found in pictures.items():
         store.save_array(work / "digits69", name, found)
     return metrics

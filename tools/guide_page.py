@@ -52,7 +52,7 @@ TABLES = {
     ),
     "pointing": claims_page.table("Which pixels and words?"),
     "encode": own(
-        chosen(claims_page.ENCODERS, "oracle", "shuffled", *(key for _, key in claims_page.RECIPES)),
+        chosen(claims_page.ENCODERS, "oracle", "oracle_common", "shuffled", *(key for _, key in claims_page.RECIPES)),
         [
             ("R2, 1,200 images", "curve/{row}/1200/r2_mean"),
             ("R2, 9,000 images", "{row}/r2_mean"),
@@ -95,6 +95,7 @@ TABLES = {
         [("all pictures", "two_way"), ("pictures of the same digit", "two_way_within")],
         "digits69/reconstruct/{row}{column}",
     ),
+    "digits69_diffusion": claims_page.table("Digits from real fMRI: what does the diffusion path add?"),
 }
 
 

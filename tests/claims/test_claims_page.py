@@ -116,9 +116,10 @@ def test_the_control_world_of_eeg_stands_alone() -> None:
     other = "eeg/no_saliency_guidance/within"
     more = {f"{other}/top1": 0.2, f"{other}/subjects": 5.0, "eeg/no_saliency/difference/no_saliency_guidance/within/top1": 0.05}
     page = claims_page.page({"eeg_control": group(ran), "eeg": group(more)}, {}, {}, lambda _: [])
-    control, parts = page.partition("## Is it the target")[2].split("\n## ")[:2]
+    control, signs, parts = page.partition("## Is it the target")[2].split("\n## ")[:3]
     assert "| NeuroAlign | 3 | 0.100 |" in control
     assert "guidance" not in control
+    assert "| filtered, printed sign: printed | 3 | 0.100 |" in signs
     assert "| NeuroAlign without saliency and guidance | 5 | 0.200 | 0.050 |" in parts
 
 

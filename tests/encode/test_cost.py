@@ -31,6 +31,8 @@ PLAIN = {
     ("factortopy", ("samples", 3)): (
         L * (PLACES + 1) * C * D + 3 * N * 5 * L * (D + 1) + N * (SELECTORS + HIDDEN * 4) / BATCH
     ),
+    # and the global token of one layer, which all read
+    ("factortopy", ("common", "a")): L * (PLACES + 1) * C * D + N * 5 * L * (D + 1) + N * D + N * SELECTORS / BATCH,
     # ridge reads the global token and four fields of one layer
     ("ridge", ()): N * 5 * C,
 }  # fmt: skip
@@ -58,7 +60,7 @@ R, F = recording()
 
 
 def fit(method: str, change: tuple = ()):
-    design = EncodingDesign(width=D, resamples=0, clusters=2, **(dict([change]) if change else {}))
+    design = EncodingDesign(**{"width": D, "resamples": 0, "clusters": 2, "common": None, **(dict([change]) if change else {})})
     return encode(R, F, method=method, design=design, training=FEW)
 
 
@@ -68,6 +70,8 @@ def test_multiply_adds_are_those_of_the_equations(method: str, change: tuple) ->
     assert found.metrics["encoding/multiply_adds"] == pytest.approx(PLAIN[method, change], rel=1e-12)
     if not change:
         assert found.metrics["encoding/parameters"] == WEIGHTS[method]
+    elif change == ("common", "a"):
+        assert found.metrics["encoding/parameters"] == WEIGHTS[method] + N * D
     assert 0 < found.provenance["fit_s"] <= found.provenance["wall_s"]
 
 

@@ -110,4 +110,7 @@ def test_the_command_line_reaches_every_detail(asked) -> None:
     assert asked("--no-scale-penalty")["training"] == asdict(EncodingTraining(scale_penalty=False))
     assert asked("--steps", "50", "--decay-steps", "7")["training"]["decay_steps"] == 7  # not what --steps makes of it
     assert asked("--no-search", "--readout-start", "linear")["design"]["variant"] == {"readout": "linear"}
+    assert asked("--common", "none")["design"]["common"] is None
+    assert asked("--recipe", "released", "--common", "vision.6")["design"]["common"] == "vision.6"
+    assert asked("--search-beside")["training"]["search_beside"] is True
     assert asked("--compare-topology")["compare_topology"] is True

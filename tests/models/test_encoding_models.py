@@ -159,6 +159,8 @@ def test_predictions_are_equation_1_with_what_the_model_shows(fitted):
         mixed = ((1 - alpha) * seen + alpha * whole[:, None]) @ model.network_.local[number].detach()
         read = (mixed * torch.from_numpy(model.channel_weights_)).sum(2) / model.width
         total += (read * torch.from_numpy(model.layer_weights_[:, number])).numpy()
+        if name == model.common_layer_:  # and what all units read beside it
+            total += (whole @ model.network_.local[number].detach() @ model.common_weights_.T / model.width).numpy()
     total = (total + model.network_.bias.detach().numpy()) * model.y_scale_ + model.y_mean_
     np.testing.assert_allclose(model.predict(TEST), total, atol=2e-3)
 

@@ -21,6 +21,7 @@ from brainlens.reconstruct.low_level import (
     decode_pictures,
     low_level,
     low_level_chosen,
+    low_level_latents,
 )
 from brainlens.types import DataError
 
@@ -77,6 +78,16 @@ def test_an_autoencoder_is_two_functions(small) -> None:
     found = low_level(x, pictures, space=halves, fold=fold, alphas=[3.0])
     np.testing.assert_allclose(found.pictures, low_level(x, pictures, fold=fold, alphas=[3.0]).pictures, atol=2e-5)
     assert calls.count(len(pictures)) == 1  # each picture is encoded once, not once a fold
+
+
+def test_latents_are_those_that_are_decoded(small) -> None:
+    x, pictures, fold = small
+    halves = Autoencoder(lambda seen: 2 * seen[:, ::4, :1], lambda z: np.repeat(np.repeat(z / 2, 4, axis=1), 4, axis=2))
+    found = low_level_latents(x, pictures, halves, fold=fold)
+    expected = low_level(x, pictures, space=halves, fold=fold).pictures
+    np.testing.assert_array_equal(np.clip(halves.decode(found), 0, 1).astype(np.float32), expected)
+    with pytest.raises(DataError, match="fitted anew in every fold"):
+        low_level_latents(x, pictures, PictureAxes(2), fold=fold)
 
 
 def test_new_responses_are_decoded_as_those_of_a_fold(small) -> None:

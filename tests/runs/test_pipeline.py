@@ -267,7 +267,7 @@ def test_published_recipes_stand_beside_ours(layered, tmp_path):
     plan = encode.Plan(design=EncodingDesign(layers=("vision.2", "vision.6"), resamples=50, clusters=4), noise=10)
     found = recipe_claims(small, tmp_path, plan=plan, steps=30, recipes=("released",), size=7, tell=quiet)
     heads = {key.split("/")[2] for key in found}
-    assert heads == {"factortopy", "ridge", "factortopy_released", "factortopy_released_refit"}
+    assert heads == {"ridge", *encode.OURS, "factortopy_released", "factortopy_released_refit"}
     one, other = (f"encode/curve/factortopy_released{end}/7" for end in ("", "_refit"))
     assert found[f"{one}/truth/rf_error_median"] == found[f"{other}/truth/rf_error_median"]
     assert found[f"{one}/r2_mean"] != found[f"{other}/r2_mean"]

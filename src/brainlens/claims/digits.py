@@ -11,23 +11,40 @@ from sklearn.model_selection import StratifiedKFold
 
 from brainlens.backbones.diffusion import Diffusion, decode, encode
 from brainlens.backbones.tiny_autoencoder import grey_functions
+from brainlens.claims.digits_diffused import DRAWS, diffusion_path
 from brainlens.datasets import digits69
 from brainlens.metrics.picture_protocols import resize
 from brainlens.metrics.reconstruction import two_way
 from brainlens.metrics.statistics import bootstrap_mean
-from brainlens.reconstruct.low_level import Autoencoder, PictureAxes, Pixels, Space, low_level, low_level_chosen
+from brainlens.reconstruct.low_level import (
+    Autoencoder,
+    PictureAxes,
+    Pixels,
+    Space,
+    low_level,
+    low_level_chosen,
+    low_level_latents,
+)
 
 FOLDS = 10
 SIDE = 64
 
 
 def digit_claims(
-    folder: Path, spaces: Mapping[str, Space], *, folds: int = FOLDS, seed: int = 0
+    folder: Path,
+    spaces: Mapping[str, Space],
+    *,
+    diffusion: Diffusion | None = None,
+    draws: int = DRAWS,
+    folds: int = FOLDS,
+    seed: int = 0,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """`digits69/reconstruct/two_way` over all pairs and `two_way_within` of the same digit; and pictures (image, side, side).
 
     Folds with as many of both digits; the space of each fold is the one that does best among its training images.
     `digits69/reconstruct/SPACE/...`: each space alone. Identification is of pixels, reconstruction->image; intervals over images.
+    diffusion: what it makes of the decoded latents of its autoencoder in so many draws, `digits69/reconstruct/diffusion/...`, and
+    of the true ones, `.../diffusion_of_truth/...` (`digits_diffused`).
     """
     recording = digits69.load(folder, standardise=False)
     seen = resize(np.asarray(recording.stimuli.images)[..., 0].astype(np.float32) / 255, SIDE)  # they are grey
@@ -50,7 +67,13 @@ def digit_claims(
             metrics |= {f"digits69/reconstruct/{name}{key}{end}": v for end, v in ends}
     share = {name: float(np.mean([s == name for s in chosen.space])) for name in known}
     metrics |= {f"digits69/reconstruct/{name}/chosen_share": v for name, v in share.items()}
-    return metrics, {"seen": seen, **{name.rstrip("/") or "chosen": pictures for name, pictures in made.items()}}
+    shown = {"seen": seen, **{name.rstrip("/") or "chosen": pictures for name, pictures in made.items()}}
+    if diffusion is not None:
+        space = autoencoder_of(diffusion)
+        starts = {"diffusion": low_level_latents(x, seen, space, fold=fold, seed=seed), "diffusion_of_truth": space.encode(seen)}
+        added, drawn = diffusion_path(diffusion, space, seen, digit, starts, draws=draws, seed=seed)
+        metrics, shown = metrics | added, shown | drawn
+    return metrics, shown
 
 
 def spaces_of(taef2: Path | None, diffusion: Diffusion | None) -> dict[str, Space]:

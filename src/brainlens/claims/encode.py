@@ -22,6 +22,9 @@ from brainlens.types import DataError, Features, Responses, Result
 METHODS = ("factortopy", "ridge")
 CONTROLS = ("oracle", "shuffled")
 NAMES = {"encoding/r2_mean": "r2_mean", "encoding/r2_of_ceiling": "r2_of_ceiling", "encoding/hierarchy_slope": "hierarchy_slope"}
+EQ1 = "factortopy_eq1"  # without the common reading
+BESIDE = "factortopy_beside"  # selectors are searched beside it
+OURS = ("factortopy", EQ1, BESIDE)
 QUICK = EncodingTraining(steps=1500, batch=16, lr=5e-3, epoch=250, patience=3)
 
 
@@ -63,7 +66,9 @@ def encode_claims(
     """`encode/...`: R2 of each method over voxels with ncsnr > .3, and how much of the truth the selectors find.
 
     The responses are taken as they are, z-scored by the caller. oracle: a ridge readout of the tokens that each voxel truly
-    reads, what is attainable with perfect selectors; shuffled: factortopy on training responses of other images.
+    reads, what is attainable with perfect selectors, and oracle_common the same beside the last layer's global token;
+    factortopy_eq1: without the common reading; factortopy_beside: selectors searched beside it; shuffled: factortopy on training
+    responses of other images.
     done(name, None) gives the metrics of a method that was finished before, done(name, metrics) keeps them.
     """
     if recording.layers is None:
@@ -75,8 +80,8 @@ def encode_claims(
         found = done(method, None) if done is not None else None
         if found is None:
             tell(f"encoding, {method}", None)
-            if method == "oracle":
-                found = oracle(responses, recording.layers, chosen)
+            if method in ("oracle", "oracle_common"):
+                found = oracle(responses, recording.layers, chosen, common=method == "oracle_common")
             else:
                 found = fitted(
                     method, responses, recording.layers, source=source, runs=runs, plan=chosen, device=device, tell=tell
@@ -91,22 +96,28 @@ def fitted(
     method: str, responses: Responses, layers: Features, *, source: Source, runs: Path, plan: Plan, device: str, tell: Tell
 ) -> dict[str, float]:
     """The metrics of one method under the names of the claim table; its result is kept in a run folder."""
-    shuffled = method == "shuffled"
-    training = plan.training if method == "factortopy" or shuffled else plan.baselines
+    shuffled, ours = method == "shuffled", method in (*OURS, "shuffled")
+    design, training = form(method, plan) if ours else (plan.design, plan.baselines)
     result, model = fit_encoding(
-        mispaired(responses, plan.seed) if shuffled else responses, layers, method="factortopy" if shuffled else method,
-        design=plan.design, training=training, seed=plan.seed, device=device,
+        mispaired(responses, plan.seed) if shuffled else responses, layers, method="factortopy" if ours else method,
+        design=design, training=training, seed=plan.seed, device=device,
         progress=lambda step, record: tell(f"encoding, {method}", step / max(1, training.steps)),
     )  # fmt: skip
     metrics = named(result, method) | floor(result, method)
-    if method == "factortopy":
+    if ours and not shuffled:
         truth = selector_truth(result)
-        metrics |= {f"encode/factortopy/{key}": value for key, value in truth.items()}
+        metrics |= {f"encode/{method}/{key}": value for key, value in truth.items()}
         result = replace(result, metrics={**result.metrics, **truth})
     if not shuffled:  # a report must not mix a control up with a finding
         network = {"name": source.model, "layers": None, "steps": None, "grid": None}  # as the phantom's layers were read
         keep(replace(result, config={**result.config, "network": network}), runs, source, model=model)
     return metrics
+
+
+def form(method: str, plan: Plan) -> tuple[EncodingDesign, EncodingTraining]:
+    """The form and the recipe of one of `OURS`, and of the shuffled one."""
+    design = replace(plan.design, common=None) if method == EQ1 else plan.design
+    return design, replace(plan.training, search_beside=method == BESIDE)
 
 
 def mispaired(responses: Responses, seed: int) -> Responses:
@@ -124,17 +135,19 @@ def mispaired(responses: Responses, seed: int) -> Responses:
     return replace(responses, trials=trials)
 
 
-def oracle(responses: Responses, layers: Features, plan: Plan) -> dict[str, float]:
-    """`encode/oracle/...`: ridge on the channels of each voxel's true layer, pooled by its true field or its global token."""
+def oracle(responses: Responses, layers: Features, plan: Plan, *, common: bool = False) -> dict[str, float]:
+    """`encode/oracle/...`: ridge on the channels of each voxel's true layer, pooled by its true field or its global token; and
+    `encode/oracle_common/...` with the last layer's global token beside them, which holds what the phantom's voxels share."""
     used = usable_layers(layers, None if plan.design.layers is None else list(plan.design.layers))
     data = tables(responses, layers, seed=plan.seed)
     tokens = LayerTokens(layers, used, data.train.rows)
     number, pool = true_selectors(data, layers, used)
-    predicted = pooled_ridge([data.train, data.validation], data.test, tokens, layer=number, pool=pool)
+    beside = used[-1] if common else None
+    predicted = pooled_ridge([data.train, data.validation], data.test, tokens, layer=number, pool=pool, common=beside)
     design = plan.design
     predicted, data = data.in_units(predicted)
     metrics, more, _ = score_part(predicted, data, {}, least=design.least_ncsnr, resamples=design.resamples, seed=plan.seed)
-    return named(Result("encode", metrics, more, data.units, {}, {}, {}), "oracle")
+    return named(Result("encode", metrics, more, data.units, {}, {}, {}), "oracle_common" if common else "oracle")
 
 
 def true_selectors(data: EncodingTables, layers: Features, used: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from brainlens.claims.encode import Plan, floor, informative_and_noise, named
+from brainlens.claims.encode import OURS as SEARCHED
+from brainlens.claims.encode import Plan, floor, form, informative_and_noise, named
 from brainlens.datasets.source import Opened, Tell
 from brainlens.encode import encode, selector_truth
 from brainlens.encode.presets import preset
 from brainlens.types import DataError
 
 PUBLISHED = ("paper", "released")
-OURS = ("factortopy", "ridge")
+OURS = (*SEARCHED, "ridge")
 
 
 def recipe_claims(
@@ -50,9 +51,10 @@ def recipe_claims(
         tail = "" if size is None else f"/{size}"
         metrics.update({key.replace(f"encode/{name}", f"{head}{name}{tail}", 1): value for key, value in found.items()})
 
-    for method in OURS if size is not None else ():
-        tell(f"encoding, {method}", None)
-        add(method, method=method, design=chosen.design, training=chosen.training)
+    for name in OURS if size is not None else ():
+        tell(f"encoding, {name}", None)
+        design, training = form(name, chosen)
+        add(name, method="ridge" if name == "ridge" else "factortopy", design=design, training=training)
     for recipe in recipes:
         design, training = preset(recipe)
         training = replace(training, steps=min(steps, training.steps))

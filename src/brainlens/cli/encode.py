@@ -45,7 +45,10 @@ from brainlens.cli.options import (
 from brainlens.cli.terminal import carry_out, show, steps
 from brainlens.datasets import DEFAULT, check_kind
 
-DETAILS = ("bottlenecks", "padding", "readout_start", "selector_start", "scale_penalty", "decay_steps", "selector_rate")
+DETAILS = (
+    *("bottlenecks", "padding", "readout_start", "selector_start", "scale_penalty", "decay_steps", "selector_rate"),
+    *("common", "search_beside"),
+)
 SELECTORS = ("samples", "without_", "per_voxel", "search", "one_layer", "compare_topology", *DETAILS)
 TRAINED = ("refit", "training_steps", "preset", "standardise", "single_trials")
 SHORTER = "--method ridge, fewer units with --roi, or --steps N"
@@ -113,6 +116,21 @@ def encode(
     bottlenecks: Annotated[
         str | None,
         typer.Option(help="Of spatial and global tokens: shared (paper) or separate (its code).", rich_help_panel=MODEL),
+    ] = None,
+    common: Annotated[
+        str | None,
+        typer.Option(
+            help="Layer whose global token all voxels read beside their own: evidence (it decides), none (paper), or a name.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    search_beside: Annotated[
+        bool | None,
+        typer.Option(
+            "--search-beside/--search-alone",
+            help="Search selectors for what a voxel reads beyond the common reading, or (default) for all that it reads.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     padding: Annotated[
         str | None,
@@ -206,6 +224,7 @@ def encode(
     details: dict[str, Any] = {
         "bottlenecks": bottlenecks, "padding": padding, "readout_start": readout_start, "selector_start": selector_start,
         "scale_penalty": scale_penalty, "decay_steps": decay_steps, "selector_rate": selector_rate,
+        "common": common, "search_beside": search_beside,
     }  # fmt: skip
     form, training = configuration(preset)
     training = training if training_steps is None else shorter(training, training_steps)

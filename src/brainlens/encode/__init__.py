@@ -25,7 +25,7 @@ from brainlens.encode.time_decoding import OverTime, decode_over_time
 from brainlens.metrics import selectors
 from brainlens.models.encoding import ClassToken, EncodingModel, FactorTopy, GNet, LayerwiseRidge, PatchToken
 from brainlens.models.encoding.cost import multiply_adds, parameters
-from brainlens.models.encoding.layered_models import TrainedReader, recipe_changes
+from brainlens.models.encoding.layered_models import EVIDENCE, TrainedReader, recipe_changes
 from brainlens.models.encoding.ridge import ALPHAS
 from brainlens.models.encoding.tables import BLOCKS, EncodingTables, tables
 from brainlens.models.encoding.training import PAPER, EncodingTraining, Progress
@@ -55,7 +55,7 @@ class EncodingDesign:
     """What is fitted and reported.
 
     layers: names (default: all with spatial tokens), or "blocks" for these without what enters the first block; standardise the
-    tokens; fit single_trials in place of the means over repeats; width D; samples, use, topological, variant: options of
+    tokens; fit single_trials in place of the means over repeats; width D; samples, use, topological, common, variant: options of
     `models.encoding.FactorTopy`; pool: ridge sees each layer's tokens pooled to pool x pool fields and its global token;
     alphas: ridge penalties; least_ncsnr: units above it enter the means; resamples of the test images; clusters of channels;
     refit: solve the channel weights by ridge after training, see `models.encoding.readout` (not in the paper).
@@ -67,6 +67,7 @@ class EncodingDesign:
     use: tuple[str, ...] = ("space", "layer", "scale")
     topological: bool = True
     variant: dict[str, Any] = field(default_factory=dict)
+    common: str | None = EVIDENCE
     pool: int = 2
     alphas: tuple[float, ...] = ALPHAS
     least_ncsnr: float = 0.3
@@ -204,7 +205,7 @@ def model_of(
     if method != "factortopy":
         return kind[method](design.width, design.layers, **settings)
     form = {"use": design.use, "topological": design.topological} | design.variant
-    return FactorTopy(design.width, design.samples, design.layers, variant=form, **settings)
+    return FactorTopy(design.width, design.samples, design.layers, common=design.common, variant=form, **settings)
 
 
 def coordinates_of(units: pd.DataFrame) -> np.ndarray:

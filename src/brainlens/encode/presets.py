@@ -21,9 +21,9 @@ def preset(name: str) -> tuple[EncodingDesign, EncodingTraining]:
     if name == "default":
         return EncodingDesign(), EncodingTraining()
     if name == "paper":
-        return EncodingDesign(**PUBLISHED, single_trials=True), PAPER
+        return EncodingDesign(**PUBLISHED, common=None, single_trials=True), PAPER
     if name == "released":
-        return EncodingDesign(**PUBLISHED, single_trials=True, variant=dict(RELEASED)), CODE
+        return EncodingDesign(**PUBLISHED, common=None, single_trials=True, variant=dict(RELEASED)), CODE
     raise DataError(f"encode: preset {name!r} is not one of default, paper, released")
 
 
@@ -54,11 +54,14 @@ def detailed(
     scale_penalty: bool | None = None,
     decay_steps: int | None = None,
     selector_rate: float | None = None,
+    common: str | None = None,
+    search_beside: bool | None = None,
 ) -> tuple[EncodingDesign, EncodingTraining]:
     """A recipe with single details of FactorTopy set, each as in the paper's text or its code; None leaves one as it is.
 
     bottlenecks: "shared" by spatial and global tokens, or "separate"; padding beyond the outermost tokens: "border", "zeros";
     readout_start: "normal", N(0, 1), or "linear", U(+-1/sqrt(D)); selector_start: "random" or "zero" (centre, uniform, 1/2);
+    common: the layer of the common reading, "evidence" for that with the most, or "none" for eq. 1 alone;
     the others are fields of `EncodingTraining`. A detail that is so already leaves the recipe, and with it the name of its run,
     as it is. Raises DataError for other words, a negative number, and a start of the readout that the search replaces.
     """
@@ -85,6 +88,9 @@ def detailed(
             f"encode: readout start {readout_start!r} is replaced by the ridge of the searched start; switch that off too, with "
             "--no-search (searched_start=False)"
         )
-    given = {"scale_penalty": scale_penalty, **numbers}
+    if search_beside and (not training.searched_start or common == "none" or (common is None and design.common is None)):
+        raise DataError("encode: selectors are searched beside a common reading; leave out --no-search and --common none")
+    given = {"scale_penalty": scale_penalty, "search_beside": search_beside, **numbers}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(design, variant=variant), replace(training, **changes)
+    shared = design.common if common is None else None if common == "none" else common
+    return replace(design, variant=variant, common=shared), replace(training, **changes)

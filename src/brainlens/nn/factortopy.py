@@ -125,12 +125,15 @@ class FactorTopyNetwork(nn.Module):
     shared_bottleneck=True one B_l for spatial and global tokens (the code has two); padding "border" keeps the edge
     value beyond the outermost token centres, "zeros" is the code's, which halves voxels pushed to the border;
     reduce "mean" as in listing and code, "sum" as in eq. 1; zero_start as in the code; readout "normal" starts w at N(0, 1),
-    "linear" at U(-1/sqrt(D), 1/sqrt(D)), as the `nn.Linear` of the code does, 20 times smaller.
+    "linear" at U(-1/sqrt(D), 1/sqrt(D)), as the `nn.Linear` of the code does, 20 times smaller. common=True adds what all
+    voxels read beside their own, <B_s g_s, z_i> / D with the global token of one layer s, `common_layer` (-1: of none), and
+    free z_i (not in the paper).
     Raises DataError on missing or NaN coordinates and on unknown options.
     """
 
     code: Tensor
     corners: Tensor
+    common_layer: Tensor
 
     def __init__(
         self,
@@ -141,6 +144,7 @@ class FactorTopyNetwork(nn.Module):
         samples: int = 1,
         use: Sequence[str] = ("space", "layer", "scale"),
         topological: bool = True,
+        common: bool = False,
         variant: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -158,6 +162,10 @@ class FactorTopyNetwork(nn.Module):
         self.whole = nn.ParameterList([] if shared else [_bottleneck(c, width) for c in channels.values()])
         self.readout, self.bias = start_readout(voxels, width, options["readout"])
         self.register_buffer("corners", corner_index(GRID, options["padding"] == "zeros"), persistent=False)
+        self.common = common
+        if common:
+            self.register_buffer("common_layer", torch.tensor(len(channels) - 1))
+            self.common_readout = nn.Parameter(torch.zeros(voxels, width))
 
     def forward(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Tensor:
         return self.predict(tokens, whole, self.select())
@@ -169,12 +177,15 @@ class FactorTopyNetwork(nn.Module):
         table = self.table(tokens, whole)
         space, omega, alpha = selected
         scale = 1 / self.width if self.options["reduce"] == "mean" else 1.0
+        offset: Tensor = self.bias
+        if self.reads_common:
+            offset = offset + self.common_tokens(table) @ self.common_readout.T * scale
         if "space" not in self.use:
             average = torch.stack([table[: GRID**2].mean(0), table[-1]])
             mix = torch.stack([1 - alpha, alpha], dim=1)
             both = torch.arange(2, device=mix.device)[None]
             cell = torch.zeros(len(alpha), dtype=torch.long, device=alpha.device)
-            return read_cells(average, both, cell, mix, omega, self.readout).T * scale + self.bias
+            return read_cells(average, both, cell, mix, omega, self.readout).T * scale + offset
         total: Tensor | None = None
         for sample in range(self.samples):
             cell, bilinear = locate(space[:, sample], GRID)
@@ -182,7 +193,16 @@ class FactorTopyNetwork(nn.Module):
             part = read_cells(table, self.corners, cell, mix, omega, self.readout)
             total = part if total is None else total + part
         assert total is not None
-        return total.T * (scale / self.samples) + self.bias
+        return total.T * (scale / self.samples) + offset
+
+    @property
+    def reads_common(self) -> bool:
+        """Whether there is a common reading, and a layer that it is of."""
+        return self.common and int(self.common_layer) >= 0
+
+    def common_tokens(self, table: Tensor) -> Tensor:
+        """B_s g_s, (image, D), of a table as `table` gives it."""
+        return table[-1, int(self.common_layer)]
 
     def table(self, tokens: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Tensor:
         """Bottlenecked tokens: (64 places + zero + global, layer, image, D)."""

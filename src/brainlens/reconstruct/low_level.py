@@ -169,6 +169,31 @@ def low_level(
     return Decoded(out, labels, np.array(penalties), ("",) * len(penalties))
 
 
+def low_level_latents(
+    X: np.ndarray,
+    pictures: np.ndarray,
+    space: Space,
+    *,
+    fold: np.ndarray | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
+) -> np.ndarray:
+    """What `low_level` decodes, before it is decoded: the latents (image, value) that the ridge of the other folds predicts.
+
+    space: one that learns nothing, such as an autoencoder, so that latents of all folds mean the same.
+    Raises DataError as `low_level` does, and for a space that is fitted to the training pictures.
+    """
+    if space.learns:
+        raise DataError("low-level latents: this space is fitted anew in every fold; give a fixed one, such as an Autoencoder")
+    x, seen = _checked(X, pictures)
+    labels, latents = _labels(fold, len(x), seed), space.fit(seen).encode(seen)
+    out = np.empty(latents.shape, dtype=np.float32)
+    for label in np.unique(labels):
+        held = labels == label
+        out[held], _ = _predict(x[~held], latents[~held], x[held], alphas, seed)
+    return out
+
+
 def low_level_chosen(
     X: np.ndarray,
     pictures: np.ndarray,
@@ -209,6 +234,12 @@ def _decode(
     x: np.ndarray, z: np.ndarray, new: np.ndarray, space: Space, alphas: Sequence[float], seed: int
 ) -> tuple[np.ndarray, float]:
     """Pictures of `new` by the ridge from x to z, and its penalty."""
+    found, best = _predict(x, z, new, alphas, seed)
+    return np.clip(space.decode(found), 0, 1).astype(np.float32), best
+
+
+def _predict(x: np.ndarray, z: np.ndarray, new: np.ndarray, alphas: Sequence[float], seed: int) -> tuple[np.ndarray, float]:
+    """Latents of `new` by the ridge from x to z, and its penalty."""
     if len(x) < 2 * INNER:
         raise DataError(f"low-level reconstruction: a fold leaves {len(x)} images to train on; {2 * INNER} are needed")
     mean, spread = x.mean(axis=0), x.std(axis=0)
@@ -217,8 +248,7 @@ def _decode(
     inner = _random_folds(len(x), INNER, seed)
     scores = ridge_cv(rows, z, alphas, fold=inner, score="mse").cv_scores
     best = float(alphas[int(scores.mean(dim=1).argmax())])
-    found = ridge_predict(ridge_cv(rows, z, [best], fold=inner, score="mse"), wanted).numpy()
-    return np.clip(space.decode(found), 0, 1).astype(np.float32), best
+    return ridge_predict(ridge_cv(rows, z, [best], fold=inner, score="mse"), wanted).numpy(), best
 
 
 def _checked(X: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

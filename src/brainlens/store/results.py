@@ -51,7 +51,7 @@ TASKS = {
     "align": 6,
     "attribute": 3,
     "embed": 1,
-    "encode": 4,
+    "encode": 5,
     "decode": 3,
     "epochs": 2,
     "captions": 2,

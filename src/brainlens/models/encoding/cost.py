@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from brainlens.models.encoding.layered_models import TrainedReader
 from brainlens.models.encoding.ridge import LayerwiseRidge
-from brainlens.nn.factortopy import GRID
+from brainlens.nn.factortopy import GRID, FactorTopyNetwork
 
 BATCH = 8  # images of a forward pass, as the paper trains; the selector networks run once for all of them
 
@@ -32,7 +32,11 @@ def multiply_adds(model: LayerwiseRidge | TrainedReader) -> float:
 
 
 def parameters(model: LayerwiseRidge | TrainedReader) -> int:
-    """Weights of the model: those trained, or for ridge those of each unit's layer and its intercept."""
+    """Weights of the model: those trained, or for ridge those of each unit's layer and its intercept.
+
+    Of FactorTopy without those of a common reading that held-back images left out.
+    """
     if isinstance(model, LayerwiseRidge):
         return sum(held["weights"].size + held["intercept"].size for held in model.fits_ if len(held["units"]))
-    return sum(value.numel() for value in model.network_.parameters())
+    unread = isinstance(model.network_, FactorTopyNetwork) and not model.network_.reads_common
+    return sum(value.numel() for name, value in model.network_.named_parameters() if not (unread and name == "common_readout"))

@@ -27,6 +27,7 @@ from brainlens.nn.encoding_baselines import BaselineNetwork, ClassTokenNetwork, 
 from brainlens.nn.factortopy import FactorTopyNetwork
 from brainlens.types import DataError
 
+EVIDENCE = "evidence"  # the layer of the common reading is the one with the most
 BLOCK = 512  # images whose tokens are standardised at once in a prediction
 PUBLISHED: dict[str, Any] = {"refit": False, "standardise": False, "layers": BLOCKS}  # what text and code have in common
 RELEASED = {"shared_bottleneck": False, "padding": "zeros", "zero_start": True, "readout": "linear"}  # the released form
@@ -113,8 +114,9 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
         own = shard.cut(network)
         units = np.ones(y.shape[1], bool) if scored is None else np.asarray(scored, dtype=bool)
         log = train(
-            own, parts, tokens, recipe, units=units[shard.rows], seed=self.seed, folder=folder, progress=progress, shard=shard
-        )
+            own, parts, tokens, recipe, units=units[shard.rows], seed=self.seed, common=self._common(names), folder=folder,
+            progress=progress, shard=shard,
+        )  # fmt: skip
         if self.refit:
             refit_readout(own, [parts.train, parts.validation], tokens)
         network.load_state_dict(shard.join(own.state_dict()))
@@ -152,6 +154,10 @@ class TrainedReader(MultiOutputMixin, RegressorMixin, Model):
 
     def _places(self, coordinates: Any, units: int) -> np.ndarray | None:
         """Where the units are, for a model that reads it."""
+        return None
+
+    def _common(self, layers: Sequence[str]) -> str | None:
+        """The layer of the reading that all units share, for a model that is told one."""
         return None
 
     def _network(self, units: int, channels: Mapping[str, int], places: np.ndarray | None) -> FactorTopyNetwork | BaselineNetwork:
@@ -194,12 +200,17 @@ class FactorTopy(TrainedReader):
 
     V_l, g_l: spatial tokens on 8 x 8 places and global token of layer l; u (space), omega (layer), alpha (scale) from networks on
     the units' coordinates in mm; w_i free. Yang, Gee, Shi 2024 (Brain Decodes Deep Nets).
+    Here, and not in the paper, + <B_s g_s, z_i> / D stands beside it: what every unit reads of the scene as a whole, from the
+    global token of one layer s, z_i free. training={"search_beside": True} searches selectors for what a unit reads beyond that.
 
-    samples: places a unit (their mean); variant: options of form, {"use": selectors that are on, "topological": False frees the
-    selectors of each unit, "shared_bottleneck", "padding", "reduce", "zero_start", "readout"}, see
-    `nn.factortopy.FactorTopyNetwork`; the others as in `TrainedReader`. fit(features, Y, coordinates=xyz).
+    common: "evidence" (s is the layer with the most evidence over all units, and validation images decide whether it is read),
+    the name of a layer, or None for eq. 1 alone; samples: places a unit (their mean); variant: options of form, {"use":
+    selectors that are on, "topological": False frees the selectors of each unit, "shared_bottleneck", "padding", "reduce",
+    "zero_start", "readout"}, see `nn.factortopy.FactorTopyNetwork`; the others as in `TrainedReader`. fit(features, Y,
+    coordinates=xyz).
     layer_weights_ (unit, layer), omega; space_ (unit, sample, 2), u as (x, y) in [-1, 1]; scale_ (unit,), alpha; confidence_
-    (unit,), 1 - H(omega) / log L (eq. 2); and those of `TrainedReader`.
+    (unit,), 1 - H(omega) / log L (eq. 2); common_layer_, the name of s, and common_weights_ (unit, D), z, both None without; and
+    those of `TrainedReader`.
 
     | | here | `paper()` | `released()` |
     |---|---|---|---|
@@ -212,6 +223,7 @@ class FactorTopy(TrainedReader):
     | penalty | layers and scale, 6,000 steps | layers, 6,000 steps | layers and scale, 2,000 steps |
     | bottlenecks a layer | 1 | 1 | 2 |
     | beyond the edge | the edge token | the edge token | zeros |
+    | beside eq. 1 | the common reading | nothing | nothing |
     | channel weights at the end | closing ridge | as trained | as trained |
 
     The paper's text leaves the start of the channel weights open and has no scale term; without the term the scale of every
@@ -224,6 +236,7 @@ class FactorTopy(TrainedReader):
         samples: int = 1,
         layers: Sequence[str] | str | None = None,
         *,
+        common: str | None = "evidence",
         variant: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
         refit: bool = True,
@@ -233,12 +246,28 @@ class FactorTopy(TrainedReader):
     ) -> None:
         super().__init__(width, layers, training=training, refit=refit, standardise=standardise, seed=seed, device=device)
         self.samples = samples
+        self.common = common
         self.variant = variant
+
+    @classmethod
+    def paper(cls, **settings: Any) -> Self:
+        """The recipe of the paper's text, appendix E.3, see the table; settings: further parameters, such as device."""
+        return super().paper(**{"common": None, **settings})
 
     @classmethod
     def released(cls, **settings: Any) -> Self:
         """The recipe of the released code as far as it differs from the paper, see the table; settings as in `paper`."""
-        return cls(**{"variant": dict(RELEASED), "training": recipe_changes(CODE), **PUBLISHED, **settings})
+        form = {"common": None, "variant": dict(RELEASED), "training": recipe_changes(CODE), **PUBLISHED}
+        return cls(**{**form, **settings})
+
+    def _common(self, layers: Sequence[str]) -> str | None:
+        if self.common in (None, EVIDENCE):
+            return None
+        if self.common not in layers:
+            raise DataError(
+                f"common layer {self.common!r} is not one that is read, {', '.join(layers)}; or {EVIDENCE!r}, or None"
+            )
+        return self.common
 
     def _places(self, coordinates: Any, units: int) -> np.ndarray:
         if coordinates is None:
@@ -253,8 +282,9 @@ class FactorTopy(TrainedReader):
         form = dict(self.variant or {})
         own = {name: form.pop(name) for name in ("use", "topological") if name in form}
         return FactorTopyNetwork(
-            torch.from_numpy(places.copy()), channels, width=self.width, samples=self.samples, variant=form, **own
-        )
+            torch.from_numpy(places.copy()), channels, width=self.width, samples=self.samples, common=self.common is not None,
+            variant=form, **own,
+        )  # fmt: skip
 
     def _take(self, network: FactorTopyNetwork | BaselineNetwork) -> None:
         super()._take(network)
@@ -263,6 +293,14 @@ class FactorTopy(TrainedReader):
             space, omega, alpha = (value.cpu().numpy() for value in network.select())
         self.space_, self.layer_weights_, self.scale_ = space, omega, alpha
         self.confidence_ = confidence(omega).astype(np.float32)
+        shared = network.reads_common
+        self.common_layer_ = network.layers[int(network.common_layer)] if shared else None
+        self.common_weights_ = network.common_readout.detach().cpu().numpy().copy() if shared else None
+
+    def _unpack(self, state: dict[str, Any]) -> None:
+        if "common_readout" not in state.get("weights", {}):
+            self.common = None  # a model that was saved before there was a common reading does not name it
+        super()._unpack(state)
 
 
 class ClassToken(TrainedReader):

@@ -2,7 +2,8 @@
 
     w_i, b_i = argmin sum_m (y_im - <v_im, w> / D - b)^2 + a_i |w / D|^2
 
-with v_im of eq. 1 under the found u, omega, alpha, or what the other readers pool. Not part of the paper. Stochastic
+with v_im of eq. 1 under the found u, omega, alpha, or what the other readers pool; where a model has a common reading, v_im and
+w_i are followed by B_s g_s and z_i. Not part of the paper. Stochastic
 training has one stopping time for all voxels, so those with little signal are overfitted when those with much are done;
 here every voxel has its own penalty, by generalised cross-validation (Golub, Heath, Wahba 1979) on training and validation
 images: the least of n RSS(a) / (n - 1 - sum_k d_k / (d_k + a))^2.
@@ -41,16 +42,21 @@ def refit_readout(
     summed = isinstance(model, FactorTopyNetwork) and model.options["reduce"] == "sum"
     scale = 1 if summed else model.width
     chosen = torch.empty(len(model.readout))
+    joint = isinstance(model, FactorTopyNetwork) and model.reads_common
+    width = 2 * model.width if joint else model.width
+    block = max(1, block // 4) if joint else block  # as many numbers are held
     with torch.no_grad():
         selected = model.select() if isinstance(model, FactorTopyNetwork) else None
         for start in range(0, len(model.readout), block):
             rows = torch.arange(start, min(start + block, len(model.readout)), device=model.readout.device)
-            sums = Sums(len(rows), model.width, rows.device, shared=isinstance(model, ClassTokenNetwork | PatchTokenNetwork))
+            sums = Sums(len(rows), width, rows.device, shared=isinstance(model, ClassTokenNetwork | PatchTokenNetwork))
             for part in parts:
                 for v, y in _channels(model, selected, rows, part, tokens, batch):
                     sums.add(v, y)
             weights, bias, penalty = sums.solve(alphas)
-            model.readout[rows], model.bias[rows] = weights * scale, bias
+            model.readout[rows], model.bias[rows] = weights[:, : model.width] * scale, bias
+            if joint:
+                model.common_readout[rows] = weights[:, model.width :] * scale  # type: ignore[index,operator]
             chosen[rows.cpu()] = penalty.cpu()
     return chosen
 
@@ -94,7 +100,7 @@ class Sums:
         n, mean = self.n, self.total / self.n
         moves = (self.high - self.low > FLAT * torch.maximum(self.high.abs(), self.low.abs())).to(mean.dtype)
         gram = (self.gram - n * mean[:, :, None] * mean[:, None, :]) * moves[:, :, None] * moves[:, None, :]
-        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = _eigh(gram)
         values = values.clamp_min(0)
         rotated = _times(vectors.transpose(1, 2), (self.cross - mean * self.y) * moves)
         power = self.power - self.y**2 / n
@@ -110,6 +116,15 @@ class Sums:
         return weights, bias, at[:, 0].cpu()
 
 
+def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors; in double where single does not converge, as with few images and channels that are the same."""
+    try:
+        return torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError:
+        values, vectors = torch.linalg.eigh(gram.double())
+        return values.to(gram.dtype), vectors.to(gram.dtype)
+
+
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     """A matrix for every row of vectors (unit, D), or one for all."""
     return vector @ matrix[0].T if len(matrix) == 1 else torch.bmm(matrix, vector[:, :, None])[:, :, 0]
@@ -122,12 +137,14 @@ def pooled_ridge(
     *,
     layer: np.ndarray,
     pool: np.ndarray,
+    common: str | None = None,
     block: int = 256,
 ) -> np.ndarray:
     """Predictions (image, unit) for `test` of a ridge of every unit on one layer's tokens, pooled by weights of its own.
 
     layer (unit,): numbers into `tokens.layers`, -1 for none; pool (unit, 64 + 1): weights of the places and the global
-    token. With a phantom's true layers and fields this is how far a readout gets whose selectors are right. Penalties as
+    token; common: a layer whose global token all units read as well. With a phantom's true layers and fields this is how far a
+    readout gets whose selectors are right. Penalties as
     in `refit_readout`; units without a layer are predicted by their mean.
     """
     predicted = np.broadcast_to(np.concatenate([p.y for p in parts]).mean(axis=0), test.y.shape).astype(np.float32)
@@ -135,26 +152,30 @@ def pooled_ridge(
         inside = np.flatnonzero(layer == number)
         for rows in np.split(inside, range(block, len(inside), block)) if len(inside) else []:
             weights = torch.from_numpy(pool[rows]).float()
-            sums = Sums(len(rows), tokens.channels[name])
+            sums = Sums(len(rows), tokens.channels[name] + (0 if common is None else tokens.channels[common]))
             for part in parts:
-                for v, y in _pooled(weights, rows, part, tokens, name):
+                for v, y in _pooled(weights, rows, part, tokens, name, common):
                     sums.add(v, y)
             solved, bias, _ = sums.solve(ALPHAS)
             told = [
-                torch.bmm(v, solved[:, :, None])[:, :, 0] + bias[:, None] for v, _ in _pooled(weights, rows, test, tokens, name)
+                torch.bmm(v, solved[:, :, None])[:, :, 0] + bias[:, None]
+                for v, _ in _pooled(weights, rows, test, tokens, name, common)
             ]
             predicted[:, rows] = torch.cat(told, 1).T.numpy()
     return predicted
 
 
 def _pooled(
-    weights: Tensor, rows: np.ndarray, part: EncodingPart, tokens: LayerTokens, layer: str, batch: int = 64
+    weights: Tensor, rows: np.ndarray, part: EncodingPart, tokens: LayerTokens, layer: str, common: str | None, batch: int = 64
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(part.rows), batch):
         spatial, whole = tokens.of(layer, part.rows[start : start + batch])
         both = torch.cat([spatial, whole[:, None]], 1).cpu()
-        v = weights @ both.transpose(0, 1).flatten(1)
-        yield v.view(len(rows), len(both), -1), torch.from_numpy(part.y[start : start + batch, rows].T)
+        v = (weights @ both.transpose(0, 1).flatten(1)).view(len(rows), len(both), -1)
+        if common is not None:
+            shared = tokens.of(common, part.rows[start : start + batch])[1].cpu()
+            v = torch.cat([v, shared.expand(len(rows), -1, -1)], 2)
+        yield v, torch.from_numpy(part.y[start : start + batch, rows].T)
 
 
 def _channels(
@@ -172,7 +193,10 @@ def _channels(
         if isinstance(model, FactorTopyNetwork):
             assert selected is not None
             space, omega, alpha = (value[rows] for value in selected)
-            v = _read(model, space, omega, alpha, model.table(*inputs))
+            table = model.table(*inputs)
+            v = _read(model, space, omega, alpha, table)
+            if model.reads_common:
+                v = torch.cat([v, model.common_tokens(table).expand(len(rows), -1, -1)], dim=2)
         else:
             v = model.read(*inputs, rows)
         yield v, target[start : start + batch, rows.cpu()].T.to(rows.device)

@@ -24,7 +24,7 @@ from brainlens.nn.distributed import gather_uneven, processes
 from brainlens.types import DataError
 
 Network = TypeVar("Network", bound=nn.Module)
-OWN = ("readout", "bias", "field", "code")  # tensors with a row a unit, beside the free selectors
+OWN = ("readout", "common_readout", "bias", "field", "code")  # tensors with a row a unit, beside the free selectors
 
 
 def of_units(name: str) -> bool:

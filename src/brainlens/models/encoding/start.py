@@ -15,6 +15,11 @@ add over voxels. The selectors of all voxels, as functions of place, then maximi
 
 so that a voxel with weak evidence takes the layer of its neighbours (the paper's topology). The q of
 a voxel sum to 1, hence sum_c q_c exp E_c = 1 + sum_c q_c (exp E_c - 1): only candidates with evidence are kept.
+Where the model has a common reading (`nn.factortopy`), y = X w + S z + e with S the global token of one layer, the same for all
+units, and z ~ N(0, s^2 / a_S). Layer and a_S are those of the most evidence for S alone, summed over units, and a candidate's
+evidence is that beside it: with H = S (S'S + a_S)^-1 S', all of X'X, X'y and y'y become X'(I - H)X, X'(I - H)y, y'(I - H)y. What
+a unit reads of its own then no longer has to stand for what all read. a_S is taken `ROOM` times as large, as the units'
+own readings take their part.
 Not in the paper, which starts at random: there the readout is random too, the gradient of the selectors means nothing at
 first, and they saturate before the channel weights are learnt.
 """
@@ -36,6 +41,7 @@ from brainlens.nn.factortopy import GRID, FactorTopyNetwork, locate
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-5, 5))  # in units of n images of channels with variance 1
 RADII = (0.0, 0.15, 0.3, 0.5)  # of the circle that the samples of a voxel stand on, image = [-1, 1]; 0: all at its centre
+ROOM = 10**0.5  # the next of the penalties
 EDGE = 0.95  # places stay within it: tanh never reaches 1
 
 
@@ -54,6 +60,18 @@ class Evidence:
 
     number: Tensor
     nats: Tensor
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is regressed out: U (image, k) with orthonormal columns and H = U diag(kept) U', kept (k,) in [0, 1)."""
+
+    axes: Tensor
+    kept: Tensor
+
+    def out_of(self, values: Tensor) -> Tensor:
+        """(I - H) values, of (image, unit)."""
+        return values - self.axes @ (self.kept[:, None] * (self.axes.T @ values))
 
 
 def candidates(model: FactorTopyNetwork) -> Candidates:
@@ -96,15 +114,53 @@ def start_bottlenecks(model: FactorTopyNetwork, data: FittingParts, tokens: Laye
                 model.whole[number].copy_(made[1])
 
 
-def search(model: FactorTopyNetwork, data: FittingParts, tokens: LayerTokens, *, keep: int = 48, block: int = 1024) -> Evidence:
+def common_reading(
+    model: FactorTopyNetwork, data: FittingParts, tokens: LayerTokens, *, layer: str | None = None, shard: Shard = ALONE
+) -> Beside:
+    """Sets `common_layer` of a model to `layer`, or to that whose global token has the most evidence over all units with one
+    penalty for all; and returns its projection on the training images."""
+    y = torch.from_numpy(data.train.y - data.train.y.mean(axis=0)).to(model.readout.device)
+    power, n = y.double().square().sum(0).float().clamp_min(1e-12), len(y)
+    best, chosen = -math.inf, (0, torch.zeros(n, 0), torch.zeros(0))
+    with torch.no_grad():
+        for at in range(len(model.layers)) if layer is None else [model.layers.index(layer)]:
+            whole = model.whole[at] if len(model.whole) else model.local[at]
+            x = torch.cat([one @ whole for _, one in _blocks(tokens, model.layers[at], data.train.rows)]).double()
+            x -= x.mean(0)
+            values, vectors = torch.linalg.eigh(x.T @ x)
+            real = values > 1e-6 * values[-1].clamp_min(1e-12)
+            axes, values = (x @ vectors[:, real] / values[real].sqrt()).float(), values[real].float()
+            share = (axes.T @ y).square() / power
+            for penalty in PENALTIES:
+                kept = values / (values + penalty * n)
+                explained, size = (kept[:, None] * share).sum(0).clamp_max(1 - 1e-6), torch.log1p(values / (penalty * n)).sum()
+                nats = (-(n - 1) / 2 * torch.log1p(-explained) - size / 2).clamp_min(0)
+                total = shard.mean(float(nats.double().sum()), nats.numel())
+                if total > best:
+                    best, chosen = total, (at, axes, values / (values + ROOM * penalty * n))
+    model.common_layer.fill_(chosen[0])
+    return Beside(*chosen[1:])
+
+
+def search(
+    model: FactorTopyNetwork,
+    data: FittingParts,
+    tokens: LayerTokens,
+    *,
+    beside: Beside | None = None,
+    keep: int = 48,
+    block: int = 1024,
+) -> Evidence:
     """The log evidence of the training responses for every layer and place, the best `keep` of each unit.
 
-    Channels are those after the model's bottlenecks. Cost: one product of tokens and responses a layer, and D^2 numbers a
-    unit and candidate; [layer, place, unit] is held for `block` units only.
+    Channels are those after the model's bottlenecks. beside: what explains the responses already, see the module's text. Cost:
+    one product of tokens and responses a layer, and D^2 numbers a unit and candidate; [layer, place, unit] is held for `block`
+    units only.
     """
     device = model.readout.device
     y = torch.from_numpy(data.train.y - data.train.y.mean(axis=0)).to(device)
-    power = y.double().square().sum(0).float().clamp_min(1e-12)
+    left = y if beside is None else beside.out_of(y)
+    power = (y * left).double().sum(0).float().clamp_min(1e-12)
     found = candidates(model)
     places = len(found.pools) + 1
     keep = min(keep, places * len(model.layers))
@@ -112,11 +168,11 @@ def search(model: FactorTopyNetwork, data: FittingParts, tokens: LayerTokens, *,
     number = torch.zeros(y.shape[1], keep, dtype=torch.long, device=device)
     with torch.no_grad():
         for at in range(len(model.layers)):
-            values, vectors = _eigen(model, at, found, data.train.rows, tokens)
+            values, vectors = _eigen(model, at, found, data.train.rows, tokens, beside)
             for start in range(0, y.shape[1], block):
                 part = slice(start, start + block)
                 nats = _evidence(
-                    _cross(model, at, found, data.train.rows, tokens, y[:, part]), values, vectors, power[part], len(y)
+                    _cross(model, at, found, data.train.rows, tokens, left[:, part]), values, vectors, power[part], len(y)
                 )
                 here = (at * places + torch.arange(places, device=device)).expand(nats.shape[1], -1)
                 both, which = torch.cat([best[part], nats.T], 1), torch.cat([number[part], here], 1)
@@ -185,7 +241,9 @@ def _mapped(model: FactorTopyNetwork, at: int, rows: np.ndarray, tokens: LayerTo
         yield torch.cat([spatial @ local, (one @ whole)[:, None]], dim=1)
 
 
-def _eigen(model: FactorTopyNetwork, at: int, found: Candidates, rows: np.ndarray, tokens: LayerTokens) -> tuple[Tensor, Tensor]:
+def _eigen(
+    model: FactorTopyNetwork, at: int, found: Candidates, rows: np.ndarray, tokens: LayerTokens, beside: Beside | None
+) -> tuple[Tensor, Tensor]:
     """Eigenvalues (place, D) and vectors (place, D, D) of the centred channels' Gram matrix at every place and globally."""
     width, places = model.width, len(found.pools) + 1
     gram = torch.zeros(places, width, width, dtype=torch.float64, device=model.readout.device)
@@ -196,6 +254,9 @@ def _eigen(model: FactorTopyNetwork, at: int, found: Candidates, rows: np.ndarra
         gram += pooled.transpose(1, 2) @ pooled
         total += pooled.sum(1)
     gram -= total[:, :, None] * total[:, None, :] / len(rows)
+    if beside is not None:
+        cross = _cross(model, at, found, rows, tokens, beside.axes)
+        gram -= (cross * beside.kept) @ cross.transpose(1, 2)
     values, vectors = torch.linalg.eigh(gram)
     return values.clamp_min(0).float(), vectors.float()
 

@@ -20,7 +20,7 @@ from brainlens import store
 from brainlens.metrics.encoding import r2
 from brainlens.models.encoding.readout import refit_readout
 from brainlens.models.encoding.shards import ALONE, Shard
-from brainlens.models.encoding.start import search, start_bottlenecks, start_selectors
+from brainlens.models.encoding.start import common_reading, search, start_bottlenecks, start_selectors
 from brainlens.models.encoding.tables import EncodingPart, FittingParts, LayerTokens
 from brainlens.models.processes import is_first, wait
 from brainlens.nn.factortopy import FactorTopyNetwork, entropy_penalty
@@ -38,6 +38,7 @@ class EncodingTraining:
     (start.py, readout.py; not in the paper). Gradient steps go on from there for as long as they raise the validation score:
     epochs of `epoch` steps (the paper 1,000), `patience` epochs without a gain (the paper 20), at most `steps`; steps=0
     keeps the start. The start is one of the checkpoints that the soup is made of.
+    search_beside: selectors are searched for what units read beside the common reading, and not for all that they read.
     penalty x decay(step) weighs the entropy term, decay falling to 0 over decay_steps (the paper 6,000, its code 2,000);
     scale_penalty adds the code's further term (alpha - 1/2)^2, which the paper does not have; selector_rate multiplies the
     learning rate of the selector networks (the paper and its code: 1). With standardised tokens and a readout that starts at
@@ -58,6 +59,7 @@ class EncodingTraining:
     patience: int = 4
     soup: int = 10
     searched_start: bool = True
+    search_beside: bool = False
 
 
 PAPER = EncodingTraining(epoch=1000, patience=20, searched_start=False, selector_rate=1.0, scale_penalty=False)  # appendix E.3
@@ -71,16 +73,18 @@ def train(
     *,
     units: np.ndarray,
     seed: int = 0,
+    common: str | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
     shard: Shard = ALONE,
 ) -> list[dict[str, float]]:
     """Trains `model` in place and returns one record an epoch; the weights left in it are the soup's.
 
-    units (unit,) bool: those whose mean validation R2 decides. With a folder a checkpoint is written after every epoch, and a
-    run that was killed goes on from it to the same bits on the CPU. In several processes model, tables and units are those
-    of this one's `shard`; the first one writes, and another number of processes can go on. Raises DataError when the loss is
-    not finite.
+    units (unit,) bool: those whose mean validation R2 decides; common: the layer of a common reading, None for that with the
+    most evidence if the searched start predicts the validation images better with it, by more than a standard error. With a
+    folder a checkpoint is written after every epoch, and a run that was killed goes on from it to the same bits on the CPU. In
+    several processes model, tables and units are those of this one's `shard`; the first one writes, and another number of
+    processes can go on. Raises DataError when the loss is not finite.
     """
     shard.agree(model)
     optimiser = _optimiser(model, training)
@@ -93,13 +97,8 @@ def train(
         optimiser.load_state_dict(shard.part_optimiser(model, optimiser, saved["optimiser"]))
         generator.set_state(saved["generator"])
         log, kept = saved["log"], [(score, shard.part(state)) for score, state in saved["kept"]]
-    elif training.searched_start and isinstance(model, FactorTopyNetwork):
-        start_bottlenecks(model, tables, tokens)
-        shard.agree(model)
-        start_selectors(model, search(model, tables, tokens), shard=shard)
-        refit_readout(model, [tables.train], tokens)
-        score = validate(model, tables.validation, tokens, units, shard)
-        log, kept = [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, _copy(model))]
+    elif isinstance(model, FactorTopyNetwork):
+        log, kept = _start(model, tables, tokens, training, units=units, common=common, shard=shard)
     wait()  # all have read what the first one is about to write over
     target = torch.from_numpy(tables.train.y).to(next(model.parameters()).device)
     rows = torch.from_numpy(tables.train.rows)
@@ -122,6 +121,45 @@ def train(
                 store.save_checkpoint(folder, state)
     _soup(model, kept, lambda: validate(model, tables.validation, tokens, units, shard))
     return log
+
+
+def _start(
+    model: FactorTopyNetwork,
+    tables: FittingParts,
+    tokens: LayerTokens,
+    training: EncodingTraining,
+    *,
+    units: np.ndarray,
+    common: str | None,
+    shard: Shard,
+) -> tuple[list[dict[str, float]], list[tuple[float, State]]]:
+    """The layer of the common reading, and the searched start with its score, the first of the log and of the checkpoints."""
+    if training.searched_start:
+        start_bottlenecks(model, tables, tokens)
+        shard.agree(model)
+    beside = common_reading(model, tables, tokens, layer=common, shard=shard) if model.common else None
+    if not training.searched_start:
+        return [], []
+    start_selectors(model, search(model, tables, tokens, beside=beside if training.search_beside else None), shard=shard)
+    refit_readout(model, [tables.train], tokens)
+    best = _copy(model)
+    if model.common and common is None:  # twice the weights a unit: with few images they cost more than they bring
+        missed = _missed(model, tables.validation, tokens, units, shard)
+        model.common_layer.fill_(-1)
+        model.common_readout.data.zero_()
+        refit_readout(model, [tables.train], tokens)
+        gain = _missed(model, tables.validation, tokens, units, shard) - missed
+        if not gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5:
+            best = _copy(model)
+        model.load_state_dict(best)
+    score = validate(model, tables.validation, tokens, units, shard)
+    return [{"step": 0.0, "loss": float("nan"), "validation_r2": score}], [(score, best)]
+
+
+def _missed(model: nn.Module, part: EncodingPart, tokens: LayerTokens, units: np.ndarray, shard: Shard) -> np.ndarray:
+    """Squared error of each image of a part, (image,), the mean over the chosen units of all processes."""
+    error = np.square(part.y[:, units] - predict(model, part, tokens)[:, units]).sum(axis=1, dtype=np.float64)
+    return np.array([shard.mean(float(one), int(units.sum())) for one in error])
 
 
 def predict(model: nn.Module, part: EncodingPart, tokens: LayerTokens, *, batch: int = 32) -> np.ndarray:
